@@ -1,0 +1,1 @@
+"""Export, serve and query SavedModels the way TensorFlow Serving does."""

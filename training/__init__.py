@@ -1,0 +1,1 @@
+"""Training from the command line: recipes, data, runs and their evaluation."""
