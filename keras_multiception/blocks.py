@@ -1,0 +1,272 @@
+"""Building blocks: functions from tensor to tensor.
+
+`conv_bn` is the seam at which every backbone exchanges its convolution.
+"""
+
+from keras import layers
+
+from keras_multiception.layers.arguments import standardize_kernel_sizes, strided_length
+from keras_multiception.layers.initializers import depthwise_he_normal, he_normal, uniform_bias
+from keras_multiception.layers.mix_conv2d import MixConv2D
+from keras_multiception.layers.multiception_conv2d import MulticeptionConv2D
+
+CHANNELS_LAST = {"data_format": "channels_last"}
+
+
+def conv_bn(x, filters, strides=1, kernel_sizes=None, conv="multiception", fan="fan_in", name=None):
+    """Apply a convolution of the chosen type and its batch norm: the seam of every backbone.
+
+    The types, as in the paper's experiments:
+
+    - `"standard"`: a k x k convolution, batch norm.
+    - `"dsconv"`: depthwise separable; a k x k depthwise convolution with the stride, a 1x1
+      convolution with a bias, batch norm.
+    - `"mixconv"`: a full convolution in each group of channels, one kernel size a group, *no*
+      batch norm: what the paper compared against under the name of MixConv.
+    - `"mixconv_depthwise"`: MixConv as published; a depthwise convolution in each group of
+      channels, a 1x1 convolution with a bias, batch norm.
+    - `"multiception"`: `MulticeptionConv2D`.
+    - a callable, `conv(x, filters, strides=..., kernel_sizes=..., name=...)`, that returns a
+      tensor with `filters` channels and the spatial size of a same-padded convolution.
+
+    Args:
+        x: Input tensor.
+        filters: Integer, number of output channels.
+        strides: Positive integer.
+        kernel_sizes: Kernel sizes as in `MulticeptionConv2D`. `"standard"` and `"dsconv"` take
+            exactly one. `None` means 3 for these two and (3, 5, 7) for the others.
+        conv: String or callable, the type.
+        fan: `"fan_in"` or `"fan_out"`: the mode of the He-normal initialisation.
+        name: String, prefix of the names of the layers.
+
+    Input shape:
+        `(batch, height, width, channels)`.
+
+    Output shape:
+        `(batch, ceil(height / strides), ceil(width / strides), filters)`.
+
+    Returns:
+        The output tensor.
+
+    Raises:
+        ValueError: If `conv` is unknown, `kernel_sizes` does not fit it, or a callable returns
+            another shape.
+
+    Example:
+        >>> x = keras.Input((32, 32, 16))
+        >>> km.conv_bn(x, 32, strides=2, conv="dsconv").shape
+        (None, 16, 16, 32)
+    """
+    if callable(conv):
+        sizes = standardize_kernel_sizes((3, 5, 7) if kernel_sizes is None else kernel_sizes)
+        y = conv(x, filters, strides=strides, kernel_sizes=sizes, name=name)
+        return _require_same_padded(y, x, filters, strides, conv)
+    require_conv(conv)
+    if kernel_sizes is None:
+        kernel_sizes = 3 if conv in _ONE_KERNEL_SIZE else (3, 5, 7)
+    sizes = standardize_kernel_sizes(kernel_sizes)
+    if conv in _ONE_KERNEL_SIZE and len(sizes) > 1:
+        raise ValueError(
+            f'`kernel_sizes` must be one size with `conv="{conv}"`. '
+            f"Received: kernel_sizes={kernel_sizes!r}"
+        )
+    return _CONVOLUTIONS[conv](x, filters, strides, sizes, fan, name)
+
+
+def require_conv(conv):
+    """Refuse anything that is neither a callable nor the name of a convolution type.
+
+    Args:
+        conv: What a user passed as `conv`.
+
+    Raises:
+        ValueError: If `conv` is unknown.
+    """
+    if not callable(conv) and conv not in tuple(_CONVOLUTIONS):
+        raise ValueError(
+            f"`conv` must be a callable or one of {', '.join(_CONVOLUTIONS)}. "
+            f"Received: conv={conv!r}"
+        )
+
+
+def basic_block(x, filters, strides, conv, kernel_sizes, name):
+    """Apply the residual block of the CIFAR ResNets; its first convolution is replaceable.
+
+    conv_bn -> ReLU -> 3x3 convolution -> batch norm -> add the shortcut -> ReLU. The shortcut is
+    the identity, or a strided 1x1 convolution and batch norm where the width changes.
+
+    Args:
+        x: Input tensor.
+        filters: Integer, number of output channels.
+        strides: Positive integer, the stride of the first convolution.
+        conv: Type of the first convolution, as in `conv_bn`.
+        kernel_sizes: Its kernel sizes.
+        name: String, prefix of the names of the layers.
+
+    Returns:
+        The output tensor, `(batch, ceil(height / strides), ceil(width / strides), filters)`.
+    """
+    shortcut = x
+    if x.shape[-1] != filters or strides != 1:
+        shortcut = conv2d(x, filters, 1, strides, name=f"{name}_shortcut_conv")
+        shortcut = batch_norm(shortcut, f"{name}_shortcut_bn")
+    x = conv_bn(x, filters, strides, kernel_sizes, conv, name=f"{name}_conv1")
+    x = relu(x, f"{name}_relu1")
+    x = conv2d(x, filters, 3, name=f"{name}_conv2")
+    x = batch_norm(x, f"{name}_bn2")
+    x = layers.Add(name=f"{name}_add")([x, shortcut])
+    return relu(x, f"{name}_out")
+
+
+def conv2d(x, filters, kernel_size, strides=1, fan="fan_in", use_bias=False, name=None):
+    """Apply a full convolution, padded by half the kernel on every side at every stride.
+
+    TensorFlow's own "same" pads only the end where the stride is 2 and the size even, and so
+    looks at other positions.
+
+    Args:
+        x: Input tensor.
+        filters: Integer, number of output channels.
+        kernel_size: Odd integer or pair of odd integers.
+        strides: Positive integer.
+        fan: Mode of the He-normal initialisation.
+        use_bias: Boolean, whether to add a bias.
+        name: String, the name of the layer.
+
+    Returns:
+        The output tensor.
+    """
+    x, padding, (height, width) = _pad_symmetrically(x, kernel_size, strides, name)
+    return layers.Conv2D(
+        filters,
+        (height, width),
+        strides=strides,
+        padding=padding,
+        use_bias=use_bias,
+        kernel_initializer=he_normal(fan),
+        bias_initializer=uniform_bias(x.shape[-1] * height * width),
+        name=name,
+        **CHANNELS_LAST,
+    )(x)
+
+
+def batch_norm(x, name=None):
+    """Apply batch normalisation with the constants of the paper's experiments.
+
+    Args:
+        x: Input tensor.
+        name: String, the name of the layer.
+
+    Returns:
+        The output tensor.
+    """
+    return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)(x)
+
+
+def relu(x, name=None):
+    """Apply ReLU.
+
+    Args:
+        x: Input tensor.
+        name: String, the name of the layer.
+
+    Returns:
+        The output tensor.
+    """
+    return layers.ReLU(name=name)(x)
+
+
+def _standard(x, filters, strides, kernel_sizes, fan, name):
+    x = conv2d(x, filters, kernel_sizes[0], strides, fan, name=_suffixed(name, "conv"))
+    return batch_norm(x, _suffixed(name, "bn"))
+
+
+def _dsconv(x, filters, strides, kernel_sizes, fan, name):
+    depthwise_name = _suffixed(name, "depthwise")
+    x, padding, size = _pad_symmetrically(x, kernel_sizes[0], strides, depthwise_name)
+    x = layers.DepthwiseConv2D(
+        size,
+        strides=strides,
+        padding=padding,
+        use_bias=False,
+        depthwise_initializer=depthwise_he_normal(fan),
+        name=depthwise_name,
+        **CHANNELS_LAST,
+    )(x)
+    return _pointwise_bn(x, filters, fan, name)
+
+
+def _mixconv(x, filters, strides, kernel_sizes, fan, name):
+    return MixConv2D(
+        filters,
+        kernel_sizes,
+        strides,
+        depthwise=False,
+        kernel_initializer=he_normal(fan),
+        name=name,
+    )(x)
+
+
+def _mixconv_depthwise(x, filters, strides, kernel_sizes, fan, name):
+    x = MixConv2D(
+        kernel_sizes=kernel_sizes,
+        strides=strides,
+        kernel_initializer=depthwise_he_normal(fan),
+        name=_suffixed(name, "depthwise"),
+    )(x)
+    return _pointwise_bn(x, filters, fan, name)
+
+
+def _multiception(x, filters, strides, kernel_sizes, fan, name):
+    return MulticeptionConv2D(
+        filters,
+        kernel_sizes,
+        strides,
+        depthwise_initializer=depthwise_he_normal(fan),
+        pointwise_initializer=he_normal(fan),
+        name=name,
+    )(x)
+
+
+_CONVOLUTIONS = {
+    "standard": _standard,
+    "dsconv": _dsconv,
+    "mixconv": _mixconv,
+    "mixconv_depthwise": _mixconv_depthwise,
+    "multiception": _multiception,
+}
+_ONE_KERNEL_SIZE = ("standard", "dsconv")
+
+
+def _pointwise_bn(x, filters, fan, name):
+    name = _suffixed(name, "pointwise")
+    x = conv2d(x, filters, 1, fan=fan, use_bias=True, name=name)
+    return batch_norm(x, _suffixed(name, "bn"))
+
+
+def _pad_symmetrically(x, kernel_size, strides, name):
+    """Return the input, the `padding` argument and the size of a symmetrically padded kernel."""
+    ((height, width),) = standardize_kernel_sizes([kernel_size])
+    if strides == 1:
+        return x, "same", (height, width)  # the same thing at stride 1
+    if max(height, width) > 1:
+        padding = layers.ZeroPadding2D(
+            (height // 2, width // 2), name=_suffixed(name, "pad"), **CHANNELS_LAST
+        )
+        x = padding(x)
+    return x, "valid", (height, width)
+
+
+def _require_same_padded(y, x, filters, strides, conv):
+    expected = (*(strided_length(length, strides) for length in x.shape[1:3]), filters)
+    if tuple(getattr(y, "shape", ())[1:]) != expected:
+        raise ValueError(
+            f"`conv` must return a tensor of shape (batch, {', '.join(map(str, expected))}). "
+            f"Received: {getattr(conv, '__name__', conv)} returned "
+            f"{getattr(y, 'shape', type(y).__name__)}"
+        )
+    return y
+
+
+def _suffixed(name, suffix):
+    return None if name is None else f"{name}_{suffix}"

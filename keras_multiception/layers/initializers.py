@@ -1,0 +1,66 @@
+"""Initialisers of the paper's experiments, in the terms of Keras.
+
+PyTorch's `kaiming_normal_` draws from a normal distribution that is not truncated and takes the
+fans of a depthwise kernel from one channel, where Keras counts all of them: on a
+`(k, k, channels, 1)` kernel, PyTorch's fan-in `k * k` is what Keras calls fan-out, and the other
+way round.
+"""
+
+import keras
+
+
+def he_normal(mode="fan_in"):
+    """He-normal initialiser of a full or pointwise convolution.
+
+    Args:
+        mode: `"fan_in"` (the paper's ResNets) or `"fan_out"` (its MobileNetV2 and Shake-Shake).
+
+    Returns:
+        A `keras.initializers.Initializer`.
+    """
+    return keras.initializers.VarianceScaling(2.0, mode, "untruncated_normal")
+
+
+def depthwise_he_normal(mode="fan_in"):
+    """He-normal initialiser of a depthwise convolution, with PyTorch's meaning of `mode`.
+
+    Args:
+        mode: `"fan_in"`, the area of the kernel, or `"fan_out"`, that times the channels.
+
+    Returns:
+        A `keras.initializers.Initializer`.
+    """
+    return he_normal({"fan_in": "fan_out", "fan_out": "fan_in"}[mode])
+
+
+def uniform_bias(fan_in):
+    """PyTorch's initialiser of a bias (and of a dense kernel): uniform in +-1 / sqrt(fan_in).
+
+    Args:
+        fan_in: Integer, the number of inputs of one output unit.
+
+    Returns:
+        A `keras.initializers.Initializer`.
+    """
+    return keras.initializers.RandomUniform(-(fan_in**-0.5), fan_in**-0.5)
+
+
+def branch_initializer(initializer, index):
+    """Copy an initialiser so that it draws other values in each branch of a layer.
+
+    A Keras initialiser object repeats its draws: two branches of one kernel size would start
+    equal, and by symmetry stay equal in training.
+
+    Args:
+        initializer: A `keras.initializers.Initializer` or any callable.
+        index: Integer, the position of the branch; it is added to an integer seed.
+
+    Returns:
+        The copy, or the callable itself.
+    """
+    if not isinstance(initializer, keras.initializers.Initializer):
+        return initializer
+    config = initializer.get_config()
+    if isinstance(config.get("seed"), int):
+        config["seed"] += index
+    return type(initializer).from_config(config)

@@ -1,0 +1,244 @@
+"""Depthwise Multiception convolution, Algorithm 1 of the paper."""
+
+import keras
+from keras import constraints, initializers, ops, regularizers
+
+from keras_multiception.layers.arguments import (
+    require_same_channels_last,
+    standardize_filters,
+    standardize_kernel_sizes,
+    standardize_pair,
+    strided_length,
+)
+from keras_multiception.layers.initializers import (
+    branch_initializer,
+    depthwise_he_normal,
+    he_normal,
+    uniform_bias,
+)
+
+
+@keras.saving.register_keras_serializable(package="keras_multiception")
+class MulticeptionConv2D(keras.layers.Layer):
+    """Depthwise Multiception convolution: multiscale kernels over every input channel.
+
+    Each kernel size is one depthwise convolution over *all* input channels; their outputs are
+    concatenated, batch normalised, combined by a 1x1 convolution and batch normalised again:
+
+        branch_k = DepthwiseConv2D(k)(x)                        for each k of `kernel_sizes`
+        y = BatchNorm(Conv2D(filters, 1)(BatchNorm(concatenate(branches))))
+        y = activation(y)
+
+    With one kernel size it is a depthwise separable convolution (with a batch norm in between).
+    The depthwise convolutions run at stride 1 and the 1x1 convolution carries the stride, so the
+    first batch norm sees every position. The padding is symmetric, `dilation * (k - 1) / 2` on
+    each side, at every stride. Defaults are those of the paper's experiments.
+
+    The layer takes the place of a same-padded `keras.layers.Conv2D` *and the batch norm behind
+    it*:
+
+        x = keras.layers.Conv2D(64, 3, strides=2, padding="same", use_bias=False)(x)
+        x = keras.layers.BatchNormalization()(x)
+
+    becomes
+
+        x = km.layers.MulticeptionConv2D(64, (3, 5, 7), strides=2)(x)
+
+    Args:
+        filters: Integer, number of output channels.
+        kernel_sizes: Odd integer, or a list of odd integers or of pairs of them (height, width):
+            one depthwise branch each. Sizes may repeat; the paper uses (3, 5, 7) in the first
+            third of a network, (3, 5) in the second and (3, 3) in the last.
+        strides: Positive integer or pair of them.
+        padding: Only `"same"`; there for the likeness to `Conv2D`.
+        data_format: Only `"channels_last"` (or `None`).
+        dilation_rate: Positive integer or pair, the dilation of every depthwise branch.
+        activation: Activation behind the last batch norm; `None` for linear.
+        use_bias: Boolean, whether the 1x1 convolution has a bias (it has in the paper's code).
+        depthwise_initializer: Initialiser of the depthwise kernels. The default is He-normal
+            with the kernel's area as fan-in.
+        pointwise_initializer: Initialiser of the 1x1 kernel. The default is He-normal, fan-in.
+        bias_initializer: Initialiser of the bias. The default is uniform in +-1 / sqrt(inputs of
+            the 1x1 convolution).
+        depthwise_regularizer: Regulariser of the depthwise kernels.
+        pointwise_regularizer: Regulariser of the 1x1 kernel.
+        bias_regularizer: Regulariser of the bias.
+        depthwise_constraint: Constraint of the depthwise kernels.
+        pointwise_constraint: Constraint of the 1x1 kernel.
+        bias_constraint: Constraint of the bias.
+        momentum: Float, momentum of the moving statistics of both batch norms.
+        epsilon: Float, what both batch norms add to the variance.
+        **kwargs: `name`, `dtype`, `trainable` and the other arguments of `keras.layers.Layer`.
+
+    Input shape:
+        `(batch, height, width, channels)`; height and width may be `None`.
+
+    Output shape:
+        `(batch, ceil(height / strides[0]), ceil(width / strides[1]), filters)`.
+
+    Raises:
+        ValueError: If an argument is out of its range or the input is not of rank 4 with a known
+            number of channels.
+
+    Example:
+        >>> x = np.random.rand(2, 32, 32, 16)
+        >>> km.layers.MulticeptionConv2D(32, (3, 5, 7), strides=2)(x).shape
+        (2, 16, 16, 32)
+
+    Reference:
+        Bao, Graeber, Wang: Depthwise Multiception Convolution for Reducing Network Parameters
+        without Sacrificing Accuracy (ICARCV 2020), Section III, Figure 2 and Algorithm 1.
+    """
+
+    def __init__(
+        self,
+        filters,
+        kernel_sizes=(3, 5, 7),
+        strides=1,
+        padding="same",
+        data_format=None,
+        dilation_rate=1,
+        activation=None,
+        use_bias=True,
+        depthwise_initializer=None,
+        pointwise_initializer=None,
+        bias_initializer=None,
+        depthwise_regularizer=None,
+        pointwise_regularizer=None,
+        bias_regularizer=None,
+        depthwise_constraint=None,
+        pointwise_constraint=None,
+        bias_constraint=None,
+        momentum=0.9,
+        epsilon=1e-5,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        require_same_channels_last(type(self).__name__, padding, data_format)
+        self.filters = standardize_filters(filters)
+        self.kernel_sizes = standardize_kernel_sizes(kernel_sizes)
+        self.strides = standardize_pair(strides, "strides")
+        self.padding = padding
+        self.data_format = "channels_last"
+        self.dilation_rate = standardize_pair(dilation_rate, "dilation_rate")
+        self.activation = keras.activations.get(activation)
+        self.use_bias = use_bias
+        self.depthwise_initializer = initializers.get(
+            depthwise_he_normal() if depthwise_initializer is None else depthwise_initializer
+        )
+        self.pointwise_initializer = initializers.get(
+            he_normal() if pointwise_initializer is None else pointwise_initializer
+        )
+        self.bias_initializer = initializers.get(bias_initializer)
+        self.depthwise_regularizer = regularizers.get(depthwise_regularizer)
+        self.pointwise_regularizer = regularizers.get(pointwise_regularizer)
+        self.bias_regularizer = regularizers.get(bias_regularizer)
+        self.depthwise_constraint = constraints.get(depthwise_constraint)
+        self.pointwise_constraint = constraints.get(pointwise_constraint)
+        self.bias_constraint = constraints.get(bias_constraint)
+        if not 0 <= momentum < 1:
+            raise ValueError(f"`momentum` must be in [0, 1). Received: momentum={momentum}")
+        if not epsilon > 0:
+            raise ValueError(f"`epsilon` must be greater than 0. Received: epsilon={epsilon}")
+        self.momentum = momentum
+        self.epsilon = epsilon
+        self.input_spec = keras.layers.InputSpec(ndim=4)
+
+        shared = {"data_format": self.data_format, "dtype": self.dtype_policy}
+        norm = {"momentum": momentum, "epsilon": epsilon, "dtype": self.dtype_policy}
+        self.depthwise_convs = [
+            keras.layers.DepthwiseConv2D(
+                size,
+                padding="same",
+                dilation_rate=self.dilation_rate,
+                use_bias=False,
+                depthwise_initializer=branch_initializer(self.depthwise_initializer, index),
+                depthwise_regularizer=self.depthwise_regularizer,
+                depthwise_constraint=self.depthwise_constraint,
+                name=f"depthwise_{index}",
+                **shared,
+            )
+            for index, size in enumerate(self.kernel_sizes)
+        ]
+        self.depthwise_bn = keras.layers.BatchNormalization(name="depthwise_bn", **norm)
+        self.pointwise_conv = keras.layers.Conv2D(
+            self.filters,
+            1,
+            strides=self.strides,
+            use_bias=use_bias,
+            kernel_initializer=self.pointwise_initializer,
+            bias_initializer=self.bias_initializer,
+            kernel_regularizer=self.pointwise_regularizer,
+            bias_regularizer=self.bias_regularizer,
+            kernel_constraint=self.pointwise_constraint,
+            bias_constraint=self.bias_constraint,
+            name="pointwise",
+            **shared,
+        )
+        self.pointwise_bn = keras.layers.BatchNormalization(name="pointwise_bn", **norm)
+
+    def build(self, input_shape):
+        """Create the weights for inputs of `input_shape`."""
+        channels = input_shape[-1]
+        if channels is None:
+            raise ValueError(
+                "The last axis of the input of MulticeptionConv2D must be known. "
+                f"Received: input_shape={input_shape}"
+            )
+        for conv in self.depthwise_convs:
+            conv.build(input_shape)
+        concatenated = (*input_shape[:-1], channels * len(self.kernel_sizes))
+        self.depthwise_bn.build(concatenated)
+        if self.bias_initializer is None:
+            self.pointwise_conv.bias_initializer = uniform_bias(concatenated[-1])
+        self.pointwise_conv.build(concatenated)
+        self.pointwise_bn.build((*input_shape[:-1], self.filters))
+        self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: channels})
+
+    def call(self, inputs, training=None):
+        """Apply the convolution; `training` chooses batch or moving statistics."""
+        branches = [conv(inputs) for conv in self.depthwise_convs]
+        x = branches[0] if len(branches) == 1 else ops.concatenate(branches, axis=-1)
+        x = self.depthwise_bn(x, training=training)
+        x = self.pointwise_conv(x)
+        x = self.pointwise_bn(x, training=training)
+        return self.activation(x)
+
+    def compute_output_shape(self, input_shape):
+        """Return the shape of the output for inputs of `input_shape`."""
+        batch, height, width, _ = input_shape
+        return (
+            batch,
+            strided_length(height, self.strides[0]),
+            strided_length(width, self.strides[1]),
+            self.filters,
+        )
+
+    def get_config(self):
+        """Return the arguments that rebuild this layer."""
+        config = super().get_config()
+        config.update(
+            {
+                "filters": self.filters,
+                "kernel_sizes": self.kernel_sizes,
+                "strides": self.strides,
+                "padding": self.padding,
+                "data_format": self.data_format,
+                "dilation_rate": self.dilation_rate,
+                "activation": keras.activations.serialize(self.activation),
+                "use_bias": self.use_bias,
+                "momentum": self.momentum,
+                "epsilon": self.epsilon,
+            }
+        )
+        for part in ("depthwise", "pointwise", "bias"):
+            for kind, module in _SERIALIZED.items():
+                config[f"{part}_{kind}"] = module.serialize(getattr(self, f"{part}_{kind}"))
+        return config
+
+
+_SERIALIZED = {
+    "initializer": initializers,
+    "regularizer": regularizers,
+    "constraint": constraints,
+}
