@@ -20,6 +20,7 @@ from keras_multiception.applications import (
     list_models,
 )
 from keras_multiception.blocks import conv_bn
+from keras_multiception.torch_import import load_torch_state_dict
 from keras_multiception.version import __version__
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "create_model",
     "layers",
     "list_models",
+    "load_torch_state_dict",
     "optimizers",
     "preprocessing",
 ]

@@ -93,9 +93,7 @@ def _check_arguments(include_top, weights, input_shape, pooling, classes):
     if include_top and (isinstance(classes, bool) or not isinstance(classes, int) or classes < 1):
         raise ValueError(f"`classes` must be a positive integer. Received: classes={classes!r}")
     if pooling not in (None, "avg", "max"):
-        raise ValueError(
-            f'`pooling` must be None, "avg" or "max". Received: pooling={pooling!r}'
-        )
+        raise ValueError(f'`pooling` must be None, "avg" or "max". Received: pooling={pooling!r}')
     if input_shape is not None and (len(tuple(input_shape)) != 3 or not input_shape[-1]):
         raise ValueError(
             "`input_shape` must be (height, width, channels). "

@@ -1,0 +1,103 @@
+"""Checks that hold for every layer or model, on every Keras backend."""
+
+import json
+
+import keras
+import numpy as np
+
+
+def forward_backward(layer, x, dy, training=True):
+    """Run a built layer or model forward and backward.
+
+    Returns (y, dx, {id(variable): its gradient}) as NumPy arrays, for the scalar sum(y * dy); the
+    non-trainable variables are updated as in training.
+    """
+    backend = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}[keras.backend.backend()]
+    y, dx, gradients = backend(layer, x, dy, training)
+    gradients = [None if g is None else keras.ops.convert_to_numpy(g) for g in gradients]
+    return (
+        keras.ops.convert_to_numpy(y),
+        keras.ops.convert_to_numpy(dx),
+        dict(zip(map(id, layer.trainable_variables), gradients, strict=True)),
+    )
+
+
+def _tensorflow(layer, x, dy, training):
+    import tensorflow as tf
+
+    x = tf.convert_to_tensor(x)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = layer(x, training=training)
+        loss = tf.reduce_sum(tf.cast(y, "float32") * dy)
+    dx, *gradients = tape.gradient(loss, [x, *(v.value for v in layer.trainable_variables)])
+    return y, dx, gradients
+
+
+def _jax(layer, x, dy, training):
+    import jax
+
+    def loss(x, trainable):
+        y, state = layer.stateless_call(
+            trainable, [v.value for v in layer.non_trainable_variables], x, training=training
+        )
+        return (y.astype("float32") * dy).sum(), (y, state)
+
+    trainable = [v.value for v in layer.trainable_variables]
+    (_, (y, state)), (dx, gradients) = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(
+        jax.numpy.asarray(x), trainable
+    )
+    for variable, value in zip(layer.non_trainable_variables, state, strict=True):
+        variable.assign(value)
+    return y, dx, gradients
+
+
+def _torch(layer, x, dy, training):
+    x = keras.ops.convert_to_tensor(x).requires_grad_(True)
+    for variable in layer.trainable_variables:
+        variable.value.grad = None
+    y = layer(x, training=training)
+    (y.float() * keras.ops.convert_to_tensor(dy)).sum().backward()
+    return y.detach(), x.grad, [v.value.grad for v in layer.trainable_variables]
+
+
+def assert_close(actual, expected, relative):
+    """Compare arrays by the largest error relative to the largest expected value."""
+    expected = np.asarray(expected)
+    actual = np.asarray(actual)
+    assert actual.shape == expected.shape
+    error = np.abs(actual - expected).max() / max(np.abs(expected).max(), 1e-30)
+    assert error <= relative, f"relative error {error:.2e} above {relative:.0e}"
+
+
+def check_layer(make, input_shape, output_shape, weights):
+    """Check a layer: shapes, weight count, config round trip, symbolic = eager, saving, one fit.
+
+    `make` builds a new layer; `weights` is its number of weights (trainable, non-trainable).
+    """
+    layer = make()
+    assert tuple(layer.compute_output_shape(input_shape)) == output_shape
+
+    inputs = keras.Input(batch_shape=input_shape)
+    outputs = layer(inputs)
+    assert outputs.shape == output_shape
+    counts = len(layer.trainable_variables), len(layer.non_trainable_variables)
+    assert counts == weights
+
+    config = json.loads(json.dumps(keras.saving.serialize_keras_object(layer)))
+    copy = keras.saving.deserialize_keras_object(config)
+    copy.build(input_shape)
+    assert copy.get_config() == layer.get_config()
+    copy.set_weights(layer.get_weights())
+    x = np.random.default_rng(0).normal(size=[d or 4 for d in input_shape]).astype("float32")
+    model = keras.Model(inputs, outputs)
+    expected = model.predict(x, verbose=0)
+    assert_close(keras.ops.convert_to_numpy(copy(x)), expected, 1e-6)
+
+    before = [keras.ops.convert_to_numpy(w) for w in model.trainable_variables]
+    target = np.random.default_rng(1).normal(size=expected.shape)
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    history = model.fit(x, target, batch_size=len(x), epochs=1, verbose=0)
+    assert np.isfinite(history.history["loss"][0])
+    after = [keras.ops.convert_to_numpy(w) for w in model.trainable_variables]
+    assert all(np.any(a != b) for a, b in zip(after, before, strict=True))

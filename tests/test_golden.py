@@ -1,0 +1,135 @@
+"""The layers, the ResNets and the optimiser against the arrays of the paper's released code."""
+
+import json
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+from layer_checks import assert_close, forward_backward
+
+import keras_multiception as km
+from keras_multiception.torch_import import _layer_entries
+
+pytestmark = pytest.mark.backend
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+LAYER_FILES = sorted(GOLDEN.glob("layer_*.npz"))
+
+
+def nhwc(x):
+    return np.ascontiguousarray(np.moveaxis(x, 1, -1))
+
+
+def layer_model(golden):
+    """The convolution of a golden file as a model, with its entries by their PyTorch names."""
+    config = json.loads(str(golden["config"]))
+    x = keras.Input(nhwc(golden["x"]).shape[1:])
+    y = km.conv_bn(
+        x,
+        config["filters"],
+        config["strides"],
+        config["kernel_sizes"] or None,
+        config["type"],
+        name="conv",
+    )
+    model = keras.Model(x, y)
+    modules = {
+        "standard": {"conv_conv": "0", "conv_bn": "1"},
+        "dsconv": {
+            "conv_depthwise": "depthwise",
+            "conv_pointwise": "pointwise",
+            "conv_pointwise_bn": "bn",
+        },
+    }.get(config["type"], {"conv": ""})
+    entries = {
+        name.removeprefix("."): entry
+        for layer in model.layers
+        if layer.weights
+        for name, entry in _layer_entries(layer, modules[layer.name])
+    }
+    assert set(entries) == {k.removeprefix("state/") for k in golden if k.startswith("state/")}
+    for name, (variable, to_keras) in entries.items():
+        variable.assign(to_keras(golden[f"state/{name}"]))
+    return model, entries
+
+
+@pytest.mark.parametrize("path", LAYER_FILES, ids=lambda path: path.stem)
+def test_layer(path):
+    golden = dict(np.load(path))
+    model, entries = layer_model(golden)
+    x, dy = nhwc(golden["x"]), nhwc(golden["dy"])
+    assert_close(model.predict(x, verbose=0), nhwc(golden["y_eval"]), 1e-5)
+
+    y, dx, gradients = forward_backward(model, x, dy)
+    assert_close(y, nhwc(golden["y_train"]), 1e-5)
+    assert_close(dx, nhwc(golden["dx"]), 1e-5)
+    scale = max(np.abs(v).max() for k, v in golden.items() if k.startswith("grad/"))
+    for name, (variable, to_keras) in entries.items():
+        if f"grad/{name}" not in golden:
+            continue
+        expected = to_keras(golden[f"grad/{name}"])
+        # the gradient of a bias in front of a batch norm is zero but for rounding
+        if np.abs(expected).max() < 1e-4 * scale:
+            assert np.abs(gradients[id(variable)] - expected).max() < 1e-5 * scale
+        else:
+            assert_close(gradients[id(variable)], expected, 1e-5)
+
+    # PyTorch updates the running variance with the unbiased estimate, Keras with the biased one
+    for name, (variable, _) in entries.items():
+        if f"after/{name}" not in golden:
+            continue
+        after, before = golden[f"after/{name}"], golden[f"state/{name}"]
+        if name.endswith("running_var"):
+            n = dy[..., 0].size if name.startswith(("bn2", "bn.", "1.")) else x[..., 0].size
+            after = 0.9 * before + (after - 0.9 * before) * (n - 1) / n
+        assert_close(keras.ops.convert_to_numpy(variable), after, 1e-5)
+
+
+def resnet20(golden, conv):
+    model = km.ResNet20(conv=conv, classifier_activation=None)
+    state = {k.removeprefix("state/"): v for k, v in golden.items() if k.startswith("state/")}
+    return km.load_torch_state_dict(model, state)
+
+
+def check_resnet20(golden, conv):
+    model = resnet20(golden, conv)
+    assert model.count_params() - sum(
+        np.prod(w.shape) for w in model.non_trainable_variables
+    ) == int(golden["params"])
+    logits = model.predict(nhwc(golden["x"]), verbose=0)
+    assert_close(logits, golden["logits_eval"], 1e-4)
+    if "train/loss" not in golden:
+        return
+    model.compile(
+        km.optimizers.SGDL2(0.1, l2=2e-4),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    # By the third step rounding noise has grown to 1e-4 even between float32 and float64 of the
+    # original; JAX's sums round another way than TensorFlow's and PyTorch's.
+    third = 2e-4 if keras.backend.backend() == "jax" else 1e-4
+    for step, tolerance in enumerate((1e-4, 1e-4, third)):
+        model.optimizer.learning_rate = float(golden["train/lr"][step])
+        loss = model.train_on_batch(nhwc(golden["train/x"][step]), golden["train/y"][step])
+        assert_close(loss, golden["train/loss"][step], tolerance)
+
+
+def test_resnet20_multiception():
+    check_resnet20(dict(np.load(GOLDEN / "resnet20_multiception.npz")), "multiception")
+
+
+@pytest.mark.parametrize("conv", ["standard", "dsconv", "mixconv"])
+def test_resnet20(conv, shared_golden):
+    check_resnet20(dict(np.load(shared_golden / f"resnet20_{conv}.npz")), conv)
+
+
+def test_optimizer():
+    golden = np.load(GOLDEN / "sgd_nesterov_l2.npz")
+    weights = keras.Variable(golden["w0"])
+    optimizer = km.optimizers.SGDL2(0.1, momentum=0.9, nesterov=True, l2=2e-4)
+    for gradient, rate in zip(golden["gradients"], golden["learning_rate"], strict=True):
+        optimizer.learning_rate = float(rate)
+        optimizer.apply([keras.ops.convert_to_tensor(gradient)], [weights])
+    weights = keras.ops.convert_to_numpy(weights)
+    expected = golden["w_after"]
+    assert np.linalg.norm(weights - expected) / np.linalg.norm(expected) < 1e-5
