@@ -55,20 +55,6 @@ class TensorSpec:
     dtype: tf.DType
     shape: tuple[int | None, ...] | None
 
-    @classmethod
-    def from_proto(cls, name: str, info) -> TensorSpec:
-        """Reads a `TensorInfo` protobuf message.
-
-        Args:
-            name: The tensor's name in the signature.
-            info: The message.
-
-        Returns:
-            The same, as a `TensorSpec`.
-        """
-        shape = tf.TensorShape(info.tensor_shape)
-        return cls(name, tf.as_dtype(info.dtype), None if shape.rank is None else tuple(shape))
-
     def convert(self, value: np.ndarray) -> tf.Tensor:
         """Checks an array against this spec.
 
@@ -234,22 +220,28 @@ class ServedModel:
     Args:
         name: The model's name.
         base_path: The folder of version folders.
-        poll_wait_seconds: Seconds between two looks at the base path; 0 looks only once.
+        file_system_poll_wait_seconds: Seconds between two looks at the base path; 0 looks once.
 
     Raises:
         ValueError: On entering the context, if the base path is missing or holds no version.
         ServingError: On entering the context, if the latest version does not load.
     """
 
-    def __init__(self, name: str, base_path: str | Path, poll_wait_seconds: float = 1.0):
-        if poll_wait_seconds < 0:
+    def __init__(
+        self, name: str, base_path: str | Path, file_system_poll_wait_seconds: float = 1.0
+    ):
+        if not re.fullmatch(r"[^/:]+", name):
             raise ValueError(
-                "`poll_wait_seconds` must not be negative. "
-                f"Received: poll_wait_seconds={poll_wait_seconds}"
+                f"`name` must not be empty or hold '/' or ':'. Received: name={name!r}"
+            )
+        if file_system_poll_wait_seconds < 0:
+            raise ValueError(
+                "`file_system_poll_wait_seconds` must not be negative. "
+                f"Received: file_system_poll_wait_seconds={file_system_poll_wait_seconds}"
             )
         self.name = name
         self._base_path = Path(base_path)
-        self._poll_wait_seconds = poll_wait_seconds
+        self._file_system_poll_wait_seconds = file_system_poll_wait_seconds
         self._loaded: dict[int, Servable] = {}
         self._statuses: dict[int, VersionStatus] = {}
         self._failed: dict[int, frozenset] = {}
@@ -276,7 +268,7 @@ class ServedModel:
                 f"Version {failed.version} of model {self.name} does not load: "
                 f"{failed.error_message}",
             )
-        if self._poll_wait_seconds:
+        if self._file_system_poll_wait_seconds:
             self._poller.start()
         return self
 
@@ -359,7 +351,7 @@ class ServedModel:
             self._statuses[version] = VersionStatus(version, "END")
 
     def _keep_polling(self) -> None:
-        while not self._closing.wait(self._poll_wait_seconds):
+        while not self._closing.wait(self._file_system_poll_wait_seconds):
             self.poll()
 
     def _find_versions(self) -> dict[int, Path]:
@@ -378,7 +370,16 @@ def _snapshot(folder: Path) -> frozenset:
 
 
 def _specs(infos: Mapping) -> dict[str, TensorSpec]:
-    return {name: TensorSpec.from_proto(name, info) for name, info in infos.items()}
+    """Reads a map of `TensorInfo` messages."""
+    shapes = {name: tf.TensorShape(info.tensor_shape) for name, info in infos.items()}
+    return {
+        name: TensorSpec(
+            name,
+            tf.as_dtype(info.dtype),
+            None if shapes[name].rank is None else tuple(shapes[name]),
+        )
+        for name, info in infos.items()
+    }
 
 
 def _shape_text(shape: Iterable[int | None]) -> str:

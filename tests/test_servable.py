@@ -262,5 +262,5 @@ def test_a_base_path_with_nothing_to_serve(tmp_path, make):
 
 
 def test_a_negative_poll_interval(tmp_path):
-    with pytest.raises(ValueError, match="Received: poll_wait_seconds=-1"):
+    with pytest.raises(ValueError, match="Received: file_system_poll_wait_seconds=-1"):
         ServedModel("half", tmp_path, -1)
