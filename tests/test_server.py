@@ -1,0 +1,137 @@
+"""The server's command line in a real process, and `running` in this one."""
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+
+import pytest
+import tensorflow as tf
+
+from serving import server
+
+
+@pytest.fixture(scope="module")
+def base_path(tmp_path_factory):
+    """A base path that holds version 3 of a model which takes its time."""
+    folder = tmp_path_factory.mktemp("slow")
+    module = tf.Module()
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
+    def slow(x):
+        # Enough work in the graph for a signal to arrive meanwhile.
+        matrix = tf.fill([700, 700], x[0])
+        for _ in tf.range(60):
+            matrix = tf.linalg.matmul(matrix, matrix) * 0
+        return {"y": x + matrix[0, 0]}
+
+    module.slow = slow
+    tf.saved_model.save(module, str(folder / "3"), slow)
+    return folder
+
+
+def start(*arguments):
+    return subprocess.Popen(
+        [sys.executable, "-m", "serving.server", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def predict(url, values):
+    body = json.dumps({"instances": values}).encode()
+    with urllib.request.urlopen(f"{url}:predict", body, timeout=30) as response:
+        return json.load(response)["predictions"]
+
+
+def test_the_command_line_serves_until_sigterm_and_finishes_what_has_begun(base_path):
+    process = start(f"--model_base_path={base_path}", "--model_name", "m", "--rest_api_port", 0)
+    try:
+        ready = process.stdout.readline()
+        found = re.fullmatch(
+            r"Serving m version 3 at (http://127\.0\.0\.1:\d+/v1/models/m)\n", ready
+        )
+        assert found, ready + process.stderr.read()
+        answers = []
+        call = threading.Thread(target=lambda: answers.append(predict(found[1], [1.0, 2.0])))
+        call.start()
+        time.sleep(0.3)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
+        call.join()
+        assert answers == [[1.0, 2.0]]
+        assert process.stdout.read() == ""
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_missing_base_path_is_one_line(tmp_path):
+    process = start("--model_base_path", tmp_path / "none", "--rest_api_port=0")
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (1, "")
+    assert err.splitlines()[-1].startswith(
+        "serving.server: error: `model_base_path` must be a folder that exists. Received: "
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--model_base_path=x", "--rest_api_port=65536"], "--rest_api_port: must be from 0 to"),
+        (["--model_base_path=x", "--rest_api_port=-1"], "--rest_api_port: must be from 0 to"),
+        (["--model_base_path=x", "--file_system_poll_wait_seconds=nan"], "a number of seconds"),
+        ([], "required: --model_base_path"),
+        (["--model_base_path=x", "--model_nam=y"], "unrecognized arguments: --model_nam=y"),
+    ],
+)
+def test_bad_usage_is_one_line_and_exit_code_2(arguments, words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        server.main(arguments)
+    assert caught.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert words in line
+
+
+def test_running_serves_and_gives_its_port_back(base_path):
+    with server.running(base_path, model_name="m") as url:
+        assert predict(f"{url}/v1/models/m", [3.0]) == [3.0]
+        port = int(url.rpartition(":")[2])
+        with pytest.raises(OSError, match=rf"Port {port} of 127\.0\.0\.1 is already in use\."):  # noqa: SIM117
+            with server.running(base_path, rest_api_port=port):
+                pass
+    with server.running(base_path, model_name="m", rest_api_port=port) as again:
+        assert again == url
+
+
+def test_running_on_ipv6(base_path):
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6 loopback")
+    with server.running(base_path, rest_api_host="::1") as url:
+        assert predict(f"{url}/v1/models/default", [3.0]) == [3.0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"rest_api_port": 65536}, ValueError, "Received: rest_api_port=65536"),
+        ({"rest_api_host": "192.0.2.1"}, OSError, r"Cannot listen on port 0 of 192\.0\.2\.1: "),
+        ({"model_name": "a/b"}, ValueError, "Received: name='a/b'"),
+        (
+            {"file_system_poll_wait_seconds": -1},
+            ValueError,
+            "Received: file_system_poll_wait_seconds=-1",
+        ),
+    ],
+)
+def test_running_refuses(base_path, arguments, error, words):
+    with pytest.raises(error, match=words):
+        server.running(base_path, **arguments).__enter__()
