@@ -151,9 +151,20 @@ class MixConv2D(keras.layers.Layer):
                 zip(self.kernel_sizes, split_channels(filters, groups), strict=True)
             )
         ]
-        for conv, group in zip(self.convs, self.group_channels, strict=True):
-            conv.build((*input_shape[:-1], group))
+        for conv, group, padding in zip(
+            self.convs, self.group_channels, self._paddings(), strict=True
+        ):
+            height, width = (
+                length and length + 2 * pad
+                for length, pad in zip(input_shape[1:3], padding, strict=True)
+            )
+            conv.build((input_shape[0], height, width, group))
         self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: channels})
+
+    def _paddings(self):
+        """Return the explicit padding of each group; at stride 1, "same" is symmetric by itself."""
+        strided = max(self.strides) > 1
+        return [(h // 2, w // 2) if strided else (0, 0) for h, w in self.kernel_sizes]
 
     def _make_conv(self, index, kernel_size, filters, depth_multiplier):
         kernel_initializer = branch_initializer(self.kernel_initializer, index)
@@ -191,12 +202,10 @@ class MixConv2D(keras.layers.Layer):
         """Apply the convolution."""
         ends = [sum(self.group_channels[: i + 1]) for i in range(len(self.group_channels) - 1)]
         groups = ops.split(inputs, ends, axis=-1) if ends else [inputs]
-        if max(self.strides) > 1:
-            groups = [
-                ops.pad(x, [[0, 0], [height // 2] * 2, [width // 2] * 2, [0, 0]])
-                for x, (height, width) in zip(groups, self.kernel_sizes, strict=True)
-            ]
-        outputs = [conv(x) for conv, x in zip(self.convs, groups, strict=True)]
+        outputs = [
+            conv(ops.pad(x, [[0, 0], [height] * 2, [width] * 2, [0, 0]]) if height or width else x)
+            for conv, x, (height, width) in zip(self.convs, groups, self._paddings(), strict=True)
+        ]
         return self.activation(ops.concatenate(outputs, axis=-1))
 
     def compute_output_shape(self, input_shape):

@@ -1,0 +1,80 @@
+import keras
+import numpy as np
+import pytest
+
+import keras_multiception as km
+
+pytestmark = pytest.mark.backend
+TYPES = ["standard", "dsconv", "mixconv", "mixconv_depthwise", "multiception"]
+
+
+@pytest.mark.parametrize("conv", TYPES)
+@pytest.mark.parametrize(("strides", "size"), [(1, (8, 8)), (2, (8, 8)), (2, (7, 5)), (3, (4, 9))])
+def test_types_are_interchangeable(conv, strides, size):
+    x = keras.Input((*size, 4))
+    y = km.conv_bn(x, 6, strides, conv=conv, name="block")
+    assert y.shape == (None, -(-size[0] // strides), -(-size[1] // strides), 6)
+    model = keras.Model(x, y)
+    assert all(layer.name.startswith("block") for layer in model.layers[1:])
+
+
+@pytest.mark.parametrize(
+    ("conv", "layers"),
+    [
+        ("standard", ["Conv2D", "BatchNormalization"]),
+        ("dsconv", ["DepthwiseConv2D", "Conv2D", "BatchNormalization"]),
+        ("mixconv", ["MixConv2D"]),
+        ("mixconv_depthwise", ["MixConv2D", "Conv2D", "BatchNormalization"]),
+        ("multiception", ["MulticeptionConv2D"]),
+    ],
+)
+def test_composition(conv, layers):
+    x = keras.Input((8, 8, 4))
+    model = keras.Model(x, km.conv_bn(x, 6, conv=conv))
+    assert [type(layer).__name__ for layer in model.layers[1:]] == layers
+
+
+@pytest.mark.parametrize("conv", ["standard", "dsconv", "mixconv", "mixconv_depthwise"])
+def test_strides_look_at_the_same_positions_as_multiception(conv):
+    """At stride 2 every type is centred on positions 0, 2, 4, ..., whatever the size."""
+    x = keras.Input((8, 8, 4))
+    model = keras.Model(x, km.conv_bn(x, 4, 2, conv=conv))
+    for layer in model.layers:
+        for conv_layer in getattr(layer, "convs", [layer]):
+            if hasattr(conv_layer, "kernel"):
+                kernel = np.zeros(conv_layer.kernel.shape)
+                kernel[kernel.shape[0] // 2, kernel.shape[1] // 2] = 1  # look at the centre only
+                conv_layer.kernel.assign(kernel)
+                if conv_layer.use_bias:
+                    conv_layer.bias.assign(np.zeros(conv_layer.bias.shape))
+    image = np.zeros((1, 8, 8, 4), "float32")
+    image[:, ::2, ::2] = 1
+    y = model.predict(image, verbose=0)
+    assert np.all(y > 0.9)
+
+
+def test_user_callable():
+    def conv(x, filters, strides, kernel_sizes, name):
+        assert kernel_sizes == ((3, 3), (5, 5))
+        return keras.layers.Conv2D(filters, 3, strides, padding="same", name=name)(x)
+
+    x = keras.Input((8, 8, 4))
+    assert km.conv_bn(x, 6, 2, (3, 5), conv, name="mine").shape == (None, 4, 4, 6)
+    with pytest.raises(ValueError, match="`conv` must return a tensor of shape"):
+        km.conv_bn(x, 6, 2, conv=lambda x, filters, **_: x)
+    with pytest.raises(ValueError, match="`conv` must return a tensor of shape"):
+        km.conv_bn(x, 6, 2, conv=lambda x, filters, **_: None)
+
+
+@pytest.mark.parametrize("conv", ["conv", None, 3, ["standard"]])
+def test_unknown_type(conv):
+    with pytest.raises(ValueError, match="`conv` must be a callable or one of standard, dsconv"):
+        km.conv_bn(keras.Input((8, 8, 4)), 6, conv=conv)
+
+
+@pytest.mark.parametrize("conv", ["standard", "dsconv"])
+def test_kernel_sizes_of_single_kernel_types(conv):
+    x = keras.Input((8, 8, 4))
+    assert km.conv_bn(x, 6, kernel_sizes=5, conv=conv).shape == (None, 8, 8, 6)
+    with pytest.raises(ValueError, match="`kernel_sizes` must be one size"):
+        km.conv_bn(x, 6, kernel_sizes=(3, 5), conv=conv)

@@ -1,0 +1,45 @@
+import keras
+import numpy as np
+import pytest
+
+import keras_multiception as km
+from keras_multiception.preprocessing import DATASETS, decode_predictions, preprocess_input
+
+pytestmark = pytest.mark.backend
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_facts_are_consistent(dataset):
+    facts = DATASETS[dataset]
+    assert len(facts.mean) == len(facts.std) == facts.image_shape[-1]
+    assert len(set(facts.class_names)) == len(facts.class_names)
+
+
+def test_preprocess_input_normalises():
+    x = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), dtype="uint8")
+    facts = DATASETS["cifar10"]
+    expected = (x / 255 - facts.mean) / facts.std
+    for images in (x, x.astype("float64"), x.tolist(), keras.ops.convert_to_tensor(x)):
+        y = preprocess_input(images)
+        assert keras.backend.standardize_dtype(y.dtype) == "float32"
+        np.testing.assert_allclose(keras.ops.convert_to_numpy(y), expected, atol=1e-5)
+    assert np.array_equal(x, x.astype("uint8"))
+
+
+def test_decode_predictions():
+    preds = np.array([[0.1] * 8 + [0.0, 0.2], [0.0] * 9 + [1.0]])
+    decoded = decode_predictions(preds, top=3)
+    assert decoded[0][0] == (9, "truck", pytest.approx(0.2))
+    assert [len(best) for best in decoded] == [3, 3]
+    assert decode_predictions(preds, dataset="digits")[1][0] == (9, "9", 1.0)
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="`dataset` must be one of cifar10, digits"):
+        preprocess_input(np.zeros((1, 2, 2, 3)), dataset="mnist")
+    with pytest.raises(ValueError, match="3 channels"):
+        preprocess_input(np.zeros((1, 2, 2, 1)))
+    with pytest.raises(ValueError, match=r"`preds` must have shape \(batch, 10\)"):
+        km.preprocessing.decode_predictions(np.zeros((2, 5)))
+    with pytest.raises(ValueError, match="`top` must be at least 1"):
+        km.preprocessing.decode_predictions(np.zeros((2, 10)), top=0)

@@ -1,0 +1,78 @@
+import itertools
+
+import keras
+import numpy as np
+import pytest
+
+import keras_multiception as km
+from keras_multiception.torch_import import _torch_entries
+
+pytestmark = pytest.mark.backend
+
+
+def torch_state(model, rng):
+    """A random state in PyTorch's layout that fits the model."""
+    state = {}
+    for name, (variable, to_keras) in _torch_entries(model):
+        value = rng.normal(size=variable.shape).astype("float32")
+        layouts = [value.transpose(axes) for axes in itertools.permutations(range(value.ndim))]
+        (state[name], *_) = (x for x in layouts if np.array_equal(to_keras(x), value))
+    return state
+
+
+@pytest.fixture
+def model():
+    return km.ResNet20(input_shape=(8, 8, 3))
+
+
+@pytest.fixture
+def state(model):
+    return torch_state(model, np.random.default_rng(0))
+
+
+def test_loads_every_weight(model, state):
+    before = model.get_weights()
+    assert km.load_torch_state_dict(model, state) is model
+    assert all(np.any(a != b) for a, b in zip(model.get_weights(), before, strict=True))
+
+
+def test_accepts_what_a_checkpoint_brings(model, state):
+    """DataParallel's prefix and PyTorch's batch counters, as the released code writes them."""
+    km.load_torch_state_dict(model, state)
+    expected = model.get_weights()
+    other = km.ResNet20(input_shape=(8, 8, 3))
+    state = {f"module.{name}": value for name, value in state.items()}
+    state["module.bn1.num_batches_tracked"] = np.array(3)
+    km.load_torch_state_dict(other, state)
+    assert all(np.array_equal(a, b) for a, b in zip(other.get_weights(), expected, strict=True))
+
+
+def test_names_everything_that_does_not_fit_and_loads_nothing(model, state):
+    del state["fc.bias"], state["layer1.0.conv_bn.seps.1.weight"]
+    state["surprise"] = np.zeros(3)
+    state["conv1.weight"] = np.zeros((16, 3, 5, 5))
+    state["bn1.weight"] = np.zeros((16, 1))
+    state["bn1.bias"] = "text"
+    before = model.get_weights()
+    with pytest.raises(ValueError, match="`state` must hold exactly") as error:
+        km.load_torch_state_dict(model, state)
+    missing, unexpected, misshapen = str(error.value).split(". ")[1:]
+    assert "fc.bias" in missing
+    assert "layer1.0.conv_bn.seps.1.weight" in missing
+    assert "surprise" in unexpected
+    assert all(name in misshapen for name in ("conv1.weight", "bn1.weight", "bn1.bias"))
+    assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), before, strict=True))
+
+
+@pytest.mark.parametrize("conv", ["standard", "dsconv", "mixconv"])
+def test_weights_of_another_type_are_refused(conv, state):
+    with pytest.raises(ValueError, match=r"Missing: .* Unexpected: "):
+        km.load_torch_state_dict(km.ResNet20(conv=conv, input_shape=(8, 8, 3)), state)
+
+
+def test_another_model_is_refused(state):
+    model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(3, 3, name="mine")])
+    with pytest.raises(
+        ValueError, match=r"`model` must be a network of km.list_models\(\).*'mine'"
+    ):
+        km.load_torch_state_dict(model, state)
