@@ -173,17 +173,28 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = _Parser(
         prog="python -m serving.client",
         description="Ask a TF Serving-compatible server what is in some image files.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--image", nargs="+", required=True, metavar="FILE", help="image files")
-    parser.add_argument("--host", default="127.0.0.1", help="the server's address")
-    parser.add_argument("--port", type=int, default=8501, help="the server's REST port")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="the server's address (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--port", type=int, default=8501, help="the server's REST port (default: %(default)s)"
+    )
     parser.add_argument("--url", help="the server's URL, in place of --host and --port")
-    parser.add_argument("--model_name", default="default", help="the model's name")
+    parser.add_argument(
+        "--model_name", default="default", help="the model's name (default: %(default)s)"
+    )
     parser.add_argument("--version", type=int, help="the model's version; the latest if not given")
-    parser.add_argument("--signature_name", default="serving_bytes", help="the signature to call")
-    parser.add_argument("--timeout", type=float, default=10.0, help="seconds to wait")
+    parser.add_argument(
+        "--signature_name",
+        default="serving_bytes",
+        help="the signature to call (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=10.0, help="seconds to wait (default: %(default)s)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     flags = parser.parse_args(arguments)
     if not 0 < flags.port < 65536:
@@ -225,7 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     pairs = list(zip(flags.image, answers, strict=True))
     if flags.json:
         rows = [{"file": file, **asdict(answer)} for file, answer in pairs]
-        print(json.dumps(rows, indent=2))
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
         return 0
     header = ("file", "label", "class", "probability")
     cells = [(f, a.label, str(a.class_id), f"{a.probability:.4f}") for f, a in pairs]

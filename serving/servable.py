@@ -223,8 +223,8 @@ class ServedModel:
         file_system_poll_wait_seconds: Seconds between two looks at the base path; 0 looks once.
 
     Raises:
-        ValueError: On entering the context, if the base path is missing or holds no version.
-        ServingError: On entering the context, if the latest version does not load.
+        ValueError: If the name or the interval cannot be used; on entering the context, if the
+            base path is missing, or holds no version or a latest one that does not load.
     """
 
     def __init__(
@@ -262,11 +262,10 @@ class ServedModel:
             )
         self.poll()
         if not self._loaded:
-            failed = self.status()[0]
-            raise ServingError(
-                failed.error_code,
+            [failed, *_] = self.status()
+            raise ValueError(
                 f"Version {failed.version} of model {self.name} does not load: "
-                f"{failed.error_message}",
+                f"{failed.error_message} Received: model_base_path={str(self._base_path)!r}"
             )
         if self._file_system_poll_wait_seconds:
             self._poller.start()

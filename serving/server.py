@@ -22,7 +22,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+import uvicorn
+
 if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
     from serving.servable import ServedModel
 
 _GRACE_SECONDS = 30
@@ -52,9 +56,8 @@ def running(
         `/v1/models/NAME` under it.
 
     Raises:
-        ValueError: If the base path is missing or holds no version, or the name or a number is not
-            one that can be used.
-        ServingError: If the latest version does not load.
+        ValueError: If the base path is missing, holds no version or a latest one that does not
+            load, or if the name or a number is not one that can be used.
         OSError: If the port is in use, or the address is not this machine's.
 
     Example:
@@ -71,41 +74,49 @@ def running(
 def _serving(
     name: str, base_path: str | Path, port: int, host: str, poll_wait_seconds: float
 ) -> Iterator[tuple[str, ServedModel, threading.Event]]:
-    # TensorFlow takes seconds to import, so the command line is checked before.
-    import uvicorn
+    with _listen(host, port) as listener:
+        # TensorFlow takes seconds to import: only once the port is ours.
+        from serving.rest import create_app
+        from serving.servable import ServedModel
 
-    from serving.rest import create_app
-    from serving.servable import ServedModel
+        with (
+            ServedModel(name, base_path, poll_wait_seconds) as model,
+            _answering(create_app({name: model}), listener) as stopped,
+        ):
+            address = f"[{host}]" if ":" in host else host
+            yield f"http://{address}:{listener.getsockname()[1]}", model, stopped
 
-    with _listen(host, port) as listener, ServedModel(name, base_path, poll_wait_seconds) as model:
-        config = uvicorn.Config(
-            create_app({name: model}),
+
+@contextmanager
+def _answering(app: Starlette, listener: socket.socket) -> Iterator[threading.Event]:
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
             lifespan="off",
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=_GRACE_SECONDS,
         )
-        server = uvicorn.Server(config)
-        stopped = threading.Event()
+    )
+    stopped = threading.Event()
 
-        def serve() -> None:
-            try:
-                server.run([listener])
-            finally:
-                stopped.set()
-
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
+    def serve() -> None:
         try:
-            while not server.started and not stopped.is_set():
-                time.sleep(0.01)
-            if not server.started:
-                raise OSError("The web server did not start.")
-            address = f"[{host}]" if ":" in host else host
-            yield f"http://{address}:{listener.getsockname()[1]}", model, stopped
+            server.run([listener])
         finally:
-            server.should_exit = True
-            thread.join()
+            stopped.set()
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        while not server.started and not stopped.is_set():
+            time.sleep(0.01)
+        if not server.started:
+            raise OSError("The web server did not start.")
+        yield stopped
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -144,10 +155,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = _Parser(
         prog="python -m serving.server",
         description="Serve the latest version of a SavedModel over TF Serving's REST API.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--model_name", default="default", help="the model's name in the URL")
+    parser.add_argument(
+        "--model_name", default="default", help="the model's name in the URL (default: %(default)s)"
+    )
     parser.add_argument(
         "--model_base_path", required=True, help="the folder of integer-named version folders"
     )
@@ -155,14 +167,18 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--rest_api_port",
         type=_port,
         default=8501,
-        help="the port to listen on; 0 takes a free one",
+        help="the port to listen on; 0 takes a free one (default: %(default)s)",
     )
-    parser.add_argument("--rest_api_host", default="127.0.0.1", help="the address to listen on")
+    parser.add_argument(
+        "--rest_api_host",
+        default="127.0.0.1",
+        help="the address to listen on (default: %(default)s)",
+    )
     parser.add_argument(
         "--file_system_poll_wait_seconds",
         type=_seconds,
         default=1.0,
-        help="seconds between two looks for a new version; 0 looks once",
+        help="seconds between two looks for a new version; 0 looks once (default: %(default)s)",
     )
     return parser.parse_args(arguments)
 
@@ -184,8 +200,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from serving.servable import ServingError
-
     try:
         with _serving(
             flags.model_name,
@@ -203,7 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             # would then pass for finished, and its open requests would be dropped.
             stopped.wait()
             raise OSError("The web server stopped by itself.")
-    except (ValueError, OSError, ServingError) as error:
+    except (ValueError, OSError) as error:
         print(f"serving.server: error: {error}", file=sys.stderr)
         return 1
 

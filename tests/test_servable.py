@@ -223,7 +223,7 @@ def test_a_broken_version_leaves_the_old_one_serving_until_it_is_repaired(tmp_pa
 def test_a_damaged_graph_file(tmp_path):
     (tmp_path / "1").mkdir()
     (tmp_path / "1" / "saved_model.pb").write_bytes(b"not a protobuf message")
-    with pytest.raises(ServingError, match=r"^Version 1 of model half does not load: "):
+    with pytest.raises(ValueError, match=r"^Version 1 of model half does not load: "):
         ServedModel("half", tmp_path, 0).__enter__()
 
 
