@@ -1,0 +1,129 @@
+import io
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+import keras_multiception as km
+
+RNG = np.random.default_rng(0)
+
+
+def small_network(size=(32, 32), classes=10, activation="softmax", channels=3):
+    return keras.Sequential(
+        [
+            keras.Input((*size, channels)),
+            km.layers.MulticeptionConv2D(8, (3, 5), strides=4, activation="relu"),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(classes, activation=activation),
+        ]
+    )
+
+
+def file_bytes(image, form):
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, form)
+    return buffer.getvalue()
+
+
+def notebook_answer(model, images, dataset="digits"):
+    return model.predict(km.preprocessing.preprocess_input(images, dataset), verbose=0)
+
+
+@pytest.fixture
+def images():
+    return RNG.integers(0, 256, (3, 32, 32, 3), dtype="uint8")
+
+
+def test_every_signature_answers_like_the_model(tmp_path, images):
+    model = small_network()
+    km.export_saved_model(model, tmp_path / "model", dataset="digits")
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+    expected = notebook_answer(model, images)
+    signatures = tf.saved_model.load(tmp_path / "model").signatures
+    assert set(signatures) == {"serving_default", "serving_uint8", "serving_bytes"}
+    files = [
+        file_bytes(image, form) for image, form in zip(images, ("PNG", "BMP", "PNG"), strict=True)
+    ]
+    for outputs in (
+        signatures["serving_default"](image=tf.constant(images, tf.float32)),
+        signatures["serving_uint8"](image=tf.constant(images)),
+        signatures["serving_bytes"](image_bytes=tf.constant(files)),
+    ):
+        assert set(outputs) == {"probabilities", "class_id", "label"}
+        np.testing.assert_allclose(outputs["probabilities"], expected, atol=1e-6)
+        assert outputs["class_id"].dtype == tf.int64
+        np.testing.assert_array_equal(outputs["class_id"], expected.argmax(-1))
+        labels = [str(i).encode() for i in expected.argmax(-1)]
+        assert outputs["label"].numpy().tolist() == labels
+
+
+def test_files_of_any_size_and_kind_are_resized(tmp_path):
+    model = small_network()
+    km.export_saved_model(model, tmp_path / "model", dataset="digits")
+    serve = tf.saved_model.load(tmp_path / "model").signatures["serving_bytes"]
+    grey = np.full((50, 70), 200, "uint8")
+    files = [
+        file_bytes(grey, "JPEG"),
+        file_bytes(grey, "GIF"),
+        file_bytes(np.full((5, 9, 4), 200, "uint8"), "PNG"),
+        file_bytes(np.full((1, 1, 3), 200, "uint8"), "BMP"),
+    ]
+    received = serve(image_bytes=tf.constant(files))["probabilities"].numpy()
+    expected = notebook_answer(model, np.full((1, 32, 32, 3), 200, "uint8"))
+    np.testing.assert_allclose(received, np.repeat(expected, 4, axis=0), atol=1e-3)
+    assert serve(image_bytes=tf.constant([], tf.string))["probabilities"].shape == (0, 10)
+
+
+def test_logits_become_probabilities_and_free_sizes_stay_free(tmp_path):
+    model = small_network(size=(None, None), activation=None)
+    km.export_saved_model(model, tmp_path / "model", dataset="cifar10")
+    serve = tf.saved_model.load(tmp_path / "model").signatures["serving_uint8"]
+    images = RNG.integers(0, 256, (2, 20, 40, 3), dtype="uint8")
+    received = serve(image=tf.constant(images))["probabilities"].numpy()
+    np.testing.assert_allclose(received.sum(-1), 1, atol=1e-6)
+    logits = notebook_answer(model, images, "cifar10")
+    np.testing.assert_allclose(received, tf.nn.softmax(logits), atol=1e-6)
+
+
+def test_data_of_ones_own(tmp_path, images):
+    facts = km.preprocessing.Dataset(
+        mean=(0.5,) * 3, std=(0.25,) * 3, image_shape=(32, 32, 3), class_names=("cat", "dog")
+    )
+    model = small_network(classes=2)
+    km.export_saved_model(model, tmp_path / "deep" / "model", dataset=facts)
+    serve = tf.saved_model.load(tmp_path / "deep" / "model").signatures["serving_uint8"]
+    outputs = serve(image=tf.constant(images))
+    assert set(outputs["label"].numpy().tolist()) <= {b"cat", b"dog"}
+    np.testing.assert_allclose(
+        outputs["probabilities"], model.predict((images / 255 - 0.5) / 0.25, verbose=0), atol=1e-5
+    )
+
+
+def test_bad_arguments_leave_nothing(tmp_path):
+    target = tmp_path / "model"
+    with pytest.raises(ValueError, match=r"`model` must give 10 values"):
+        km.export_saved_model(small_network(classes=3), target)
+    with pytest.raises(ValueError, match="`model` must take one batch of RGB images"):
+        km.export_saved_model(small_network(channels=1), target)
+    with pytest.raises(ValueError, match="`dataset` must be one of"):
+        km.export_saved_model(small_network(), target, dataset="mnist")
+    assert not list(tmp_path.iterdir())
+    target.mkdir()
+    with pytest.raises(ValueError, match="`path` must not exist"):
+        km.export_saved_model(small_network(), target)
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="`path` must be in a folder that can be written"):
+        km.export_saved_model(small_network(), tmp_path / "file" / "model")
+
+
+def test_an_export_that_fails_half_way_leaves_nothing(tmp_path, monkeypatch):
+    def no_space(*args, **kwargs):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(tf.saved_model, "load", no_space)
+    with pytest.raises(OSError, match="No space"):
+        km.export_saved_model(small_network(), tmp_path / "model")
+    assert not list(tmp_path.iterdir())
