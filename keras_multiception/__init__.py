@@ -9,29 +9,50 @@ Importing the package imports Keras and NumPy only, and registers its layers wit
 `keras.models.load_model` finds them.
 """
 
-from keras_multiception import layers, optimizers, preprocessing
+from keras_multiception import equations, layers, optimizers, preprocessing
 from keras_multiception.applications import (
+    MobileNetV2,
     ResNet20,
     ResNet32,
     ResNet50,
     ResNet56,
     ResNet110,
+    SEResNet20,
+    SEResNet32,
+    SEResNet50,
+    SEResNet56,
+    SEResNet110,
+    ShakeShake26,
     create_model,
+    feature_extractor,
     list_models,
 )
 from keras_multiception.blocks import conv_bn
+from keras_multiception.cost import cost
+from keras_multiception.saved_model import export_saved_model
 from keras_multiception.torch_import import load_torch_state_dict
 from keras_multiception.version import __version__
 
 __all__ = [
+    "MobileNetV2",
     "ResNet20",
     "ResNet32",
     "ResNet50",
     "ResNet56",
     "ResNet110",
+    "SEResNet20",
+    "SEResNet32",
+    "SEResNet50",
+    "SEResNet56",
+    "SEResNet110",
+    "ShakeShake26",
     "__version__",
     "conv_bn",
+    "cost",
     "create_model",
+    "equations",
+    "export_saved_model",
+    "feature_extractor",
     "layers",
     "list_models",
     "load_torch_state_dict",

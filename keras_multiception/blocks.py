@@ -89,11 +89,12 @@ def require_conv(conv):
         )
 
 
-def basic_block(x, filters, strides, conv, kernel_sizes, name):
+def basic_block(x, filters, strides, conv, kernel_sizes, name, se_ratio=None):
     """Apply the residual block of the CIFAR ResNets; its first convolution is replaceable.
 
-    conv_bn -> ReLU -> 3x3 convolution -> batch norm -> add the shortcut -> ReLU. The shortcut is
-    the identity, or a strided 1x1 convolution and batch norm where the width changes.
+    conv_bn -> ReLU -> 3x3 convolution -> batch norm -> squeeze-and-excitation, if any -> add the
+    shortcut -> ReLU. The shortcut is the identity, or a strided 1x1 convolution and batch norm
+    where the width changes.
 
     Args:
         x: Input tensor.
@@ -102,6 +103,7 @@ def basic_block(x, filters, strides, conv, kernel_sizes, name):
         conv: Type of the first convolution, as in `conv_bn`.
         kernel_sizes: Its kernel sizes.
         name: String, prefix of the names of the layers.
+        se_ratio: `None`, or the ratio of `squeeze_excite`.
 
     Returns:
         The output tensor, `(batch, ceil(height / strides), ceil(width / strides), filters)`.
@@ -114,8 +116,39 @@ def basic_block(x, filters, strides, conv, kernel_sizes, name):
     x = relu(x, f"{name}_relu1")
     x = conv2d(x, filters, 3, name=f"{name}_conv2")
     x = batch_norm(x, f"{name}_bn2")
+    if se_ratio is not None:
+        x = squeeze_excite(x, se_ratio, f"{name}_se")
     x = layers.Add(name=f"{name}_add")([x, shortcut])
     return relu(x, f"{name}_out")
+
+
+def squeeze_excite(x, ratio, name):
+    """Scale each channel by a factor in 0..1 that two dense layers find from all channels' means.
+
+    Args:
+        x: Input tensor.
+        ratio: Float, hidden units for each channel.
+        name: String, prefix of the names of the layers.
+
+    Returns:
+        The output tensor, of the shape of `x`.
+
+    Reference:
+        Hu et al., Squeeze-and-Excitation Networks (CVPR 2018); without biases.
+    """
+    channels = x.shape[-1]
+    hidden = max(1, int(channels * ratio))
+    scale = layers.GlobalAveragePooling2D(name=f"{name}_pool", **CHANNELS_LAST)(x)
+    for units, activation, part in ((hidden, "relu", "reduce"), (channels, "sigmoid", "expand")):
+        scale = layers.Dense(
+            units,
+            activation=activation,
+            use_bias=False,
+            kernel_initializer=uniform_bias(scale.shape[-1]),
+            name=f"{name}_{part}",
+        )(scale)
+    scale = layers.Reshape((1, 1, channels), name=f"{name}_reshape")(scale)
+    return layers.Multiply(name=f"{name}_scale")([x, scale])
 
 
 def conv2d(x, filters, kernel_size, strides=1, fan="fan_in", use_bias=False, name=None):
@@ -150,6 +183,31 @@ def conv2d(x, filters, kernel_size, strides=1, fan="fan_in", use_bias=False, nam
     )(x)
 
 
+def depthwise_conv2d(x, kernel_size, strides=1, fan="fan_in", name=None):
+    """Apply a depthwise convolution without a bias, padded like `conv2d`.
+
+    Args:
+        x: Input tensor.
+        kernel_size: Odd integer or pair of odd integers.
+        strides: Positive integer.
+        fan: Mode of the He-normal initialisation.
+        name: String, the name of the layer.
+
+    Returns:
+        The output tensor.
+    """
+    x, padding, size = _pad_symmetrically(x, kernel_size, strides, name)
+    return layers.DepthwiseConv2D(
+        size,
+        strides=strides,
+        padding=padding,
+        use_bias=False,
+        depthwise_initializer=depthwise_he_normal(fan),
+        name=name,
+        **CHANNELS_LAST,
+    )(x)
+
+
 def batch_norm(x, name=None):
     """Apply batch normalisation with the constants of the paper's experiments.
 
@@ -163,17 +221,18 @@ def batch_norm(x, name=None):
     return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)(x)
 
 
-def relu(x, name=None):
+def relu(x, name=None, max_value=None):
     """Apply ReLU.
 
     Args:
         x: Input tensor.
         name: String, the name of the layer.
+        max_value: `None`, or where to cut off: 6 for ReLU6.
 
     Returns:
         The output tensor.
     """
-    return layers.ReLU(name=name)(x)
+    return layers.ReLU(max_value=max_value, name=name)(x)
 
 
 def _standard(x, filters, strides, kernel_sizes, fan, name):
@@ -182,17 +241,7 @@ def _standard(x, filters, strides, kernel_sizes, fan, name):
 
 
 def _dsconv(x, filters, strides, kernel_sizes, fan, name):
-    depthwise_name = _suffixed(name, "depthwise")
-    x, padding, size = _pad_symmetrically(x, kernel_sizes[0], strides, depthwise_name)
-    x = layers.DepthwiseConv2D(
-        size,
-        strides=strides,
-        padding=padding,
-        use_bias=False,
-        depthwise_initializer=depthwise_he_normal(fan),
-        name=depthwise_name,
-        **CHANNELS_LAST,
-    )(x)
+    x = depthwise_conv2d(x, kernel_sizes[0], strides, fan, _suffixed(name, "depthwise"))
     return _pointwise_bn(x, filters, fan, name)
 
 

@@ -1,5 +1,6 @@
 """Weights of the paper's released PyTorch code, brought into our models (PyTorch not needed)."""
 
+import dataclasses
 import re
 
 import numpy as np
@@ -8,20 +9,89 @@ from keras import layers
 from keras_multiception.layers.mix_conv2d import MixConv2D
 from keras_multiception.layers.multiception_conv2d import MulticeptionConv2D
 
-# Our names of a ResNet's layers -> the modules of the released code.
-_STEM_AND_TOP = {"stem_conv": "conv1", "stem_bn": "bn1", "predictions": "fc"}
-_BLOCK = {
-    "conv1": "conv_bn",  # Multiception, and the paper's MixConv
-    "conv1_conv": "conv_bn.0",  # standard
-    "conv1_bn": "conv_bn.1",
-    "conv1_depthwise": "conv_bn.depthwise",  # depthwise separable
-    "conv1_pointwise": "conv_bn.pointwise",
-    "conv1_pointwise_bn": "conv_bn.bn",
-    "conv2": "conv2",
-    "bn2": "bn2",
-    "shortcut_conv": "downsample.0",
-    "shortcut_bn": "downsample.1",
-}
+
+@dataclasses.dataclass(frozen=True)
+class _Family:
+    """Our names of a family's layers -> the modules of the released code.
+
+    Attributes:
+        outside: Of the layers outside the blocks, and of those that are exceptions.
+        block: The module of a block: by `stage`, its `index` in the stage (from 0) and its `place`
+            in the network (from 1).
+        inside: Of the layers of a block, by their names within it.
+    """
+
+    outside: dict[str, str]
+    block: str
+    inside: dict[str, str]
+
+
+def _conv_bn(ours, theirs):
+    """The names of a replaceable convolution's layers, of whatever type."""
+    return {
+        ours: theirs,  # Multiception, and the paper's MixConv
+        f"{ours}_conv": f"{theirs}.0",  # standard
+        f"{ours}_bn": f"{theirs}.1",
+        f"{ours}_depthwise": f"{theirs}.depthwise",  # depthwise separable
+        f"{ours}_pointwise": f"{theirs}.pointwise",
+        f"{ours}_pointwise_bn": f"{theirs}.bn",
+    }
+
+
+_RESNET = _Family(
+    outside={"stem_conv": "conv1", "stem_bn": "bn1", "predictions": "fc"},
+    block="layer{stage}.{index}",
+    inside={
+        **_conv_bn("conv1", "conv_bn"),
+        "conv2": "conv2",
+        "bn2": "bn2",
+        "se_reduce": "se.fc.0",
+        "se_expand": "se.fc.2",
+        "shortcut_conv": "downsample.0",
+        "shortcut_bn": "downsample.1",
+    },
+)
+_BRANCH = {**_conv_bn("conv1", "1"), "conv2": "3", "bn2": "4"}
+_SHAKE_SHAKE = _Family(
+    outside={"stem_conv": "c_in", "predictions": "fc_out"},
+    block="layer{stage}.{index}",
+    inside={
+        **{f"branch1_{ours}": f"branch1.{theirs}" for ours, theirs in _BRANCH.items()},
+        **{f"branch2_{ours}": f"branch2.{theirs}" for ours, theirs in _BRANCH.items()},
+        "shortcut_conv1": "shortcut.conv1",
+        "shortcut_conv2": "shortcut.conv2",
+        "shortcut_bn": "shortcut.bn",
+    },
+)
+_MOBILENET_V2 = _Family(
+    outside={
+        "stem_conv": "features.0.0",
+        "stem_bn": "features.0.1",
+        # the first block does not expand: its layers come one place earlier
+        **_conv_bn("stage1_block1_conv", "features.1.conv.0"),
+        "stage1_block1_bn": "features.1.conv.2",
+        "head_conv": "features.18.0",
+        "head_bn": "features.18.1",
+        "predictions": "classifier.1",
+    },
+    block="features.{place}.conv",
+    inside={
+        "expand_conv": "0.0",
+        "expand_bn": "0.1",
+        **_conv_bn("conv", "1"),
+        "bn": "3",
+        "depthwise": "1.0",
+        "depthwise_bn": "1.1",
+        "project_conv": "2",
+        "project_bn": "3",
+    },
+)
+# A layer that only the family has; any other model is read as a ResNet.
+_TELLTALES = {"stage1_block1_shake": _SHAKE_SHAKE, "head_conv": _MOBILENET_V2}
+
+# What a checkpoint holds and no network uses: PyTorch's batch counters, and Shake-Shake's shortcuts
+# of blocks that keep the shape, where the released code adds the input itself.
+_UNUSED = re.compile(r".*\.num_batches_tracked|layer\d\.\d\.shortcut\..*")
 
 
 def load_torch_state_dict(model, state):
@@ -32,8 +102,9 @@ def load_torch_state_dict(model, state):
     Args:
         model: A `keras.Model` made by `km.create_model` or its factories.
         state: Mapping from the names of the released code to arrays in PyTorch's layout (NumPy
-            arrays or PyTorch tensors), such as a `state_dict()`. A prefix `module.` before every
-            name (of PyTorch's `DataParallel`) and `num_batches_tracked` entries are passed over.
+            arrays or PyTorch tensors), such as a `state_dict()`. Passed over are a prefix `module.`
+            before every name (of PyTorch's `DataParallel`), `num_batches_tracked` entries and
+            the shortcuts that the released Shake-Shake holds in every block but uses in few.
 
     Returns:
         The model, for chaining.
@@ -49,10 +120,10 @@ def load_torch_state_dict(model, state):
     Reference:
         The code that Section VI of the paper points to.
     """
-    state = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
     if all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): value for name, value in state.items()}
     targets = dict(_torch_entries(model))
+    state = {k: v for k, v in state.items() if k in targets or not _UNUSED.fullmatch(k)}
     arrays, misshapen = {}, []
     for name, (variable, to_keras) in targets.items():
         if name not in state:
@@ -85,21 +156,32 @@ def load_torch_state_dict(model, state):
 
 
 def _torch_entries(model):
+    modules = _modules(model)
     for layer in model.layers:
-        if layer.weights:
-            yield from _layer_entries(layer, _module_name(layer.name, model))
+        if not layer.weights:
+            continue
+        if layer.name not in modules:
+            raise ValueError(
+                "`model` must be a network of km.list_models(). "
+                f"Received: model={model.name!r}, whose layer {layer.name!r} has no counterpart"
+            )
+        yield from _layer_entries(layer, modules[layer.name])
 
 
-def _module_name(layer_name, model):
-    if layer_name in _STEM_AND_TOP:
-        return _STEM_AND_TOP[layer_name]
-    match = re.fullmatch(r"stage(\d+)_block(\d+)_(\w+)", layer_name)
-    if match and match[3] in _BLOCK:
-        return f"layer{match[1]}.{int(match[2]) - 1}.{_BLOCK[match[3]]}"
-    raise ValueError(
-        "`model` must be a network of km.list_models(). "
-        f"Received: model={model.name!r}, whose layer {layer_name!r} has no counterpart"
-    )
+def _modules(model):
+    """Return the modules of the released code by the names of the layers."""
+    names = [layer.name for layer in model.layers]
+    family = next((_TELLTALES[name] for name in _TELLTALES if name in names), _RESNET)
+    modules, places = {}, {}
+    for name in names:
+        match = re.fullmatch(r"stage(\d+)_block(\d+)_(\w+)", name)
+        if match:
+            stage, block, part = match.groups()
+            place = places.setdefault((stage, block), len(places) + 1)
+            if part in family.inside:
+                module = family.block.format(stage=stage, index=int(block) - 1, place=place)
+                modules[name] = f"{module}.{family.inside[part]}"
+    return modules | family.outside
 
 
 def _layer_entries(layer, module):

@@ -2,15 +2,37 @@
 
 import difflib
 
-from keras_multiception.applications.resnet import ResNet20, ResNet32, ResNet50, ResNet56, ResNet110
+from keras_multiception.applications.features import feature_extractor
+from keras_multiception.applications.mobilenet_v2 import MobileNetV2
+from keras_multiception.applications.resnet import (
+    ResNet20,
+    ResNet32,
+    ResNet50,
+    ResNet56,
+    ResNet110,
+    SEResNet20,
+    SEResNet32,
+    SEResNet50,
+    SEResNet56,
+    SEResNet110,
+)
+from keras_multiception.applications.shake_shake import ShakeShake26
 
 __all__ = [
+    "MobileNetV2",
     "ResNet20",
     "ResNet32",
     "ResNet50",
     "ResNet56",
     "ResNet110",
+    "SEResNet20",
+    "SEResNet32",
+    "SEResNet50",
+    "SEResNet56",
+    "SEResNet110",
+    "ShakeShake26",
     "create_model",
+    "feature_extractor",
     "list_models",
 ]
 
@@ -20,6 +42,13 @@ _MODELS = {
     "resnet50": ResNet50,
     "resnet56": ResNet56,
     "resnet110": ResNet110,
+    "seresnet20": SEResNet20,
+    "seresnet32": SEResNet32,
+    "seresnet50": SEResNet50,
+    "seresnet56": SEResNet56,
+    "seresnet110": SEResNet110,
+    "shakeshake26": ShakeShake26,
+    "mobilenetv2": MobileNetV2,
 }
 
 
@@ -29,7 +58,7 @@ def create_model(name, /, **kwargs):
     Args:
         name: String, one of `km.list_models()`.
         **kwargs: The arguments of its factory, such as `classes`, `conv`, `kernel_sizes` and
-            `name`; see `km.ResNet20`.
+            `name`; see `km.ResNet20`, `km.ShakeShake26` and `km.MobileNetV2`.
 
     Returns:
         A Functional `keras.Model`.
@@ -56,7 +85,7 @@ def list_models():
         A list of strings.
 
     Example:
-        >>> km.list_models()
-        ['resnet20', 'resnet32', 'resnet50', 'resnet56', 'resnet110']
+        >>> "resnet20" in km.list_models()
+        True
     """
     return list(_MODELS)

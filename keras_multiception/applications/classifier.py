@@ -13,7 +13,15 @@ PAPER_KERNEL_SIZES = ((3, 5, 7), (3, 5), (3, 3))
 
 
 def build_classifier(
-    features, include_top, weights, input_shape, pooling, classes, classifier_activation, name
+    features,
+    include_top,
+    weights,
+    input_shape,
+    pooling,
+    classes,
+    classifier_activation,
+    name,
+    dropout=None,
 ):
     """Build a Functional model from the function of its feature maps.
 
@@ -26,6 +34,7 @@ def build_classifier(
         classes: Integer, number of units of the dense layer.
         classifier_activation: Its activation.
         name: String, the name of the model.
+        dropout: `None`, or the rate of dropout in front of the dense layer.
 
     Returns:
         A `keras.Model`.
@@ -40,6 +49,8 @@ def build_classifier(
     x = features(inputs)
     if include_top:
         x = layers.GlobalAveragePooling2D(name="avg_pool", **CHANNELS_LAST)(x)
+        if dropout is not None:
+            x = layers.Dropout(dropout, name="dropout")(x)
         x = layers.Dense(
             classes,
             activation=classifier_activation,
@@ -77,7 +88,7 @@ def stage_kernel_sizes(conv, kernel_sizes, stages=3):
     require_conv(conv)
     if kernel_sizes is None:
         follows_paper = callable(conv) or conv == "multiception"
-        return PAPER_KERNEL_SIZES if follows_paper else (None,) * stages
+        return PAPER_KERNEL_SIZES[:stages] if follows_paper else (None,) * stages
     is_list = isinstance(kernel_sizes, tuple | list)
     if not is_list or not any(isinstance(entry, tuple | list) for entry in kernel_sizes):
         return (standardize_kernel_sizes(kernel_sizes),) * stages

@@ -1,4 +1,4 @@
-"""The CIFAR ResNets of the paper: three stages of basic blocks, 6n + 2 layers deep."""
+"""The CIFAR ResNets of the paper and their squeeze-and-excitation form, 6n + 2 layers deep."""
 
 from keras_multiception.applications.classifier import build_classifier, stage_kernel_sizes
 from keras_multiception.blocks import basic_block, batch_norm, conv2d, relu
@@ -6,97 +6,63 @@ from keras_multiception.blocks import basic_block, batch_norm, conv2d, relu
 STAGE_FILTERS = (16, 32, 64)
 
 
-def ResNet20(
-    include_top=True,
-    weights=None,
-    input_shape=None,
-    pooling=None,
-    classes=10,
-    classifier_activation="softmax",
-    name="resnet20",
-    conv="multiception",
-    kernel_sizes=None,
-):
-    """ResNet-20 for CIFAR-sized images: 6n + 2 layers with n = 3 basic blocks a stage."""
-    return _resnet(3, **locals())
+def _factory(title, blocks, se_ratio=None):
+    """Return the function that builds one depth of the network, named and documented."""
+    default_name = title.lower()
+
+    def build(
+        include_top=True,
+        weights=None,
+        input_shape=None,
+        pooling=None,
+        classes=10,
+        classifier_activation="softmax",
+        name=default_name,
+        conv="multiception",
+        kernel_sizes=None,
+        se_ratio=se_ratio,
+    ):
+        if se_ratio is not None and not 0 < se_ratio <= 1:
+            raise ValueError(
+                f"`se_ratio` must be None or in (0, 1]. Received: se_ratio={se_ratio!r}"
+            )
+        sizes = stage_kernel_sizes(conv, kernel_sizes)
+        return build_classifier(
+            lambda x: _features(x, blocks, conv, sizes, se_ratio),
+            include_top,
+            weights,
+            input_shape,
+            pooling,
+            classes,
+            classifier_activation,
+            name,
+        )
+
+    build.__name__ = build.__qualname__ = title
+    build.__doc__ = _DOCSTRING.format(
+        title=title,
+        blocks=blocks,
+        se=" with squeeze-and-excitation" if se_ratio else "",
+    )
+    return build
 
 
-def ResNet32(
-    include_top=True,
-    weights=None,
-    input_shape=None,
-    pooling=None,
-    classes=10,
-    classifier_activation="softmax",
-    name="resnet32",
-    conv="multiception",
-    kernel_sizes=None,
-):
-    """ResNet-32 for CIFAR-sized images: 6n + 2 layers with n = 5 basic blocks a stage."""
-    return _resnet(5, **locals())
+def _features(x, blocks, conv, kernel_sizes, se_ratio):
+    x = conv2d(x, STAGE_FILTERS[0], 3, name="stem_conv")
+    x = relu(batch_norm(x, "stem_bn"), "stem_relu")
+    stages = zip(STAGE_FILTERS, kernel_sizes, strict=True)
+    for stage, (filters, sizes) in enumerate(stages, start=1):
+        for block in range(1, blocks + 1):
+            strides = 2 if stage > 1 and block == 1 else 1
+            name = f"stage{stage}_block{block}"
+            x = basic_block(x, filters, strides, conv, sizes, name, se_ratio)
+    return x
 
 
-def ResNet50(
-    include_top=True,
-    weights=None,
-    input_shape=None,
-    pooling=None,
-    classes=10,
-    classifier_activation="softmax",
-    name="resnet50",
-    conv="multiception",
-    kernel_sizes=None,
-):
-    """ResNet-50 of the paper: the 6n + 2 CIFAR network (n = 8), not ImageNet's bottleneck one."""
-    return _resnet(8, **locals())
+_DOCSTRING = """{title} for CIFAR-sized images: three stages of {blocks} basic blocks{se}.
 
-
-def ResNet56(
-    include_top=True,
-    weights=None,
-    input_shape=None,
-    pooling=None,
-    classes=10,
-    classifier_activation="softmax",
-    name="resnet56",
-    conv="multiception",
-    kernel_sizes=None,
-):
-    """ResNet-56 for CIFAR-sized images: 6n + 2 layers with n = 9 basic blocks a stage."""
-    return _resnet(9, **locals())
-
-
-def ResNet110(
-    include_top=True,
-    weights=None,
-    input_shape=None,
-    pooling=None,
-    classes=10,
-    classifier_activation="softmax",
-    name="resnet110",
-    conv="multiception",
-    kernel_sizes=None,
-):
-    """ResNet-110 for CIFAR-sized images: 6n + 2 layers with n = 18 basic blocks a stage."""
-    return _resnet(18, **locals())
-
-
-def _resnet(blocks, conv, kernel_sizes, **arguments):
-    stages = zip(STAGE_FILTERS, stage_kernel_sizes(conv, kernel_sizes), strict=True)
-
-    def features(x):
-        x = conv2d(x, STAGE_FILTERS[0], 3, name="stem_conv")
-        x = relu(batch_norm(x, "stem_bn"), "stem_relu")
-        for stage, (filters, sizes) in enumerate(stages, start=1):
-            for block in range(1, blocks + 1):
-                strides = 2 if stage > 1 and block == 1 else 1
-                x = basic_block(x, filters, strides, conv, sizes, f"stage{stage}_block{block}")
-        return x
-
-    return build_classifier(features, **arguments)
-
-
-_ARGUMENTS = """
+    The depth counts 6n + 2 layers with n blocks a stage. So the paper's "ResNet-50" is a network
+    of 0.76 million parameters and not the bottleneck ResNet-50 for ImageNet.
 
     Args:
         include_top: Boolean, whether the network ends in global average pooling and a dense
@@ -115,6 +81,8 @@ _ARGUMENTS = """
         kernel_sizes: Kernel sizes of that convolution: one list for every stage, such as
             (3, 5), or a list of three, one a stage. The default is the paper's: (3, 5, 7),
             (3, 5) and (3, 3) for Multiception, (3, 5, 7) for both MixConvs, and 3 for the rest.
+        se_ratio: `None`, or a float for squeeze-and-excitation in every block: the hidden units
+            for each channel. The paper's SENet-56 has 1/8.
 
     Input shape:
         `(batch, height, width, channels)`, normalised by `km.preprocessing.preprocess_input`.
@@ -130,13 +98,22 @@ _ARGUMENTS = """
         ValueError: If an argument is out of its range.
 
     Example:
-        >>> model = km.ResNet20(classes=10, conv="multiception")
+        >>> model = km.{title}(classes=10, conv="multiception")
         >>> model.compile("adam", "sparse_categorical_crossentropy", ["accuracy"])
 
     Reference:
-        He et al., Deep Residual Learning for Image Recognition (CVPR 2016), Section 4.2; with
-        the convolutions and kernel sizes of Section III of the Multiception paper.
+        He et al., Deep Residual Learning for Image Recognition (CVPR 2016), Section 4.2; Hu et
+        al., Squeeze-and-Excitation Networks (CVPR 2018); with the convolutions and kernel sizes
+        of Section III of the Multiception paper.
     """
-for _factory in (ResNet20, ResNet32, ResNet50, ResNet56, ResNet110):
-    if _factory.__doc__:  # absent under python -OO
-        _factory.__doc__ += _ARGUMENTS
+
+ResNet20 = _factory("ResNet20", blocks=3)
+ResNet32 = _factory("ResNet32", blocks=5)
+ResNet50 = _factory("ResNet50", blocks=8)
+ResNet56 = _factory("ResNet56", blocks=9)
+ResNet110 = _factory("ResNet110", blocks=18)
+SEResNet20 = _factory("SEResNet20", blocks=3, se_ratio=1 / 8)
+SEResNet32 = _factory("SEResNet32", blocks=5, se_ratio=1 / 8)
+SEResNet50 = _factory("SEResNet50", blocks=8, se_ratio=1 / 8)
+SEResNet56 = _factory("SEResNet56", blocks=9, se_ratio=1 / 8)
+SEResNet110 = _factory("SEResNet110", blocks=18, se_ratio=1 / 8)
