@@ -1,0 +1,42 @@
+# Two commands matter: `make demo` and `make test`. Both make their own virtual environment, .venv.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: help demo test test-slow test-torch lint clean
+
+help:  ## List the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+demo: .venv/.demo  ## Train on handwritten digits, export, serve, and ask over REST
+	$(BIN)/python -m training.train --recipe resnet20_multiception_digits --workdir runs/demo
+	$(BIN)/python -m serving.export --run runs/demo --base_path runs/demo/served/digits
+	$(BIN)/python -m training.sample_image --dataset digits --index 7 --output runs/demo/digit.png
+	$(BIN)/python -m serving.demo --run runs/demo --base_path runs/demo/served/digits --image runs/demo/digit.png
+
+test: .venv/.test  ## Run the quick tests, on TensorFlow and on JAX
+	$(PYTEST) -m "not slow"
+	KERAS_BACKEND=jax $(PYTEST) -m "backend and not slow"
+
+test-slow: .venv/.test  ## Run the tests that take longer
+	$(PYTEST) -m slow
+
+test-torch: .venv/.test  ## Run the backend tests on PyTorch (installs it: several GB unless pinned to a CPU build)
+	$(BIN)/python -m pip install --quiet "$(or $(TORCH),torch)"
+	KERAS_BACKEND=torch $(PYTEST) -m "backend and not slow"
+
+lint: .venv/.lint  ## Check format, style and types of every file
+	$(BIN)/pre-commit run --all-files --show-diff-on-failure
+
+.venv/.demo: EXTRAS := training,serving
+.venv/.test: EXTRAS := test
+.venv/.lint: EXTRAS := lint
+.venv/.%: setup.cfg
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with make PYTHON=...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$(EXTRAS)]"
+	@touch $@
+
+clean:  ## Remove the virtual environment and what tools left behind (not runs/)
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist *.egg-info

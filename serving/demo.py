@@ -1,0 +1,104 @@
+"""Serve an exported model, ask it about an image, and hold its answer against the notebook's.
+
+    python -m serving.demo --run runs/demo --base_path runs/demo/served/digits --image digit.png
+
+The server is another process, the request a real one over HTTP. "The notebook" is what a user
+would type: load the .keras file, preprocess, predict.
+"""
+
+import argparse
+import contextlib
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+
+from serving import client
+
+MODEL_NAME = "digits"
+# The two graphs may add the same numbers in another order.
+TOLERANCE = 1e-6
+
+
+@contextlib.contextmanager
+def server(base_path):
+    """Run `python -m serving.server` on a free port for the length of a `with` block.
+
+    Args:
+        base_path: Path of the folder that holds the model's versions.
+
+    Yields:
+        The server's URL.
+
+    Raises:
+        RuntimeError: If the server does not start.
+    """
+    flags = [f"--model_name={MODEL_NAME}", f"--model_base_path={base_path}", "--rest_api_port=0"]
+    command = [sys.executable, "-m", "serving.server", *flags]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            line = process.stdout.readline().strip()
+            if " at http" not in line:
+                raise RuntimeError(f"The server did not start: {line or 'see the message above'}")
+            print(line)
+            yield line.split(" at ")[-1].split("/v1/")[0]
+        finally:
+            process.terminate()
+            process.wait(timeout=60)
+            print("Server stopped.")
+
+
+def notebook_answer(run, image):
+    """Return the probabilities that the trained model gives an image file, as in a notebook.
+
+    Args:
+        run: Path of the run folder.
+        image: Path of the image file.
+
+    Returns:
+        Array of shape (classes,), and the names of the classes.
+    """
+    from PIL import Image
+
+    import keras_multiception as km
+    from serving.export import load_run
+
+    model, facts = load_run(run)
+    size = (facts.image_shape[1], facts.image_shape[0])
+    pixels = np.asarray(Image.open(image).convert("RGB").resize(size))
+    x = km.preprocessing.preprocess_input(pixels[None], facts)
+    return model.predict(x, verbose=0)[0], facts.class_names
+
+
+def main(arguments=None):
+    """Run the command line; the exit code is 0 if both answers are the same."""
+    parser = argparse.ArgumentParser(prog="python -m serving.demo", description=__doc__)
+    parser.add_argument("--run", required=True, type=pathlib.Path, help="folder of a training run")
+    parser.add_argument("--base_path", required=True, help="folder of the served model's versions")
+    parser.add_argument("--image", required=True, type=pathlib.Path, help="image file to ask about")
+    args = parser.parse_args(arguments)
+    try:
+        with server(args.base_path) as url:
+            (served,) = client.predict([args.image], url, model_name=MODEL_NAME)
+        probabilities, class_names = notebook_answer(args.run, args.image)
+    except (ValueError, RuntimeError, OSError) as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return 2
+
+    answers = {"server": np.array(served.probabilities), "notebook": probabilities}
+    print(f"\n{args.image}\n{'':<10}{'label':<12}{'class id':<10}probability")
+    for who, answer in answers.items():
+        best = int(answer.argmax())
+        print(f"{who:<10}{class_names[best]:<12}{best:<10}{answer[best]:.7f}")
+    difference = float(np.abs(answers["server"] - answers["notebook"]).max())
+    same = served.label == class_names[int(probabilities.argmax())] and difference <= TOLERANCE
+    print(
+        f"{'The answers are the same' if same else 'THE ANSWERS DIFFER'}: all "
+        f"{len(probabilities)} probabilities within {difference:.1e} of each other."
+    )
+    return 0 if same else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
