@@ -38,7 +38,7 @@ def server(base_path):
     command = [sys.executable, "-m", "serving.server", *flags]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
-            line = process.stdout.readline().strip()
+            line = next(iter(process.stdout or ()), "").strip()
             if " at http" not in line:
                 raise RuntimeError(f"The server did not start: {line or 'see the message above'}")
             print(line)

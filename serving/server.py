@@ -27,7 +27,7 @@ import uvicorn
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
-    from serving.servable import ServedModel
+    from serving.versions import ServedModel
 
 _GRACE_SECONDS = 30
 _MAX_PORT = 65535
@@ -77,7 +77,7 @@ def _serving(
     with _listen(host, port) as listener:
         # TensorFlow takes seconds to import: only once the port is ours.
         from serving.rest import create_app
-        from serving.servable import ServedModel
+        from serving.versions import ServedModel
 
         with (
             ServedModel(name, base_path, poll_wait_seconds) as model,
