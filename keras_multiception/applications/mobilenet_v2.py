@@ -84,7 +84,7 @@ def MobileNetV2(
 
     Example:
         >>> model = km.MobileNetV2(input_shape=(224, 224, 3), classes=1000, alpha=0.5)
-        >>> model.compile("adam", "sparse_categorical_crossentropy", ["accuracy"])
+        >>> model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
 
     Reference:
         Sandler et al., MobileNetV2: Inverted Residuals and Linear Bottlenecks (CVPR 2018), with

@@ -42,7 +42,7 @@ def _factory(title, blocks, se_ratio=None):
     build.__doc__ = _DOCSTRING.format(
         title=title,
         blocks=blocks,
-        se=" with squeeze-and-excitation" if se_ratio else "",
+        se=", squeeze-and-excitation" if se_ratio else "",
     )
     return build
 
@@ -59,10 +59,10 @@ def _features(x, blocks, conv, kernel_sizes, se_ratio):
     return x
 
 
-_DOCSTRING = """{title} for CIFAR-sized images: three stages of {blocks} basic blocks{se}.
+_DOCSTRING = """{title}, the paper's 6n + 2 network for CIFAR-sized images (n = {blocks}){se}.
 
-    The depth counts 6n + 2 layers with n blocks a stage. So the paper's "ResNet-50" is a network
-    of 0.76 million parameters and not the bottleneck ResNet-50 for ImageNet.
+    Three stages of n basic blocks. The paper's "ResNet-50" is this network with n = 8, of 0.76
+    million parameters with standard convolutions; it is not ImageNet's bottleneck ResNet-50.
 
     Args:
         include_top: Boolean, whether the network ends in global average pooling and a dense
@@ -99,7 +99,7 @@ _DOCSTRING = """{title} for CIFAR-sized images: three stages of {blocks} basic b
 
     Example:
         >>> model = km.{title}(classes=10, conv="multiception")
-        >>> model.compile("adam", "sparse_categorical_crossentropy", ["accuracy"])
+        >>> model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
 
     Reference:
         He et al., Deep Residual Learning for Image Recognition (CVPR 2016), Section 4.2; Hu et

@@ -63,7 +63,7 @@ def ShakeShake26(
 
     Example:
         >>> model = km.ShakeShake26(classes=100, filters=32)
-        >>> model.compile("adam", "sparse_categorical_crossentropy", ["accuracy"])
+        >>> model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
 
     Reference:
         Gastaldi: Shake-Shake regularization (2017), with the convolutions and kernel sizes of
