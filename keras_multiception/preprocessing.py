@@ -46,8 +46,8 @@ DATASETS = {
     ),
     # scikit-learn's handwritten digits, measured on the training split of `training.data`.
     "digits": Dataset(
-        mean=(0.3053, 0.3053, 0.3053),
-        std=(0.3763, 0.3763, 0.3763),
+        mean=(0.3054, 0.3054, 0.3054),
+        std=(0.3760, 0.3760, 0.3760),
         image_shape=(32, 32, 3),
         class_names=tuple("0123456789"),
     ),

@@ -241,3 +241,10 @@ def test_evaluation_keeps_order_and_remainder():
     np.testing.assert_array_equal(np.concatenate(rows), labels)
     expected = km.preprocessing.preprocess_input(images, "digits")
     np.testing.assert_allclose(np.concatenate(pixels), expected, rtol=1e-6)
+
+
+def test_statistics_of_digits_are_those_of_its_training_split():
+    images, _ = data.load("digits", "train")
+    facts = km.preprocessing.get_dataset("digits")
+    assert (images / 255).mean() == pytest.approx(facts.mean[0], abs=1e-4)
+    assert (images / 255).std() == pytest.approx(facts.std[0], abs=1e-4)
