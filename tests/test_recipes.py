@@ -117,6 +117,7 @@ def test_values_survive_being_written(batch_size, learning_rate, flip):
         ("pad_and_crop=-1", "`pad_and_crop` must be"),
         ("seed=-1", "`seed` must be"),
         ("flip=maybe", "`flip` must be true or false"),
+        ("dtype_policy=float7", "`dtype_policy` must be one of float32, mixed_bfloat16"),
         ("kernel_sizes=3;5", "`kernel_sizes` must be kernel sizes such as 3-5"),
     ],
 )

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
+
 KernelSizes = tuple[int, ...] | tuple[tuple[int, ...], ...] | None
 
 
@@ -32,7 +34,7 @@ class Recipe:
         pad_and_crop: Pixels of zeros to pad each side with before a random crop; 0 is no crop.
         flip: Whether to mirror half of the images.
         seed: Seed of the initial weights, the order of the images and their augmentation.
-        dtype_policy: Keras dtype policy, such as "float32" or "mixed_bfloat16".
+        dtype_policy: Keras dtype policy, one of `POLICIES`.
     """
 
     dataset: str
@@ -65,6 +67,7 @@ class Recipe:
             "l2": (0 <= self.l2 < math.inf, "a finite number of at least 0"),
             "pad_and_crop": (self.pad_and_crop >= 0, "at least 0"),
             "seed": (0 <= self.seed < 2**32, "from 0 to 2**32 - 1"),
+            "dtype_policy": (self.dtype_policy in POLICIES, f"one of {', '.join(POLICIES)}"),
         }.items():
             if not is_valid:
                 value = getattr(self, name)
@@ -91,7 +94,7 @@ RECIPES = {
     for conv in _PAPER_TYPES
 } | {
     f"resnet20_{conv}_digits": Recipe(
-        "digits", "resnet20", conv, epochs=6, batch_size=32, pad_and_crop=2, flip=False
+        "digits", "resnet20", conv, epochs=5, batch_size=32, pad_and_crop=2, flip=False
     )
     for conv in (*_PAPER_TYPES, "mixconv_depthwise")
 }

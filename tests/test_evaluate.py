@@ -1,0 +1,195 @@
+import json
+import math
+
+import keras
+import numpy as np
+import pytest
+
+from training import data, evaluate, metrics
+
+
+def classifier(activation="softmax", classes=10, shape=(32, 32, 3)):
+    inputs = keras.Input(shape)
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(8, 3)(inputs))
+    outputs = keras.layers.Dense(classes, activation=activation)(x)
+    return keras.Model(inputs, outputs)
+
+
+def main(*arguments):
+    return evaluate.main([str(argument) for argument in arguments])
+
+
+def error_of(capsys, *arguments):
+    with pytest.raises(SystemExit) as exit_:
+        main(*arguments)
+    message = capsys.readouterr().err
+    assert exit_.value.code == 2
+    assert message.count("\n") == 1
+    return message
+
+
+@pytest.fixture
+def saved(tmp_path):
+    def save(model):
+        model.save(tmp_path / "model.keras")
+        return tmp_path / "model.keras"
+
+    return save
+
+
+class TestMeasure:
+    names = ("a", "b", "c", "d", "e", "f", "g")
+
+    def test_by_hand(self):
+        probabilities = np.array(
+            [
+                [0.4, 0.3, 0.1, 0.1, 0.05, 0.03, 0.02],  # a: right
+                [0.4, 0.3, 0.1, 0.1, 0.05, 0.03, 0.02],  # b: second
+                [0.4, 0.3, 0.1, 0.1, 0.05, 0.03, 0.02],  # f: sixth
+                [0.02, 0.3, 0.1, 0.1, 0.05, 0.03, 0.4],  # g: right
+            ]
+        )
+        result = metrics.measure(np.log(probabilities), np.array([0, 1, 5, 6]), self.names)
+        assert result["examples"] == 4
+        assert result["loss"] == pytest.approx(-math.log(0.4 * 0.3 * 0.03 * 0.4) / 4)
+        assert (result["top1"], result["top5"]) == (0.5, 0.75)
+        assert result["classes"][0] == {"name": "a", "examples": 1, "top1": 1.0}
+        assert result["classes"][1] == {"name": "b", "examples": 1, "top1": 0.0}
+        assert result["classes"][2] == {"name": "c", "examples": 0, "top1": None}
+
+    def test_ties_go_to_the_first_class_as_argmax_does(self):
+        even = np.zeros((7, 7))
+        result = metrics.measure(even, np.arange(7), self.names)
+        assert result["top1"] == pytest.approx(1 / 7)
+        assert result["top5"] == pytest.approx(5 / 7)
+
+    def test_equals_keras(self):
+        rng = np.random.default_rng(0)
+        logits = rng.normal(size=(200, 7)).astype("float32")
+        labels = rng.integers(0, 7, 200)
+        result = metrics.measure(np.asarray(keras.ops.log_softmax(logits)), labels, self.names)
+        loss = keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
+        top5 = keras.metrics.sparse_top_k_categorical_accuracy(labels, logits, 5)
+        assert result["loss"] == pytest.approx(np.mean(loss), rel=1e-5)
+        assert result["top1"] == np.mean(logits.argmax(1) == labels)
+        assert result["top5"] == pytest.approx(np.mean(top5))
+
+
+def test_logits_and_softmax_give_the_same_result():
+    images, labels = data.load("digits", "test")
+    logits, softmax = classifier(None), classifier("softmax")
+    softmax.set_weights(logits.get_weights())
+    layer = keras.Model(logits.input, keras.layers.Softmax()(logits.output))
+    results = [
+        metrics.evaluate_model(model, images, labels, dataset="digits")
+        for model in (logits, softmax, layer)
+    ]
+    for result in results[1:]:
+        assert result["loss"] == pytest.approx(results[0]["loss"], rel=1e-5)
+        assert result["top1"] == results[0]["top1"]
+        assert result["classes"] == results[0]["classes"]
+
+
+def test_batch_size_does_not_change_the_result():
+    images, labels = data.load("digits", "test")
+    model = classifier()
+    one, other = (
+        metrics.evaluate_model(model, images, labels, dataset="digits", batch_size=size)
+        for size in (360, 7)
+    )
+    assert one["loss"] == pytest.approx(other["loss"], rel=1e-6)
+    assert one["classes"] == other["classes"]
+
+
+def test_keras_file_on_any_split(saved, tmp_path, capsys):
+    path = saved(classifier())
+    result = tmp_path / "result.json"
+    assert (
+        main("--model", path, "--dataset", "digits", "--split", "train[:99]", "--json", result) == 0
+    )
+    lines = capsys.readouterr().out.splitlines()
+    written = json.loads(result.read_text())
+    assert written["examples"] == sum(entry["examples"] for entry in written["classes"]) == 99
+    assert written["split"] == "train[:99]"
+    assert written["parameters"] == {"trainable": 314, "total": 314}
+    assert lines[0].split() == ["examples", "99"]
+    assert lines[2].split() == ["top-1", f"{written['top1']:.2%}"]
+    assert len(lines) == 5 + 2 + 10
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_saved_model_normalises_by_itself(tmp_path, dtype):
+    import tensorflow as tf
+
+    import keras_multiception as km
+
+    model = classifier()
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+
+    def serve(image):
+        pixels = km.preprocessing.preprocess_input(tf.cast(image, "float32"), "digits")
+        return {"probabilities": model(pixels)}
+
+    signature = [tf.TensorSpec((None, 32, 32, 3), dtype, name="image")]
+    archive.add_endpoint("serving_default", serve, signature)
+    archive.write_out(str(tmp_path / "1"), verbose=False)
+    images, labels = data.load("digits", "test")
+    ours = metrics.evaluate_model(model, images, labels, dataset="digits")
+    loaded = metrics.load_model(tmp_path / "1")
+    theirs = metrics.evaluate_model(loaded, images, labels, dataset="digits")
+    assert metrics.count_parameters(loaded) is None
+    assert theirs["loss"] == pytest.approx(ours["loss"], rel=1e-5)
+    assert theirs["classes"] == ours["classes"]
+    assert main("--model", tmp_path / "1", "--dataset", "digits", "--split", "test[:5]") == 0
+
+
+class TestErrors:
+    def test_class_count(self, saved, capsys):
+        message = error_of(capsys, "--model", saved(classifier(classes=7)), "--dataset", "digits")
+        assert "`model` must have 10 classes, those of digits. Received: classes=7" in message
+
+    def test_image_shape(self, saved, capsys):
+        path = saved(classifier(shape=(28, 28, 1)))
+        message = error_of(capsys, "--model", path, "--dataset", "digits")
+        assert "`model` must take images of shape (32, 32, 3), those of digits" in message
+
+    def test_any_image_size_is_fine(self, saved):
+        path = saved(classifier(shape=(None, None, 3)))
+        assert main("--model", path, "--dataset", "digits", "--split", "test[:5]") == 0
+
+    def test_other_activation(self, saved, capsys):
+        path = saved(classifier("sigmoid"))
+        message = error_of(capsys, "--model", path, "--dataset", "digits")
+        assert "`model` must end in logits or a softmax. Received: activation=sigmoid" in message
+
+    def test_missing_file(self, capsys, tmp_path):
+        path = tmp_path / "no.keras"
+        message = error_of(capsys, "--model", path, "--dataset", "digits")
+        assert "`model` must be a file or folder that exists" in message
+
+    @pytest.mark.parametrize("kind", ["file", "folder"])
+    def test_not_a_model(self, capsys, tmp_path, kind):
+        path = tmp_path / "model.keras"
+        path.write_text("no model") if kind == "file" else path.mkdir()
+        message = error_of(capsys, "--model", path, "--dataset", "digits")
+        assert "`model` must be a .keras file or the version folder of a SavedModel" in message
+
+    def test_saved_model_without_signature(self, capsys, tmp_path):
+        classifier().export(str(tmp_path / "1"), verbose=False)
+        message = error_of(capsys, "--model", tmp_path / "1", "--dataset", "digits")
+        assert "`model` must have a signature serving_default" in message
+
+    def test_model_without_data_set(self, saved, capsys):
+        assert "`dataset` must be given" in error_of(capsys, "--model", saved(classifier()))
+
+    def test_unknown_data_set(self, saved, capsys):
+        message = error_of(capsys, "--model", saved(classifier()), "--dataset", "digit")
+        assert "`dataset` must be one of cifar10, digits" in message
+
+    def test_unfinished_run(self, capsys, tmp_path):
+        assert "`run` must be the folder of a finished" in error_of(capsys, "--run", tmp_path)
+
+    def test_batch_size(self, saved, capsys):
+        arguments = ("--model", saved(classifier()), "--dataset", "digits", "--batch_size", 0)
+        assert "`batch_size` must be at least 1" in error_of(capsys, *arguments)

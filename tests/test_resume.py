@@ -1,0 +1,163 @@
+import csv
+import fcntl
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+
+from training.run_folder import KEPT_CHECKPOINTS, RunFolder, replacing, write_json
+
+TIMINGS = {"seconds", "images_per_second", "wall_seconds"}
+
+
+def command(workdir):
+    overrides = ["epochs=4", "train_split=train[:320]", "test_split=test[:40]"]
+    recipe = ["--recipe", "resnet20_multiception_digits", "--workdir", str(workdir)]
+    return [sys.executable, "-m", "training.train", *recipe, "--set", *overrides]
+
+
+def wait_for(path, process):
+    deadline = time.monotonic() + 300
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def without_timings(rows):
+    return [{key: value for key, value in row.items() if key not in TIMINGS} for row in rows]
+
+
+def history_of(workdir):
+    with (workdir / "history.csv").open() as file:
+        return without_timings(csv.DictReader(file))
+
+
+def metrics_of(workdir):
+    return without_timings([json.loads((workdir / "metrics.json").read_text())])
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_equals_unbroken_to_the_bit(tmp_path):
+    unbroken, killed = tmp_path / "unbroken", tmp_path / "killed"
+    subprocess.run(command(unbroken), capture_output=True, check=True)
+
+    process = subprocess.Popen(
+        command(killed), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    wait_for(killed / "checkpoints" / "epoch_0002", process)
+    time.sleep(0.5)  # into the third epoch
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (killed / "checkpoints" / "epoch_0003").exists()
+    process.communicate()
+
+    resumed = subprocess.run(command(killed), capture_output=True, text=True, check=True)
+    assert "Resuming after epoch 2 of 4." in resumed.stdout
+    ours, theirs = (
+        keras.models.load_model(workdir / "model.keras").get_weights()
+        for workdir in (unbroken, killed)
+    )
+    assert all(np.array_equal(one, other) for one, other in zip(ours, theirs, strict=True))
+    assert history_of(killed) == history_of(unbroken)
+    assert metrics_of(killed) == metrics_of(unbroken)
+
+
+def small_model():
+    """A model with every kind of state: weights, moving averages, generators, optimiser."""
+    inputs = keras.Input((4,))
+    x = keras.layers.BatchNormalization()(keras.layers.Dense(8)(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Dropout(0.5)(x)))
+    model.compile(keras.optimizers.Adam(0.01), keras.losses.SparseCategoricalCrossentropy(True))
+    return model
+
+
+def fit(model):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(32, 4)).astype("float32"), rng.integers(0, 3, 32)
+    model.fit(x, y, batch_size=8, shuffle=False, verbose=0)
+
+
+def rows(count):
+    return [{"epoch": epoch + 1, "loss": 0.1} for epoch in range(count)]
+
+
+def test_checkpoint_holds_all_state(tmp_path):
+    folder = RunFolder(tmp_path)
+    unbroken = small_model()
+    fit(unbroken)
+    folder.save_checkpoint(unbroken, rows(1))
+    fit(unbroken)
+
+    keras.utils.set_random_seed(1)
+    resumed = small_model()
+    assert folder.load_checkpoint(resumed) == rows(1)
+    fit(resumed)
+    for ours, theirs in (
+        (resumed.variables, unbroken.variables),
+        (resumed.optimizer.variables, unbroken.optimizer.variables),
+    ):
+        for one, other in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_last_checkpoints_are_kept(tmp_path):
+    folder, model = RunFolder(tmp_path), small_model()
+    assert folder.load_checkpoint(model) == []
+    for count in range(1, 5):
+        folder.save_checkpoint(model, rows(count))
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["epoch_0003", "epoch_0004"]
+    assert len(names) == KEPT_CHECKPOINTS
+    (tmp_path / "checkpoints" / ".partial-epoch_0005").mkdir()  # what a kill leaves
+    assert folder.load_checkpoint(model) == rows(4)
+    folder.save_checkpoint(model, rows(5))
+    assert folder.load_checkpoint(model) == rows(5)
+
+
+def test_history_follows_the_checkpoint(tmp_path):
+    folder, model = RunFolder(tmp_path), small_model()
+    folder.save_checkpoint(model, rows(2))
+    (tmp_path / "history.csv").write_text("epoch,loss\n1,0.1\n2,0.1\n3,0.1\n")
+    folder.load_checkpoint(model)
+    assert (tmp_path / "history.csv").read_text() == "epoch,loss\n1,0.1\n2,0.1\n"
+
+
+def test_checkpoint_of_another_model_is_refused(tmp_path):
+    folder, model = RunFolder(tmp_path), small_model()
+    folder.save_checkpoint(model, rows(1))
+    other = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    other.compile("sgd", "mse")
+    before = other.get_weights()
+    with pytest.raises(ValueError, match="`workdir` has a checkpoint whose variables are not"):
+        folder.load_checkpoint(other)
+    np.testing.assert_array_equal(other.get_weights()[0], before[0])
+
+
+def test_only_one_process_holds_a_folder(tmp_path):
+    with (tmp_path / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(ValueError, match="in use by another"), RunFolder(tmp_path).lock():
+            pass
+    with RunFolder(tmp_path).lock():
+        pass
+
+
+def test_replacing_leaves_the_old_file_on_failure(tmp_path):
+    path = tmp_path / "new" / "value.json"
+    write_json(path, {"a": 1})
+
+    def fill_the_disk():
+        with replacing(path) as temporary:
+            temporary.write_text('{"a":')
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="full"):
+        fill_the_disk()
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert [entry.name for entry in path.parent.iterdir()] == ["value.json"]

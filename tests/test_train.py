@@ -1,0 +1,181 @@
+import csv
+import json
+import math
+import warnings
+
+import keras
+import numpy as np
+import pytest
+
+import keras_multiception as km
+from training import data, evaluate, train
+from training.recipes import get_recipe
+
+SMALL = ("epochs=2", "train_split=train[:100]", "test_split=test[:50]")
+RECIPE = "resnet20_standard_digits"
+
+
+def run(workdir, *overrides, recipe=RECIPE, data_dir=None):
+    arguments = ["--recipe", recipe, "--workdir", str(workdir), "--set", *SMALL, *overrides]
+    return train.main([*arguments, *(["--data_dir", str(data_dir)] if data_dir else [])])
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "small"
+    assert run(path) == 0
+    return path
+
+
+def contents(folder):
+    return {
+        path.relative_to(folder): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def read_json(path):
+    return json.loads(path.read_text())
+
+
+def test_config_holds_everything_that_decides_the_run(workdir):
+    config = read_json(workdir / "config.json")
+    assert config["name"] == RECIPE
+    assert config["recipe"] == json.loads(json.dumps(vars(get_recipe(RECIPE, SMALL))))
+    facts = km.preprocessing.DATASETS["digits"]
+    assert config["data"] == {
+        "dataset": "digits",
+        "mean": list(facts.mean),
+        "std": list(facts.std),
+        "image_shape": [32, 32, 3],
+        "class_names": list("0123456789"),
+    }
+    assert config["versions"]["keras"] == keras.__version__
+    assert config["versions"]["keras_multiception"] == km.__version__
+    assert config["hardware"]["cpus"] >= 1
+
+
+def test_history_has_a_row_for_each_epoch(workdir):
+    with (workdir / "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    recipe = get_recipe(RECIPE, SMALL)
+    assert [int(row["epoch"]) for row in rows] == [1, 2]
+    rates = [float(row["learning_rate"]) for row in rows]
+    assert rates == pytest.approx([recipe.learning_rate_at(epoch) for epoch in range(2)])
+    assert all(math.isfinite(float(value)) for row in rows for value in row.values())
+    assert {"loss", "top1", "top5", "val_loss", "val_top1", "val_top5"} < rows[0].keys()
+
+
+def test_logs_are_tensorboard_events(workdir):
+    assert {path.parent.name for path in (workdir / "logs").rglob("events.*")} == {
+        "train",
+        "validation",
+    }
+
+
+def test_metrics_are_those_of_the_saved_model(workdir):
+    metrics = read_json(workdir / "metrics.json")
+    with warnings.catch_warnings(action="error"):
+        model = keras.models.load_model(workdir / "model.keras")
+    images, labels = data.load("digits", "test[:50]")
+    pixels = km.preprocessing.preprocess_input(images, "digits")
+    loss, accuracy, top5 = model.evaluate(pixels, labels, verbose=0)
+    assert metrics["test"]["examples"] == 50
+    assert metrics["test"]["loss"] == pytest.approx(loss, rel=1e-4)
+    assert metrics["test"]["top1"] == pytest.approx(accuracy)
+    assert metrics["test"]["top5"] == pytest.approx(top5)
+    assert metrics["parameters"] == {"trainable": 272_474, "total": 274_042}
+    assert metrics["epochs"] == 2
+    np.testing.assert_allclose(model.predict(pixels, verbose=0).sum(axis=1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("split", "name"), [("train[:100]", "train"), (None, "test")])
+def test_evaluate_agrees_to_the_digit(workdir, tmp_path, split, name):
+    arguments = ["--run", str(workdir), "--json", str(tmp_path / "result.json")]
+    assert evaluate.main([*arguments, *(["--split", split] if split else [])]) == 0
+    result, metrics = read_json(tmp_path / "result.json"), read_json(workdir / "metrics.json")
+    assert {key: result[key] for key in metrics[name]} == metrics[name]
+    assert result["parameters"] == metrics["parameters"]
+
+
+def test_finished_run_is_left_as_it_is(workdir, capsys):
+    before = contents(workdir)
+    assert run(workdir) == 0
+    assert "finished" in capsys.readouterr().out
+    assert contents(workdir) == before
+
+
+def test_other_configuration_is_refused_and_loses_nothing(workdir, capsys):
+    before = contents(workdir)
+    with pytest.raises(SystemExit) as exit_:
+        run(workdir, "batch_size=16", "seed=1")
+    message = capsys.readouterr().err
+    assert exit_.value.code == 2
+    assert "Different: batch_size (32 there, 16 now), seed (0 there, 1 now)." in message
+    assert message.count("\n") == 1
+    assert contents(workdir) == before
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model=resnet21"], "`name` must be one of resnet20"),
+        (["conv=conv"], "`conv` must be"),
+        (["kernel_sizes=2", "conv=multiception"], "`kernel_sizes` must list"),
+        (["dataset=digit"], "`dataset` must be one of cifar10, digits"),
+        (["train_split=training"], "`split` must be one of train, test"),
+        (["batch_size=101"], "`batch_size` must be at most"),
+    ],
+)
+def test_bad_recipes_leave_no_folder(tmp_path, capsys, overrides, message):
+    with pytest.raises(SystemExit) as exit_:
+        run(tmp_path / "new", *overrides)
+    assert exit_.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_folder_of_something_else_is_refused(tmp_path, capsys):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(SystemExit, match="2"):
+        run(tmp_path)
+    assert "`workdir` must be a new or empty folder" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_foreign_config_is_refused(tmp_path, capsys):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(SystemExit, match="2"):
+        run(tmp_path)
+    assert "config.json is not that of a training run" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_loss_that_is_not_finite_stops_the_run(tmp_path, capsys):
+    assert run(tmp_path / "run", "learning_rate=1e30") == 1
+    message = capsys.readouterr().err
+    assert "in epoch 1, step 2; 0 epochs are saved. Try a lower learning_rate" in message
+    assert not (tmp_path / "run" / "model.keras").exists()
+
+
+@pytest.mark.slow
+def test_ten_percent_of_cifar10(tmp_path, shared_tfds):
+    workdir = tmp_path / "cifar10"
+    overrides = ("train_split=train[:10%]", "test_split=test[:10%]")
+    recipe = "resnet20_multiception_cifar10"
+    assert run(workdir, *overrides, recipe=recipe, data_dir=shared_tfds) == 0
+    metrics = read_json(workdir / "metrics.json")
+    assert metrics["train"]["examples"] == 5000
+    assert metrics["test"]["top1"] > 0.15
+    with (workdir / "history.csv").open() as file:
+        losses = [float(row["loss"]) for row in csv.DictReader(file)]
+    assert losses[1] < losses[0] < math.log(10) + 0.2
+
+
+@pytest.mark.slow
+def test_digits_recipe_reaches_its_accuracy(tmp_path):
+    workdir = tmp_path / "digits"
+    arguments = ["--recipe", "resnet20_multiception_digits", "--workdir", str(workdir)]
+    assert train.main(arguments) == 0
+    assert read_json(workdir / "metrics.json")["test"]["top1"] > 0.97

@@ -1,0 +1,100 @@
+"""Measure a trained network on a split of a data set.
+
+python -m training.evaluate --run runs/digits
+python -m training.evaluate --model model.keras --dataset cifar10 --split "test[:10%]"
+"""
+
+import pathlib
+import sys
+
+from training.cli import Parser
+from training.run_folder import RunFolder, write_json
+
+
+def main(argv=None):
+    """Evaluate from the command line.
+
+    Args:
+        argv: List of arguments; the default is the process's.
+
+    Returns:
+        The exit code: 0. Bad usage exits with 2 and one line on the standard error.
+    """
+    parser = Parser(prog="python -m training.evaluate", description=__doc__.splitlines()[0])
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--run", help="folder of a finished training run")
+    source.add_argument("--model", help="a .keras file or the version folder of a SavedModel")
+    parser.add_argument("--dataset", help="data set; of a run, by default its own")
+    parser.add_argument("--split", help="split; of a run, by default its own, else test")
+    parser.add_argument("--data_dir", help="directory of prepared TensorFlow Datasets")
+    parser.add_argument("--batch_size", type=int, default=256, help="images at once")
+    parser.add_argument("--json", help="file to write the result to as well")
+    args = parser.parse_args(argv)
+    try:
+        result = _evaluate(args)
+        if args.json:
+            write_json(args.json, result)
+    except (ValueError, OSError) as error:
+        parser.error(error)
+    print(_format_table(result))
+    return 0
+
+
+def _evaluate(args):
+    if args.batch_size < 1:
+        raise ValueError(f"`batch_size` must be at least 1. Received: batch_size={args.batch_size}")
+    dataset, split, trained_on = args.dataset, args.split or "test", None
+    path = pathlib.Path(args.model or RunFolder(args.run).model)
+    if args.run:
+        config = RunFolder(args.run).config()
+        if config is None or not path.is_file():
+            raise ValueError(
+                f"`run` must be the folder of a finished training run. Received: run={args.run}"
+            )
+        trained_on = config["recipe"]["dataset"]
+        dataset = dataset or trained_on
+        split = args.split or config["recipe"]["test_split"]
+    elif dataset is None:
+        raise ValueError("`dataset` must be given with `model`. Received: dataset=None")
+    elif not path.exists():
+        raise ValueError(f"`model` must be a file or folder that exists. Received: model={path}")
+
+    from training import data, metrics  # imports TensorFlow, which takes seconds
+
+    model = metrics.load_model(path)
+    images, labels = data.load(dataset, split, args.data_dir)
+    result = metrics.evaluate_model(
+        model, images, labels, dataset=dataset, trained_on=trained_on, batch_size=args.batch_size
+    )
+    return {
+        "model": str(path),
+        "dataset": dataset,
+        "split": split,
+        "parameters": metrics.count_parameters(model),
+        **result,
+    }
+
+
+def _format_table(result):
+    """Lay out a result of `_evaluate` for reading."""
+    parameters = result["parameters"]
+    rows = [
+        ("examples", f"{result['examples']:,}"),
+        ("loss", f"{result['loss']:.6f}"),
+        ("top-1", f"{result['top1']:.2%}"),
+        ("top-5", f"{result['top5']:.2%}"),
+    ]
+    if parameters:
+        counts = f"{parameters['trainable']:,} trainable, {parameters['total']:,} in all"
+        rows.append(("parameters", counts))
+    lines = [f"{name:<12} {value}" for name, value in rows]
+    width = max(len(entry["name"]) for entry in result["classes"])
+    lines += ["", f"{'class':<{width}}  {'examples':>8}  {'top-1':>7}"]
+    for entry in result["classes"]:
+        top1 = "-" if entry["top1"] is None else f"{entry['top1']:.2%}"
+        lines.append(f"{entry['name']:<{width}}  {entry['examples']:>8,}  {top1:>7}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,235 @@
+"""The folder of a training run: every file in it is either absent or whole.
+
+config.json     the recipe, the data's facts, versions and hardware, written first
+checkpoints/    the last two epochs: every variable, and the history until then
+history.csv     one row per epoch
+logs/           TensorBoard
+model.keras     the trained network, with class probabilities
+metrics.json    the final measurements, written last: a run with this file is finished
+"""
+
+import contextlib
+import csv
+import fcntl
+import json
+import os
+import pathlib
+import shutil
+from typing import Any
+
+import numpy as np
+
+KEPT_CHECKPOINTS = 2
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """Give a temporary path to write to, and move what is there to `path` at the end.
+
+    Whoever looks at `path` sees what was there before or the new content, never a part of it.
+
+    Args:
+        path: Path of the file or folder to make.
+
+    Yields:
+        A `pathlib.Path` beside `path` with the same suffix.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".partial-{path.name}")
+    _remove(temporary)
+    try:
+        yield temporary
+        for file in [temporary, *temporary.rglob("*")]:
+            _flush(file)
+        os.replace(temporary, path)
+        _flush(path.parent)
+    finally:
+        _remove(temporary)
+
+
+def write_json(path, value):
+    """Write a value as JSON, atomically.
+
+    Args:
+        path: Path of the file.
+        value: What `json.dumps` takes.
+    """
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n")
+
+
+class RunFolder:
+    """The folder of one run of one configuration.
+
+    Args:
+        path: Path of the folder; it need not exist.
+    """
+
+    def __init__(self, path):
+        self.path = pathlib.Path(path)
+        self.logs = self.path / "logs"
+        self.model = self.path / "model.keras"
+        self._config = self.path / "config.json"
+        self._metrics = self.path / "metrics.json"
+        self._checkpoints = self.path / "checkpoints"
+
+    def config(self):
+        """Return the configuration of the run, or `None` before it has begun."""
+        if not self._config.is_file():
+            return None
+        try:
+            config = json.loads(self._config.read_text())
+            return {key: config[key] for key in ("name", "recipe", "data", "versions", "hardware")}
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"config.json is not that of a training run. Received: {self._config}"
+            ) from error
+
+    def metrics(self):
+        """Return the final metrics, or `None` before the run has finished."""
+        return json.loads(self._metrics.read_text()) if self._metrics.is_file() else None
+
+    def check(self, config):
+        """Check that a run of this configuration may begin or go on here.
+
+        Args:
+            config: Dictionary with `name`, `recipe` and `data`.
+
+        Raises:
+            ValueError: If the folder holds a run of another configuration or something else.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"`workdir` must be a folder. Received: workdir={self.path}")
+        before = self.config()
+        if before is None:
+            if self.path.is_dir() and any(p.name[0] != "." for p in self.path.iterdir()):
+                raise ValueError(
+                    "`workdir` must be a new or empty folder or that of a run, and this one has "
+                    f"files but no config.json. Received: workdir={self.path}"
+                )
+            return
+        old, new = (
+            {"recipe": each["name"], **each["recipe"], **each["data"]}
+            for each in (before, json.loads(json.dumps(config)))
+        )
+        differing = [
+            f"{key} ({old.get(key)} there, {new.get(key)} now)"
+            for key in [*old, *(new.keys() - old.keys())]
+            if old.get(key) != new.get(key)
+        ]
+        if differing:
+            raise ValueError(
+                "`workdir` must not hold a run of another configuration; choose a new folder. "
+                f"Different: {', '.join(differing)}. Received: workdir={self.path}"
+            )
+
+    @contextlib.contextmanager
+    def lock(self):
+        """Hold the folder for this process; the lock goes with the process, killed or not.
+
+        Raises:
+            ValueError: If another process holds it or the folder cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise ValueError(
+                f"`workdir` cannot be written ({error.strerror}). Received: workdir={self.path}"
+            ) from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(
+                    "`workdir` is in use by another training process. "
+                    f"Received: workdir={self.path}"
+                ) from None
+            yield
+
+    def begin(self, config):
+        """Write the configuration, unless the run has begun before."""
+        if not self._config.is_file():
+            write_json(self._config, config)
+
+    def save_checkpoint(self, model, history):
+        """Save a compiled model and the rows of its history, and drop old checkpoints."""
+        with replacing(self._checkpoints / f"epoch_{len(history):04}") as folder:
+            folder.mkdir()
+            arrays: dict[str, Any] = {k: np.asarray(v) for k, v in _variables(model).items()}
+            np.savez(folder / "variables.npz", **arrays)
+            (folder / "history.json").write_text(json.dumps(history))
+        self._write_history(history)
+        for old in self._epochs()[:-KEPT_CHECKPOINTS]:
+            shutil.rmtree(old)
+
+    def load_checkpoint(self, model):
+        """Bring a compiled model to the last checkpoint.
+
+        Returns:
+            The rows of the history until then, one per epoch; empty without a checkpoint.
+
+        Raises:
+            ValueError: If the checkpoint is of another model.
+        """
+        if not self._epochs():
+            return []
+        last = self._epochs()[-1]
+        variables = _variables(model)
+        with np.load(last / "variables.npz") as saved:
+            expected = {name: tuple(v.shape) for name, v in variables.items()}
+            if {name: array.shape for name, array in saved.items()} != expected:
+                raise ValueError(
+                    "`workdir` has a checkpoint whose variables are not those of the model; was "
+                    f"it written by another version? Received: workdir={self.path}"
+                )
+            for name, variable in variables.items():
+                variable.assign(saved[name])
+        history = json.loads((last / "history.json").read_text())
+        self._write_history(history)
+        return history
+
+    def finish(self, metrics):
+        """Write the final metrics; the run is finished."""
+        write_json(self._metrics, metrics)
+
+    def _epochs(self):
+        return sorted(self._checkpoints.glob("epoch_*"), key=lambda p: int(p.name[6:]))
+
+    def _write_history(self, history):
+        with replacing(self.path / "history.csv") as temporary, temporary.open("w") as file:
+            writer = csv.DictWriter(file, history[0], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(history)
+
+
+def _variables(model):
+    """Name all state of a compiled model: weights, states of generators, optimiser.
+
+    `model.save_weights` is not enough: it leaves out the states of the random generators of
+    layers such as `Dropout`.
+    """
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+    owners = {"model": model, "optimizer": model.optimizer}
+    return {
+        f"{name}/{i}": variable
+        for name, owner in owners.items()
+        for i, variable in enumerate(owner.variables)
+    }
+
+
+def _flush(path):
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path):
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
