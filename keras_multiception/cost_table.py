@@ -1,0 +1,257 @@
+"""The result of `km.cost`, and its tables."""
+
+import csv
+import dataclasses
+import io
+import re
+
+
+@dataclasses.dataclass(frozen=True)
+class ReceptiveField:
+    """What one position of a feature map sees of the image.
+
+    Attributes:
+        size: Its extent along each axis of the image, in pixels; it may reach beyond the border.
+        strides: Distance of the centres of two neighbours, along each axis, in pixels.
+    """
+
+    size: tuple
+    strides: tuple
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerCost:
+    """What one layer costs in one inference of one image.
+
+    Attributes:
+        name: Its name; behind that of the model or layer that holds it, if any, and a slash.
+        kind: The name of its class.
+        output_shape: Shape of its output without the batch axis; a tuple of shapes for several.
+        trainable_parameters: Number of trainable weights not counted at an earlier layer.
+        non_trainable_parameters: Number of the other weights not counted at an earlier layer.
+        multiply_adds: Number of multiply-adds; `None` where they are unknown.
+        peak_memory: Bytes of all activations that exist while it runs.
+        receptive_field: `ReceptiveField` of its output; `None` where it is unknown.
+    """
+
+    name: str
+    kind: str
+    output_shape: tuple
+    trainable_parameters: int
+    non_trainable_parameters: int
+    multiply_adds: int | None
+    peak_memory: int
+    receptive_field: ReceptiveField | None
+
+    @property
+    def parameters(self):
+        """Number of weights not counted at an earlier layer."""
+        return self.trainable_parameters + self.non_trainable_parameters
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What a network, or one stage of it, costs in one inference of one image.
+
+    `str(cost)` is its table.
+
+    Attributes:
+        name: Name of the model or stage.
+        input_shape: Shape of the model's input without the batch axis; a tuple of shapes for
+            several.
+        layers: Tuple with a `LayerCost` for each step, in the order in which Keras runs them.
+    """
+
+    name: str
+    input_shape: tuple
+    layers: tuple[LayerCost, ...]
+
+    @property
+    def kind(self):
+        """The number of layers, in words."""
+        return f"{len(self.layers)} layers"
+
+    @property
+    def output_shape(self):
+        """Shape of the last layer's output without the batch axis."""
+        return self.layers[-1].output_shape
+
+    @property
+    def trainable_parameters(self):
+        """Number of trainable weights."""
+        return sum(layer.trainable_parameters for layer in self.layers)
+
+    @property
+    def non_trainable_parameters(self):
+        """Number of weights that training does not touch with a gradient."""
+        return sum(layer.non_trainable_parameters for layer in self.layers)
+
+    @property
+    def parameters(self):
+        """Number of weights."""
+        return self.trainable_parameters + self.non_trainable_parameters
+
+    @property
+    def multiply_adds(self):
+        """Number of multiply-adds, of `unknown_layers` none."""
+        return sum(layer.multiply_adds or 0 for layer in self.layers)
+
+    @property
+    def unknown_layers(self):
+        """Names of the layers whose multiply-adds are unknown."""
+        return tuple(layer.name for layer in self.layers if layer.multiply_adds is None)
+
+    @property
+    def peak_memory(self):
+        """Bytes of activations that exist at the same time, at most."""
+        return max(layer.peak_memory for layer in self.layers)
+
+    @property
+    def receptive_field(self):
+        """`ReceptiveField` of the last layer's output."""
+        return self.layers[-1].receptive_field
+
+    @property
+    def stages(self):
+        """A dictionary from the stages' names to a `Cost` each; empty for a model without stages.
+
+        A layer belongs to the stage that its name begins with, `stem` or `stage1`, `stage2` and
+        so on, and to `top` if it has none.
+        """
+        stages: dict[str, list] = {}
+        for layer in self.layers:
+            match = re.match(r"(stem|stage\d+)_", layer.name)
+            stages.setdefault(match[1] if match else "top", []).append(layer)
+        if set(stages) <= {"top"}:
+            return {}
+        return {
+            name: dataclasses.replace(self, name=name, layers=tuple(layers))
+            for name, layers in stages.items()
+        }
+
+    def to_table(self):
+        """Lay out the costs by layer and by stage for a terminal.
+
+        Returns:
+            A string of several lines.
+        """
+        return "\n\n".join(self._sections(aligned))
+
+    def to_markdown(self):
+        """Lay out the costs by layer and by stage as Markdown.
+
+        Returns:
+            A string of several lines.
+        """
+        return "\n\n".join(self._sections(markdown))
+
+    def to_csv(self):
+        """Write the costs by layer as comma-separated values, in plain numbers.
+
+        Returns:
+            A string with a line of headings and a line for each layer.
+        """
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        fields = [field.name for field in dataclasses.fields(LayerCost)]
+        writer.writerow([*fields[:-1], "receptive_field", "stride"])
+        for layer in self.layers:
+            writer.writerow(
+                [
+                    layer.name,
+                    layer.kind,
+                    _shape(layer.output_shape),
+                    *(getattr(layer, field) for field in fields[3:-1]),
+                    *_field(layer.receptive_field),
+                ]
+            )
+        return text.getvalue()
+
+    def __str__(self):
+        return self.to_table()
+
+    def _sections(self, layout):
+        total = dataclasses.replace(self, name="total")
+        yield f"{self.name}, one image of {_shape(self.input_shape)}"
+        yield layout([_HEADINGS, *map(_row, (*self.layers, total))])
+        if len(self.stages) > 1:
+            headings = ("stage", "", *_HEADINGS[2:])
+            yield layout([headings, *map(_row, (*self.stages.values(), total))])
+        if self.unknown_layers:
+            yield f"Multiply-adds unknown and left out: {', '.join(self.unknown_layers)}"
+
+
+def aligned(rows, left=3):
+    """Lay out rows for a terminal.
+
+    Args:
+        rows: List of equally long tuples of strings, the headings first.
+        left: Integer, how many columns are aligned left; the others are aligned right.
+
+    Returns:
+        A string of several lines.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column < left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+def markdown(rows, left=3):
+    """Lay out rows as a Markdown table.
+
+    Args:
+        rows: List of equally long tuples of strings, the headings first.
+        left: Integer, how many columns are aligned left; the others are aligned right.
+
+    Returns:
+        A string of several lines.
+    """
+    headings, *body = rows
+    rules = [":--" if column < left else "--:" for column in range(len(headings))]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (headings, rules, *body))
+
+
+_HEADINGS = (
+    "layer",
+    "type",
+    "output",
+    "trainable",
+    "non-trainable",
+    "multiply-adds",
+    "peak memory",
+    "sees",
+    "stride",
+)
+
+
+def _row(cost):
+    known = cost.multiply_adds is not None
+    at_least = ">= " if isinstance(cost, Cost) and cost.unknown_layers else ""
+    return (
+        cost.name,
+        cost.kind,
+        _shape(cost.output_shape),
+        f"{cost.trainable_parameters:,}",
+        f"{cost.non_trainable_parameters:,}",
+        f"{at_least}{cost.multiply_adds:,}" if known else "unknown",
+        f"{cost.peak_memory / 1024:,.1f} KiB",
+        *_field(cost.receptive_field),
+    )
+
+
+def _shape(shape):
+    if any(isinstance(entry, tuple) for entry in shape):
+        return " + ".join(map(_shape, shape))
+    return "x".join(map(str, shape)) or "1"
+
+
+def _field(field):
+    if field is None:
+        return "unknown", "unknown"
+    strides = field.strides[:1] if len(set(field.strides)) == 1 else field.strides
+    return "x".join(map(str, field.size)), "x".join(map(str, strides))

@@ -1,0 +1,337 @@
+import csv
+import io
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from layer_checks import forward_backward
+
+import keras_multiception as km
+from keras_multiception.cost_table import ReceptiveField
+
+# Trainable parameters, measured on the code that the paper's authors released.
+RELEASED_PARAMETERS = {
+    ("resnet20", 10): (272474, 166858, 269848, 189434),
+    ("resnet50", 10): (758554, 443498, 752188, 509434),
+    ("resnet50", 100): (764404, 449348, 758038, 515284),
+    ("resnet50", 1000): (822904, 507848, 816538, 573784),
+    ("seresnet56", 10): (867866, 510922, 860752, 585530),
+    ("shakeshake26", 10): (26777546, 16035818, 27065290, 17565354),
+    ("shakeshake26", 100): (26812196, 16070468, 27099940, 17600004),
+    ("mobilenetv2", 10): (None, 2236330, None, 2252634),
+}
+# Its Shake-Shake counts shortcuts that blocks of unchanged shape hold and never use.
+UNUSED = {"shakeshake26": sum(3 * (width * width + 2 * width) for width in (96, 192, 384))}
+QUICK = {("resnet20", 10), ("mobilenetv2", 10)}
+CONVOLUTIONS = ("standard", "dsconv", "mixconv", "multiception")
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "conv", "parameters"),
+    [
+        pytest.param(
+            name,
+            classes,
+            conv,
+            count,
+            marks=[] if (name, classes) in QUICK else [pytest.mark.slow],
+            id=f"{name}-{classes}-{conv}",
+        )
+        for (name, classes), counts in RELEASED_PARAMETERS.items()
+        for conv, count in zip(CONVOLUTIONS, counts, strict=True)
+        if count is not None
+    ],
+)
+def test_parameters_are_those_of_the_released_code(name, classes, conv, parameters):
+    model = km.create_model(name, classes=classes, conv=conv)
+    cost = km.cost(model)
+    assert cost.trainable_parameters == parameters - UNUSED.get(name, 0)
+    assert cost.parameters == model.count_params()
+    assert cost.unknown_layers == ()
+
+
+def profiled_multiply_adds(model, shape):
+    """Half of the floating-point operations that TensorFlow's profiler sees in products."""
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import (
+        convert_variables_to_constants_v2,
+    )
+
+    function = tf.function(lambda x: model(x, training=False))
+    concrete = function.get_concrete_function(tf.TensorSpec((1, *shape)))
+    options = tf.compat.v1.profiler.ProfileOptionBuilder.float_operation()
+    report = tf.compat.v1.profiler.profile(
+        convert_variables_to_constants_v2(concrete).graph,
+        cmd="op",
+        options={**options, "output": "none"},
+    )
+    products, total = {"Conv2D", "DepthwiseConv2dNative", "MatMul"}, 0
+    while report.children:
+        (report,) = report.children
+        total += report.float_ops if report.name in products else 0
+    return total / 2
+
+
+def mixed_model():
+    """Layers of many kinds: dilation, groups, a separable convolution, a shared and a dense one."""
+    x = inputs = keras.Input((None, None, 3))
+    x = layers.Conv2D(8, (3, 5), dilation_rate=2)(x)
+    x = layers.SeparableConv2D(12, 3, strides=2, depth_multiplier=2, padding="same")(x)
+    x = layers.MaxPooling2D(3, strides=2)(x)
+    shared = layers.Conv2D(12, 1)
+    x = layers.Add()([shared(x), shared(shared(x))])
+    x = km.layers.MixConv2D(kernel_sizes=(3, 5), strides=2, depthwise=True)(x)
+    x = km.layers.MulticeptionConv2D(9, 3, strides=2)(x)
+    x = layers.Dense(7)(x)
+    return keras.Model(inputs, x)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's profiler")
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (km.ResNet20, (32, 32, 3)),
+        (lambda: km.ResNet20(conv="mixconv"), (32, 32, 3)),
+        (lambda: km.ResNet20(include_top=False), (37, 26, 3)),
+        (lambda: km.create_model("mobilenetv2", alpha=0.35), (96, 96, 3)),
+        (mixed_model, (62, 50, 3)),  # even sizes: TensorFlow pads what it dilates to a multiple
+    ],
+)
+def test_multiply_adds_are_half_of_what_the_tensorflow_profiler_counts(make, shape):
+    model = make()
+    assert km.cost(model, shape).multiply_adds == profiled_multiply_adds(model, shape)
+
+
+def test_multiply_adds_of_layers_the_profiler_does_not_know():
+    x = keras.Input((6, 4, 3))
+    assert km.cost(keras.Model(x, layers.Conv2DTranspose(5, 3, 2)(x))).multiply_adds == (
+        6 * 4 * 3 * 9 * 5
+    )
+    x = keras.Input((20, 3))
+    assert km.cost(keras.Model(x, layers.Conv1D(5, 3, groups=1)(x))).multiply_adds == (
+        18 * 3 * 3 * 5
+    )
+    x = keras.Input((20,), dtype="int32")
+    assert km.cost(keras.Model(x, layers.Embedding(50, 8)(x))).multiply_adds == 0
+
+
+@pytest.mark.backend
+def test_nested_and_shared_layers():
+    inner = keras.Sequential(
+        [
+            keras.Input((8, 8, 2)),
+            layers.Conv2D(4, 3, name="a"),
+            layers.BatchNormalization(name="b"),
+        ],
+        name="inner",
+    )
+    x = keras.Input((8, 8, 2))
+    model = keras.Model(x, layers.Concatenate(name="both")([inner(x), inner(x)]))
+    cost = km.cost(model)
+    assert [layer.name for layer in cost.layers] == ["inner/a", "inner/b"] * 2 + ["both"]
+    assert cost.parameters == model.count_params()
+    assert cost.multiply_adds == 2 * 36 * 9 * 2 * 4
+    assert [layer.parameters for layer in cost.layers] == [76, 16, 0, 0, 0]
+
+
+def test_frozen_weights_are_not_trainable():
+    model = km.ResNet20()
+    model.get_layer("stage1_block1_conv1").trainable = False
+    cost = km.cost(model)
+    frozen = model.get_layer("stage1_block1_conv1").count_params()
+    assert cost.parameters == model.count_params()
+    assert cost.trainable_parameters == 189434 - frozen + 2 * (48 + 16)
+
+
+@pytest.mark.backend
+def test_peak_memory_by_hand():
+    x = keras.Input((4, 4, 1))
+    a = layers.Conv2D(2, 1, name="a")(x)
+    b = layers.Conv2D(3, 1, name="b")(a)
+    c = layers.Conv2D(2, 1, name="c")(b)
+    model = keras.Model(x, layers.Add(name="sum")([a, c]))
+    # pixels of 4 bytes: x + a, a + b, a + b + c, a + c + sum
+    expected = [16 * 4 * channels for channels in (1 + 2, 2 + 3, 2 + 3 + 2, 2 + 2 + 2)]
+    cost = km.cost(model)
+    assert [layer.peak_memory for layer in cost.layers] == expected
+    assert cost.peak_memory == max(expected)
+
+
+@pytest.mark.backend
+def test_an_output_in_the_middle_stays_in_memory():
+    x = keras.Input((4,))
+    a = layers.Dense(4)(x)
+    b = layers.Dense(4)(a)
+    c = layers.Dense(4)(b)
+    assert [step.peak_memory for step in km.cost(keras.Model(x, c)).layers] == [32, 32, 32]
+    assert [step.peak_memory for step in km.cost(keras.Model(x, [a, c])).layers] == [32, 32, 48]
+
+
+def test_activations_have_the_compute_dtype():
+    shape = (32, 32, 3)
+    single = km.cost(km.ResNet20(include_top=False), shape)
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    half = km.cost(km.ResNet20(include_top=False), shape)
+    assert half.peak_memory * 2 == single.peak_memory
+    assert half.multiply_adds == single.multiply_adds
+
+
+def sees(model, length=63):
+    """The extent of the input that reaches the middle of the output, measured by its gradient."""
+    model.set_weights([np.full(w.shape, 0.1) for w in model.get_weights()])
+    x = np.ones((1, length, length, 1), "float32")
+    shape = keras.ops.shape(model(x))
+    dy = np.zeros(shape, "float32")
+    dy[0, shape[1] // 2, shape[2] // 2] = 1
+    _, dx, _ = forward_backward(model, x, dy, training=False)
+    return tuple(np.ptp(axis) + 1 for axis in np.nonzero(dx)[1:3])
+
+
+def plain(x):
+    x = layers.Conv2D(1, (3, 5), dilation_rate=(2, 1), padding="same")(x)
+    x = layers.AveragePooling2D(2)(x)
+    return layers.Conv2D(1, 3, strides=2, padding="same")(x)
+
+
+def branched(x):
+    x = km.layers.MulticeptionConv2D(2, (3, (5, 7)), strides=2)(x)
+    y = km.layers.MixConv2D(2, (3, 5), strides=2, depthwise=False)(x)
+    z = layers.Conv2D(2, 1, strides=2)(x)
+    return layers.Conv2D(2, 3, padding="same")(layers.Add()([y, z]))
+
+
+def encoder_decoder(x):
+    x = layers.ZeroPadding2D(2)(x)
+    x = layers.Conv2D(1, 3, strides=4)(x)
+    x = layers.Conv2DTranspose(1, 4, strides=2)(x)
+    x = layers.UpSampling2D(2)(x)
+    return layers.Cropping2D(1)(x)
+
+
+@pytest.mark.parametrize(
+    ("build", "size", "strides"),
+    [
+        (plain, (10, 10), (4, 4)),
+        (branched, (21, 23), (4, 4)),
+        (encoder_decoder, (7, 7), (1, 1)),
+    ],
+)
+def test_receptive_field_is_what_the_gradient_reaches(build, size, strides):
+    x = keras.Input((63, 63, 1))
+    model = keras.Model(x, build(x))
+    assert km.cost(model).receptive_field == ReceptiveField(size, strides)
+    assert sees(model) == size
+
+
+def test_receptive_field_of_known_networks():
+    vgg = km.cost(keras.applications.VGG16(weights=None, include_top=False), (224, 224, 3))
+    assert vgg.receptive_field == ReceptiveField((212, 212), (32, 32))
+    stages = km.cost(km.ResNet20(conv="standard")).stages
+    assert stages["stage1"].receptive_field == ReceptiveField((15, 15), (1, 1))
+    assert stages["top"].receptive_field == ReceptiveField((32, 32), (32, 32))
+
+
+def test_receptive_field_beyond_the_rules_is_unknown():
+    x = keras.Input((8, 8, 3))
+    sliced = x[:, ::2]
+    pooled = layers.GlobalMaxPooling2D()(sliced)
+    fields = [step.receptive_field for step in km.cost(keras.Model(x, pooled)).layers]
+    assert fields == [None, ReceptiveField((8, 8), (8, 8))]
+
+
+@keras.saving.register_keras_serializable("test_cost")
+class Kernel(layers.Layer):
+    def build(self, input_shape):
+        self.kernel = self.add_weight(shape=(input_shape[-1], 2))
+
+    def call(self, x):
+        return keras.ops.matmul(x, self.kernel)
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], 2)
+
+
+@pytest.mark.backend
+def test_unknown_arithmetic_is_never_counted_as_none():
+    x = keras.Input((5, 4))
+    y = layers.Dense(2, name="dense")(Kernel(name="kernel")(x))
+    y = layers.MultiHeadAttention(1, 2, name="attention")(y, y)
+    y = layers.LSTM(3, return_sequences=True, name="lstm")(y)
+    y = layers.TimeDistributed(layers.Dense(2), name="wrapped")(y)
+    y = layers.Dot(2, name="dot")([y, y])
+    model = keras.Model(x, keras.ops.matmul(y, y))
+    cost = km.cost(model)
+    assert cost.unknown_layers[:-1] == ("kernel", "attention", "lstm", "wrapped", "dot")
+    assert cost.unknown_layers[-1].startswith("matmul")
+    assert cost.parameters == model.count_params()
+    assert cost.multiply_adds == 5 * 2 * 2
+    assert "unknown" in str(cost)
+    assert ">= 20" in str(cost)
+    assert str(cost).endswith(", ".join(cost.unknown_layers))
+
+
+@pytest.mark.backend
+def test_tables():
+    cost = km.cost(km.ResNet20())
+    rows = list(csv.DictReader(io.StringIO(cost.to_csv())))
+    assert len(rows) == len(cost.layers)
+    assert sum(int(row["multiply_adds"]) for row in rows) == cost.multiply_adds
+    assert sum(int(row["trainable_parameters"]) for row in rows) == 189434
+    assert rows[3]["name"] == "stage1_block1_conv1/depthwise_0"
+    assert rows[3]["output_shape"] == "32x32x16"
+    assert rows[3]["receptive_field"] == "5x5"
+
+    lines = cost.to_markdown().splitlines()
+    assert {line.count("|") for line in lines if line.startswith("|")} == {10}
+    assert "189,434" in lines[-1]
+    assert str(cost) == cost.to_table()
+    assert max(map(len, str(cost).splitlines())) < 160
+
+
+def test_stages_share_out_the_total():
+    cost = km.cost(km.ResNet20())
+    assert list(cost.stages) == ["stem", "stage1", "stage2", "stage3", "top"]
+    for attribute in ("parameters", "trainable_parameters", "multiply_adds"):
+        shares = [getattr(stage, attribute) for stage in cost.stages.values()]
+        assert sum(shares) == getattr(cost, attribute)
+    assert max(stage.peak_memory for stage in cost.stages.values()) == cost.peak_memory
+    vgg = km.cost(keras.applications.VGG16(weights=None, include_top=False), (32, 32, 3))
+    assert vgg.stages == {}
+    assert "stage" not in str(vgg)
+
+
+@pytest.mark.backend
+def test_several_inputs():
+    image, vector = keras.Input((None, None, 3)), keras.Input((4,))
+    pooled = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3)(image))
+    model = keras.Model([image, vector], layers.Dense(2)(layers.Add()([pooled, vector])))
+    cost = km.cost(model, [(8, 8, 3), (4,)])
+    assert cost.multiply_adds == 36 * 9 * 3 * 4 + 4 * 2
+    assert cost.receptive_field == ReceptiveField((8, 8), (8, 8))
+    assert "8x8x3 + 4" in str(cost)
+
+
+@pytest.mark.parametrize(
+    "input_shape",
+    [None, (32, 32), (32, 32, 4), (0, 32, 3), (None, 32, 3), 32, [(8, 8, 3), (8, 8, 3)], "32"],
+)
+def test_the_input_must_have_a_size(input_shape):
+    x = keras.Input((None, None, 3))
+    model = keras.Model(x, layers.Conv2D(2, 3)(x))
+    with pytest.raises(ValueError, match="`input_shape` must give the size"):
+        km.cost(model, input_shape)
+
+
+def test_the_model_must_have_a_graph():
+    for model in (keras.Sequential([layers.Dense(2)]), layers.Dense(2), None):
+        with pytest.raises(ValueError, match="`model` must be a Functional model"):
+            km.cost(model, (4,))
+
+
+def test_the_model_stays_as_it_was():
+    model = km.ResNet20()
+    config, nodes = model.get_config(), [len(layer._inbound_nodes) for layer in model.layers]
+    km.cost(model)
+    assert model.get_config() == config
+    assert [len(layer._inbound_nodes) for layer in model.layers] == nodes
