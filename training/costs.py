@@ -1,0 +1,197 @@
+"""Count what networks cost, from their graphs alone.
+
+    python -m training.costs resnet20 --conv dsconv --classes 100 --format markdown
+    python -m training.costs --table5
+    python -m training.costs --zoo --readme README.md
+
+The first prints what one network costs, by layer and by stage. `--table5` sets our parameters
+beside those of the paper's Table V. `--zoo` counts every network with every type of convolution
+and writes zoo_costs.csv, .md and .png; `--readme` also puts the tables into a README, between the
+lines `<!-- zoo -->` and `<!-- /zoo -->`.
+"""
+
+import csv
+import os
+import pathlib
+import re
+import sys
+
+from training.cli import Parser  # first, since it quiets TensorFlow
+
+# isort: split
+import keras_multiception as km
+from keras_multiception.cost_table import markdown
+from training.costs_table5 import table5
+
+CONVOLUTIONS = {
+    "standard": "standard",
+    "dsconv": "DSConv",
+    "mixconv": "MixConv",
+    "mixconv_depthwise": "MixConv, depthwise",
+    "multiception": "Multiception",
+}
+RESULTS = pathlib.Path(__file__).parent / "results"
+MARKERS = "<!-- zoo -->", "<!-- /zoo -->"
+
+
+def zoo():
+    """Count every network with every type of convolution that it takes.
+
+    Returns:
+        A dictionary from (model, conv) to a `Cost`.
+    """
+    costs = {}
+    for model in km.list_models():
+        for conv in CONVOLUTIONS:
+            try:
+                network = km.create_model(model, conv=conv)
+            except ValueError:  # not a type for this network
+                continue
+            costs[model, conv] = km.cost(network)
+    return costs
+
+
+def write_zoo(costs, folder):
+    """Write the counts of `zoo` as a CSV file, Markdown tables and a figure.
+
+    Args:
+        costs: What `zoo` returned.
+        folder: Path of the folder to write to.
+    """
+    from training.costs_figure import draw
+
+    folder.mkdir(parents=True, exist_ok=True)
+    columns = (
+        "trainable_parameters",
+        "non_trainable_parameters",
+        "multiply_adds",
+        "peak_memory",
+    )
+    with open(folder / "zoo_costs.csv", "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("model", "conv", "input_shape", "stage", *columns))
+        for (model, conv), cost in costs.items():
+            shape = "x".join(map(str, cost.input_shape))
+            for stage, part in {**cost.stages, "total": cost}.items():
+                counts = [getattr(part, column) for column in columns]
+                writer.writerow((model, conv, shape, stage, *counts))
+    figure = folder / "zoo_costs.png"
+    draw(costs, CONVOLUTIONS, figure)
+    text = zoo_markdown(costs, figure.name)
+    (folder / "zoo_costs.md").write_text(f"# What the networks cost\n\n{text}", encoding="utf-8")
+
+
+def zoo_markdown(costs, figure):
+    """Lay out the counts of `zoo` as Markdown.
+
+    Args:
+        costs: What `zoo` returned.
+        figure: String, the link to the figure.
+
+    Returns:
+        A string of several lines.
+    """
+    models = {model: cost for (model, _), cost in costs.items()}
+
+    def table(title, attribute):
+        rows = [(title, "input", *CONVOLUTIONS.values())]
+        for model, cost in models.items():
+            counts = [getattr(costs.get((model, conv)), attribute, None) for conv in CONVOLUTIONS]
+            cells = ["-" if count is None else f"{count:,}" for count in counts]
+            rows.append((f"`{model}`", "x".join(map(str, cost.input_shape)), *cells))
+        return markdown(rows, left=2)
+
+    return "\n\n".join(
+        (
+            table("trainable parameters", "trainable_parameters"),
+            table("multiply-adds of one image", "multiply_adds"),
+            "Ten classes; kernel sizes as in the paper; multiply-adds of convolutions and dense "
+            "layers. Written by `python -m training.costs --zoo`.",
+            f"![Parameters and multiply-adds by stage]({figure})\n",
+        )
+    )
+
+
+def write_readme(path, costs, folder):
+    """Put the tables of `zoo` into a README, between its markers.
+
+    Args:
+        path: Path of the README.
+        costs: What `zoo` returned.
+        folder: Path of the folder with the figure.
+    """
+    figure = os.path.relpath(folder / "zoo_costs.png", path.parent)
+    start, end = MARKERS
+    section = f"{start}\n{zoo_markdown(costs, pathlib.Path(figure).as_posix())}{end}"
+    path.write_text(
+        _section().sub(lambda _: section, path.read_text(encoding="utf-8")), encoding="utf-8"
+    )
+
+
+def _section():
+    start, end = map(re.escape, MARKERS)
+    return re.compile(f"{start}.*?{end}", re.DOTALL)
+
+
+def main(argv=None):
+    """Count from the command line.
+
+    Args:
+        argv: List of arguments; the default is the process's.
+
+    Returns:
+        The exit code: 0. Bad usage exits with 2 and one line on the standard error.
+    """
+    parser = Parser(prog="python -m training.costs", description=__doc__.splitlines()[0])
+    parser.add_argument("model", nargs="?", help=f"one of {', '.join(km.list_models())}")
+    parser.add_argument("--conv", default="multiception", help=f"one of {', '.join(CONVOLUTIONS)}")
+    parser.add_argument("--classes", type=int, default=10)
+    parser.add_argument("--input_size", type=int, help="height and width of the images")
+    parser.add_argument("--format", choices=("table", "markdown", "csv"), default="table")
+    parser.add_argument("--table5", action="store_true", help="compare with the paper's Table V")
+    parser.add_argument("--zoo", action="store_true", help="count every network")
+    parser.add_argument(
+        "--output", type=pathlib.Path, default=RESULTS, help="folder for the files of --zoo"
+    )
+    parser.add_argument(
+        "--readme", type=pathlib.Path, help="README for the tables of --zoo, at its markers"
+    )
+    args = parser.parse_args(argv)
+    if sum(map(bool, (args.model, args.table5, args.zoo))) != 1:
+        parser.error("one of a model, --table5 and --zoo must be given")
+    try:
+        if args.table5:
+            print(table5())
+        elif args.zoo:
+            _count_zoo(args)
+        else:
+            print(_count_model(args), end="" if args.format == "csv" else "\n")
+    except (ValueError, OSError) as error:
+        parser.error(error)
+    return 0
+
+
+def _count_model(args):
+    size = args.input_size
+    if size is not None and size < 1:
+        raise ValueError(f"`input_size` must be at least 1. Received: input_size={size}")
+    shape = {} if size is None else {"input_shape": (size, size, 3)}
+    model = km.create_model(args.model, conv=args.conv, classes=args.classes, **shape)
+    return getattr(km.cost(model), f"to_{args.format}")()
+
+
+def _count_zoo(args):
+    if args.readme and not _section().search(args.readme.read_text(encoding="utf-8")):
+        raise ValueError(
+            f"`readme` must have a section from {MARKERS[0]} to {MARKERS[1]}. "
+            f"Received: readme={args.readme}"
+        )
+    costs = zoo()
+    write_zoo(costs, args.output)
+    if args.readme:
+        write_readme(args.readme, costs, args.output)
+    print(f"Wrote zoo_costs.csv, zoo_costs.md and zoo_costs.png to {args.output}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
