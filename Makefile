@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+export TF_CPP_MIN_LOG_LEVEL := 2
 PYTEST := $(BIN)/python -m pytest
 
 .PHONY: help demo test test-slow test-torch lint clean
