@@ -30,6 +30,7 @@ from keras_multiception.applications import (
 from keras_multiception.blocks import conv_bn
 from keras_multiception.cost import cost
 from keras_multiception.saved_model import export_saved_model
+from keras_multiception.surgery import replace_convolutions
 from keras_multiception.torch_import import load_torch_state_dict
 from keras_multiception.version import __version__
 
@@ -58,4 +59,5 @@ __all__ = [
     "load_torch_state_dict",
     "optimizers",
     "preprocessing",
+    "replace_convolutions",
 ]

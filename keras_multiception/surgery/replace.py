@@ -1,0 +1,247 @@
+"""The rewriting of a network: a new model with other convolutions and the same of all else."""
+
+import collections
+import functools
+import itertools
+
+import keras
+import numpy as np
+from keras import layers, tree
+
+from keras_multiception.blocks import CHANNELS_LAST, conv_bn
+from keras_multiception.cost import cost
+from keras_multiception.layers.multiception_conv2d import MulticeptionConv2D
+from keras_multiception.surgery.calls import graph_of
+from keras_multiception.surgery.plan import plan_replacements
+
+
+def replace_convolutions(model, conv="multiception", kernel_sizes=None, where=None, verbose=True):
+    """Return a copy of a network in which the convolutions are Multiception.
+
+    Replaced are `Conv2D` larger than 1x1, `SeparableConv2D`, and `DepthwiseConv2D` together with
+    the 1x1 convolution behind it, also where a batch norm and an activation stand in between; in
+    nested models too. What cannot be replaced stays, and is listed with the reason: grouped
+    convolutions, channels first, classes derived from these, and depthwise convolutions with
+    anything else behind them, such as squeeze-and-excitation.
+
+    - *Kept*: all other layers with their names, shapes, weights, `trainable` and dtype policy;
+      which calls share a layer; the name of each replaced layer (of a pair that of the 1x1
+      convolution, whose output it makes), its stride, dilation, activation, `trainable`, dtype
+      policy, regularisers and constraints.
+    - *Positions*: the new kernels are centred on the pixels that the old ones were centred on,
+      whatever the padding. Where that is not how Multiception pads, a `ZeroPadding2D` and a
+      `Cropping2D`, `<name>_align_pad` and `<name>_align_crop`, stand around the new layer. (With
+      `padding="same"`, a stride above 1 and an unknown input size, only the shape is kept.)
+    - *Absorbed*: a batch norm directly behind becomes the one that Multiception ends in, with its
+      momentum, epsilon, scale and offset; a second one would only undo the first. A
+      `ZeroPadding2D` that serves the convolution alone becomes its padding. So do these layers
+      go, and what stood between a depthwise convolution and its 1x1 convolution.
+    - *Dropped*: the weights of the replaced convolutions (the new ones start at random, frozen
+      where the old ones were: unfreeze those before training), what `compile` set, and the class
+      of a model that is neither a plain Functional nor a plain Sequential one.
+
+    Args:
+        model: A Functional `keras.Model` or a built `keras.Sequential`; it stays as it is.
+        conv: Type of the new convolutions, as in `km.conv_bn`. All types but `"multiception"`
+            take neither dilation nor two different strides, do not take over regularisers and
+            constraints, and come as a nested model of the old name.
+        kernel_sizes: Kernel sizes of the new convolutions: one list for all, such as (3, 5); a
+            list of three, one for each third of the convolutions that can be replaced, from the
+            input on; or a function from the layer to a list. The default is the paper's:
+            (3, 5, 7), (3, 5) and (3, 3) for Multiception and callables, that of `km.conv_bn` for
+            the rest.
+        where: Which to replace: a function from a layer to a boolean, a list of names, or a
+            regular expression that matches whole names; a pair goes by its depthwise layer. The
+            default is all but those that read an image, of 4 channels or fewer, and those that
+            make an output of the model.
+        verbose: Boolean, whether to print what was replaced, the costs before and after, and
+            what was not replaced and why. `keras_multiception.surgery.plan_replacements` returns
+            the same as data, in advance.
+
+    Returns:
+        A new, uncompiled model.
+
+    Raises:
+        ValueError: If the model is not Functional or a built Sequential, a layer cannot be
+            rebuilt from its config, or an argument is out of its range.
+
+    Example:
+        >>> vgg = keras.applications.VGG16()
+        >>> model = km.replace_convolutions(vgg)
+        >>> model = km.replace_convolutions(vgg, kernel_sizes=(3, 5), where="block[45]_conv.")
+    """
+    sites = plan_replacements(model, conv, kernel_sizes, where)
+    new_model = _Surgeon(sites, conv).operate(model)
+    if verbose:
+        _report(model, new_model, sites, conv)
+    return new_model
+
+
+class _Surgeon:
+    """Rebuilds a model with other layers in some places."""
+
+    def __init__(self, sites, conv):
+        self.sites = [site for site in sites if site.reason is None]
+        # from a layer of the old model to those, one after the other, that take its place
+        self.successors = {layer: [] for site in self.sites for layer in site.absorbed}
+        self.successors.update((site.output, _new_layers(site, conv)) for site in self.sites)
+        self.replaced = set(self.successors)
+
+    def operate(self, model):
+        """Return the new model, with all that is kept of the old one."""
+        self.successors[model] = [self.rebuild(model)]
+        # a model comes behind its layers, and what it makes of `trainable` they may undo
+        for old, successors in reversed(self.successors.items()):
+            for new in successors if isinstance(old, layers.Layer) else ():
+                new.trainable = old.trainable
+                if old not in self.replaced and graph_of(old) is None:
+                    _copy_state(old, new)
+        for site in self.sites:
+            if site.batch_norm is not None:
+                (conv,) = (x for x in self.successors[site.output] if x.name == site.output.name)
+                _copy_batch_norm(site.batch_norm, conv)
+        return self.successors[model][0]
+
+    def rebuild(self, model):
+        """Return a copy of a model; its layers have new weights."""
+        graph = graph_of(model)
+        if isinstance(model, keras.Sequential):
+            old = [graph.inputs[0]._keras_history.operation, *model.layers]
+            return keras.Sequential([new for x in old for new in self.follow(x)], name=model.name)
+        inputs = tree.map_structure(
+            lambda x: self.follow(x._keras_history.operation)[0].output, model.input
+        )
+        outputs = graph._run_through_graph(inputs, call_fn=self.call)
+        return keras.Model(inputs, outputs, name=model.name)
+
+    def follow(self, operation):
+        """Return what takes the place of a layer, a model or an operation."""
+        if operation not in self.successors:
+            rebuild = _rebuild_layer if graph_of(operation) is None else self.rebuild
+            self.successors[operation] = [rebuild(operation)]
+        return self.successors[operation]
+
+    def call(self, operation, *args, **kwargs):
+        """Call what takes the place of a layer, a model or an operation."""
+        successors = self.follow(operation)
+        if not successors:
+            return tree.flatten((args, kwargs))[0]
+        first, *others = successors
+        return functools.reduce(lambda x, layer: layer(x), others, first(*args, **kwargs))
+
+
+def _new_layers(site, conv):
+    """Return the layers that take the place of `site.output`, one after the other."""
+    name = site.output.name
+    shared = {"dtype": site.output.dtype_policy, **CHANNELS_LAST}
+    pad = layers.ZeroPadding2D(site.padding, name=f"{name}_align_pad", **shared)
+    new = _multiception(site) if conv == "multiception" else _model_of(site, conv)
+    crop = layers.Cropping2D(site.cropping, name=f"{name}_align_crop", **shared)
+    needed = np.any(site.padding), True, np.any(site.cropping)
+    return list(itertools.compress((pad, new, crop), needed))
+
+
+def _multiception(site):
+    old, output, batch_norm = site.layer, site.output, site.batch_norm
+    kernels = {
+        "depthwise": (old, "kernel" if type(old) is layers.Conv2D else "depthwise"),
+        "pointwise": (output, "kernel" if type(output) is layers.Conv2D else "pointwise"),
+        "bias": (output, "bias"),
+    }
+    kept = {
+        f"{part}_{kind}": getattr(layer, f"{prefix}_{kind}")
+        for part, (layer, prefix) in kernels.items()
+        for kind in ("regularizer", "constraint")
+    }
+    if batch_norm is not None:
+        kept.update(momentum=batch_norm.momentum, epsilon=batch_norm.epsilon)
+    return MulticeptionConv2D(
+        output.filters,
+        site.kernel_sizes,
+        old.strides,
+        dilation_rate=old.dilation_rate,
+        activation=output.activation,
+        dtype=output.dtype_policy,
+        name=output.name,
+        **kept,
+    )
+
+
+def _model_of(site, conv):
+    """Return `km.conv_bn` as a model of its own, so that its names meet no others."""
+    old, output = site.layer, site.output
+    previous = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(output.dtype_policy)
+    try:
+        x = keras.Input((None, None, old.input_spec.axes[-1]))
+        y = conv_bn(x, output.filters, old.strides[0], site.kernel_sizes, conv, name="conv")
+        if output.activation is not keras.activations.linear:
+            y = layers.Activation(output.activation, name="activation")(y)
+    finally:
+        keras.config.set_dtype_policy(previous)
+    return keras.Model(x, y, name=output.name)
+
+
+def _rebuild_layer(layer):
+    """Return a layer or operation of the same config."""
+    if isinstance(layer, layers.Lambda):  # its function as it is: a config has no closures
+        return layers.Lambda(
+            layer.function,
+            output_shape=layer._output_shape,
+            mask=layer.mask,
+            arguments=layer.arguments,
+            dtype=layer.dtype_policy,
+            name=layer.name,
+        )
+    try:
+        return type(layer).from_config(layer.get_config())
+    except (NotImplementedError, TypeError) as error:
+        raise ValueError(
+            "`model` must consist of layers that can be rebuilt from their config. "
+            f"Received: a {type(layer).__name__} named {layer.name!r}"
+        ) from error
+
+
+def _copy_state(old, new):
+    for source, target in zip(old._flatten_layers(), new._flatten_layers(), strict=True):
+        state = {}
+        source.save_own_variables(state)
+        target.load_own_variables(state)
+        target.trainable = source.trainable
+
+
+def _copy_batch_norm(old, conv):
+    """Hand a batch norm on to the one at the end of a new convolution."""
+    if isinstance(conv, MulticeptionConv2D):
+        new = conv.pointwise_bn
+    else:
+        new = conv.layers[-1]
+        new.momentum, new.epsilon = old.momentum, old.epsilon
+    for part in ("gamma", "beta"):
+        if getattr(old, part) is not None:
+            getattr(new, part).assign(getattr(old, part))
+
+
+def _report(old, new, sites, conv):
+    left = collections.defaultdict(list)
+    for site in sites:
+        if site.reason is not None:
+            left[site.reason].append(site.layer.name)
+    replaced = len(sites) - sum(map(len, left.values()))
+    kind = getattr(conv, "__name__", conv)
+    print(f"{replaced} of {len(sites)} convolutions of the model {old.name!r} are now {kind}.")
+    for (label, before), after in zip(_costs(old).items(), _costs(new).values(), strict=True):
+        change = f"  ({after / before - 1:+.1%})" if before else ""
+        print(f"  {label:<13} {before:>15,} -> {after:>15,}{change}")
+    if left:
+        print("Not replaced:")
+    for reason, names in left.items():
+        print(f"  {', '.join(names)}: {reason}")
+
+
+def _costs(model):
+    try:
+        total = cost(model)
+    except ValueError:  # the size of the input is open, and so are the multiply-adds
+        return {"parameters": model.count_params()}
+    return {"parameters": total.parameters, "multiply-adds": total.multiply_adds}

@@ -1,0 +1,565 @@
+"""Surgery on networks: what is replaced, what is kept, and where the new kernels look."""
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from keras import layers, ops
+
+import keras_multiception as km
+from keras_multiception.surgery import plan_replacements
+
+applications = keras.applications
+
+
+def replace(model, **kwargs):
+    return km.replace_convolutions(model, verbose=False, **kwargs)
+
+
+def reasons(model, **kwargs):
+    return {site.layer.name: site.reason for site in plan_replacements(model, **kwargs)}
+
+
+def image_model(*body, shape=(12, 12, 8), **kwargs):
+    """A chain of layers, with a global pooling behind so that no convolution makes the output."""
+    x = inputs = keras.Input(shape)
+    for layer in body:
+        x = layer(x)
+    return keras.Model(inputs, layers.GlobalAveragePooling2D(name="pool")(x), **kwargs)
+
+
+def multiceptions(model):
+    flat = model._flatten_layers()
+    return {x.name: x for x in flat if isinstance(x, km.layers.MulticeptionConv2D)}
+
+
+def state(model):
+    return [keras.ops.convert_to_numpy(w) for w in model.weights]
+
+
+def randomize(model):
+    rng = np.random.default_rng(0)
+    for w in model.weights:
+        w.assign(rng.uniform(0.5, 1.5, w.shape) * 0.1)
+
+
+def check_kept(old, new, sites):
+    """Check that all but the replaced and absorbed layers are as they were."""
+    gone = {layer.name for site in sites if not site.reason for layer in site.absorbed}
+    replaced = {site.output.name for site in sites if not site.reason}
+    for layer in old.layers:
+        if layer.name in gone:
+            assert layer.name not in {x.name for x in new.layers}
+            continue
+        copy = new.get_layer(layer.name)
+        assert copy is not layer
+        assert copy.trainable == layer.trainable
+        assert copy.dtype_policy == layer.dtype_policy
+        if layer.name in replaced:
+            assert isinstance(copy, km.layers.MulticeptionConv2D)
+            names = {x.name for x in new.layers}
+            cropped = f"{layer.name}_align_crop"
+            copy = new.get_layer(cropped) if cropped in names else copy
+        else:
+            assert type(copy) is type(layer)
+            for a, b in zip(state(copy), state(layer), strict=True):
+                np.testing.assert_array_equal(a, b)
+        assert copy.output.shape == layer.output.shape, layer.name
+
+
+ZOO = {
+    "VGG16": ((32, 32, 3), {"include_top": False, "pooling": "avg"}, 12, {"block1_conv1"}),
+    "MobileNetV2": ((32, 32, 3), {"alpha": 0.35, "classes": 4}, 17, {"Conv1"}),
+    "ResNet50V2": ((64, 64, 3), {"classes": 4}, 16, {"conv1_conv"}),
+    "Xception": ((75, 75, 3), {"classes": 4}, 35, {"block1_conv1"}),
+    "EfficientNetV2B0": ((64, 64, 3), {"classes": 4}, 5, {"stem_conv"}),
+}
+QUICK = ("VGG16", "MobileNetV2")
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in ZOO]
+)
+def test_keras_applications(name, tmp_path, capsys):
+    shape, kwargs, count, left = ZOO[name]
+    model = getattr(applications, name)(weights=None, input_shape=shape, **kwargs)
+    randomize(model)
+    before, config = state(model), model.get_config()
+    sites = plan_replacements(model)
+    assert sum(site.reason is None for site in sites) == count
+    assert left <= {site.layer.name for site in sites if site.reason}
+
+    new = km.replace_convolutions(model)
+    assert f"{count} of {len(sites)} convolutions" in capsys.readouterr().out
+    check_kept(model, new, sites)
+    assert len(multiceptions(new)) == count
+    fewer = new.count_params() < model.count_params()
+    assert fewer == (name in ("VGG16", "ResNet50V2", "EfficientNetV2B0"))
+    assert model.get_config() == config
+    for a, b in zip(state(model), before, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+    x = np.random.default_rng(0).uniform(size=(2, *shape)).astype("float32")
+    y = ops.convert_to_numpy(new(x))
+    new.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(ops.convert_to_numpy(loaded(x)), y, rtol=1e-4, atol=1e-5)
+    new.compile("sgd", "mse", run_eagerly=True)
+    assert np.isfinite(new.fit(x, np.zeros_like(y), verbose=0).history["loss"][0])
+
+
+def test_surgery_makes_the_network_of_the_paper():
+    new = replace(km.ResNet20(conv="standard"), where=".*_conv1_conv")
+    paper = km.ResNet20(conv="multiception")
+    shapes = [[tuple(w.shape) for w in model.weights] for model in (new, paper)]
+    assert sorted(shapes[0]) == sorted(shapes[1])
+    sizes = [[x.kernel_sizes for x in multiceptions(model).values()] for model in (new, paper)]
+    assert sizes[0] == sizes[1]
+
+
+def test_squeeze_and_excitation_stays():
+    x = inputs = keras.Input((8, 8, 8))
+    x = layers.DepthwiseConv2D(3, padding="same", name="depthwise")(x)
+    x = layers.Activation("silu")(x)
+    x = layers.Multiply()([x, layers.GlobalAveragePooling2D(keepdims=True)(x)])
+    x = layers.Conv2D(4, 1)(x)
+    model = keras.Model(inputs, layers.Flatten()(x))
+    (reason,) = reasons(model).values()
+    assert reason.startswith("no plain 1x1 convolution stands behind it, but ")
+    assert "GlobalAveragePooling2D" in reason
+    assert "Multiply" in reason
+
+
+PADDINGS = st.sampled_from(["valid", "same", ((1, 1), (1, 1)), ((0, 1), (0, 1)), ((3, 0), (2, 4))])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.tuples(st.integers(5, 11), st.integers(5, 11)),
+    st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    st.integers(1, 2),
+    PADDINGS,
+)
+def test_new_kernels_look_where_the_old_ones_did(size, kernel_size, strides, dilation, padding):
+    assume(max(kernel_size) > 1)
+    assume(max(strides) == 1 or dilation == 1)
+    assume(dilation == 1 or all(k % 2 for k in kernel_size))  # the centre is a pixel of the kernel
+    assume(all(dilation * (k - 1) < n for k, n in zip(kernel_size, size, strict=True)))
+    check_positions(size, kernel_size, strides, dilation, padding)
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_positions_on_every_backend(padding):
+    check_positions((8, 9), (3, 5), (2, 2), 1, padding)
+
+
+def check_positions(size, kernel_size, strides, dilation, padding):
+    """Let the old and the new kernels return the pixels that they are centred on, and compare."""
+    explicit = not isinstance(padding, str)
+    x = inputs = keras.Input((*size, 2))
+    if explicit:
+        x = layers.ZeroPadding2D(padding, name="pad")(x)
+    y = layers.Conv2D(
+        2,
+        kernel_size,
+        strides,
+        padding="valid" if explicit else padding,
+        dilation_rate=dilation,
+        use_bias=False,
+        name="conv",
+    )(x)
+    model = keras.Model(inputs, y)
+    new = replace(model, where=["conv"])
+    assert new.output.shape == model.output.shape
+    assert not explicit or "pad" not in {layer.name for layer in new.layers}
+
+    kernel = np.zeros((*kernel_size, 2, 2))
+    kernel[(kernel_size[0] - 1) // 2, (kernel_size[1] - 1) // 2] = np.eye(2)
+    model.get_layer("conv").kernel.assign(kernel)
+    become_a_sampler(new.get_layer("conv"))
+    image = np.random.default_rng(0).normal(size=(1, *size, 2)).astype("float32")
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(new(image)), ops.convert_to_numpy(model(image)), atol=1e-5
+    )
+
+
+def become_a_sampler(layer):
+    """Let a Multiception layer return the pixels that its kernels are centred on."""
+    for conv in layer.depthwise_convs:
+        kernel = np.zeros(conv.kernel.shape)
+        kernel[kernel.shape[0] // 2, kernel.shape[1] // 2] = 1
+        conv.kernel.assign(kernel)
+    branches = len(layer.depthwise_convs)
+    eye = np.tile(np.eye(layer.filters), (branches, 1)) / branches
+    layer.pointwise_conv.kernel.assign(eye[None, None])
+    layer.pointwise_conv.bias.assign(np.zeros(layer.filters))
+    for bn in (layer.depthwise_bn, layer.pointwise_bn):
+        bn.moving_variance.assign(np.full(bn.moving_variance.shape, 1 - bn.epsilon))
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize("size", [15, 16])
+def test_unknown_sizes(padding, size):
+    model = image_model(
+        layers.Conv2D(4, 3, 2, padding), layers.Conv2D(4, 3, 2, padding), shape=(None, None, 8)
+    )
+    new = replace(model)
+    inner = keras.Model(new.input, new.get_layer("pool").input)
+    old = keras.Model(model.input, model.get_layer("pool").input)
+    x = np.ones((1, size, size + 3, 8), "float32")
+    assert inner(x).shape == old(x).shape
+
+
+def test_costs_of_unknown_sizes_are_parameters_only(capsys):
+    km.replace_convolutions(image_model(layers.Conv2D(8, 3, name="conv"), shape=(None, None, 8)))
+    out = capsys.readouterr().out
+    assert "1 of 1 convolutions" in out
+    assert "parameters" in out
+    assert "multiply-adds" not in out
+
+
+def test_report(capsys):
+    model = image_model(
+        layers.Conv2D(32, 3, name="a"), layers.Conv2D(32, 3, groups=4, name="b"), name="net"
+    )
+    km.replace_convolutions(model)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "1 of 2 convolutions of the model 'net' are now multiception."
+    assert lines[1].split()[:2] == ["parameters", f"{model.count_params():,}"]
+    assert lines[2].split()[0] == "multiply-adds"
+    assert lines[3:] == [
+        "Not replaced:",
+        "  b: its channels are in 4 groups, which the new one would mix",
+    ]
+
+
+@pytest.mark.backend
+def test_sequential():
+    model = keras.Sequential(
+        [
+            layers.Input((18, 18, 3), name="image"),
+            layers.Conv2D(8, 3, name="stem"),
+            layers.ZeroPadding2D(name="pad"),
+            layers.Conv2D(8, 3, 2, name="conv", activation="relu"),
+            layers.SeparableConv2D(8, 3, 2, "same", use_bias=False, name="separable"),
+            layers.BatchNormalization(momentum=0.5, epsilon=1e-2, name="bn"),
+            layers.Flatten(name="flatten"),
+            layers.Dense(2, name="dense"),
+        ],
+        name="net",
+    )
+    randomize(model)
+    sites = plan_replacements(model)
+    new = replace(model)
+    assert isinstance(new, keras.Sequential)
+    assert [new.name, new.inputs[0].name] == ["net", "image"]
+    check_kept(model, new, sites)
+    assert [layer.name for layer in new.layers] == [
+        "stem",
+        "conv",
+        "separable_align_pad",
+        "separable",
+        "separable_align_crop",
+        "flatten",
+        "dense",
+    ]
+    assert new.get_layer("conv").activation is keras.activations.relu
+    separable, bn = new.get_layer("separable"), model.get_layer("bn")
+    assert (separable.momentum, separable.epsilon) == (0.5, 1e-2)
+    for part in ("gamma", "beta"):
+        expected = ops.convert_to_numpy(getattr(bn, part))
+        actual = ops.convert_to_numpy(getattr(separable.pointwise_bn, part))
+        np.testing.assert_array_equal(actual, expected)
+
+
+@pytest.mark.backend
+def test_nested_models_shared_layers_several_inputs_and_outputs():
+    inner = [layers.Input((8, 8, 8)), layers.Conv2D(8, 3, padding="same", name="inner")]
+    block = keras.Sequential(inner, name="block")
+    shared = layers.Conv2D(8, 3, 2, padding="same", name="shared")
+    x = keras.Input((4, 4, 8))
+    head = keras.Model(x, layers.Conv2D(8, 3, name="deep")(x), name="head")
+    a, b = keras.Input((8, 8, 8), name="a"), keras.Input((8, 8, 8), name="b")
+    x, y = shared(block(a)), shared(block(b))
+    outputs = {"sum": layers.Add(name="add")([x, y]), "deep": head(y)}
+    model = keras.Model({"a": a, "b": b}, outputs)
+    block.trainable = False
+    new = replace(model)
+
+    assert set(multiceptions(new)) == {"inner", "shared", "deep"}
+    assert isinstance(new.get_layer("block"), keras.Sequential)
+    assert not new.get_layer("block").get_layer("inner").trainable
+    assert new.get_layer("shared").trainable
+    assert {k: x.shape for k, x in new.output.items()} == {k: x.shape for k, x in outputs.items()}
+    x, y = np.random.default_rng(0).normal(size=(2, 1, 8, 8, 8)).astype("float32")
+    results = [new({"a": x, "b": y})["sum"], new({"a": y, "b": x})["sum"]]
+    np.testing.assert_allclose(*map(ops.convert_to_numpy, results), atol=1e-5)
+
+
+def test_layer_shared_by_sizes_that_need_different_padding():
+    x = keras.Input((8, 8, 8))
+    conv = layers.Conv2D(8, 3, 2, padding="same", name="conv")
+    y = layers.GlobalAveragePooling2D()(conv(layers.Cropping2D(((0, 1), (0, 1)))(x)))
+    model = keras.Model(x, [y, layers.GlobalAveragePooling2D()(conv(x))])
+    assert "shared" in reasons(model)["conv"]
+
+
+class Own(layers.Conv2D):
+    pass
+
+
+class Stubborn(layers.Layer):
+    def __init__(self, function, **kwargs):
+        super().__init__(**kwargs)
+        self.function = function
+
+    def call(self, x):
+        return self.function(x)
+
+
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        (Own(8, 3), "it is of the class Own"),
+        (layers.Conv2D(8, 3, data_format="channels_first"), "its data format is"),
+        (layers.Conv2D(8, 3, groups=2), "its channels are in 2 groups"),
+        (layers.DepthwiseConv2D(3), "no plain 1x1 convolution stands behind it, but GlobalAverage"),
+    ],
+)
+def test_what_cannot_be_replaced(layer, reason):
+    (received,) = reasons(image_model(layer), where=lambda layer: True).values()
+    assert received.startswith(reason)
+
+
+def test_pointwise_convolutions_are_no_candidates():
+    assert reasons(image_model(layers.Conv2D(8, 1), layers.SeparableConv2D(8, 1))) == {}
+
+
+def test_image_and_output_stay_by_default():
+    x = keras.Input((12, 12, 3))
+    y = layers.Conv2D(8, 3, name="stem")(x)
+    y = layers.Conv2D(8, 3, name="body")(y)
+    y = layers.Conv2D(8, 3, name="head")(y)
+    model = keras.Model(x, y)
+    assert reasons(model) == {
+        "stem": "it reads the image",
+        "body": None,
+        "head": "it makes the model's output, which would be batch normalised",
+    }
+    assert set(multiceptions(replace(model, where=".*"))) == {"stem", "body", "head"}
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        (["conv2", "depthwise"], {"conv2", "pointwise"}),
+        ("conv.", {"conv1", "conv2", "conv3"}),
+        ("conv", None),
+        (lambda layer: layer.filters == 12, {"conv2"}),
+        ([], set()),
+    ],
+)
+def test_where(where, expected):
+    model = image_model(
+        layers.Conv2D(8, 3, name="conv1"),
+        layers.Conv2D(12, 3, name="conv2"),
+        layers.Conv2D(8, 3, name="conv3"),
+        *([] if callable(where) else [layers.DepthwiseConv2D(3, name="depthwise")]),
+        layers.Conv2D(8, 1, name="pointwise"),
+    )
+    if expected is None:
+        with pytest.raises(ValueError, match=r"`where` must .* Did you mean 'conv"):
+            replace(model, where=where)
+    else:
+        assert set(multiceptions(replace(model, where=where))) == expected
+
+
+@pytest.mark.parametrize("where", [["missing"], ["pool"], "(", 3])
+def test_bad_where(where):
+    with pytest.raises(ValueError, match="`where` must"):
+        replace(image_model(layers.Conv2D(8, 3, name="conv")), where=where)
+
+
+def test_kernel_sizes():
+    model = image_model(
+        *(layers.Conv2D(8 + i, 3, padding="same", name=f"conv{i}") for i in range(6))
+    )
+
+    def sizes(**kwargs):
+        return [site.kernel_sizes for site in plan_replacements(model, **kwargs)]
+
+    paper = [((3, 3), (5, 5), (7, 7)), ((3, 3), (5, 5)), ((3, 3), (3, 3))]
+    assert sizes() == [paper[i // 2] for i in range(6)]
+    assert sizes(where="conv5")[5] == paper[2]
+    assert sizes(kernel_sizes=5) == [((5, 5),)] * 6
+    assert sizes(kernel_sizes=[(3, 7), (3,), (5,)])[::2] == [((3, 3), (7, 7)), ((3, 3),), ((5, 5),)]
+    assert sizes(kernel_sizes=lambda layer: 3 + 2 * (layer.filters == 9))[:2] == [
+        ((3, 3),),
+        ((5, 5),),
+    ]
+    new = multiceptions(replace(model, kernel_sizes=(3, 5)))
+    assert {layer.kernel_sizes for layer in new.values()} == {((3, 3), (5, 5))}
+    for bad in (4, [(3,), (5,)], lambda layer: 2):
+        with pytest.raises(ValueError, match="`kernel_sizes` must"):
+            replace(model, kernel_sizes=bad)
+
+
+class Subclassed(keras.Model):
+    pass
+
+
+@pytest.mark.parametrize(
+    "make",
+    [Subclassed, lambda: keras.Sequential([layers.Conv2D(8, 3)]), lambda: layers.Conv2D(8, 3)],
+)
+def test_bad_model(make):
+    with pytest.raises(ValueError, match="`model` must be a Functional model or a built"):
+        replace(make())
+
+
+def test_bad_conv():
+    with pytest.raises(ValueError, match="`conv` must"):
+        replace(image_model(layers.Conv2D(8, 3)), conv="inception", kernel_sizes=lambda layer: 3)
+
+
+def test_layer_that_cannot_be_rebuilt():
+    model = image_model(layers.Conv2D(8, 3), layers.Activation("relu"))
+    stubborn = Stubborn(ops.abs, name="stubborn")
+    model = keras.Model(model.input, stubborn(model.output))
+    with pytest.raises(ValueError, match=r"`model` must consist of layers .*'stubborn'"):
+        replace(model)
+
+
+def conv_and_batch_norm(**kwargs):
+    x = keras.Input((8, 8, 8))
+    y = layers.Conv2D(8, 3, name="conv")(x)
+    return x, y, layers.BatchNormalization(name="bn", **kwargs)
+
+
+def absorbed(x, y):
+    model = keras.Model(x, layers.GlobalAveragePooling2D()(y))
+    names = {layer.name for layer in replace(model).layers}
+    assert "conv" in names
+    return "bn" not in names
+
+
+def test_which_batch_norms_are_absorbed():
+    x, y, bn = conv_and_batch_norm(scale=False)
+    assert absorbed(x, bn(y))
+    x, y, bn = conv_and_batch_norm()
+    assert not absorbed(x, bn(y, training=False))
+    x, y, bn = conv_and_batch_norm()
+    assert not absorbed(x, bn(layers.ReLU()(y)))
+    x, y, bn = conv_and_batch_norm()
+    assert not absorbed(x, layers.Add()([y, bn(y)]))
+    x, y, bn = conv_and_batch_norm()
+    assert not absorbed(x, bn(bn(y)))
+    for kwargs in ({"axis": 1}, {"gamma_regularizer": "l2"}, {"dtype": "float64"}):
+        x, y, bn = conv_and_batch_norm(**kwargs)
+        assert not absorbed(x, bn(y))
+
+
+@pytest.mark.backend
+def test_pair_keeps_stride_activation_and_regularizers():
+    depthwise = layers.DepthwiseConv2D(
+        3, 2, "same", depth_multiplier=2, depthwise_regularizer="l1", name="depthwise"
+    )
+    pointwise = layers.Conv2D(
+        6,
+        1,
+        activation="relu",
+        kernel_regularizer="l2",
+        bias_constraint="non_neg",
+        name="pointwise",
+    )
+    between = layers.BatchNormalization(name="bn"), layers.ReLU(name="relu")
+    model = image_model(depthwise, *between, pointwise)
+    new = replace(model)
+    assert [layer.name for layer in new.layers[1:]] == [
+        "pointwise_align_pad",
+        "pointwise",
+        "pointwise_align_crop",
+        "pool",
+    ]
+    layer = new.get_layer("pointwise")
+    assert (layer.filters, layer.strides) == (6, (2, 2))
+    assert layer.activation is keras.activations.relu
+    assert isinstance(layer.depthwise_regularizer, keras.regularizers.L1)
+    assert isinstance(layer.pointwise_regularizer, keras.regularizers.L2)
+    assert isinstance(layer.bias_constraint, keras.constraints.NonNeg)
+
+
+@pytest.mark.backend
+def test_lambdas_operations_and_state_survive():
+    offset = 3.0
+    x = keras.Input((8, 8, 3), name="image")
+    normalization = layers.Normalization(name="normalization")
+    normalization.adapt(np.random.default_rng(0).normal(5, 2, (16, 8, 8, 3)))
+    y = layers.Lambda(lambda x: x + offset, name="lambda")(normalization(x))
+    y = layers.Conv2D(4, 3, name="conv")(y)  # reads 3 channels, and so stays
+    y = ops.reshape(ops.relu(y[:, 1:]) * 0.5, (-1, 20, 6))
+    y = ops.concatenate([y, ops.flip(y, axis=1)], axis=-1)
+    y = layers.TimeDistributed(layers.Dense(2), name="dense")(ops.mean(y, axis=[1], keepdims=True))
+    model = keras.Model(x, y)
+    new = replace(model)
+    image = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype("float32")
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(new(image)), ops.convert_to_numpy(model(image)), rtol=1e-5
+    )
+
+
+def test_flags_of_inner_layers_and_compile_state():
+    wrapper = layers.TimeDistributed(layers.Dense(2, name="inner"), name="outer")
+    x = keras.Input((8, 8, 8))
+    model = keras.Model(x, wrapper(ops.mean(layers.Conv2D(8, 3, name="conv")(x), axis=1)))
+    wrapper.layer.trainable = False
+    model.get_layer("conv").trainable = False
+    model.compile("adam", loss=lambda y_true, y_pred: ops.mean(y_pred))
+    new = replace(model)
+    assert model.compiled
+    assert not new.compiled
+    outer = new.get_layer("outer")
+    assert (outer.trainable, outer.layer.trainable) == (True, False)
+    assert not new.get_layer("conv").trainable
+
+
+def test_dtype_policies():
+    model = image_model(
+        layers.Conv2D(8, 3, 2, "same", dtype="mixed_bfloat16", name="a"),
+        layers.Conv2D(8, 3, dtype="float32", name="b"),
+    )
+    new = replace(model)
+    for name in ("a_align_pad", "a", "a_align_crop"):
+        assert new.get_layer(name).dtype_policy.name == "mixed_bfloat16"
+    assert new.get_layer("b").dtype_policy.name == "float32"
+
+
+def own_conv(x, filters, strides, kernel_sizes, name):
+    assert kernel_sizes == ((3, 3), (5, 5), (7, 7))
+    return layers.Conv2D(filters, 5, strides, padding="same", name=name)(x)
+
+
+@pytest.mark.parametrize("conv", ["standard", "dsconv", "mixconv", "mixconv_depthwise", own_conv])
+def test_other_convolutions(conv):
+    model = image_model(
+        layers.Conv2D(12, 3, 2, "same", dtype="mixed_bfloat16", name="conv"),
+        layers.BatchNormalization(epsilon=0.01, dtype="mixed_bfloat16", name="bn"),
+        layers.Conv2D(12, 3, dilation_rate=2, name="dilated"),
+        layers.Activation("relu", name="conv_bn"),
+    )
+    model.get_layer("bn").gamma.assign(np.full(12, 2.0))
+    assert "dilated" in reasons(model, conv=conv)["dilated"]
+    new = replace(model, conv=conv)
+    assert new.get_layer("pool").input.shape == model.get_layer("pool").input.shape
+    inner = new.get_layer("conv").layers
+    assert {layer.dtype_policy.name for layer in inner} == {"mixed_bfloat16"}
+    assert keras.config.dtype_policy().name == "float32"
+    if callable(conv) or conv == "mixconv":  # they end in no batch norm
+        assert "bn" in {layer.name for layer in new.layers}
+    else:
+        assert "bn" not in {layer.name for layer in new.layers}
+        assert inner[-1].epsilon == 0.01
+        np.testing.assert_array_equal(ops.convert_to_numpy(inner[-1].gamma), np.full(12, 2.0))
