@@ -1,6 +1,7 @@
-"""The layers, the ResNets and the optimiser against the arrays of the paper's released code."""
+"""The layers, the networks and the optimiser against the arrays of the paper's released code."""
 
 import json
+import math
 import pathlib
 
 import keras
@@ -86,19 +87,14 @@ def test_layer(path):
         assert_close(keras.ops.convert_to_numpy(variable), after, 1e-5)
 
 
-def resnet20(golden, conv):
-    model = km.ResNet20(conv=conv, classifier_activation=None)
+def check_model(golden, model, tolerance=1e-4, unused=0):
+    """Check a network that gives logits; `unused` weights of the file are in no forward pass."""
     state = {k.removeprefix("state/"): v for k, v in golden.items() if k.startswith("state/")}
-    return km.load_torch_state_dict(model, state)
-
-
-def check_resnet20(golden, conv):
-    model = resnet20(golden, conv)
-    assert model.count_params() - sum(
-        np.prod(w.shape) for w in model.non_trainable_variables
-    ) == int(golden["params"])
+    km.load_torch_state_dict(model, state)
+    parameters = sum(math.prod(w.shape) for w in model.trainable_variables)
+    assert parameters + unused == int(golden["params"])
     logits = model.predict(nhwc(golden["x"]), verbose=0)
-    assert_close(logits, golden["logits_eval"], 1e-4)
+    assert_close(logits, golden["logits_eval"], tolerance)
     if "train/loss" not in golden:
         return
     model.compile(
@@ -108,19 +104,40 @@ def check_resnet20(golden, conv):
     # By the third step rounding noise has grown to 1e-4 even between float32 and float64 of the
     # original; JAX's sums round another way than TensorFlow's and PyTorch's.
     third = 2e-4 if keras.backend.backend() == "jax" else 1e-4
-    for step, tolerance in enumerate((1e-4, 1e-4, third)):
+    steps = zip(golden["train/loss"], (1e-4, 1e-4, third), strict=False)
+    for step, (expected, tolerance) in enumerate(steps):
         model.optimizer.learning_rate = float(golden["train/lr"][step])
         loss = model.train_on_batch(nhwc(golden["train/x"][step]), golden["train/y"][step])
-        assert_close(loss, golden["train/loss"][step], tolerance)
+        assert_close(loss, expected, tolerance)
 
 
 def test_resnet20_multiception():
-    check_resnet20(dict(np.load(GOLDEN / "resnet20_multiception.npz")), "multiception")
+    golden = dict(np.load(GOLDEN / "resnet20_multiception.npz"))
+    check_model(golden, km.ResNet20(classifier_activation=None))
 
 
 @pytest.mark.parametrize("conv", ["standard", "dsconv", "mixconv"])
 def test_resnet20(conv, shared_golden):
-    check_resnet20(dict(np.load(shared_golden / f"resnet20_{conv}.npz")), conv)
+    golden = dict(np.load(shared_golden / f"resnet20_{conv}.npz"))
+    check_model(golden, km.ResNet20(conv=conv, classifier_activation=None))
+
+
+@pytest.mark.slow
+def test_seresnet56(shared_golden):
+    golden = dict(np.load(shared_golden / "senet56_multiception.npz"))
+    check_model(golden, km.SEResNet56(classifier_activation=None), 1e-3)
+
+
+def test_shakeshake26(shared_golden):
+    """The released blocks that keep their shape hold a shortcut too, and add the input itself."""
+    golden = dict(np.load(shared_golden / "shakenet26_2x16d_multiception.npz"))
+    unused = sum(blocks * (w * w + 2 * w) for w, blocks in ((16, 4), (32, 3), (64, 3)))
+    check_model(golden, km.ShakeShake26(filters=16, classifier_activation=None), unused=unused)
+
+
+def test_mobilenetv2(shared_golden):
+    golden = dict(np.load(shared_golden / "mobilenetv2_multiception.npz"))
+    check_model(golden, km.MobileNetV2(input_shape=(32, 32, 3), classifier_activation=None))
 
 
 def test_optimizer():

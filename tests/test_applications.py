@@ -1,0 +1,390 @@
+"""Every network with every type of convolution, from one table."""
+
+import dataclasses
+import itertools
+import math
+
+import keras
+import numpy as np
+import pytest
+from layer_checks import assert_close, forward_backward
+
+import keras_multiception as km
+
+pytestmark = pytest.mark.backend
+TYPES = ("standard", "dsconv", "mixconv", "mixconv_depthwise", "multiception")
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What the tests expect of a network in a size that they can afford.
+
+    Attributes:
+        narrow: Arguments that make it small.
+        stages: Stride and channels of each stage.
+        features: Channels of the last feature maps.
+        replaceable: Number of stages with a replaceable convolution.
+        types: The types of convolution that it takes.
+        shifts: Ends of the names of offsets that a batch norm takes away again, with only linear
+            layers between: in training their gradient is zero but for rounding.
+    """
+
+    narrow: dict
+    stages: dict
+    features: int
+    replaceable: int = 3
+    types: tuple = TYPES
+    shifts: tuple = ("pointwise/bias", "/depthwise_bn/beta")
+
+
+_RESNET_STAGES = {"stem": (1, 16), "stage1": (1, 16), "stage2": (2, 32), "stage3": (4, 64)}
+MODELS = {
+    "resnet20": Facts({}, _RESNET_STAGES, 64),
+    "seresnet20": Facts({"se_ratio": 1 / 2}, _RESNET_STAGES, 64),
+    "shakeshake26": Facts(
+        {"filters": 6},
+        {"stem": (1, 16), "stage1": (1, 6), "stage2": (2, 12), "stage3": (4, 24), "head": (4, 24)},
+        24,
+    ),
+    "mobilenetv2": Facts(
+        {"alpha": 0.25},
+        {
+            "stem": (1, 8),
+            "stage1": (1, 8),
+            "stage2": (2, 8),
+            "stage3": (4, 8),
+            "stage4": (8, 16),
+            "stage5": (8, 24),
+            "stage6": (16, 40),
+            "stage7": (16, 80),
+            "head": (16, 1280),
+        },
+        1280,
+        replaceable=2,
+        types=("dsconv", "multiception"),
+        # the ends of its blocks are linear, and a 1x1 convolution and a batch norm come next
+        shifts=(
+            "pointwise/bias",
+            "/depthwise_bn/beta",
+            "project_bn/beta",
+            "stage1_block1_bn/beta",
+            "stage2_block1_bn/beta",
+            "stage2_block2_bn/beta",
+        ),
+    ),
+}
+# Quick are ResNet-20 with every type, and the other networks with one.
+CASES = [
+    pytest.param(name, conv, marks=pytest.mark.slow)
+    if name != "resnet20" and conv != "multiception"
+    else (name, conv)
+    for name, facts in MODELS.items()
+    for conv in facts.types
+]
+
+# Trainable parameters of the released code, by type of convolution. Its Shake-Shake counts
+# shortcuts that blocks of an unchanged shape hold and never use; we leave them out.
+PARAMETERS = {
+    ("resnet20", 10): (272474, 166858, 269848, None, 189434),
+    ("resnet50", 10): (758554, 443498, 752188, None, 509434),
+    ("resnet50", 100): (764404, 449348, 758038, None, 515284),
+    ("resnet50", 1000): (822904, 507848, 816538, None, 573784),
+    ("seresnet56", 10): (867866, 510922, 860752, None, 585530),
+    ("shakeshake26", 10): (26777546, 16035818, 27065290, None, 17565354),
+    ("shakeshake26", 100): (26812196, 16070468, 27099940, None, 17600004),
+    ("mobilenetv2", 10): (None, 2236330, None, None, 2252634),
+}
+UNUSED = {"shakeshake26": sum(3 * (w * w + 2 * w) for w in (96, 192, 384))}
+
+
+def build(name, conv="multiception", **kwargs):
+    """A narrow network for 8x8 images and five classes, unless told otherwise."""
+    defaults = {"input_shape": (8, 8, 3), "classes": 5, **MODELS[name].narrow}
+    return km.create_model(name, conv=conv, **{**defaults, **kwargs})
+
+
+def images(*shape):
+    return np.random.default_rng(0).normal(size=shape).astype("float32")
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "conv", "expected"),
+    [
+        pytest.param(
+            name,
+            classes,
+            conv,
+            count,
+            marks=[pytest.mark.slow]
+            if name in ("resnet50", "shakeshake26") and classes > 10
+            else [],
+        )
+        for (name, classes), counts in PARAMETERS.items()
+        for conv, count in zip(TYPES, counts, strict=True)
+        if count
+    ],
+)
+def test_parameters_are_those_of_the_released_code(name, classes, conv, expected):
+    model = km.create_model(name, classes=classes, conv=conv)
+    trainable = sum(math.prod(w.shape) for w in model.trainable_variables)
+    assert trainable + UNUSED.get(name, 0) == expected
+    assert model.name == name
+    assert model.output_shape == (None, classes)
+
+
+@pytest.mark.parametrize(("name", "conv"), CASES)
+@pytest.mark.parametrize("training", [True, False])
+def test_every_parameter_has_a_gradient(name, conv, training):
+    model = build(name, conv, classifier_activation=None)
+    x, dy = images(4, 8, 8, 3), images(4, 5)
+    _, dx, gradients = forward_backward(model, x, dy, training)
+    assert np.isfinite(dx).all()
+    largest = {v.path: np.abs(gradients[id(v)]).max() for v in model.trainable_variables}
+    assert np.isfinite(list(largest.values())).all()
+    for path, gradient in largest.items():
+        if training and path.endswith(MODELS[name].shifts):
+            assert gradient < 1e-4 * max(largest.values()), path
+        else:
+            assert gradient > (1e-5 if training else 0), path
+
+
+@pytest.mark.parametrize(("name", "conv"), CASES)
+def test_fits_and_comes_back_from_a_file(name, conv, tmp_path):
+    model = build(name, conv)
+    # a compiled step takes long to trace: two networks, one with random state, do for all
+    compiled = conv == "multiception" and name in ("resnet20", "shakeshake26")
+    model.compile("sgd", "sparse_categorical_crossentropy", run_eagerly=not compiled)
+    x = images(4, 8, 8, 3)
+    before = model.get_layer("stem_conv").get_weights()[0]
+    assert np.isfinite(model.train_on_batch(x, np.arange(4)))
+    assert np.any(model.get_layer("stem_conv").get_weights()[0] != before)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    probabilities = keras.ops.convert_to_numpy(model(x))
+    assert_close(keras.ops.convert_to_numpy(loaded(x)), probabilities, 1e-6)
+    assert_close(probabilities.sum(axis=-1), np.ones(4), 1e-5)
+
+
+@pytest.mark.parametrize(("name", "conv"), CASES)
+def test_mixed_precision(name, conv):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    model = build(name, conv)
+    assert {layer.compute_dtype for layer in model.layers[1:-1]} == {"bfloat16"}
+    assert {w.dtype for w in model.trainable_variables} == {"float32"}
+    y = model(images(4, 8, 8, 3), training=True)
+    assert keras.backend.standardize_dtype(y.dtype) == "float32"
+    assert np.isfinite(keras.ops.convert_to_numpy(y)).all()
+
+
+@pytest.mark.parametrize(("name", "conv"), CASES)
+def test_features_by_stage_for_any_size(name, conv):
+    """One network for images of any size, odd ones among them; a stage is a stride and a width."""
+    backbone = build(name, conv, include_top=False, input_shape=(None, None, 3))
+    extractor = km.feature_extractor(backbone)
+    stages = MODELS[name].stages
+    assert list(extractor.output) == list(stages)
+    for height, width in ((8, 8), (17, 9)):
+        x = images(2, height, width, 3)
+        features = extractor(x)
+        for stage, (stride, channels) in stages.items():
+            size = (-(-height // stride), -(-width // stride))
+            assert features[stage].shape == (2, *size, channels), stage
+        last = keras.ops.convert_to_numpy(backbone(x))
+        assert_close(keras.ops.convert_to_numpy(features[list(stages)[-1]]), last, 1e-6)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_weights_from_a_file_and_another_size(name, tmp_path):
+    x = images(2, 17, 9, 3)
+    model = build(name, input_shape=(None, None, 3))
+    model.save_weights(tmp_path / "model.weights.h5")
+    fixed = build(name, input_shape=(17, 9, 3), weights=tmp_path / "model.weights.h5")
+    expected = keras.ops.convert_to_numpy(model(x))
+    assert_close(keras.ops.convert_to_numpy(fixed(x)), expected, 1e-5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_feature_extractor_takes_stages(name):
+    model = build(name)
+    extractor = km.feature_extractor(model, ["stage2", "stem"])
+    assert extractor(images(1, 8, 8, 3)).keys() == {"stage2", "stem"}
+    assert extractor.get_layer("stem_conv") is model.get_layer("stem_conv")  # weights are shared
+    assert not any(layer.name.startswith("stage3") for layer in extractor.layers)
+    for stages in (["stage9"], ["stem", 3], "stem", []):
+        with pytest.raises(ValueError, match=r"`stages` must list .* stem, stage1, .*Received:"):
+            km.feature_extractor(model, stages)
+
+
+def test_feature_extractor_refuses_a_model_without_stages():
+    model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(3, 3)])
+    with pytest.raises(ValueError, match="it has none"):
+        km.feature_extractor(model)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_without_top(name):
+    channels = MODELS[name].features
+    x = images(2, 8, 8, 3)
+    maps = build(name, include_top=False)
+    y = keras.ops.convert_to_numpy(maps(x))
+    for pooling, reduce in (("avg", np.mean), ("max", np.max)):
+        model = build(name, include_top=False, pooling=pooling)
+        assert model.output_shape == (None, channels)
+        model.set_weights(maps.get_weights())
+        assert_close(keras.ops.convert_to_numpy(model(x)), reduce(y, axis=(1, 2)), 1e-5)
+    default = build(name, include_top=False, input_shape=None)
+    assert default.input_shape == (None, None, None, 3)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_kernel_sizes(name):
+    stages = MODELS[name].replaceable
+
+    def kernel_sizes(**kwargs):
+        layers = build(name, **kwargs).layers
+        sizes = {
+            layer.name.split("_")[0]: tuple(height for height, _ in layer.kernel_sizes)
+            for layer in layers
+            if isinstance(layer, km.layers.MulticeptionConv2D)
+        }
+        assert list(sizes) == [f"stage{stage}" for stage in range(1, stages + 1)]
+        return tuple(sizes.values())
+
+    assert kernel_sizes() == ((3, 5, 7), (3, 5), (3, 3))[:stages]
+    assert kernel_sizes(kernel_sizes=(3, 9)) == ((3, 9),) * stages
+    by_stage = ((5,), (3, 3), (7, 5))[:stages]
+    assert kernel_sizes(kernel_sizes=by_stage) == by_stage
+    with pytest.raises(ValueError, match=f"`kernel_sizes` must be one list of sizes, or {stages}"):
+        build(name, kernel_sizes=[(3, 5)] * (stages + 1))
+    with pytest.raises(ValueError, match="`kernel_sizes` must list"):
+        build(name, kernel_sizes=(3, 4))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_user_callable(name):
+    calls = []
+
+    def conv(x, filters, strides, kernel_sizes, name):
+        calls.append(tuple(height for height, _ in kernel_sizes))
+        x = keras.layers.SeparableConv2D(filters, 3, strides, "same", name=name)(x)
+        return keras.layers.BatchNormalization()(x)
+
+    model = build(name, conv)
+    assert [sizes for sizes, _ in itertools.groupby(calls)] == [(3, 5, 7), (3, 5), (3, 3)][
+        : MODELS[name].replaceable
+    ]
+    assert model.output_shape == (None, 5)
+    assert list(km.feature_extractor(model).output) == list(MODELS[name].stages)
+    with pytest.raises(ValueError, match="`conv` must return"):
+        build(name, lambda x, filters, **_: x[..., :1])
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"conv": "conv"}, "`conv` must be a callable or one of standard, dsconv"),
+        ({"conv": ["dsconv"]}, "`conv` must be a callable or one of standard, dsconv"),
+        ({"weights": "nowhere.weights.h5"}, "`weights` must be None or the path"),
+        ({"pooling": "mean"}, "`pooling` must be None"),
+        ({"classes": 0}, "`classes` must be a positive integer"),
+        ({"classes": 2.0}, "`classes` must be a positive integer"),
+        ({"input_shape": (8, 8)}, "`input_shape` must be"),
+    ],
+)
+def test_errors(name, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        build(name, **{"conv": "dsconv", **kwargs})
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "message"),
+    [
+        ("mobilenetv2", {"conv": "standard"}, "designed on depthwise separable convolution"),
+        ("mobilenetv2", {"conv": "mixconv"}, "MixConv is not compatible with MobileNetV2"),
+        ("mobilenetv2", {"conv": "mixconv_depthwise"}, "MixConv is not compatible"),
+        ("mobilenetv2", {"alpha": 0}, "`alpha` must be greater than 0"),
+        ("mobilenetv2", {"stem_strides": 3}, "`stem_strides` must be 1 or 2"),
+        ("shakeshake26", {"filters": 7}, "`filters` must be even"),
+        ("shakeshake26", {"filters": 0}, "`filters` must be a positive integer"),
+        ("seresnet20", {"se_ratio": 0}, r"`se_ratio` must be None or in \(0, 1\]"),
+        ("resnet2", {}, r"`name` must be one of .*Did you mean 'resnet"),
+    ],
+)
+def test_errors_of_one_network(name, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        km.create_model(name, **kwargs)
+
+
+def test_every_model_is_listed_and_documented():
+    assert set(MODELS) <= set(km.list_models())
+    titles = {"resnet": "ResNet", "seresnet": "SEResNet", "shakeshake": "ShakeShake"}
+    for name in km.list_models():
+        kind = name.rstrip("0123456789")
+        factory = getattr(km, titles.get(kind, kind) + name[len(kind) :], km.MobileNetV2)
+        assert factory.__name__.lower() == name
+        assert "Args:" in factory.__doc__
+
+
+def test_squeeze_and_excitation():
+    """Each channel is scaled by sigmoid(relu(means @ reduce) @ expand)."""
+    x = keras.Input((4, 6, 16))
+    model = keras.Model(x, km.blocks.squeeze_excite(x, 1 / 8, "se"))
+    reduce, expand = model.get_weights()
+    assert (reduce.shape, expand.shape) == ((16, 2), (2, 16))
+    x = images(3, 4, 6, 16)
+    scale = 1 / (1 + np.exp(-np.maximum(x.mean(axis=(1, 2)) @ reduce, 0) @ expand))
+    assert_close(model.predict_on_batch(x), x * scale[:, None, None], 1e-5)
+    plain = km.ResNet20(input_shape=(8, 8, 3))
+    assert km.SEResNet20(input_shape=(8, 8, 3), se_ratio=None).count_params() == (
+        plain.count_params()
+    )
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "strides"),
+    [
+        ({}, 1),
+        ({"input_shape": (96, 96, 3)}, 1),
+        ({"input_shape": (97, 64, 3)}, 2),
+        ({"input_shape": (224, 224, 3)}, 2),
+        ({"input_shape": (224, 224, 3), "stem_strides": 1}, 1),
+        ({"input_shape": (32, 32, 3), "stem_strides": 2}, 2),
+        ({"input_shape": (None, None, 3)}, 1),
+    ],
+)
+def test_mobilenet_stem_strides(kwargs, strides):
+    model = km.MobileNetV2(alpha=0.25, **kwargs)
+    assert model.get_layer("stem_conv").strides == (strides, strides)
+
+
+@pytest.mark.parametrize(
+    ("alpha", "filters"),
+    [
+        (0.35, (16, 8, 8, 16, 24, 32, 56, 112, 1280)),
+        (0.75, (24, 16, 24, 24, 48, 72, 120, 240, 1280)),
+        (1.4, (48, 24, 32, 48, 88, 136, 224, 448, 1792)),
+    ],
+)
+def test_mobilenet_widths(alpha, filters):
+    """The rounding is that of `keras.applications.MobileNetV2`."""
+    model = km.MobileNetV2(alpha=alpha, include_top=False)
+    outputs = km.feature_extractor(model).output.values()
+    assert tuple(x.shape[-1] for x in outputs) == filters
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "std"),
+    [
+        ("resnet20", "stage3_block2_conv2", math.sqrt(2 / (9 * 64))),
+        ("shakeshake26", "stage3_block1_branch1_conv2", math.sqrt(2 / (9 * 128))),
+        ("shakeshake26", "stage3_block1_shortcut_conv1", math.sqrt(2 / 64)),
+        ("mobilenetv2", "stage7_block1_depthwise", math.sqrt(2 / (9 * 960))),
+        ("mobilenetv2", "head_conv", math.sqrt(2 / 1280)),
+    ],
+)
+def test_initialisation(name, layer, std):
+    """He-normal: fan-in in the ResNets, PyTorch's fan-out in the other two."""
+    kwargs = {"filters": 32} if name == "shakeshake26" else {}
+    kernel = km.create_model(name, include_top=False, **kwargs).get_layer(layer).get_weights()[0]
+    assert abs(kernel.std() / std - 1) < 0.1
