@@ -271,7 +271,6 @@ def test_unknown_arithmetic_is_never_counted_as_none():
     assert str(cost).endswith(", ".join(cost.unknown_layers))
 
 
-@pytest.mark.backend
 def test_tables():
     cost = km.cost(km.ResNet20())
     rows = list(csv.DictReader(io.StringIO(cost.to_csv())))
