@@ -9,7 +9,7 @@ Importing the package imports Keras and NumPy only, and registers its layers wit
 `keras.models.load_model` finds them.
 """
 
-from keras_multiception import equations, layers, optimizers, preprocessing
+from keras_multiception import equations, layers, optimizers, preprocessing, scale_analysis
 from keras_multiception.applications import (
     MobileNetV2,
     ResNet20,
@@ -60,4 +60,5 @@ __all__ = [
     "optimizers",
     "preprocessing",
     "replace_convolutions",
+    "scale_analysis",
 ]

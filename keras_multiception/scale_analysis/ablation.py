@@ -1,0 +1,60 @@
+"""A network without one of its kernel sizes."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_multiception.layers.arguments import standardize_kernel_sizes
+from keras_multiception.scale_analysis.shares import size_name
+from keras_multiception.scale_analysis.walk import multiception_layers
+
+
+def without_kernel_size(model, size, layers=None, verbose=True):
+    """Return a copy of a network in which one kernel size is left out, without retraining.
+
+    *Dropped* is all that branches of this size tell about an image. Each of their channels is
+    replaced by its mean over the training data, which batch norm puts at `beta`: `gamma` is set
+    to 0. Zeros in their place would move the layer's output as well, and so measure something
+    else. A layer that has no other size becomes a constant. What `compile` set is dropped, too.
+
+    Args:
+        model: A trained model that has `MulticeptionConv2D` layers, as in `multiception_layers`;
+            it stays as it is.
+        size: Odd integer, or pair of them (height, width).
+        layers: List of names of layers, as in `multiception_layers`. The default is all.
+        verbose: Boolean, whether to print what was dropped.
+
+    Returns:
+        A new, uncompiled model, to evaluate and not to train further.
+
+    Raises:
+        ValueError: If none of the layers has a branch of this size.
+
+    Example:
+        >>> model = km.scale_analysis.without_kernel_size(model, 5)
+        Left out 5x5 in 6 layers: stage1_block1_conv1, ...
+    """
+    (size,) = standardize_kernel_sizes([size])
+    found = multiception_layers(model)
+    names = [name for name in found if layers is None or name in layers]
+    sizes = sorted({size for name in names for size in found[name].kernel_sizes})
+    if size not in sizes:
+        raise ValueError(
+            "`size` must be that of a branch in the chosen layers: "
+            f"{', '.join(map(size_name, sizes)) or 'there are no such layers'}. "
+            f"Received: size={size}, layers={layers}"
+        )
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    changed = {
+        name: layer
+        for name, layer in multiception_layers(copy).items()
+        if name in names and size in layer.kernel_sizes
+    }
+    for layer in changed.values():
+        gamma = ops.convert_to_numpy(layer.depthwise_bn.gamma)
+        kept = [branch_size != size for branch_size in layer.kernel_sizes]
+        layer.depthwise_bn.gamma.assign(gamma * np.repeat(kept, len(gamma) // len(kept)))
+    if verbose:
+        print(f"Left out {size_name(size)} in {len(changed)} layers: {', '.join(changed)}")
+    return copy

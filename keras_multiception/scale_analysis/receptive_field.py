@@ -1,0 +1,105 @@
+"""What a network looks at: its effective receptive field."""
+
+import dataclasses
+
+import numpy as np
+from keras import ops
+
+from keras_multiception.cost import cost
+from keras_multiception.scale_analysis.gradients import input_gradient
+from keras_multiception.scale_analysis.walk import run
+
+
+@dataclasses.dataclass(frozen=True)
+class EffectiveReceptiveField:
+    """Where in the image the central unit of a feature map looks, and how closely.
+
+    Attributes:
+        layer: Name of the layer that makes the feature map.
+        map: Array of shape (height, width), its largest value 1.
+        theoretical: Tuple (height, width), the receptive field by kernels and strides alone, as
+            in `km.cost`; `None` where it is unknown.
+    """
+
+    layer: str
+    map: np.ndarray
+    theoretical: tuple | None
+
+    @property
+    def centre(self):
+        """Row and column of the pixel at the centre of mass of the map."""
+        axes = np.indices(self.map.shape)
+        return tuple(round(float((axis * self.map).sum() / self.map.sum())) for axis in axes)
+
+    def side(self, share=0.95):
+        """Return the side of the square around the centre that holds a share of the map's sum.
+
+        Args:
+            share: Float in 0..1.
+
+        Returns:
+            An odd integer, in pixels; the square may reach beyond the border of the image.
+        """
+        offsets = np.indices(self.map.shape) - np.reshape(self.centre, (2, 1, 1))
+        distance = np.abs(offsets).max(axis=0)
+        held = np.cumsum(np.bincount(distance.ravel(), weights=self.map.ravel()))
+        return 2 * int(np.searchsorted(held, share * held[-1] * (1 - 1e-6))) + 1
+
+
+def effective_receptive_field(model, images, layer=None, batch_size=32):
+    """Measure how much each pixel moves the unit in the centre of a feature map.
+
+    That is the absolute value of the gradient of the unit, the sum of its channels, with respect
+    to the image, in inference; averaged over images and colour channels, and divided by its
+    largest value.
+
+    Args:
+        model: A Functional `keras.Model` or a built `keras.Sequential`, with one input.
+        images: Array of shape (batch, height, width, channels), preprocessed.
+        layer: String, name of the layer that makes the feature map, as in `km.cost`; one of a
+            nested model goes by `model/layer`. The default is the last that makes one of more
+            than one position.
+        batch_size: Integer, images at once.
+
+    Returns:
+        An `EffectiveReceptiveField`.
+
+    Raises:
+        ValueError: If the model has no graph, there is no such feature map, or it does not depend
+            on the image at all.
+
+    Reference:
+        Luo et al., Understanding the Effective Receptive Field in Deep Convolutional Neural
+        Networks (NeurIPS 2016); the square of a share, Ding et al., Scaling Up Your Kernels to
+        31x31 (CVPR 2022).
+    """
+    images = np.asarray(images, "float32")
+    costs = cost(model, images.shape[1:]).layers
+    found = layer
+
+    def central_unit(x):
+        unit = None
+
+        def visit(name, operation, inputs, outputs):
+            nonlocal unit, found
+            shape = tuple(getattr(outputs, "shape", ()))
+            if layer in (None, name) and len(shape) == 4 and shape[1] * shape[2] > 1:
+                found, unit = name, outputs[:, shape[1] // 2, shape[2] // 2]
+
+        run(model, x, visit)
+        if unit is None:
+            raise ValueError(
+                "`layer` must be None or the name of a layer that makes a feature map of shape "
+                f"(batch, height, width, channels). Received: layer={layer!r}"
+            )
+        return ops.sum(ops.cast(unit, "float32"))
+
+    total = sum(
+        np.abs(input_gradient(central_unit, images[start : start + batch_size])).sum(axis=(0, 3))
+        for start in range(0, len(images), batch_size)
+    )
+    if not np.max(total) > 0:
+        raise ValueError(f"`layer` must depend on the image. Received: layer={found!r}")
+    # a Multiception layer or a nested model is in the costs by its parts
+    field = [x.receptive_field for x in costs if f"{x.name}/".startswith(f"{found}/")][-1]
+    return EffectiveReceptiveField(found, total / np.max(total), field and field.size)

@@ -1,0 +1,185 @@
+"""The share of each kernel size in what a layer hands on."""
+
+import dataclasses
+import re
+
+import numpy as np
+from keras import ops
+
+from keras_multiception.scale_analysis.walk import multiception_layers, run
+
+
+@dataclasses.dataclass(frozen=True)
+class ScaleShares:
+    """How much each branch of one `MulticeptionConv2D` counts.
+
+    Where nothing at all gets through, as behind an input channel that is always 0, the shares are
+    NaN; everywhere else they sum to 1.
+
+    Attributes:
+        layer: Name of the layer; behind that of the model that holds it, if any, and a slash.
+        kernel_sizes: Tuple of (height, width) pairs, the kernel size of each branch.
+        branches: Array of shape (branches,), the share of each branch in the layer.
+        channels: Array of shape (branches, input channels), its share in each input channel.
+    """
+
+    layer: str
+    kernel_sizes: tuple
+    branches: np.ndarray
+    channels: np.ndarray
+
+    @property
+    def stage(self):
+        """The stage that the layer's name begins with, such as `stage1`, else `other`."""
+        match = re.match(r"stem|stage\d+", self.layer.rpartition("/")[2])
+        return match[0] if match else "other"
+
+    @property
+    def sizes(self):
+        """A dictionary from each kernel size to its share; branches of equal size are one."""
+        shares = dict.fromkeys(self.kernel_sizes, 0.0)
+        for size, share in zip(self.kernel_sizes, self.branches.tolist(), strict=True):
+            shares[size] += share
+        return shares
+
+
+def weight_shares(model):
+    """Share out each layer by the weights with which it reads its branches.
+
+    The first batch norm brings channel `c` of branch `b` to the standard deviation
+    `|gamma| * sqrt(variance / (variance + epsilon))`, whatever the size of the depthwise kernel.
+    The pointwise kernel then hands it on with the row `W[b, c]`. So
+
+        strength[b, c] = |gamma[b, c]| * sqrt(variance[b, c] / (variance[b, c] + epsilon))
+                         * norm(W[b, c])
+
+    is the standard deviation that this channel alone gives the layer's output, by the moving
+    variance. A share is the strength of a branch, summed over its channels, in that of all.
+
+    Args:
+        model: A trained model that has `MulticeptionConv2D` layers, as in `multiception_layers`.
+
+    Returns:
+        A list with a `ScaleShares` for each of the layers.
+
+    Raises:
+        ValueError: If the model has no such layer.
+    """
+    return [
+        _shares(name, layer, strength.sum(axis=1), strength)
+        for name, layer in multiception_layers(model).items()
+        for strength in [strengths(layer)]
+    ]
+
+
+def energy_shares(model, images):
+    """Share out each layer by what its branches do on a batch of images.
+
+    The energy of a branch is the variance, over images and positions, of what it adds to the
+    outputs of the pointwise convolution, summed over these. The energy of one input channel in
+    one branch is that of this channel alone. Where branches are correlated, the variance of the
+    sum is not the sum of the variances: that part belongs to no branch and is left out.
+
+    Energies go with the square of the strengths of `weight_shares`: twice the strength is four
+    times the energy.
+
+    Args:
+        model: A trained model that has `MulticeptionConv2D` layers, as in `multiception_layers`.
+        images: Array of shape (batch, height, width, channels), preprocessed.
+
+    Returns:
+        A list with a `ScaleShares` for each of the layers.
+
+    Raises:
+        ValueError: If the model has no such layer.
+    """
+    layers = multiception_layers(model)
+    energies = dict.fromkeys(layers.values(), (0.0, 0.0))
+
+    def visit(name, operation, inputs, outputs):
+        if operation in energies:  # once for each call
+            before = energies[operation]
+            now = _energies(operation, *inputs)
+            energies[operation] = tuple(a + b for a, b in zip(before, now, strict=True))
+
+    run(model, ops.convert_to_tensor(images), visit)
+    return [_shares(name, layer, *energies[layer]) for name, layer in layers.items()]
+
+
+def stage_shares(shares):
+    """Average shares over the layers of each stage.
+
+    Args:
+        shares: List of `ScaleShares`.
+
+    Returns:
+        A dictionary from stages to dictionaries from kernel sizes to the mean share. A layer
+        without a size counts as 0 for it.
+    """
+    stages: dict[str, list] = {}
+    for entry in shares:
+        stages.setdefault(entry.stage, []).append(entry.sizes)
+    return {
+        stage: {
+            size: sum(entry.get(size, 0.0) for entry in entries) / len(entries)
+            for size in sorted({size for entry in entries for size in entry})
+        }
+        for stage, entries in stages.items()
+    }
+
+
+def size_name(size):
+    """Return a kernel size, a pair, in the form `3x3`."""
+    return "x".join(map(str, size))
+
+
+def strengths(layer):
+    """Return the strength of each branch in each input channel, as in `weight_shares`.
+
+    Args:
+        layer: A built `MulticeptionConv2D`.
+
+    Returns:
+        Array of shape (branches, input channels).
+    """
+    variance = ops.convert_to_numpy(layer.depthwise_bn.moving_variance).astype("float32")
+    kernel = _effective_kernel(layer)
+    return np.sqrt(variance).reshape(kernel.shape[:2]) * np.linalg.norm(kernel, axis=2)
+
+
+def _energies(layer, x):
+    """Return the energy of each branch, and that of each channel of each branch."""
+    kernel = _effective_kernel(layer)
+    # what batch norm subtracts and adds has no part in a variance
+    branches = [
+        conv(x)[:, :: layer.strides[0], :: layer.strides[1]] for conv in layer.depthwise_convs
+    ]
+    seen = ops.reshape(ops.cast(ops.stack(branches, axis=3), "float32"), (-1, *kernel.shape[:2]))
+    added = ops.einsum("nbc,bcf->nbf", seen, kernel)
+    added, seen = (ops.convert_to_numpy(ops.var(x, axis=0)) for x in (added, seen))
+    return added.sum(axis=1), seen * np.square(kernel).sum(axis=2)
+
+
+def _effective_kernel(layer):
+    """Return the pointwise kernel times what the batch norm before it multiplies with.
+
+    Its shape is (branches, input channels, filters).
+    """
+    gamma, variance, kernel = (
+        ops.convert_to_numpy(weight).astype("float32")
+        for weight in (
+            layer.depthwise_bn.gamma,
+            layer.depthwise_bn.moving_variance,
+            layer.pointwise_conv.kernel,
+        )
+    )
+    kernel = kernel * (gamma / np.sqrt(variance + layer.epsilon))[:, None]
+    return kernel.reshape(len(layer.kernel_sizes), -1, layer.filters)
+
+
+def _shares(name, layer, branches, channels):
+    branches, channels = np.asarray(branches, "float64"), np.asarray(channels, "float64")
+    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN, as documented
+        return ScaleShares(
+            name, layer.kernel_sizes, branches / branches.sum(), channels / channels.sum(axis=0)
+        )

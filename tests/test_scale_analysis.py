@@ -1,0 +1,311 @@
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import keras_multiception as km
+from keras_multiception import scale_analysis
+from keras_multiception.layers import MulticeptionConv2D
+
+pytestmark = pytest.mark.backend
+
+SHAPE = (12, 12, 3)
+
+
+def images(count=6, shape=SHAPE):
+    return np.random.default_rng(0).normal(size=(count, *shape)).astype("float32")
+
+
+def network(strides=1):
+    """Two stages of one Multiception layer each, with batch norms as of some training."""
+    x = inputs = keras.Input(SHAPE)
+    x = MulticeptionConv2D(4, (3, 5, 7), strides, name="stage1_conv")(x)
+    x = layers.ReLU(name="stage1_relu")(x)
+    x = MulticeptionConv2D(5, (3, 3), name="stage2_conv")(x)
+    outputs = layers.Dense(2)(layers.GlobalAveragePooling2D()(x))
+    model = keras.Model(inputs, outputs)
+    rng = np.random.default_rng(1)
+    for weight in model.weights:
+        if "_bn" in weight.path:
+            weight.assign(rng.uniform(0.5, 2, weight.shape))
+    return model
+
+
+def carry_everything(layer, branch):
+    """Zero the pointwise rows that read all other branches."""
+    kernel = np.array(ops.convert_to_numpy(layer.pointwise_conv.kernel))
+    rows = kernel.reshape(len(layer.kernel_sizes), -1, layer.filters)  # a view
+    rows[[i for i in range(len(rows)) if i != branch]] = 0
+    layer.pointwise_conv.kernel.assign(kernel)
+
+
+def both_shares(model):
+    weight = scale_analysis.weight_shares(model)
+    return weight, scale_analysis.energy_shares(model, images())
+
+
+class TestLayers:
+    def test_names_are_those_of_the_costs(self):
+        inner = network()
+        x = keras.Input(SHAPE)
+        outer = keras.Model(x, keras.Sequential([inner, layers.ReLU()], name="head")(x))
+        found = scale_analysis.multiception_layers(outer)
+        prefix = f"head/{inner.name}/"
+        assert list(found) == [f"{prefix}stage1_conv", f"{prefix}stage2_conv"]
+        assert found[f"{prefix}stage1_conv"] is inner.get_layer("stage1_conv")
+        parts = [layer.name for layer in km.cost(outer).layers]
+        assert f"{prefix}stage1_conv/pointwise" in parts
+        assert [x.stage for x in scale_analysis.weight_shares(outer)] == ["stage1", "stage2"]
+
+    def test_a_shared_layer_counts_once(self):
+        x = keras.Input(SHAPE)
+        conv = MulticeptionConv2D(3, (3, 5), name="shared")
+        model = keras.Model(x, conv(conv(x)))
+        assert list(scale_analysis.multiception_layers(model)) == ["shared"]
+        assert len(scale_analysis.energy_shares(model, images())) == 1
+
+    @pytest.mark.parametrize(
+        "model",
+        [lambda: keras.Sequential([keras.Input(SHAPE)]), lambda: keras.Sequential()],
+        ids=["without", "no graph"],
+    )
+    def test_none_is_an_error(self, model):
+        with pytest.raises(ValueError, match="`model` must be a Functional model"):
+            scale_analysis.weight_shares(model())
+
+
+class TestShares:
+    @pytest.mark.parametrize("strides", [1, 2])
+    def test_sum_to_one(self, strides):
+        for entry in [x for shares in both_shares(network(strides)) for x in shares]:
+            assert entry.branches.sum() == pytest.approx(1, abs=1e-12)
+            np.testing.assert_allclose(entry.channels.sum(axis=0), 1, atol=1e-12)
+            assert entry.channels.shape == (len(entry.kernel_sizes), len(entry.channels[0]))
+            assert (entry.channels >= 0).all()
+            assert sum(entry.sizes.values()) == pytest.approx(1)
+
+    def test_one_branch_carries_everything(self):
+        model = network()
+        carry_everything(model.get_layer("stage1_conv"), branch=1)
+        for first, second in both_shares(model):
+            assert first.sizes == {(3, 3): 0, (5, 5): 1, (7, 7): 0}
+            np.testing.assert_array_equal(first.channels, [[0] * 3, [1] * 3, [0] * 3])
+            assert second.kernel_sizes == ((3, 3), (3, 3))
+            assert second.sizes == pytest.approx({(3, 3): 1})
+            assert 0 < second.branches[0] < 1
+
+    def test_the_size_of_depthwise_kernels_does_not_count(self):
+        layer = network().get_layer("stage1_conv")
+        model = keras.Sequential([keras.Input(SHAPE), layer])
+        layer.depthwise_bn.moving_variance.assign(np.full(9, 1e4))
+        before = [shares[0].branches for shares in both_shares(model)]
+        bn, factor = layer.depthwise_bn, 8.0
+        layer.depthwise_convs[2].kernel.assign(factor * layer.depthwise_convs[2].kernel)
+        bn.moving_mean.assign(bn.moving_mean * np.repeat([1, 1, factor], 3))
+        bn.moving_variance.assign(bn.moving_variance * np.repeat([1, 1, factor**2], 3))
+        for old, shares in zip(before, both_shares(model), strict=True):
+            np.testing.assert_allclose(shares[0].branches, old, rtol=1e-4)
+
+    def test_weights_by_hand(self):
+        x = keras.Input((8, 8, 1))
+        layer = MulticeptionConv2D(2, (3, 5), epsilon=1.0)
+        model = keras.Model(x, layer(x))
+        layer.depthwise_bn.gamma.assign([2.0, -1.0])
+        layer.depthwise_bn.moving_variance.assign([3.0, 1.0])
+        layer.pointwise_conv.kernel.assign([[[[3.0, 4.0], [0.0, 1.0]]]])
+        strengths = np.array([2 * (3 / 4) ** 0.5 * 5, (1 / 2) ** 0.5])
+        (entry,) = scale_analysis.weight_shares(model)
+        np.testing.assert_allclose(entry.branches, strengths / strengths.sum(), rtol=1e-6)
+
+    def test_energy_is_the_variance_of_what_a_branch_adds(self):
+        model = network(strides=2)
+        layer = model.get_layer("stage1_conv")
+        x = images()
+        whole = scale_analysis.energy_shares(model, x)[0]
+        energies = []
+        for branch in range(3):
+            one = keras.models.clone_model(model)
+            one.set_weights(model.get_weights())
+            layer = one.get_layer("stage1_conv")
+            carry_everything(layer, branch)
+            normed = layer.depthwise_bn(
+                ops.concatenate([c(x) for c in layer.depthwise_convs], axis=-1)
+            )
+            added = ops.convert_to_numpy(layer.pointwise_conv(normed))
+            energies.append(added.var(axis=(0, 1, 2)).sum())
+        np.testing.assert_allclose(whole.branches, energies / np.sum(energies), rtol=1e-4)
+
+    def test_a_channel_that_is_always_zero_has_no_shares(self):
+        model = network()
+        x = images()
+        x[..., 1] = 0
+        first = scale_analysis.energy_shares(model, x)[0]
+        assert np.isnan(first.channels).tolist() == [[False, True, False]] * 3
+        assert np.isfinite(first.branches).all()
+
+    def test_by_stage(self):
+        def entry(layer, sizes, *shares):
+            return scale_analysis.ScaleShares(layer, sizes, np.array(shares), np.array(shares))
+
+        stages = scale_analysis.stage_shares(
+            [
+                entry("stem_conv", ((3, 3),), 1.0),
+                entry("stage2_block1_conv1", ((5, 5), (3, 3)), 0.25, 0.75),
+                entry("body/stage2_block2_conv1", ((3, 3), (3, 3)), 0.5, 0.5),
+                entry("stage_conv", ((1, 3),), 1.0),
+            ]
+        )
+        assert stages == {
+            "stem": {(3, 3): 1},
+            "stage2": {(3, 3): 0.875, (5, 5): 0.125},
+            "other": {(1, 3): 1},
+        }
+        assert list(stages["stage2"]) == [(3, 3), (5, 5)]
+
+
+class TestReceptiveField:
+    def test_of_one_convolution_is_its_kernel(self):
+        x = keras.Input((9, 9, 1))
+        model = keras.Model(x, layers.Conv2D(2, 3, padding="same", name="conv")(x))
+        model.layers[-1].kernel.assign(np.ones((3, 3, 1, 2)))
+        field = scale_analysis.effective_receptive_field(model, images(shape=(9, 9, 1)))
+        expected = np.zeros((9, 9))
+        expected[3:6, 3:6] = 1
+        np.testing.assert_array_equal(field.map, expected)
+        assert (field.layer, field.centre, field.theoretical) == ("conv", (4, 4), (3, 3))
+        assert (field.side(), field.side(0.1)) == (3, 1)
+
+    def test_of_a_branch_is_its_kernel(self):
+        model = network()
+        for branch, size in enumerate((3, 5, 7)):
+            one = keras.models.clone_model(model)
+            carry_everything(one.get_layer("stage1_conv"), branch)
+            field = scale_analysis.effective_receptive_field(one, images(), "stage1_conv")
+            rows, columns = np.nonzero(field.map)
+            assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == (size, size)
+            assert field.theoretical == (7, 7)
+            assert field.map.max() == 1
+
+    def test_default_is_the_last_feature_map_and_batches_do_not_matter(self):
+        model = network()
+        whole = scale_analysis.effective_receptive_field(model, images(), batch_size=8)
+        parts = scale_analysis.effective_receptive_field(model, images(), batch_size=3)
+        assert whole.layer == "stage2_conv"
+        assert whole.theoretical == (9, 9)
+        np.testing.assert_allclose(parts.map, whole.map, atol=1e-5)
+
+    def test_nested(self):
+        inner = network()
+        x = keras.Input(SHAPE)
+        outer = keras.Model(x, inner(x))
+        name = f"{inner.name}/stage1_relu"
+        nested = scale_analysis.effective_receptive_field(outer, images(), name)
+        plain = scale_analysis.effective_receptive_field(inner, images(), "stage1_relu")
+        np.testing.assert_allclose(nested.map, plain.map, atol=1e-6)
+        assert nested.theoretical == plain.theoretical == (7, 7)
+
+    def test_leaves_the_model_as_it_is(self):
+        model = network()
+        before = model.get_weights()
+        scale_analysis.effective_receptive_field(model, images())
+        for old, new in zip(before, model.get_weights(), strict=True):
+            np.testing.assert_array_equal(old, new)
+
+    @pytest.mark.parametrize("layer", ["none", "dense"])
+    def test_unknown_feature_map(self, layer):
+        with pytest.raises(ValueError, match="`layer` must be None or the name of a layer that"):
+            scale_analysis.effective_receptive_field(network(), images(1), layer)
+
+    def test_independent_of_the_image(self):
+        model = network()
+        model.get_layer("stage1_conv").pointwise_bn.gamma.assign(np.zeros(4))
+        with pytest.raises(ValueError, match="`layer` must depend on the image"):
+            scale_analysis.effective_receptive_field(model, images(1), "stage1_conv")
+
+
+class TestKernelGrid:
+    def test_rows_are_branches_and_columns_channels(self):
+        layer = network().get_layer("stage1_conv")
+        grid = scale_analysis.kernel_grid(layer, channels=2)
+        assert grid.shape == (3 * 8 + 1, 2 * 8 + 1)
+        assert np.nanmax(np.abs(grid)) == 1
+        assert np.isfinite(grid).sum() == 2 * (9 + 25 + 49)
+        assert np.isnan(grid[[0, 8, 16, 24]]).all()
+
+    def test_strongest_channels_come_first_and_scale_does_not_matter(self):
+        layer = network().get_layer("stage1_conv")
+        layer.depthwise_bn.gamma.assign(np.tile([1.0, 3.0, 2.0], 3))
+        layer.depthwise_bn.moving_variance.assign(np.ones(9))
+        layer.pointwise_conv.kernel.assign(np.ones((1, 1, 9, 4)))
+        kernel = np.zeros((3, 3, 3, 1), "float32")
+        kernel[1, :, 1, 0] = [-5, 0, 2.5]
+        layer.depthwise_convs[0].kernel.assign(kernel)
+        grid = scale_analysis.kernel_grid(layer)
+        np.testing.assert_allclose(grid[3:6, 3:6], [[0, 0, 0], [-1, 0, 0.5], [0, 0, 0]])
+        np.testing.assert_array_equal(grid[3:6, 11:14], np.zeros((3, 3)))  # no kernel, no 0 / 0
+
+
+class TestWithoutKernelSize:
+    def test_without_what_counts_for_nothing_nothing_changes(self):
+        model = network()
+        carry_everything(model.get_layer("stage1_conv"), branch=1)
+        expected = model.predict(images(), verbose=0)
+        for size in (7, (3, 3)):
+            copy = scale_analysis.without_kernel_size(model, size, ["stage1_conv"])
+            np.testing.assert_array_equal(copy.predict(images(), verbose=0), expected)
+
+    def test_each_channel_becomes_its_mean(self):
+        model = network()
+        layer = model.get_layer("stage1_conv")
+        copy = scale_analysis.without_kernel_size(model, 5)
+        x = images()
+        branches = ops.concatenate([conv(x) for conv in layer.depthwise_convs], axis=-1)
+        before = ops.convert_to_numpy(layer.depthwise_bn(branches))
+        after = ops.convert_to_numpy(copy.get_layer("stage1_conv").depthwise_bn(branches))
+        beta = ops.convert_to_numpy(layer.depthwise_bn.beta)
+        np.testing.assert_array_equal(
+            after[..., [0, 1, 2, 6, 7, 8]], before[..., [0, 1, 2, 6, 7, 8]]
+        )
+        np.testing.assert_allclose(after[..., 3:6], np.broadcast_to(beta[3:6], (6, 12, 12, 3)))
+
+    def test_a_layer_with_no_other_size_becomes_constant(self):
+        model = network()
+        copy = scale_analysis.without_kernel_size(model, 3, ["stage2_conv"])
+        outputs = copy.predict(images(), verbose=0)
+        np.testing.assert_allclose(outputs, np.tile(outputs[:1], (6, 1)), rtol=1e-5)
+
+    def test_leaves_the_model_as_it_is_and_says_what_it_drops(self, capsys):
+        inner = network()
+        x = keras.Input(SHAPE)
+        outer = keras.Model(x, inner(x))
+        before = outer.get_weights()
+        copy = scale_analysis.without_kernel_size(outer, 3)
+        names = [f"{inner.name}/stage1_conv", f"{inner.name}/stage2_conv"]
+        assert capsys.readouterr().out == f"Left out 3x3 in 2 layers: {', '.join(names)}\n"
+        for old, new in zip(before, outer.get_weights(), strict=True):
+            np.testing.assert_array_equal(old, new)
+        assert list(scale_analysis.multiception_layers(copy)) == names
+        assert not np.allclose(
+            copy.predict(images(), verbose=0), inner.predict(images(), verbose=0)
+        )
+
+    def test_frozen_layers(self):
+        model = network()
+        model.get_layer("stage1_conv").trainable = False
+        copy = scale_analysis.without_kernel_size(model, 7, verbose=False)
+        gamma = ops.convert_to_numpy(copy.get_layer("stage1_conv").depthwise_bn.gamma)
+        original = ops.convert_to_numpy(model.get_layer("stage1_conv").depthwise_bn.gamma)
+        np.testing.assert_array_equal(gamma, [*original[:6], 0, 0, 0])
+
+    @pytest.mark.parametrize(
+        ("size", "names", "message"),
+        [
+            (9, None, "3x3, 5x5, 7x7"),
+            (5, ["stage2_conv"], "3x3"),
+            (3, ["conv"], "no such"),
+            (4, None, "odd"),
+        ],
+    )
+    def test_errors(self, size, names, message):
+        with pytest.raises(ValueError, match=message):
+            scale_analysis.without_kernel_size(network(), size, names)
