@@ -28,12 +28,13 @@ class Site:
         reason: Why it stays, as a string; `None` if it is replaced.
         output: The layer whose name and output the new layer takes over: the 1x1 convolution
             behind a `DepthwiseConv2D`, and `layer` itself otherwise.
-        absorbed: The other layers that become part of the new one and go: the `ZeroPadding2D` in
-            front, what stands between a `DepthwiseConv2D` and its 1x1 convolution, and
-            `batch_norm`.
+        absorbed: The other layers that become part of the new one and go: what stands between a
+            `DepthwiseConv2D` and its 1x1 convolution and, with `absorb`, the `ZeroPadding2D` in
+            front and `batch_norm`.
         batch_norm: The `BatchNormalization` directly behind, if it becomes the new layer's own.
         kernel_sizes: The kernel sizes of the new layer, as in `km.conv_bn`.
-        padding: Zero rows and columns to put around its input, `((top, bottom), (left, right))`.
+        padding: Zero rows and columns to put around its input, `((top, bottom), (left, right))`;
+            negative where rows and columns come off.
         cropping: Rows and columns to take off its output.
     """
 
@@ -47,7 +48,7 @@ class Site:
     cropping: tuple = ((0, 0), (0, 0))
 
 
-def plan_replacements(model, conv="multiception", kernel_sizes=None, where=None):
+def plan_replacements(model, conv="multiception", kernel_sizes=None, where=None, absorb=False):
     """Find the spatial convolutions of a network and decide what becomes of each.
 
     Args:
@@ -55,6 +56,7 @@ def plan_replacements(model, conv="multiception", kernel_sizes=None, where=None)
         conv: Type of the new convolutions, as in `km.replace_convolutions`.
         kernel_sizes: Their kernel sizes, as in `km.replace_convolutions`.
         where: Which to replace, as in `km.replace_convolutions`.
+        absorb: Whether neighbours become part of it, as in `km.replace_convolutions`.
 
     Returns:
         A list of `Site`, in the order of the network.
@@ -76,7 +78,7 @@ def plan_replacements(model, conv="multiception", kernel_sizes=None, where=None)
         )
     require_conv(conv)
     calls = Calls(model)
-    sites = [_survey(layer, calls, conv) for layer in calls.layers if _is_spatial(layer)]
+    sites = [_survey(layer, calls, conv, absorb) for layer in calls.layers if _is_spatial(layer)]
     reason = _chooser(where, model, sites, calls)
     by_stage = None if callable(kernel_sizes) else stage_kernel_sizes(conv, kernel_sizes)
     replaceable = [index for index, site in enumerate(sites) if site.reason is None]
@@ -89,7 +91,7 @@ def plan_replacements(model, conv="multiception", kernel_sizes=None, where=None)
     return sites
 
 
-def _survey(layer, calls, conv):
+def _survey(layer, calls, conv, absorb):
     """Return the `Site` of a layer, its kernel sizes left open."""
     reason = _obstacle(layer, conv)
     path = [layer]
@@ -106,9 +108,20 @@ def _survey(layer, calls, conv):
     if len(alignments) > 1:
         return Site(layer, "it is shared by inputs whose sizes need different padding")
     ((padding, cropping),) = alignments
-    batch_norm = _own_batch_norm(path[-1], calls) if conv in _ENDS_IN_BATCH_NORM else None
+    batch_norm = None
+    if absorb and conv in _ENDS_IN_BATCH_NORM:
+        batch_norm = _own_batch_norm(path[-1], calls)
+    if pad is not None and not absorb:  # its zeros come off again
+        padding, pad = _less(padding, pad.padding), None
     absorbed = tuple(x for x in (pad, *path[:-1], batch_norm) if x is not None)
     return Site(layer, None, path[-1], absorbed, batch_norm, padding=padding, cropping=cropping)
+
+
+def _less(padding, other):
+    return tuple(
+        tuple(a - b for a, b in zip(*sides, strict=True))
+        for sides in zip(padding, other, strict=True)
+    )
 
 
 def _is_spatial(layer):

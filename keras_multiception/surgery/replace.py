@@ -15,7 +15,9 @@ from keras_multiception.surgery.calls import graph_of
 from keras_multiception.surgery.plan import plan_replacements
 
 
-def replace_convolutions(model, conv="multiception", kernel_sizes=None, where=None, verbose=True):
+def replace_convolutions(
+    model, conv="multiception", kernel_sizes=None, where=None, absorb=False, verbose=True
+):
     """Return a copy of a network in which the convolutions are Multiception.
 
     Replaced are `Conv2D` larger than 1x1, `SeparableConv2D`, and `DepthwiseConv2D` together with
@@ -29,13 +31,14 @@ def replace_convolutions(model, conv="multiception", kernel_sizes=None, where=No
       convolution, whose output it makes), its stride, dilation, activation, `trainable`, dtype
       policy, regularisers and constraints.
     - *Positions*: the new kernels are centred on the pixels that the old ones were centred on,
-      whatever the padding. Where that is not how Multiception pads, a `ZeroPadding2D` and a
-      `Cropping2D`, `<name>_align_pad` and `<name>_align_crop`, stand around the new layer. (With
-      `padding="same"`, a stride above 1 and an unknown input size, only the shape is kept.)
-    - *Absorbed*: a batch norm directly behind becomes the one that Multiception ends in, with its
-      momentum, epsilon, scale and offset; a second one would only undo the first. A
-      `ZeroPadding2D` that serves the convolution alone becomes its padding. So do these layers
-      go, and what stood between a depthwise convolution and its 1x1 convolution.
+      whatever the padding. Where that is not how Multiception pads, a `ZeroPadding2D` or two
+      `Cropping2D`, `<name>_align_pad`, `<name>_align_trim` and `<name>_align_crop`, stand around
+      the new layer. (With `padding="same"`, a stride above 1 and an unknown input size, only the
+      shape is kept.)
+    - *Gone*: what stood between a depthwise convolution and its 1x1 convolution; with `absorb`,
+      also the batch norm directly behind, which becomes the one that Multiception ends in, with
+      its momentum, epsilon, scale and offset, and a `ZeroPadding2D` that serves the convolution
+      alone, which becomes its padding.
     - *Dropped*: the weights of the replaced convolutions (the new ones start at random, frozen
       where the old ones were: unfreeze those before training), what `compile` set, and the class
       of a model that is neither a plain Functional nor a plain Sequential one.
@@ -54,6 +57,9 @@ def replace_convolutions(model, conv="multiception", kernel_sizes=None, where=No
             regular expression that matches whole names; a pair goes by its depthwise layer. The
             default is all but those that read an image, of 4 channels or fewer, and those that
             make an output of the model.
+        absorb: Boolean, whether a batch norm directly behind and a `ZeroPadding2D` in front become
+            part of the new layer, for fewer layers and parameters. By default they stay, with
+            their names: then the new layer's own batch norm comes in front of the old one.
         verbose: Boolean, whether to print what was replaced, the costs before and after, and
             what was not replaced and why. `keras_multiception.surgery.plan_replacements` returns
             the same as data, in advance.
@@ -70,7 +76,7 @@ def replace_convolutions(model, conv="multiception", kernel_sizes=None, where=No
         >>> model = km.replace_convolutions(vgg)
         >>> model = km.replace_convolutions(vgg, kernel_sizes=(3, 5), where="block[45]_conv.")
     """
-    sites = plan_replacements(model, conv, kernel_sizes, where)
+    sites = plan_replacements(model, conv, kernel_sizes, where, absorb)
     new_model = _Surgeon(sites, conv).operate(model)
     if verbose:
         _report(model, new_model, sites, conv)
@@ -134,11 +140,17 @@ def _new_layers(site, conv):
     """Return the layers that take the place of `site.output`, one after the other."""
     name = site.output.name
     shared = {"dtype": site.output.dtype_policy, **CHANNELS_LAST}
-    pad = layers.ZeroPadding2D(site.padding, name=f"{name}_align_pad", **shared)
+    padding = np.array(site.padding)
+    pad = layers.ZeroPadding2D(_pairs(padding), name=f"{name}_align_pad", **shared)
+    trim = layers.Cropping2D(_pairs(-padding), name=f"{name}_align_trim", **shared)
     new = _multiception(site) if conv == "multiception" else _model_of(site, conv)
     crop = layers.Cropping2D(site.cropping, name=f"{name}_align_crop", **shared)
-    needed = np.any(site.padding), True, np.any(site.cropping)
-    return list(itertools.compress((pad, new, crop), needed))
+    needed = np.any(padding > 0), np.any(padding < 0), True, np.any(site.cropping)
+    return list(itertools.compress((pad, trim, new, crop), needed))
+
+
+def _pairs(sides):
+    return np.maximum(sides, 0).tolist()
 
 
 def _multiception(site):
