@@ -140,6 +140,21 @@ def test_mobilenetv2(shared_golden):
     check_model(golden, km.MobileNetV2(input_shape=(32, 32, 3), classifier_activation=None))
 
 
+@pytest.mark.parametrize(
+    ("name", "factory", "kwargs"),
+    [
+        ("senet56", km.SEResNet56, {}),
+        ("shakenet26_2x16d", km.ShakeShake26, {"filters": 16}),
+        ("mobilenetv2", km.MobileNetV2, {}),
+    ],
+)
+def test_released_names_and_shapes(name, factory, kwargs):
+    shapes = json.loads((GOLDEN / "state_shapes.json").read_text(encoding="utf-8"))[name]
+    state = {entry: np.full(shape, 7.0) for entry, shape in shapes.items()}
+    model = km.load_torch_state_dict(factory(**kwargs), state)
+    assert all(np.all(weights == 7) for weights in model.get_weights())
+
+
 def test_optimizer():
     golden = np.load(GOLDEN / "sgd_nesterov_l2.npz")
     weights = keras.Variable(golden["w0"])
