@@ -9,8 +9,14 @@ from keras_multiception.layers.arguments import standardize_kernel_sizes, stride
 from keras_multiception.layers.initializers import depthwise_he_normal, he_normal, uniform_bias
 from keras_multiception.layers.mix_conv2d import MixConv2D
 from keras_multiception.layers.multiception_conv2d import MulticeptionConv2D
-
-CHANNELS_LAST = {"data_format": "channels_last"}
+from keras_multiception.primitives import (
+    CHANNELS_LAST,
+    batch_norm,
+    conv2d,
+    depthwise_conv2d,
+    relu,
+    suffixed,
+)
 
 
 def conv_bn(x, filters, strides=1, kernel_sizes=None, conv="multiception", fan="fan_in", name=None):
@@ -151,97 +157,13 @@ def squeeze_excite(x, ratio, name):
     return layers.Multiply(name=f"{name}_scale")([x, scale])
 
 
-def conv2d(x, filters, kernel_size, strides=1, fan="fan_in", use_bias=False, name=None):
-    """Apply a full convolution, padded by half the kernel on every side at every stride.
-
-    TensorFlow's own "same" pads only the end where the stride is 2 and the size even, and so
-    looks at other positions.
-
-    Args:
-        x: Input tensor.
-        filters: Integer, number of output channels.
-        kernel_size: Odd integer or pair of odd integers.
-        strides: Positive integer.
-        fan: Mode of the He-normal initialisation.
-        use_bias: Boolean, whether to add a bias.
-        name: String, the name of the layer.
-
-    Returns:
-        The output tensor.
-    """
-    x, padding, (height, width) = _pad_symmetrically(x, kernel_size, strides, name)
-    return layers.Conv2D(
-        filters,
-        (height, width),
-        strides=strides,
-        padding=padding,
-        use_bias=use_bias,
-        kernel_initializer=he_normal(fan),
-        bias_initializer=uniform_bias(x.shape[-1] * height * width),
-        name=name,
-        **CHANNELS_LAST,
-    )(x)
-
-
-def depthwise_conv2d(x, kernel_size, strides=1, fan="fan_in", name=None):
-    """Apply a depthwise convolution without a bias, padded like `conv2d`.
-
-    Args:
-        x: Input tensor.
-        kernel_size: Odd integer or pair of odd integers.
-        strides: Positive integer.
-        fan: Mode of the He-normal initialisation.
-        name: String, the name of the layer.
-
-    Returns:
-        The output tensor.
-    """
-    x, padding, size = _pad_symmetrically(x, kernel_size, strides, name)
-    return layers.DepthwiseConv2D(
-        size,
-        strides=strides,
-        padding=padding,
-        use_bias=False,
-        depthwise_initializer=depthwise_he_normal(fan),
-        name=name,
-        **CHANNELS_LAST,
-    )(x)
-
-
-def batch_norm(x, name=None):
-    """Apply batch normalisation with the constants of the paper's experiments.
-
-    Args:
-        x: Input tensor.
-        name: String, the name of the layer.
-
-    Returns:
-        The output tensor.
-    """
-    return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)(x)
-
-
-def relu(x, name=None, max_value=None):
-    """Apply ReLU.
-
-    Args:
-        x: Input tensor.
-        name: String, the name of the layer.
-        max_value: `None`, or where to cut off: 6 for ReLU6.
-
-    Returns:
-        The output tensor.
-    """
-    return layers.ReLU(max_value=max_value, name=name)(x)
-
-
 def _standard(x, filters, strides, kernel_sizes, fan, name):
-    x = conv2d(x, filters, kernel_sizes[0], strides, fan, name=_suffixed(name, "conv"))
-    return batch_norm(x, _suffixed(name, "bn"))
+    x = conv2d(x, filters, kernel_sizes[0], strides, fan, name=suffixed(name, "conv"))
+    return batch_norm(x, suffixed(name, "bn"))
 
 
 def _dsconv(x, filters, strides, kernel_sizes, fan, name):
-    x = depthwise_conv2d(x, kernel_sizes[0], strides, fan, _suffixed(name, "depthwise"))
+    x = depthwise_conv2d(x, kernel_sizes[0], strides, fan, suffixed(name, "depthwise"))
     return _pointwise_bn(x, filters, fan, name)
 
 
@@ -261,7 +183,7 @@ def _mixconv_depthwise(x, filters, strides, kernel_sizes, fan, name):
         kernel_sizes=kernel_sizes,
         strides=strides,
         kernel_initializer=depthwise_he_normal(fan),
-        name=_suffixed(name, "depthwise"),
+        name=suffixed(name, "depthwise"),
     )(x)
     return _pointwise_bn(x, filters, fan, name)
 
@@ -288,22 +210,9 @@ _ONE_KERNEL_SIZE = ("standard", "dsconv")
 
 
 def _pointwise_bn(x, filters, fan, name):
-    name = _suffixed(name, "pointwise")
+    name = suffixed(name, "pointwise")
     x = conv2d(x, filters, 1, fan=fan, use_bias=True, name=name)
-    return batch_norm(x, _suffixed(name, "bn"))
-
-
-def _pad_symmetrically(x, kernel_size, strides, name):
-    """Return the input, the `padding` argument and the size of a symmetrically padded kernel."""
-    ((height, width),) = standardize_kernel_sizes([kernel_size])
-    if strides == 1:
-        return x, "same", (height, width)  # the same thing at stride 1
-    if max(height, width) > 1:
-        padding = layers.ZeroPadding2D(
-            (height // 2, width // 2), name=_suffixed(name, "pad"), **CHANNELS_LAST
-        )
-        x = padding(x)
-    return x, "valid", (height, width)
+    return batch_norm(x, suffixed(name, "bn"))
 
 
 def _require_same_padded(y, x, filters, strides, conv):
@@ -315,7 +224,3 @@ def _require_same_padded(y, x, filters, strides, conv):
             f"{getattr(y, 'shape', type(y).__name__)}"
         )
     return y
-
-
-def _suffixed(name, suffix):
-    return None if name is None else f"{name}_{suffix}"

@@ -9,6 +9,7 @@ from keras import layers, tree
 
 from keras_multiception.cost_rules import multiply_adds, receptive_field
 from keras_multiception.cost_table import Cost, LayerCost, ReceptiveField
+from keras_multiception.graph import graph_of
 from keras_multiception.layers.mix_conv2d import MixConv2D
 from keras_multiception.layers.multiception_conv2d import MulticeptionConv2D
 
@@ -58,7 +59,7 @@ def cost(model, input_shape=None):
     Reference:
         `km.equations` has the paper's equations for single convolutions.
     """
-    graph = _graph(model)
+    graph = graph_of(model)
     if graph is None:
         raise ValueError(
             "`model` must be a Functional model or a built Sequential one. "
@@ -73,13 +74,6 @@ def cost(model, input_shape=None):
     outputs = graph._run_through_graph(inputs, call_fn=functools.partial(walk.run, ""))
     layer_costs = walk.layer_costs(tree.flatten(outputs))
     return Cost(model.name, _one_or_all(shapes), layer_costs)
-
-
-def _graph(operation):
-    """Return the graph of a Functional or Sequential model; `None` for everything else."""
-    if isinstance(operation, keras.Sequential):
-        return operation._functional
-    return operation if isinstance(operation, keras.Function) else None
 
 
 def _input_shapes(graph, input_shape):
@@ -125,7 +119,7 @@ class _Walk:
         """Return the output of an operation; models and our own layers are run part by part."""
         name = prefix + operation.name
         run = functools.partial(self.run, f"{name}/")
-        graph = _graph(operation)
+        graph = graph_of(operation)
         if graph is not None:
             return graph._run_through_graph(tree.flatten(args[0]), call_fn=run)
         if isinstance(operation, MulticeptionConv2D):

@@ -11,7 +11,6 @@ import numpy as np
 
 from keras_multiception.preprocessing import Dataset, get_dataset, preprocess_input
 
-
 # How far the probabilities of the written SavedModel may be from those of the model.
 TOLERANCE = 1e-4
 

@@ -172,7 +172,8 @@ def _modules(model):
     """Return the modules of the released code by the names of the layers."""
     names = [layer.name for layer in model.layers]
     family = next((_TELLTALES[name] for name in _TELLTALES if name in names), _RESNET)
-    modules, places = {}, {}
+    modules: dict[str, str] = {}
+    places: dict[tuple, int] = {}
     for name in names:
         match = re.fullmatch(r"stage(\d+)_block(\d+)_(\w+)", name)
         if match:
@@ -201,6 +202,7 @@ def _layer_entries(layer, module):
         yield f"{module}.running_mean", (layer.moving_mean, _transpose(0))
         yield f"{module}.running_var", (layer.moving_variance, _transpose(0))
     else:
+        axes: tuple[int, ...]
         if isinstance(layer, layers.DepthwiseConv2D):
             axes = (2, 3, 0, 1)  # (channels, 1, height, width) -> (height, width, channels, 1)
         elif isinstance(layer, layers.Conv2D):

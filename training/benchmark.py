@@ -50,7 +50,7 @@ def compare_fit_with_bare_step(model, batch_size, steps, rounds):
         return loss.numpy()
 
     runs = {"fit": lambda: model.fit(batches, shuffle=False, verbose=0), "bare step": run_bare}
-    seconds = {name: [] for name in runs}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds + 1):  # the first round warms up
         for name, run in runs.items():
             begin = time.perf_counter()

@@ -5,9 +5,10 @@ import pathlib
 import keras
 from keras import layers
 
-from keras_multiception.blocks import CHANNELS_LAST, require_conv
+from keras_multiception.blocks import require_conv
 from keras_multiception.layers.arguments import standardize_kernel_sizes
 from keras_multiception.layers.initializers import uniform_bias
+from keras_multiception.primitives import CHANNELS_LAST
 
 PAPER_KERNEL_SIZES = ((3, 5, 7), (3, 5), (3, 3))
 

@@ -3,7 +3,8 @@
 from keras import layers
 
 from keras_multiception.applications.classifier import build_classifier, stage_kernel_sizes
-from keras_multiception.blocks import batch_norm, conv2d, conv_bn, depthwise_conv2d, relu
+from keras_multiception.blocks import conv_bn
+from keras_multiception.primitives import batch_norm, conv2d, depthwise_conv2d, relu
 
 # expansion, filters, blocks and the stride of the first block, of each stage
 STAGES = (

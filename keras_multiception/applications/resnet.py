@@ -1,7 +1,8 @@
 """The CIFAR ResNets of the paper and their squeeze-and-excitation form, 6n + 2 layers deep."""
 
 from keras_multiception.applications.classifier import build_classifier, stage_kernel_sizes
-from keras_multiception.blocks import basic_block, batch_norm, conv2d, relu
+from keras_multiception.blocks import basic_block
+from keras_multiception.primitives import batch_norm, conv2d, relu
 
 STAGE_FILTERS = (16, 32, 64)
 

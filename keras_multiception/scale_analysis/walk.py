@@ -2,8 +2,8 @@
 
 import functools
 
+from keras_multiception.graph import graph_of
 from keras_multiception.layers.multiception_conv2d import MulticeptionConv2D
-from keras_multiception.surgery.calls import graph_of
 
 
 def multiception_layers(model):

@@ -9,8 +9,9 @@ from keras import layers
 
 from keras_multiception.applications.classifier import stage_kernel_sizes
 from keras_multiception.blocks import require_conv
+from keras_multiception.graph import graph_of
 from keras_multiception.layers.arguments import standardize_kernel_sizes
-from keras_multiception.surgery.calls import Calls, graph_of
+from keras_multiception.surgery.calls import Calls
 from keras_multiception.surgery.positions import align
 
 _CONVOLUTIONS = (layers.Conv2D, layers.SeparableConv2D, layers.DepthwiseConv2D)
@@ -235,9 +236,9 @@ def _match(where, names):
             ) from None
         unknown = [] if chosen else [where]
     elif isinstance(where, list | tuple | set | frozenset):
-        chosen, unknown = where, [name for name in where if name not in names]
+        chosen, unknown = set(where), [name for name in where if name not in names]
     else:
-        chosen, unknown = (), [where]
+        chosen, unknown = set(), [where]
     if unknown:
         close = difflib.get_close_matches(str(unknown[0]), names, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""

@@ -8,10 +8,11 @@ import keras
 import numpy as np
 from keras import layers, tree
 
-from keras_multiception.blocks import CHANNELS_LAST, conv_bn
+from keras_multiception.blocks import conv_bn
 from keras_multiception.cost import cost
+from keras_multiception.graph import graph_of
 from keras_multiception.layers.multiception_conv2d import MulticeptionConv2D
-from keras_multiception.surgery.calls import graph_of
+from keras_multiception.primitives import CHANNELS_LAST
 from keras_multiception.surgery.plan import plan_replacements
 
 
@@ -89,7 +90,7 @@ class _Surgeon:
     def __init__(self, sites, conv):
         self.sites = [site for site in sites if site.reason is None]
         # from a layer of the old model to those, one after the other, that take its place
-        self.successors = {layer: [] for site in self.sites for layer in site.absorbed}
+        self.successors: dict = {layer: [] for site in self.sites for layer in site.absorbed}
         self.successors.update((site.output, _new_layers(site, conv)) for site in self.sites)
         self.replaced = set(self.successors)
 
@@ -216,7 +217,7 @@ def _rebuild_layer(layer):
 
 def _copy_state(old, new):
     for source, target in zip(old._flatten_layers(), new._flatten_layers(), strict=True):
-        state = {}
+        state: dict = {}
         source.save_own_variables(state)
         target.load_own_variables(state)
         target.trainable = source.trainable
