@@ -7,6 +7,7 @@ import keras
 from keras import layers, tree
 
 from keras_multiception.cost_table import ReceptiveField
+from keras_multiception.layers.unused_shortcut import UnusedShortcut
 
 _CONVOLUTIONS = (
     layers.Conv1D,
@@ -35,7 +36,7 @@ _SHIFTING = (
     layers.ZeroPadding2D,
     layers.ZeroPadding3D,
 )
-_WITHOUT_PRODUCTS = (layers.Embedding, layers.LayerNormalization, layers.PReLU)
+_WITHOUT_PRODUCTS = (layers.Embedding, layers.LayerNormalization, layers.PReLU, UnusedShortcut)
 # products of two tensors, by the name of the layer or of the operation of `keras.ops`
 _TENSOR_PRODUCTS = {
     "AdditiveAttention",

@@ -8,6 +8,7 @@ from keras import layers
 
 from keras_multiception.layers.mix_conv2d import MixConv2D
 from keras_multiception.layers.multiception_conv2d import MulticeptionConv2D
+from keras_multiception.layers.unused_shortcut import UnusedShortcut
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +62,7 @@ _SHAKE_SHAKE = _Family(
         "shortcut_conv1": "shortcut.conv1",
         "shortcut_conv2": "shortcut.conv2",
         "shortcut_bn": "shortcut.bn",
+        "unused_shortcut": "shortcut",
     },
 )
 _MOBILENET_V2 = _Family(
@@ -88,10 +90,6 @@ _MOBILENET_V2 = _Family(
 )
 # A layer that only the family has; any other model is read as a ResNet.
 _TELLTALES = {"stage1_block1_shake": _SHAKE_SHAKE, "head_conv": _MOBILENET_V2}
-
-# What a checkpoint holds and no network uses: PyTorch's batch counters, and Shake-Shake's shortcuts
-# of blocks that keep the shape, where the released code adds the input itself.
-_UNUSED = re.compile(r".*\.num_batches_tracked|layer\d\.\d\.shortcut\..*")
 
 
 def load_torch_state_dict(model, state):
@@ -123,7 +121,7 @@ def load_torch_state_dict(model, state):
     if all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): value for name, value in state.items()}
     targets = dict(_torch_entries(model))
-    state = {k: v for k, v in state.items() if k in targets or not _UNUSED.fullmatch(k)}
+    state = {name: x for name, x in state.items() if name in targets or not _unused(name, targets)}
     arrays, misshapen = {}, []
     for name, (variable, to_keras) in targets.items():
         if name not in state:
@@ -153,6 +151,18 @@ def load_torch_state_dict(model, state):
     for name, (variable, _) in targets.items():
         variable.assign(arrays[name])
     return model
+
+
+def _unused(name, targets):
+    """Return whether a checkpoint holds an entry that no network uses.
+
+    These are PyTorch's batch counters, and the shortcuts of Shake-Shake's blocks that keep the
+    shape, where the released code adds the input itself.
+    """
+    if name.endswith(".num_batches_tracked"):
+        return True
+    shakes = "c_in.weight" in targets
+    return shakes and re.fullmatch(r"layer[123]\.[0-3]\.shortcut\..*", name) is not None
 
 
 def _torch_entries(model):
@@ -196,6 +206,10 @@ def _layer_entries(layer, module):
     elif isinstance(layer, MixConv2D):
         for index, conv in enumerate(layer.convs):
             yield from _layer_entries(conv, f"{module}.{index}")
+    elif isinstance(layer, UnusedShortcut):
+        for index, conv in enumerate(layer.convs, start=1):
+            yield from _layer_entries(conv, f"{module}.conv{index}")
+        yield from _layer_entries(layer.bn, f"{module}.bn")
     elif isinstance(layer, layers.BatchNormalization):
         yield f"{module}.weight", (layer.gamma, _transpose(0))
         yield f"{module}.bias", (layer.beta, _transpose(0))

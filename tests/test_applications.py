@@ -94,7 +94,8 @@ PARAMETERS = {
     ("shakeshake26", 100): (26812196, 16070468, 27099940, None, 17600004),
     ("mobilenetv2", 10): (None, 2236330, None, None, 2252634),
 }
-UNUSED = {"shakeshake26": sum(3 * (w * w + 2 * w) for w in (96, 192, 384))}
+# The released Shake-Shake counts shortcuts that blocks of unchanged shape hold and never use.
+WHOLE = {"shakeshake26": {"unused_shortcuts": True}}
 
 
 def build(name, conv="multiception", **kwargs):
@@ -125,9 +126,9 @@ def images(*shape):
     ],
 )
 def test_parameters_are_those_of_the_released_code(name, classes, conv, expected):
-    model = km.create_model(name, classes=classes, conv=conv)
+    model = km.create_model(name, classes=classes, conv=conv, **WHOLE.get(name, {}))
     trainable = sum(math.prod(w.shape) for w in model.trainable_variables)
-    assert trainable + UNUSED.get(name, 0) == expected
+    assert trainable == expected
     assert model.name == name
     assert model.output_shape == (None, classes)
 
@@ -388,3 +389,17 @@ def test_initialisation(name, layer, std):
     kwargs = {"filters": 32} if name == "shakeshake26" else {}
     kernel = km.create_model(name, include_top=False, **kwargs).get_layer(layer).get_weights()[0]
     assert abs(kernel.std() / std - 1) < 0.1
+
+
+def test_unused_shortcuts_change_counts_only(tmp_path):
+    usual, whole = (build("shakeshake26", unused_shortcuts=flag) for flag in (False, True))
+    own = [w for w in whole.weights if "unused_shortcut" not in w.path]
+    assert len(own) == len(usual.weights) < len(whole.weights)
+    for source, target in zip(usual.weights, own, strict=True):
+        target.assign(source)
+    x = images(2, 8, 8, 3)
+    expected = usual.predict(x, verbose=0)
+    np.testing.assert_allclose(whole.predict(x, verbose=0), expected, atol=1e-6)
+    whole.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(loaded.predict(x, verbose=0), expected, atol=1e-6)

@@ -87,12 +87,12 @@ def test_layer(path):
         assert_close(keras.ops.convert_to_numpy(variable), after, 1e-5)
 
 
-def check_model(golden, model, tolerance=1e-4, unused=0):
-    """Check a network that gives logits; `unused` weights of the file are in no forward pass."""
+def check_model(golden, model, tolerance=1e-4, whole=True):
+    """Check a network that gives logits; it has all weights of the file if it is `whole`."""
     state = {k.removeprefix("state/"): v for k, v in golden.items() if k.startswith("state/")}
     km.load_torch_state_dict(model, state)
     parameters = sum(math.prod(w.shape) for w in model.trainable_variables)
-    assert parameters + unused == int(golden["params"])
+    assert (parameters == int(golden["params"])) == whole
     logits = model.predict(nhwc(golden["x"]), verbose=0)
     assert_close(logits, golden["logits_eval"], tolerance)
     if "train/loss" not in golden:
@@ -131,8 +131,9 @@ def test_seresnet56(shared_golden):
 def test_shakeshake26(shared_golden):
     """The released blocks that keep their shape hold a shortcut too, and add the input itself."""
     golden = dict(np.load(shared_golden / "shakenet26_2x16d_multiception.npz"))
-    unused = sum(blocks * (w * w + 2 * w) for w, blocks in ((16, 4), (32, 3), (64, 3)))
-    check_model(golden, km.ShakeShake26(filters=16, classifier_activation=None), unused=unused)
+    for whole in (False, True):
+        model = km.ShakeShake26(filters=16, classifier_activation=None, unused_shortcuts=whole)
+        check_model(golden, model, whole=whole)
 
 
 def test_mobilenetv2(shared_golden):

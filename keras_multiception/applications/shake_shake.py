@@ -6,6 +6,7 @@ from keras_multiception.applications.classifier import build_classifier, stage_k
 from keras_multiception.blocks import conv_bn
 from keras_multiception.layers.arguments import standardize_filters
 from keras_multiception.layers.shake_shake import ShakeShake
+from keras_multiception.layers.unused_shortcut import UnusedShortcut
 from keras_multiception.primitives import CHANNELS_LAST, batch_norm, conv2d, relu
 
 STEM_FILTERS = 16
@@ -23,6 +24,7 @@ def ShakeShake26(
     conv="multiception",
     kernel_sizes=None,
     filters=96,
+    unused_shortcuts=False,
 ):
     """Shake-Shake 26 2x96d for CIFAR-sized images: three stages of four two-branch blocks.
 
@@ -52,6 +54,9 @@ def ShakeShake26(
             (3, 5) and (3, 3) for Multiception, (3, 5, 7) for both MixConvs, and 3 for the rest.
         filters: Even integer, the width of the first stage, doubled in each further one: the 96
             of 2x96d.
+        unused_shortcuts: Boolean, whether blocks that keep their shape hold, as in the released
+            code, the weights of a shortcut besides, which nothing uses and no gradient reaches:
+            for the exact parameter counts of the paper's Table V and whole checkpoints.
 
     Input shape:
         `(batch, height, width, channels)`, normalised by `km.preprocessing.preprocess_input`.
@@ -84,7 +89,8 @@ def ShakeShake26(
             for block in range(1, BLOCKS + 1):
                 strides = 2 if stage > 1 and block == 1 else 1
                 width = filters * 2 ** (stage - 1)
-                x = _block(x, width, strides, conv, sizes, f"stage{stage}_block{block}")
+                name = f"stage{stage}_block{block}"
+                x = _block(x, width, strides, conv, sizes, unused_shortcuts, name)
         return relu(x, "head_relu")
 
     return build_classifier(
@@ -99,7 +105,7 @@ def ShakeShake26(
     )
 
 
-def _block(x, filters, strides, conv, kernel_sizes, name):
+def _block(x, filters, strides, conv, kernel_sizes, unused_shortcuts, name):
     """Mix two branches, ReLU -> conv_bn -> ReLU -> 3x3 convolution -> batch norm each."""
     branches = []
     for branch in (f"{name}_branch1", f"{name}_branch2"):
@@ -110,6 +116,8 @@ def _block(x, filters, strides, conv, kernel_sizes, name):
         branches.append(batch_norm(y, f"{branch}_bn2"))
     if x.shape[-1] != filters or strides != 1:
         x = _shortcut(x, filters, strides, f"{name}_shortcut")
+    elif unused_shortcuts:
+        x = UnusedShortcut(filters, name=f"{name}_unused_shortcut")(x)
     shaken = ShakeShake(name=f"{name}_shake")(branches)
     return layers.Add(name=f"{name}_out")([shaken, x])
 
