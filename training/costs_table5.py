@@ -43,9 +43,9 @@ TABLE5 = (
 )
 _TYPES = ("standard", "multiception")
 _SHAKE_SHAKE_NOTE = (
-    f"- shakeshake26: {sum(3 * (w * w + 2 * w) for w in (96, 192, 384)):,} of every count "
-    "are parameters of shortcuts that blocks of unchanged shape hold and never use; km.ShakeShake26 has "
-    "them with unused_shortcuts=True, as here, and leaves them out by default."
+    f"- shakeshake26: {sum(3 * (w * w + 2 * w) for w in (96, 192, 384)):,} of every count are "
+    "parameters of shortcuts that blocks of unchanged shape hold and never use; km.ShakeShake26 "
+    "has them with unused_shortcuts=True, as here, and leaves them out by default."
 )
 
 
