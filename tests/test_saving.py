@@ -1,0 +1,51 @@
+"""A saved network in a process that knows nothing but `import keras_multiception`."""
+
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from test_floors import ROOT
+
+import keras_multiception as km
+
+pytestmark = pytest.mark.backend
+
+LOAD = """
+import sys
+import keras, numpy
+import keras_multiception
+folder = sys.argv[1]
+model = keras.models.load_model(f"{folder}/model.keras")
+numpy.save(f"{folder}/loaded.npy", model.predict(numpy.load(f"{folder}/x.npy"), verbose=0))
+"""
+
+
+def network():
+    """A network with each of our layers and our optimiser."""
+    inputs = keras.Input((16, 16, 3))
+    x = km.layers.MulticeptionConv2D(8, (3, (5, 3)), strides=2, activation="relu")(inputs)
+    x = km.layers.MixConv2D(8, (3, 5))(x)
+    x = km.layers.ShakeShake()([x, km.conv_bn(x, 8, conv="dsconv")])
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(inputs, keras.layers.Dense(3)(x))
+    model.compile(km.optimizers.SGDL2(0.01), "mse")
+    return model
+
+
+def test_loads_in_a_fresh_process(tmp_path):
+    model = network()
+    x = np.random.default_rng(0).normal(size=(4, 16, 16, 3)).astype("float32")
+    model.fit(x, np.ones((4, 3)), verbose=0)
+    np.save(tmp_path / "x.npy", x)
+    model.save(tmp_path / "model.keras")
+    subprocess.run(
+        [sys.executable, "-c", LOAD, tmp_path],
+        cwd=ROOT,
+        env={**os.environ, "KERAS_BACKEND": keras.backend.backend()},
+        check=True,
+    )
+    loaded = np.load(tmp_path / "loaded.npy")
+    np.testing.assert_array_equal(loaded, model.predict(x, verbose=0))
