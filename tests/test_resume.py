@@ -51,7 +51,7 @@ def test_killed_and_resumed_equals_unbroken_to_the_bit(tmp_path):
         command(killed), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     wait_for(killed / "checkpoints" / "epoch_0002", process)
-    time.sleep(0.5)  # into the third epoch
+    time.sleep(0.2)  # into the third epoch
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not (killed / "checkpoints" / "epoch_0003").exists()
