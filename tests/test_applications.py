@@ -82,8 +82,7 @@ CASES = [
     for conv in facts.types
 ]
 
-# Trainable parameters of the released code, by type of convolution. Its Shake-Shake counts
-# shortcuts that blocks of an unchanged shape hold and never use; we leave them out.
+# Trainable parameters of the released code, by type of convolution.
 PARAMETERS = {
     ("resnet20", 10): (272474, 166858, 269848, None, 189434),
     ("resnet50", 10): (758554, 443498, 752188, None, 509434),
@@ -116,9 +115,7 @@ def images(*shape):
             classes,
             conv,
             count,
-            marks=[pytest.mark.slow]
-            if name in ("resnet50", "shakeshake26") and classes > 10
-            else [],
+            marks=[] if conv == "multiception" and classes == 10 else [pytest.mark.slow],
         )
         for (name, classes), counts in PARAMETERS.items()
         for conv, count in zip(TYPES, counts, strict=True)
