@@ -569,3 +569,16 @@ def test_other_convolutions(conv):
         assert "bn" not in {layer.name for layer in new.layers}
         assert inner[-1].epsilon == 0.01
         np.testing.assert_array_equal(ops.convert_to_numpy(inner[-1].gamma), np.full(12, 2.0))
+
+
+@pytest.mark.backend
+def test_training_the_new_model_leaves_the_old_one_alone():
+    convs = [layers.Conv2D(8, 3, name=name) for name in "ab"]
+    model = image_model(convs[0], layers.BatchNormalization(), convs[1])
+    before = state(model)
+    new = replace(model, where=["a"], absorb=True)
+    new.compile("sgd", "mse")
+    new.fit(np.ones((4, 12, 12, 8)), np.ones((4, 8)), verbose=0)
+    new.predict(np.ones((4, 12, 12, 8)), verbose=0)
+    for a, b in zip(state(model), before, strict=True):
+        np.testing.assert_array_equal(a, b)

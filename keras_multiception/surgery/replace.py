@@ -219,7 +219,7 @@ def _copy_state(old, new):
     for source, target in zip(old._flatten_layers(), new._flatten_layers(), strict=True):
         state: dict = {}
         source.save_own_variables(state)
-        target.load_own_variables(state)
+        target.load_own_variables({name: _values(x) for name, x in state.items()})
         target.trainable = source.trainable
 
 
@@ -232,7 +232,13 @@ def _copy_batch_norm(old, conv):
         new.momentum, new.epsilon = old.momentum, old.epsilon
     for part in ("gamma", "beta"):
         if getattr(old, part) is not None:
-            getattr(new, part).assign(getattr(old, part))
+            getattr(new, part).assign(_values(getattr(old, part)))
+
+
+def _values(variable):
+    """Return a copy of the values: on JAX, training deletes arrays that two models share."""
+    is_variable = isinstance(variable, keras.Variable)
+    return np.array(keras.ops.convert_to_numpy(variable)) if is_variable else variable
 
 
 def _report(old, new, sites, conv):
