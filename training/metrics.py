@@ -44,17 +44,39 @@ def evaluate_model(model, images, labels, *, dataset, trained_on=None, batch_siz
     """Measure a network on images.
 
     Args:
-        model: A `keras.Model` that ends in logits or in a softmax, or a SavedModel, as from
-            `load_model`; a SavedModel normalises images itself.
+        model: As for `log_probabilities`.
         images: Array of shape (examples, height, width, channels), uint8.
         labels: Array of shape (examples,).
         dataset: String, the data set of the images, whose classes are reported.
+        trained_on: As for `log_probabilities`.
+        batch_size: Integer.
+
+    Returns:
+        A dictionary as of `measure`.
+
+    Raises:
+        ValueError: If the model does not fit the data set or has another kind of output.
+    """
+    predictions = log_probabilities(
+        model, images, dataset=dataset, trained_on=trained_on, batch_size=batch_size
+    )
+    return measure(predictions, labels, km.preprocessing.get_dataset(dataset).class_names)
+
+
+def log_probabilities(model, images, *, dataset, trained_on=None, batch_size=BATCH_SIZE):
+    """Let a network classify images.
+
+    Args:
+        model: A `keras.Model` that ends in logits or in a softmax, or a SavedModel, as from
+            `load_model`; a SavedModel normalises images itself.
+        images: Array of shape (examples, height, width, channels), uint8.
+        dataset: String, the data set of the images.
         trained_on: String, the data set whose statistics a Keras model expects; the default is
             `dataset`.
         batch_size: Integer.
 
     Returns:
-        A dictionary as of `measure`.
+        The logarithm of each class's probability: an array of shape (examples, classes), float64.
 
     Raises:
         ValueError: If the model does not fit the data set or has another kind of output.
@@ -64,7 +86,7 @@ def evaluate_model(model, images, labels, *, dataset, trained_on=None, batch_siz
         _require_fit(model.input_shape, model.output_shape, facts, dataset)
         log = _log_of_softmax if _ends_in_softmax(model) else _log_softmax_of
         batches = data.evaluation_batches(
-            images, labels, dataset=trained_on or dataset, batch_size=batch_size
+            images, np.zeros(len(images)), dataset=trained_on or dataset, batch_size=batch_size
         )
         outputs = model.predict(batches, verbose=0)
     else:
@@ -72,7 +94,7 @@ def evaluate_model(model, images, labels, *, dataset, trained_on=None, batch_siz
         starts = range(0, len(images), batch_size)
         batches = (images[start : start + batch_size].astype(dtype) for start in starts)
         outputs = np.concatenate([signature(image=batch)["probabilities"] for batch in batches])
-    return measure(log(outputs.astype("float64")), labels, facts.class_names)
+    return log(outputs.astype("float64"))
 
 
 def count_parameters(model):
