@@ -22,7 +22,8 @@ class SGDL2(keras.optimizers.SGD):
     whenever the learning rate changes.
 
     The penalty covers every trainable variable, batch normalisation scales and offsets
-    included, as in the paper's experiments.
+    included, as in the paper's experiments; `exclude_from_weight_decay`, called before the
+    first step as for every Keras optimiser, takes some out.
 
     Args:
         learning_rate: Float or `keras.optimizers.schedules.LearningRateSchedule`.
@@ -67,7 +68,7 @@ class SGDL2(keras.optimizers.SGD):
         """Apply one step to one variable (called by Keras)."""
         learning_rate = ops.cast(learning_rate, variable.dtype)
         gradient = ops.cast(gradient, variable.dtype)
-        if self.l2:
+        if self.l2 and self._use_weight_decay(variable):
             gradient = ops.add(gradient, ops.multiply(variable, self.l2))
         if self.momentum:
             velocity = self.momentums[self._get_variable_index(variable)]

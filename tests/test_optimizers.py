@@ -52,3 +52,12 @@ def test_bad_arguments():
         km.optimizers.SGDL2(l2=-1)
     with pytest.raises(ValueError, match="`weight_decay`"):
         km.optimizers.SGDL2(weight_decay=1e-4)
+
+
+def test_excluded_variables_have_no_penalty():
+    kept, free = (keras.Variable(np.ones(3, "float32")) for _ in range(2))
+    optimizer = km.optimizers.SGDL2(0.1, momentum=0.9, l2=0.5)
+    optimizer.exclude_from_weight_decay(var_list=[free])
+    optimizer.apply([keras.ops.zeros(3), keras.ops.zeros(3)], [kept, free])
+    np.testing.assert_allclose(kept, 1 - 0.1 * (0.5 + 0.9 * 0.5), rtol=1e-6)
+    np.testing.assert_array_equal(free, 1)

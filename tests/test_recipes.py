@@ -1,5 +1,7 @@
 import dataclasses
+import json
 import math
+import pathlib
 import subprocess
 import sys
 
@@ -8,41 +10,134 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import keras_multiception as km
-from training.recipes import RECIPES, Recipe, get_recipe
+from training.paper_tables import CELLS, IMAGENET32, Cell, cells
+from training.recipe import Recipe
+from training.recipes import RECIPES, describe, get_recipe, of_cell, paper_cells, recipe_name
 
 MULTICEPTION = "resnet20_multiception_cifar10"
+
+
+SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_names_say_what_recipes_do(name):
     recipe = RECIPES[name]
-    assert name == f"{recipe.model}_{recipe.conv}_{recipe.dataset}"
+    assert name.removesuffix("_modern") == recipe_name(recipe)
     assert recipe.model in km.list_models()
-    assert recipe.dataset in km.preprocessing.DATASETS
+    assert recipe.dataset in (*km.preprocessing.DATASETS, "folder")
 
 
-@pytest.mark.parametrize("model", ["resnet20", "resnet50"])
-@pytest.mark.parametrize("conv", ["standard", "dsconv", "mixconv", "multiception"])
-def test_cifar10_follows_the_paper(model, conv):
-    recipe = get_recipe(f"{model}_{conv}_cifar10")
-    assert dataclasses.asdict(recipe) == {
-        "dataset": "cifar10",
-        "model": model,
-        "conv": conv,
-        "kernel_sizes": None,
-        "train_split": "train",
-        "test_split": "test",
-        "epochs": 300,
-        "batch_size": 128,
-        "learning_rate": 0.1,
-        "min_learning_rate": 5e-5,
-        "momentum": 0.9,
-        "l2": 2e-4,
-        "pad_and_crop": 4,
-        "flip": True,
+PAPER = {
+    "train_split": "train",
+    "learning_rate": 0.1,
+    "min_learning_rate": 5e-5,
+    "momentum": 0.9,
+    "l2": 2e-4,
+    "l2_on_vectors": True,
+    "image_size": 0,
+    "filters": 0,
+    "accumulate_steps": 1,
+    "warmup_epochs": 0,
+    "schedule_interval": "epoch",
+    "sync_batch_norm": False,
+    "dtype_policy": "float32",
+    **dict.fromkeys(("clip_norm", "ema", "label_smoothing", "mixup", "cutmix"), 0),
+}
+CIFAR = {"test_split": "test", "epochs": 300, "batch_size": 128, "pad_and_crop": 4, "flip": True}
+STL10 = CIFAR | {"batch_size": 64}
+IMAGENET = CIFAR | {"test_split": "validation", "epochs": 50, "pad_and_crop": 0, "flip": False}
+OF_DATASET = {"cifar10": CIFAR, "cifar100": CIFAR, "stl10": STL10, IMAGENET32: IMAGENET}
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_every_cell_has_a_recipe_with_the_settings_of_the_paper(cell):
+    recipe = RECIPES[recipe_name(of_cell(cell))]
+    assert cell in paper_cells(recipe)
+    assert dataclasses.asdict(recipe) == PAPER | OF_DATASET[cell.dataset] | {
+        "dataset": cell.dataset,
+        "model": cell.model,
+        "conv": cell.conv,
+        "kernel_sizes": cell.kernel_sizes,
         "seed": 0,
-        "dtype_policy": "float32",
     }
+
+
+def test_cells_are_those_of_the_published_tables():
+    path = SHARED / "paper" / "tables.json"
+    if not path.is_file():
+        pytest.skip("the transcribed tables are not here")
+    tables = json.loads(path.read_text())
+    ours = {
+        "senet56": "seresnet56",
+        "shakenet26_2x96d": "shakeshake26",
+        "imagenet32x32": IMAGENET32,
+    }
+    expected = []
+    for number in (1, 2, 3, 5):
+        for row in tables[f"table{number}"]:
+            place = number, *(ours.get(row[key], row[key]) for key in ("dataset", "model"))
+            for conv in ("standard", "dsconv", "mixconv", "multiception"):
+                error = row.get(f"{conv}_error" if number == 5 else conv)
+                if error is not None:
+                    expected.append(Cell(*place, conv, error))
+    columns = tables["table4"].pop("columns")
+    for title, errors in tables["table4"].items():
+        if title != "model":
+            first = tuple(int(size[0]) for size in title.split(" & "))
+            sizes = None if first == (3, 5, 7) else (first, (3, 5), (3, 3))
+            for dataset, error in zip(columns, errors, strict=True):
+                name = ours.get(dataset, dataset)
+                expected.append(Cell(4, name, "resnet50", "multiception", error, sizes))
+    assert sorted(expected, key=str) == sorted(CELLS, key=str)
+
+
+def test_other_tables_are_refused():
+    assert [len(cells(table)) for table in (1, 2, 3, 4, 5)] == [18, 5, 3, 16, 16]
+    with pytest.raises(ValueError, match=r"`table` must be 1, 2, 3, 4 or 5\. Received: table=6"):
+        cells(6)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_quick_variant_is_the_same_network_on_less(name):
+    quick, recipe = get_recipe(name, quick=True), RECIPES[name]
+    same = ("dataset", "model", "conv", "kernel_sizes", "momentum", "l2", "flip", "pad_and_crop")
+    assert all(getattr(quick, key) == getattr(recipe, key) for key in same)
+    assert quick.epochs <= 5
+    assert get_recipe(name, ["epochs=7"], quick=True).epochs == 7
+
+
+def test_describe_states_command_error_and_source():
+    text = describe(MULTICEPTION)
+    assert f"python -m training.train --recipe {MULTICEPTION} --workdir" in text
+    assert "7.53 % test error, Table I of Bao, Graeber, Wang" in text
+    assert "not in the paper" in describe("resnet20_multiception_digits")
+
+
+def test_recipe_from_a_file(tmp_path):
+    recipe = get_recipe(MULTICEPTION, ["kernel_sizes=3-5-7,3-5,3-3", "epochs=3"])
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(dataclasses.asdict(recipe)))
+    assert get_recipe(str(path)) == recipe
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"epochs": 3}', '{"epoch": 3}', '{"epochs": "3"}'])
+def test_file_without_a_recipe_is_refused(text, tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"`recipe` must be the path of a JSON.*Received: recipe"):
+        get_recipe(str(path))
+    with pytest.raises(ValueError, match="No such file"):
+        get_recipe(str(tmp_path / "other.json"))
+
+
+def test_warmup_rises_to_the_learning_rate_and_the_cosine_follows():
+    recipe = get_recipe(MULTICEPTION, ["epochs=10", "warmup_epochs=4"])
+    rates = [recipe.learning_rate_at(epoch) for epoch in range(10)]
+    assert rates[:5] == pytest.approx([0.02, 0.04, 0.06, 0.08, 0.1])
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+    assert recipe.learning_rate_at(3.999) == pytest.approx(0.1, rel=1e-3)
+    assert recipe.learning_rate_at(10) == pytest.approx(5e-5)
 
 
 def test_learning_rate_is_the_recursion_of_pytorch():
@@ -117,6 +212,11 @@ def test_values_survive_being_written(batch_size, learning_rate, flip):
         ("pad_and_crop=-1", "`pad_and_crop` must be"),
         ("seed=-1", "`seed` must be"),
         ("flip=maybe", "`flip` must be true or false"),
+        ("warmup_epochs=300", "`warmup_epochs` must be at least 0 and less than `epochs`, 300"),
+        ("schedule_interval=day", "`schedule_interval` must be one of epoch, step"),
+        ("ema=1", "`ema` must be at least 0 and less than 1"),
+        ("mixup=-1", "`mixup` must be a finite number of at least 0"),
+        ("accumulate_steps=0", "`accumulate_steps` must be at least 1"),
         ("dtype_policy=float7", "`dtype_policy` must be one of float32, mixed_bfloat16"),
         ("kernel_sizes=3;5", "`kernel_sizes` must be kernel sizes such as 3-5"),
     ],

@@ -1,7 +1,9 @@
 """Train a network by a recipe.
 
     python -m training.train --list
+    python -m training.train --describe resnet20_multiception_cifar10
     python -m training.train --recipe resnet20_multiception_digits --workdir runs/digits
+    python -m training.train --recipe resnet20_multiception_cifar10 --quick --workdir runs/quick
 
 The same command resumes a run that was stopped, by whatever means, after its last whole epoch;
 on a CPU it ends with the same weights, to the bit, as a run that was never stopped.
@@ -10,7 +12,8 @@ on a CPU it ends with the same weights, to the bit, as a run that was never stop
 import sys
 
 from training.cli import Parser
-from training.recipes import RECIPES, get_recipe
+from training.paper_tables import NUMERALS
+from training.recipes import RECIPES, describe, get_recipe, paper_cells
 
 
 def main(argv=None):
@@ -26,7 +29,13 @@ def main(argv=None):
     """
     parser = Parser(prog="python -m training.train", description=__doc__.splitlines()[0])
     parser.add_argument("--list", action="store_true", help="list the recipes and stop")
-    parser.add_argument("--recipe", help="name of a recipe")
+    parser.add_argument("--describe", metavar="RECIPE", help="show one recipe and stop")
+    parser.add_argument("--recipe", help="name of a recipe, or a .json file with one")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="the recipe's variant for a laptop: fewer images, epochs",
+    )
     parser.add_argument("--workdir", help="folder of the run; the same one resumes it")
     parser.add_argument("--data_dir", help="directory of prepared TensorFlow Datasets")
     parser.add_argument(
@@ -41,10 +50,13 @@ def main(argv=None):
     if args.list:
         print(_format_recipes())
         return 0
-    if not args.recipe or not args.workdir:
-        parser.error("--recipe and --workdir are needed, or --list")
+    if not args.describe and not (args.recipe and args.workdir):
+        parser.error("--recipe and --workdir are needed, or --list or --describe")
     try:
-        recipe = get_recipe(args.recipe, args.set)
+        if args.describe:
+            print(describe(args.describe))
+            return 0
+        recipe = get_recipe(args.recipe, args.set, args.quick)
         from training.fit import train  # imports TensorFlow, which takes seconds
 
         metrics = train(recipe, args.workdir, name=args.recipe, data_dir=args.data_dir)
@@ -62,11 +74,15 @@ def main(argv=None):
 
 
 def _format_recipes():
-    lines = [f"{'recipe':<34} {'epochs':>6} {'batch':>5} {'lr':>5}  {'crop':>4}  flip"]
+    lines = [
+        f"{'recipe':<44} {'epochs':>6} {'batch':>5} {'lr':>5}  {'paper: test error':>17}  tables"
+    ]
     for name, recipe in RECIPES.items():
+        cells = paper_cells(recipe)
+        error = f"{cells[0].error:.2f} %" if cells else "-"
         lines.append(
-            f"{name:<34} {recipe.epochs:>6} {recipe.batch_size:>5} {recipe.learning_rate:>5g}  "
-            f"{recipe.pad_and_crop:>4}  {'yes' if recipe.flip else 'no'}"
+            f"{name:<44} {recipe.epochs:>6} {recipe.batch_size:>5} {recipe.learning_rate:>5g}  "
+            f"{error:>17}  {', '.join(NUMERALS[cell.table] for cell in cells)}".rstrip()
         )
     return "\n".join(lines)
 

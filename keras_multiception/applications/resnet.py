@@ -4,7 +4,7 @@ from keras_multiception.applications.classifier import build_classifier, stage_k
 from keras_multiception.blocks import basic_block
 from keras_multiception.primitives import batch_norm, conv2d, relu
 
-STAGE_FILTERS = (16, 32, 64)
+FILTERS = 16
 
 
 def _factory(title, blocks, se_ratio=None):
@@ -22,14 +22,17 @@ def _factory(title, blocks, se_ratio=None):
         conv="multiception",
         kernel_sizes=None,
         se_ratio=se_ratio,
+        filters=FILTERS,
     ):
         if se_ratio is not None and not 0 < se_ratio <= 1:
             raise ValueError(
                 f"`se_ratio` must be None or in (0, 1]. Received: se_ratio={se_ratio!r}"
             )
+        if isinstance(filters, bool) or not isinstance(filters, int) or filters < 1:
+            raise ValueError(f"`filters` must be a positive integer. Received: filters={filters!r}")
         sizes = stage_kernel_sizes(conv, kernel_sizes)
         return build_classifier(
-            lambda x: _features(x, blocks, conv, sizes, se_ratio),
+            lambda x: _features(x, filters, blocks, conv, sizes, se_ratio),
             include_top,
             weights,
             input_shape,
@@ -48,15 +51,15 @@ def _factory(title, blocks, se_ratio=None):
     return build
 
 
-def _features(x, blocks, conv, kernel_sizes, se_ratio):
-    x = conv2d(x, STAGE_FILTERS[0], 3, name="stem_conv")
+def _features(x, filters, blocks, conv, kernel_sizes, se_ratio):
+    x = conv2d(x, filters, 3, name="stem_conv")
     x = relu(batch_norm(x, "stem_bn"), "stem_relu")
-    stages = zip(STAGE_FILTERS, kernel_sizes, strict=True)
-    for stage, (filters, sizes) in enumerate(stages, start=1):
+    for stage, sizes in enumerate(kernel_sizes, start=1):
+        width = filters * 2 ** (stage - 1)
         for block in range(1, blocks + 1):
             strides = 2 if stage > 1 and block == 1 else 1
             name = f"stage{stage}_block{block}"
-            x = basic_block(x, filters, strides, conv, sizes, name, se_ratio)
+            x = basic_block(x, width, strides, conv, sizes, name, se_ratio)
     return x
 
 
@@ -84,13 +87,15 @@ _DOCSTRING = """{title}, the paper's 6n + 2 network for CIFAR-sized images (n = 
             (3, 5) and (3, 3) for Multiception, (3, 5, 7) for both MixConvs, and 3 for the rest.
         se_ratio: `None`, or a float for squeeze-and-excitation in every block: the hidden units
             for each channel. The paper's SENet-56 has 1/8.
+        filters: Integer, the filters of the first stage; the second has twice and the third
+            four times as many.
 
     Input shape:
         `(batch, height, width, channels)`, normalised by `km.preprocessing.preprocess_input`.
 
     Output shape:
-        `(batch, classes)`; with `include_top=False`, `(batch, height / 4, width / 4, 64)`,
-        rounded up, or `(batch, 64)` with `pooling`.
+        `(batch, classes)`; with `include_top=False`, `(batch, height / 4, width / 4,
+        4 * filters)`, rounded up, or `(batch, 4 * filters)` with `pooling`.
 
     Returns:
         A Functional `keras.Model`.
