@@ -9,7 +9,8 @@ from itertools import chain
 
 import numpy as np
 
-from serving.servable import ServingError, TensorSpec
+from serving.errors import ServingError
+from serving.signature import TensorSpec
 
 _MAX_RANK = 32
 _JSON_TYPES: dict[str, set[type]] = {

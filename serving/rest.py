@@ -18,8 +18,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from serving.errors import ServingError
 from serving.json_tensor import invalid, read_inputs, write_outputs
-from serving.servable import ServingError
 from serving.versions import ServedModel
 
 MAX_BODY_BYTES = 64 * 2**20

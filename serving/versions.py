@@ -10,7 +10,8 @@ import weakref
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving.servable import Servable, ServingError
+from serving.errors import ServingError
+from serving.servable import Servable
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from serving.servable import Servable, ServingError
+from serving.errors import ServingError
+from serving.servable import Servable
 
 
 def export_half_plus(path, offset):

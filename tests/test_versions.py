@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_servable import export_half_plus
 
-from serving.servable import ServingError
+from serving.errors import ServingError
 from serving.versions import ServedModel
 
 

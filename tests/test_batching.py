@@ -1,0 +1,153 @@
+"""Dynamic batching on plain SavedModels: batches form, and requests stay apart."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from serving.batching import Batching, can_batch, read_batching
+from serving.errors import ServingError
+from serving.servable import Servable
+
+PATIENT = Batching(max_batch_size=8, batch_timeout_micros=200_000, max_enqueued_batches=100)
+
+
+def export(path, offset=0.0):
+    """Writes a SavedModel that tells the size of the batch in which it ran."""
+    module = tf.Module()
+    module.offset = tf.Variable(offset)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 2], tf.float32, name="x")])
+    def add(x):
+        size = tf.fill([tf.shape(x)[0]], tf.shape(x)[0])
+        return {"batch_size": size, "y": tf.reduce_sum(x, 1) + module.offset}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
+    def pixels(image_bytes):
+        decode = lambda data: tf.shape(tf.io.decode_image(data, expand_animations=False))  # noqa: E731
+        return {"shape": tf.map_fn(decode, image_bytes, fn_output_signature=tf.int32)}
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None], tf.float32, name="x")])
+    def any_width(x):
+        return {"y": tf.reduce_sum(x, 1)}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
+    def slow(x):
+        matrix = tf.fill([600, 600], x[0])
+        for _ in tf.range(40):
+            matrix = tf.linalg.matmul(matrix, matrix) * 0
+        return {"y": x + matrix[0, 0]}
+
+    module.functions = [add, pixels, any_width, slow]
+    names = ["serving_default", "pixels", "any_width", "slow"]
+    tf.saved_model.save(module, str(path), dict(zip(names, module.functions, strict=True)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return export(tmp_path_factory.mktemp("batched") / "1")
+
+
+def at_once(calls):
+    """Makes calls in as many threads; returns their answers or errors, in order."""
+
+    def call(function):
+        try:
+            return function()
+        except ServingError as error:
+            return error
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(call, calls))
+
+
+def test_concurrent_requests_run_as_one_batch_and_get_their_own_rows(path):
+    servable = Servable(path, batching=PATIENT)
+    inputs = [np.full([1, 2], number, np.float32) for number in range(8)]
+    answers = at_once([lambda x=x: servable.predict("", {"x": x}) for x in inputs])
+    assert [float(answer["y"][0]) for answer in answers] == [2.0 * n for n in range(8)]
+    assert max(int(answer["batch_size"][0]) for answer in answers) == 8
+
+
+def test_a_batch_is_padded_to_an_allowed_size(path):
+    batching = Batching(max_batch_size=8, allowed_batch_sizes=(4, 8))
+    answer = Servable(path, batching=batching).predict("", {"x": np.zeros([3, 2], np.float32)})
+    assert answer["batch_size"].tolist() == [4, 4, 4]
+
+
+def test_versions_never_share_a_batch(path, tmp_path):
+    servables = [Servable(path, 1, PATIENT), Servable(export(tmp_path / "2", 100.0), 2, PATIENT)]
+    x = np.zeros([1, 2], np.float32)
+    answers = at_once([lambda s=s: s.predict("", {"x": x})["y"][0] for s in servables * 6])
+    assert answers == [0.0, 100.0] * 6
+
+
+def test_one_broken_image_fails_only_its_own_request(path):
+    servable = Servable(path, batching=PATIENT)
+    png = tf.io.encode_png(np.zeros((3, 5, 3), np.uint8)).numpy()
+    images = [png, b"no image", png, png]
+    calls = [
+        lambda i=i: servable.predict("pixels", {"image_bytes": np.array([i], object)})
+        for i in images
+    ]
+    good, bad, *others = at_once(calls)
+    assert isinstance(bad, ServingError)
+    assert bad.code == "INVALID_ARGUMENT"
+    for answer in (good, *others):
+        np.testing.assert_array_equal(answer["shape"], [[3, 5, 3]])
+
+
+def test_a_full_queue_is_unavailable(path):
+    batching = Batching(max_batch_size=1, max_enqueued_batches=1, num_batch_threads=1)
+    servable = Servable(path, batching=batching)
+    x = np.ones([1], np.float32)
+    answers = at_once([lambda: servable.predict("slow", {"x": x}) for _ in range(12)])
+    refused = [answer for answer in answers if isinstance(answer, ServingError)]
+    assert 0 < len(refused) < 12
+    assert {answer.code for answer in refused} == {"UNAVAILABLE"}
+    assert "full" in refused[0].message
+
+
+def test_what_does_not_fit_a_batch(path):
+    servable = Servable(path, batching=PATIENT)
+    assert can_batch(servable.signature(""))
+    assert not can_batch(servable.signature("any_width"))
+    answer = servable.predict("any_width", {"x": np.ones([2, 5], np.float32)})
+    np.testing.assert_array_equal(answer["y"], [5, 5])
+    assert servable.predict("", {"x": np.zeros([0, 2], np.float32)})["y"].shape == (0,)
+    with pytest.raises(ServingError, match="Task size 9 is larger than maximum input batch size 8"):
+        servable.predict("", {"x": np.zeros([9, 2], np.float32)})
+
+
+def test_a_batching_parameters_file(tmp_path):
+    file = tmp_path / "batching.config"
+    file.write_text(
+        "max_batch_size { value: 32 } batch_timeout_micros { value: 500 }\n"
+        'allowed_batch_sizes: 8 allowed_batch_sizes: 32 thread_pool_name { value: "pool" }'
+    )
+    batching = read_batching(file)
+    assert batching.max_batch_size == 32
+    assert batching.batch_timeout_micros == 500
+    assert batching.allowed_batch_sizes == (8, 32)
+    assert batching.thread_pool_name == "pool"
+    assert batching.max_enqueued_batches == 10, "TF Serving's default"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("max_batch_size { value: 0 }", "`max_batch_size` must be at least 1. Received: "),
+        ("allowed_batch_sizes: 4", "end with `max_batch_size`, 1000. Received: "),
+        ("max_batch_size { value: 4 } allowed_batch_sizes: [4, 2, 4]", "must ascend"),
+        ("pad_variable_length_inputs: true", "`pad_variable_length_inputs` must be left out"),
+        ("max_batch: 3", 'no field named "max_batch"'),
+    ],
+)
+def test_batching_parameters_that_cannot_be(tmp_path, text, words):
+    (tmp_path / "file").write_text(text)
+    with pytest.raises(ValueError, match=words):
+        read_batching(tmp_path / "file")
+    with pytest.raises(ValueError, match="No such file"):
+        read_batching(tmp_path / "none")
