@@ -400,3 +400,12 @@ def test_unused_shortcuts_change_counts_only(tmp_path):
     whole.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_allclose(loaded.predict(x, verbose=0), expected, atol=1e-6)
+
+
+def test_width_of_a_resnet_is_a_number_of_filters():
+    features = km.feature_extractor(km.ResNet20(filters=6, classes=3)).output
+    channels = {stage: maps.shape[-1] for stage, maps in features.items()}
+    assert channels == {"stem": 6, "stage1": 6, "stage2": 12, "stage3": 24}
+    for filters in (0, 1.5, True):
+        with pytest.raises(ValueError, match="`filters` must be a positive integer"):
+            km.ResNet20(filters=filters)
