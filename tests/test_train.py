@@ -123,9 +123,10 @@ def test_other_configuration_is_refused_and_loses_nothing(workdir, capsys):
         (["model=resnet21"], "`name` must be one of resnet20"),
         (["conv=conv"], "`conv` must be"),
         (["kernel_sizes=2", "conv=multiception"], "`kernel_sizes` must list"),
-        (["dataset=digit"], "`dataset` must be one of cifar10, digits"),
+        (["dataset=digit"], "`dataset` must be one of cifar10,"),
         (["train_split=training"], "`split` must be one of train, test"),
         (["batch_size=101"], "`batch_size` must be at most"),
+        (["model=mobilenetv2", "filters=8"], "`filters` must be 0 for mobilenetv2"),
     ],
 )
 def test_bad_recipes_leave_no_folder(tmp_path, capsys, overrides, message):

@@ -2,17 +2,16 @@
 
 import dataclasses
 import importlib.metadata
-import math
 import os
 import platform
 import statistics
 import sys
-import time
 
 import keras
 
 import keras_multiception as km
-from training import data, metrics
+from training import data, metrics, network
+from training.callbacks import AveragedWeights, Recorder
 from training.run_folder import RunFolder, replacing
 
 
@@ -48,15 +47,16 @@ def train(recipe, workdir, name="", data_dir=None):
 
     keras.utils.set_random_seed(recipe.seed)
     keras.config.set_dtype_policy(recipe.dtype_policy)
-    model = _build(recipe, activation=None)
+    model = network.build(recipe, facts)
     train_set = data.load(recipe.dataset, recipe.train_split, data_dir)
     test_set = data.load(recipe.dataset, recipe.test_split, data_dir)
-    data.require_batch(len(train_set[0]), recipe.batch_size)
+    steps_per_epoch = _steps_per_epoch(recipe, len(train_set[0]))
+    network.compile_for_training(model, recipe, steps_per_epoch)
     with folder.lock():
         history = folder.load_checkpoint(model)
         folder.begin(config)
         _fit(model, recipe, folder, history, train_set, test_set)
-        final = _save_with_softmax(model, recipe, folder)
+        final = _save_with_softmax(model, recipe, facts, folder)
         result = {
             "train": metrics.evaluate_model(final, *train_set, dataset=recipe.dataset),
             "test": metrics.evaluate_model(final, *test_set, dataset=recipe.dataset),
@@ -69,30 +69,6 @@ def train(recipe, workdir, name="", data_dir=None):
     return result
 
 
-def _build(recipe, activation):
-    """Build and compile the network, ending in logits (`None`) or in a softmax."""
-    facts = km.preprocessing.get_dataset(recipe.dataset)
-    model = km.create_model(
-        recipe.model,
-        classes=len(facts.class_names),
-        conv=recipe.conv,
-        kernel_sizes=recipe.kernel_sizes,
-        input_shape=facts.image_shape,
-        classifier_activation=activation,
-    )
-    model.compile(
-        km.optimizers.SGDL2(recipe.learning_rate, momentum=recipe.momentum, l2=recipe.l2),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=activation is None),
-        metrics=[
-            keras.metrics.SparseCategoricalAccuracy(name="top1"),
-            keras.metrics.SparseTopKCategoricalAccuracy(
-                min(5, len(facts.class_names)), name="top5"
-            ),
-        ],
-    )
-    return model
-
-
 def _fit(model, recipe, folder, history, train_set, test_set):
     """Train for the epochs that the history lacks."""
     if len(history) == recipe.epochs:
@@ -102,14 +78,16 @@ def _fit(model, recipe, folder, history, train_set, test_set):
     batches = data.training_batches(
         *train_set,
         dataset=recipe.dataset,
-        batch_size=recipe.batch_size,
+        batch_size=recipe.batch_size * recipe.accumulate_steps,
         epochs=recipe.epochs,
         first_epoch=len(history),
         seed=recipe.seed,
         pad_and_crop=recipe.pad_and_crop,
         flip=recipe.flip,
     )
-    steps = len(train_set[0]) // recipe.batch_size
+    if recipe.accumulate_steps > 1:
+        batches = batches.rebatch(recipe.batch_size)
+    steps = _steps_per_epoch(recipe, len(train_set[0]))
     model.fit(
         batches,
         epochs=recipe.epochs,
@@ -120,50 +98,26 @@ def _fit(model, recipe, folder, history, train_set, test_set):
             *test_set, dataset=recipe.dataset, batch_size=metrics.BATCH_SIZE
         ),
         callbacks=[
-            keras.callbacks.LearningRateScheduler(recipe.learning_rate_at),
+            *([AveragedWeights()] if recipe.ema else []),
             keras.callbacks.TensorBoard(folder.logs, write_graph=False),
-            _Recorder(folder, history, steps * recipe.batch_size),
+            Recorder(folder, history, recipe, steps * recipe.batch_size),
         ],
         verbose="auto" if sys.stdout.isatty() else 2,
     )
 
 
-class _Recorder(keras.callbacks.Callback):
-    """Keeps the history, saves a checkpoint after each epoch, and stops if the loss is lost."""
-
-    def __init__(self, folder, history, images_per_epoch):
-        super().__init__()
-        self._folder, self._history, self._images = folder, history, images_per_epoch
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._epoch, self._begin = epoch, time.perf_counter()
-
-    def on_train_batch_end(self, batch, logs=None):
-        if not math.isfinite(logs["loss"]):
-            raise FloatingPointError(
-                f"the loss became {logs['loss']} in epoch {self._epoch + 1}, step {batch + 1}; "
-                f"{len(self._history)} epochs are saved. Try a lower learning_rate in a new workdir"
-            )
-
-    def on_test_begin(self, logs=None):
-        self._train_seconds = time.perf_counter() - self._begin
-
-    def on_epoch_end(self, epoch, logs=None):
-        self._history.append(
-            {
-                "epoch": epoch + 1,
-                **{name: float(value) for name, value in logs.items()},
-                "seconds": time.perf_counter() - self._begin,
-                "images_per_second": self._images / self._train_seconds,
-            }
-        )
-        self._folder.save_checkpoint(self.model, self._history)
+def _steps_per_epoch(recipe, examples):
+    """Return the batches of an epoch; those of a step that would not be complete are left out."""
+    images = recipe.batch_size * recipe.accumulate_steps
+    data.require_batch(examples, images)
+    return examples // images * recipe.accumulate_steps
 
 
-def _save_with_softmax(model, recipe, folder):
-    final = _build(recipe, activation="softmax")
+def _save_with_softmax(model, recipe, facts, folder):
+    model.optimizer.finalize_variable_values(model.trainable_variables)  # averages, if kept
+    final = network.build(recipe, facts, activation="softmax")
     final.set_weights(model.get_weights())
-    final.optimizer.build(final.trainable_variables)  # or loading the file warns of its absence
+    network.compile_for_users(final, recipe)
     with replacing(folder.model) as temporary:
         final.save(temporary)
     return final
