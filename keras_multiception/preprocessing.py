@@ -1,6 +1,7 @@
 """What each data set means: pixel statistics and class names, and the functions that use them."""
 
 import dataclasses
+import pathlib
 
 import keras
 import numpy as np
@@ -25,24 +26,38 @@ class Dataset:
 
 _CIFAR10_MEAN, _CIFAR10_STD = (0.4914, 0.4824, 0.4467), (0.2471, 0.2435, 0.2616)
 
+
+def _read_names(file_name):
+    path = pathlib.Path(__file__).with_name("class_names") / file_name
+    return tuple(path.read_text(encoding="utf-8").split())
+
+
 # The names are those of TensorFlow Datasets; the statistics those of the paper's experiments.
 DATASETS = {
     "cifar10": Dataset(
         mean=_CIFAR10_MEAN,
         std=_CIFAR10_STD,
         image_shape=(32, 32, 3),
-        class_names=(
-            "airplane",
-            "automobile",
-            "bird",
-            "cat",
-            "deer",
-            "dog",
-            "frog",
-            "horse",
-            "ship",
-            "truck",
-        ),
+        class_names=_read_names("cifar10.txt"),
+    ),
+    "cifar100": Dataset(
+        mean=(0.5071, 0.4867, 0.4408),
+        std=(0.2675, 0.2565, 0.2761),
+        image_shape=(32, 32, 3),
+        class_names=_read_names("cifar100.txt"),
+    ),
+    "stl10": Dataset(
+        mean=_CIFAR10_MEAN,
+        std=_CIFAR10_STD,
+        image_shape=(96, 96, 3),
+        class_names=_read_names("stl10.txt"),
+    ),
+    # WordNet's identifiers, not in their order.
+    "imagenet_resized/32x32": Dataset(
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        image_shape=(32, 32, 3),
+        class_names=_read_names("imagenet.txt"),
     ),
     # scikit-learn's handwritten digits, measured on the training split of `training.data`.
     "digits": Dataset(
@@ -54,11 +69,11 @@ DATASETS = {
 }
 
 
-def get_dataset(name):
+def get_dataset(dataset):
     """Return the `Dataset` of a name.
 
     Args:
-        name: String, a key of `DATASETS`.
+        dataset: String, a key of `DATASETS`, or a `Dataset`, which is returned as it is.
 
     Returns:
         The `Dataset`.
@@ -66,9 +81,11 @@ def get_dataset(name):
     Raises:
         ValueError: If the name is unknown.
     """
-    if name not in DATASETS:
-        raise ValueError(f"`dataset` must be one of {', '.join(DATASETS)}. Received: {name!r}")
-    return DATASETS[name]
+    if isinstance(dataset, Dataset):
+        return dataset
+    if dataset not in DATASETS:
+        raise ValueError(f"`dataset` must be one of {', '.join(DATASETS)}. Received: {dataset!r}")
+    return DATASETS[dataset]
 
 
 def preprocess_input(x, dataset="cifar10"):
@@ -88,7 +105,7 @@ def preprocess_input(x, dataset="cifar10"):
     Raises:
         ValueError: If the data set is unknown or `x` has another number of channels.
     """
-    facts = dataset if isinstance(dataset, Dataset) else get_dataset(dataset)
+    facts = get_dataset(dataset)
     offset = np.multiply(facts.mean, 255).astype("float32")
     scale = np.multiply(facts.std, 255).astype("float32")
     if isinstance(x, np.ndarray | list | tuple):
@@ -117,7 +134,7 @@ def decode_predictions(preds, top=5, dataset="cifar10"):
         ValueError: If `preds` does not fit the data set's number of classes, or `top` is less
             than 1.
     """
-    facts = dataset if isinstance(dataset, Dataset) else get_dataset(dataset)
+    facts = get_dataset(dataset)
     preds = keras.ops.convert_to_numpy(preds)
     if preds.ndim != 2 or preds.shape[1] != len(facts.class_names):
         raise ValueError(

@@ -147,12 +147,12 @@ def test_saved_model_normalises_by_itself(tmp_path, dtype):
 class TestErrors:
     def test_class_count(self, saved, capsys):
         message = error_of(capsys, "--model", saved(classifier(classes=7)), "--dataset", "digits")
-        assert "`model` must have 10 classes, those of digits. Received: classes=7" in message
+        assert "`model` must have 10 classes, those of the data set. Received: classes=7" in message
 
     def test_image_shape(self, saved, capsys):
         path = saved(classifier(shape=(28, 28, 1)))
         message = error_of(capsys, "--model", path, "--dataset", "digits")
-        assert "`model` must take images of shape (32, 32, 3), those of digits" in message
+        assert "`model` must take images of shape (32, 32, 3), those of the data set" in message
 
     def test_any_image_size_is_fine(self, saved):
         path = saved(classifier(shape=(None, None, 3)))
@@ -185,7 +185,7 @@ class TestErrors:
 
     def test_unknown_data_set(self, saved, capsys):
         message = error_of(capsys, "--model", saved(classifier()), "--dataset", "digit")
-        assert "`dataset` must be one of cifar10, digits" in message
+        assert "`dataset` must be one of cifar10, cifar100" in message
 
     def test_unfinished_run(self, capsys, tmp_path):
         assert "`run` must be the folder of a finished" in error_of(capsys, "--run", tmp_path)

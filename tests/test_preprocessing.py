@@ -15,6 +15,24 @@ def test_facts_are_consistent(dataset):
     assert len(set(facts.class_names)) == len(facts.class_names)
 
 
+def test_numbers_of_classes():
+    counts = {name: len(facts.class_names) for name, facts in DATASETS.items()}
+    assert counts == {
+        "cifar10": 10,
+        "cifar100": 100,
+        "stl10": 10,
+        "imagenet_resized/32x32": 1000,
+        "digits": 10,
+    }
+    assert DATASETS["cifar100"].class_names[::33] == ("apple", "forest", "raccoon", "worm")
+    assert DATASETS["imagenet_resized/32x32"].class_names[0] == "n02119789"
+
+
+def test_get_dataset_takes_a_dataset_too():
+    facts = DATASETS["stl10"]
+    assert km.preprocessing.get_dataset("stl10") is km.preprocessing.get_dataset(facts) is facts
+
+
 def test_preprocess_input_normalises():
     x = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), dtype="uint8")
     facts = DATASETS["cifar10"]
@@ -35,7 +53,7 @@ def test_decode_predictions():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match="`dataset` must be one of cifar10, digits"):
+    with pytest.raises(ValueError, match="`dataset` must be one of cifar10, cifar100"):
         preprocess_input(np.zeros((1, 2, 2, 3)), dataset="mnist")
     with pytest.raises(ValueError, match="3 channels"):
         preprocess_input(np.zeros((1, 2, 2, 1)))

@@ -1,31 +1,40 @@
-"""Images from disk to the model: one `tf.data` pipeline for every data set.
+"""Images of any data set in memory: where they come from and what is known of them."""
 
-A split is read once into memory as uint8 arrays. What is drawn at random, the order of the
-images and their crops and flips, is a function of (seed, epoch, step) alone, so that a resumed
-run sees exactly the batches of an unbroken one.
-"""
-
-import functools
-import textwrap
+import dataclasses
 
 import numpy as np
-import requests
-import sklearn.datasets
-import sklearn.model_selection
-import tensorflow as tf
-import tensorflow_datasets as tfds
 
 import keras_multiception as km
+from training import digits, image_folder, images, tfds_reader
+from training.batches import evaluation_batches, require_batch, training_batches
+from training.machine import gpu_names
+
+__all__ = [
+    "evaluation_batches",
+    "facts",
+    "gpu_names",
+    "load",
+    "recorded_facts",
+    "require_batch",
+    "require_classes",
+    "training_batches",
+]
+
+FOLDER = "folder"
 
 
-def load(dataset, split, data_dir=None):
+def load(dataset, split, data_dir=None, image_size=0):
     """Read a split of a data set into memory.
 
     Args:
-        dataset: String, a key of `keras_multiception.preprocessing.DATASETS`. "digits" is
-            scikit-learn's; every other one is read from, or downloaded by, TensorFlow Datasets.
+        dataset: String. "folder" is a user's own images by class, see `training.image_folder`;
+            "digits" is scikit-learn's; the others of `keras_multiception.preprocessing.DATASETS`
+            are read from, or downloaded by, TensorFlow Datasets.
         split: String in the notation of TensorFlow Datasets, such as "train" or "test[:10%]".
-        data_dir: Directory of prepared TensorFlow Datasets; `None` for the user's default one.
+        data_dir: Directory of the images by class or of prepared TensorFlow Datasets; `None` for
+            the default one of these.
+        image_size: Integer, height and width in pixels to resize the images to; 0 for the data
+            set's own.
 
     Returns:
         Images, uint8 of shape (examples, height, width, 3), and labels, int64.
@@ -33,226 +42,80 @@ def load(dataset, split, data_dir=None):
     Raises:
         ValueError: If the data set or split is unknown, or cannot be had or read.
     """
-    facts = km.preprocessing.get_dataset(dataset)
-    images, labels = _digits(split) if dataset == "digits" else _tfds(dataset, split, data_dir)
-    if not len(images):
+    if dataset == FOLDER:
+        pixels, labels = image_folder.load(split, data_dir, image_size)
+    elif dataset == "digits":
+        pixels, labels = digits.load(split)
+    else:
+        known = _get_dataset(dataset)
+        pixels, labels = tfds_reader.load(dataset, split, data_dir)
+        _require_fit(pixels, labels, known, dataset)
+    if not len(pixels):
         raise ValueError(f"`split` must not be empty. Received: split={split}")
-    if images.shape[1:] != facts.image_shape:
-        raise ValueError(
-            f"`dataset` must hold images of shape {facts.image_shape}, but those of {dataset} "
-            f"have another one. Received: shape={images.shape[1:]}"
-        )
-    return images, labels
+    return images.resize_all(pixels, image_size) if image_size else pixels, labels
 
 
-def training_batches(
-    images,
-    labels,
-    *,
-    dataset,
-    batch_size,
-    epochs,
-    first_epoch=0,
-    seed=0,
-    pad_and_crop=0,
-    flip=False,
-):
-    """Make the batches of the epochs `first_epoch` to `epochs`, one after the other.
+def facts(dataset, data_dir=None, image_size=0):
+    """Tell what is known of a data set; of a folder of images, measure it.
 
     Args:
-        images: Array of shape (examples, height, width, channels), uint8.
-        labels: Array of shape (examples,).
-        dataset: String, whose statistics to normalise with.
-        batch_size: Integer. Each epoch has `examples // batch_size` batches and leaves out the
-            images that remain, others each time.
-        epochs: Integer, the number of the last epoch plus one.
-        first_epoch: Integer, the epoch to start from.
-        seed: Integer, from which, with the epoch and the step, everything random follows.
-        pad_and_crop: Integer, pixels of zeros around an image before a random crop.
-        flip: Boolean, whether to mirror half of the images.
+        dataset: As in `load`.
+        data_dir: As in `load`.
+        image_size: As in `load`.
 
     Returns:
-        A `tf.data.Dataset` of (normalised float32 images, labels).
+        A `keras_multiception.preprocessing.Dataset` with the shape that `load` gives images.
 
     Raises:
-        ValueError: If there are fewer images than `batch_size`.
+        ValueError: If the data set is unknown, or the folder cannot be read.
     """
-    require_batch(len(images), batch_size)
-    steps = len(images) // batch_size
-    with tf.device("CPU"):
-        images, labels = tf.constant(images), tf.constant(labels)
-
-    def epoch_steps(epoch):
-        order = tf.random.experimental.stateless_shuffle(
-            tf.range(len(images)), seed=[tf.constant(seed, tf.int64), epoch]
-        )
-        rows = tf.reshape(order[: steps * batch_size], [steps, batch_size])
-        step = tf.range(steps, dtype=tf.int64)
-        return tf.data.Dataset.from_tensor_slices((tf.fill([steps], epoch), step, rows))
-
-    def batch(epoch, step, rows):
-        pixels = tf.gather(images, rows)
-        if pad_and_crop or flip:
-            offsets, flips = random_choices(seed, epoch, step, batch_size, pad_and_crop, flip)
-            pixels = crop_and_flip(pixels, offsets, flips, pad_and_crop)
-        return _normalise(pixels, dataset), tf.gather(labels, rows)
-
-    return (
-        tf.data.Dataset.range(first_epoch, epochs)
-        .flat_map(epoch_steps)
-        .map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        .prefetch(tf.data.AUTOTUNE)
-    )
+    if dataset == FOLDER:
+        return image_folder.facts(data_dir, image_size)
+    known = _get_dataset(dataset)
+    if not image_size:
+        return known
+    return dataclasses.replace(known, image_shape=(image_size, image_size, 3))
 
 
-def evaluation_batches(images, labels, *, dataset, batch_size):
-    """Make batches of all images in their order, normalised and not augmented.
+def recorded_facts(config):
+    """Return what a run has recorded of its data.
 
     Args:
-        images: Array of shape (examples, height, width, channels), uint8.
-        labels: Array of shape (examples,).
-        dataset: String, whose statistics to normalise with.
-        batch_size: Integer.
+        config: Dictionary, the content of a run's `config.json`.
 
     Returns:
-        A `tf.data.Dataset` of (normalised float32 images, labels).
+        A `keras_multiception.preprocessing.Dataset`.
     """
-    with tf.device("CPU"):
-        batches = tf.data.Dataset.from_tensor_slices((images, labels)).batch(batch_size)
-    normalise = functools.partial(_normalise, dataset=dataset)
-    return batches.map(
-        lambda pixels, labels: (normalise(pixels), labels), num_parallel_calls=tf.data.AUTOTUNE
-    ).prefetch(tf.data.AUTOTUNE)
+    fields = dataclasses.fields(km.preprocessing.Dataset)
+    values = {field.name: tuple(config["data"][field.name]) for field in fields}
+    return km.preprocessing.Dataset(**values)
 
 
-def require_batch(examples, batch_size):
-    """Raise a `ValueError` if there are fewer training images than one batch takes."""
-    if examples < batch_size:
+def require_classes(class_names, data_dir):
+    """Raise a `ValueError` if a folder of images has other classes than a network knows."""
+    if image_folder.class_names(data_dir) != tuple(class_names):
         raise ValueError(
-            f"`batch_size` must be at most the number of training images, {examples}. "
-            f"Received: batch_size={batch_size}"
+            "`data_dir` must have the classes that the run was trained on: "
+            f"{', '.join(class_names)}. Received: {', '.join(image_folder.class_names(data_dir))}"
         )
 
 
-def random_choices(seed, epoch, step, batch_size, pad_and_crop, flip):
-    """Draw how to crop and flip each image of a batch.
-
-    Args:
-        seed: Integer.
-        epoch: Integer or scalar tensor.
-        step: Integer or scalar tensor, the number of the batch in its epoch.
-        batch_size: Integer.
-        pad_and_crop: Integer, pixels padded on each side.
-        flip: Boolean, whether to mirror half of the images.
-
-    Returns:
-        Offsets, int32 of shape (batch_size, 2): where each crop begins, from 0 to
-        `2 * pad_and_crop`; and flips, bool of shape (batch_size,).
-    """
-    pair = tf.stack([tf.cast(seed, tf.int64), tf.cast(epoch, tf.int64)])
-    crop_seed, flip_seed = tf.unstack(
-        tf.random.split(tf.random.fold_in(pair, tf.cast(step, tf.int64)))
-    )
-    offsets = tf.random.stateless_uniform(
-        [batch_size, 2], crop_seed, 0, 2 * pad_and_crop + 1, tf.int32
-    )
-    flips = tf.random.stateless_uniform([batch_size], flip_seed) < (0.5 if flip else 0.0)
-    return offsets, flips
+def _get_dataset(dataset):
+    if dataset not in km.preprocessing.DATASETS:
+        names = ", ".join([*km.preprocessing.DATASETS, FOLDER])
+        raise ValueError(f"`dataset` must be one of {names}. Received: dataset={dataset}")
+    return km.preprocessing.get_dataset(dataset)
 
 
-def crop_and_flip(images, offsets, flips, pad):
-    """Pad images with zeros, cut their own size out of them and mirror some of the cuts.
-
-    Args:
-        images: Tensor of shape (batch, height, width, channels), any type.
-        offsets: Tensor of shape (batch, 2): row and column of the padded image at which each
-            crop begins.
-        flips: Boolean tensor of shape (batch,): which crops to mirror.
-        pad: Integer, pixels of zeros on each side.
-
-    Returns:
-        A tensor of the shape and type of `images`.
-    """
-    height, width = images.shape[1:3]
-    padded = tf.pad(images, [[0, 0], [pad, pad], [pad, pad], [0, 0]])
-    rows = offsets[:, :1] + tf.range(height)
-    columns = tf.where(flips[:, None], tf.range(width)[::-1], tf.range(width)) + offsets[:, 1:]
-    return tf.gather(tf.gather(padded, rows, axis=1, batch_dims=1), columns, axis=2, batch_dims=1)
-
-
-def gpu_names():
-    """Return the names of the GPUs that TensorFlow sees."""
-    gpus = tf.config.list_physical_devices("GPU")
-    details = tf.config.experimental.get_device_details
-    return [details(gpu).get("device_name", gpu.name) for gpu in gpus]
-
-
-def _normalise(pixels, dataset):
-    return km.preprocessing.preprocess_input(tf.cast(pixels, tf.float32), dataset)
-
-
-def _digits(split):
-    """Return scikit-learn's 8x8 digits, each pixel a grey block of 4x4.
-
-    360 of the 1,797 images, drawn once and for all with every class in proportion, are the test
-    split. Pixel values 0 to 16 become 0 to 255.
-    """
-    digits = sklearn.datasets.load_digits()
-    pixels = np.rint(digits.images * (255 / 16)).astype("uint8")
-    images = np.kron(pixels[..., None], np.ones((4, 4, 3), "uint8"))
-    train, test = sklearn.model_selection.train_test_split(
-        np.arange(len(images)), test_size=360, stratify=digits.target, random_state=0
-    )
-    indices = {"train": train, "test": test}
-    sizes = {
-        name: tfds.core.SplitInfo(
-            name=name, shard_lengths=[len(rows)], num_bytes=0, filename_template=None
+def _require_fit(pixels, labels, known, dataset):
+    if pixels.shape[1:] != known.image_shape:
+        raise ValueError(
+            f"`dataset` must hold images of shape {known.image_shape}, but those of {dataset} "
+            f"have another one. Received: shape={pixels.shape[1:]}"
         )
-        for name, rows in indices.items()
-    }
-    try:
-        parts = tfds.core.ReadInstruction.from_spec(split).to_absolute(sizes)
-    except Exception as error:
-        raise _split_error(split, indices) from error
-    rows = np.concatenate([indices[part.splitname][part.from_ : part.to] for part in parts])
-    return images[rows], digits.target[rows]
-
-
-def _tfds(dataset, split, data_dir):
-    """Read a split by TensorFlow Datasets, downloading it if need be."""
-    builder = tfds.builder(dataset, data_dir=data_dir)
-    if not builder.is_prepared():
-        _download(builder, dataset)
-    try:
-        whole = builder.as_dataset(split, batch_size=-1, as_supervised=True)
-    except (ValueError, AssertionError) as error:
-        raise _split_error(split, builder.info.splits) from error
-    except tf.errors.OpError as error:
+    classes = len(known.class_names)
+    for i in np.flatnonzero((labels < 0) | (labels >= classes))[:1]:
         raise ValueError(
-            f"`dataset` {dataset} cannot be read: {error.message}. "
-            f"Received: data_dir={builder.data_dir}"
-        ) from error
-    images, labels = tfds.as_numpy(whole)
-    return images, labels
-
-
-def _download(builder, dataset):
-    try:
-        # without a network TFDS would try for minutes: see whether one host answers at all
-        for url in list(builder.url_infos or ())[:1]:
-            requests.head(url, timeout=10)
-        builder.download_and_prepare()
-    except Exception as error:
-        reason = textwrap.shorten(f"{type(error).__name__}: {error}", 120)
-        raise ValueError(
-            f"`dataset` {dataset} is neither prepared in `data_dir` nor can it be downloaded: run "
-            f"`tfds build {dataset} --data_dir DIR` where there is a network and pass DIR "
-            f"({reason}). Received: data_dir={builder.data_dir_root}"
-        ) from error
-
-
-def _split_error(split, names):
-    return ValueError(
-        f"`split` must be one of {', '.join(names)} or a slice such as "
-        f"{next(iter(names))}[:10%]. Received: split={split}"
-    )
+            f"`dataset` must have labels from 0 to {classes - 1}, but image {i} of {dataset} has "
+            f"another one. Received: label={labels[i]}"
+        )

@@ -26,7 +26,10 @@ def main(argv=None):
     source.add_argument("--model", help="a .keras file or the version folder of a SavedModel")
     parser.add_argument("--dataset", help="data set; of a run, by default its own")
     parser.add_argument("--split", help="split; of a run, by default its own, else test")
-    parser.add_argument("--data_dir", help="directory of prepared TensorFlow Datasets")
+    parser.add_argument("--data_dir", help="directory of the data, prepared or images by class")
+    parser.add_argument(
+        "--image_size", type=int, default=0, help="pixels to resize to; of a run, its own"
+    )
     parser.add_argument("--batch_size", type=int, default=256, help="images at once")
     parser.add_argument("--json", help="file to write the result to as well")
     args = parser.parse_args(argv)
@@ -43,28 +46,34 @@ def main(argv=None):
 def _evaluate(args):
     if args.batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1. Received: batch_size={args.batch_size}")
-    dataset, split, trained_on = args.dataset, args.split or "test", None
-    path = pathlib.Path(args.model or RunFolder(args.run).model)
+    config, path = None, pathlib.Path(args.model or RunFolder(args.run).model)
     if args.run:
         config = RunFolder(args.run).config()
         if config is None or not path.is_file():
             raise ValueError(
                 f"`run` must be the folder of a finished training run. Received: run={args.run}"
             )
-        trained_on = config["recipe"]["dataset"]
-        dataset = dataset or trained_on
-        split = args.split or config["recipe"]["test_split"]
-    elif dataset is None:
+    elif args.dataset is None:
         raise ValueError("`dataset` must be given with `model`. Received: dataset=None")
     elif not path.exists():
         raise ValueError(f"`model` must be a file or folder that exists. Received: model={path}")
 
     from training import data, metrics  # imports TensorFlow, which takes seconds
 
+    recipe = config["recipe"] if config else {"dataset": args.dataset, "test_split": "test"}
+    dataset, split = args.dataset or recipe["dataset"], args.split or recipe["test_split"]
+    image_size = args.image_size or recipe.get("image_size", 0)
+    trained_on = data.recorded_facts(config) if config else None
+    if trained_on and dataset == recipe["dataset"]:
+        facts = trained_on
+        if dataset == data.FOLDER:
+            data.require_classes(facts.class_names, args.data_dir)
+    else:
+        facts = data.facts(dataset, args.data_dir, image_size)
     model = metrics.load_model(path)
-    images, labels = data.load(dataset, split, args.data_dir)
+    images, labels = data.load(dataset, split, args.data_dir, image_size)
     result = metrics.evaluate_model(
-        model, images, labels, dataset=dataset, trained_on=trained_on, batch_size=args.batch_size
+        model, images, labels, dataset=facts, trained_on=trained_on, batch_size=args.batch_size
     )
     return {
         "model": str(path),

@@ -47,7 +47,8 @@ def evaluate_model(model, images, labels, *, dataset, trained_on=None, batch_siz
         model: As for `log_probabilities`.
         images: Array of shape (examples, height, width, channels), uint8.
         labels: Array of shape (examples,).
-        dataset: String, the data set of the images, whose classes are reported.
+        dataset: Name of the data set of the images or its
+            `keras_multiception.preprocessing.Dataset`, whose classes are reported.
         trained_on: As for `log_probabilities`.
         batch_size: Integer.
 
@@ -70,8 +71,8 @@ def log_probabilities(model, images, *, dataset, trained_on=None, batch_size=BAT
         model: A `keras.Model` that ends in logits or in a softmax, or a SavedModel, as from
             `load_model`; a SavedModel normalises images itself.
         images: Array of shape (examples, height, width, channels), uint8.
-        dataset: String, the data set of the images.
-        trained_on: String, the data set whose statistics a Keras model expects; the default is
+        dataset: Name or `Dataset` of the images.
+        trained_on: Name or `Dataset`, whose statistics a Keras model expects; the default is
             `dataset`.
         batch_size: Integer.
 
@@ -83,14 +84,14 @@ def log_probabilities(model, images, *, dataset, trained_on=None, batch_size=BAT
     """
     facts = km.preprocessing.get_dataset(dataset)
     if isinstance(model, keras.Model):
-        _require_fit(model.input_shape, model.output_shape, facts, dataset)
+        _require_fit(model.input_shape, model.output_shape, facts)
         log = _log_of_softmax if _ends_in_softmax(model) else _log_softmax_of
         batches = data.evaluation_batches(
             images, np.zeros(len(images)), dataset=trained_on or dataset, batch_size=batch_size
         )
         outputs = model.predict(batches, verbose=0)
     else:
-        log, (signature, dtype) = _log_of_softmax, _serving_default(model, facts, dataset)
+        log, (signature, dtype) = _log_of_softmax, _serving_default(model, facts)
         starts = range(0, len(images), batch_size)
         batches = (images[start : start + batch_size].astype(dtype) for start in starts)
         outputs = np.concatenate([signature(image=batch)["probabilities"] for batch in batches])
@@ -143,7 +144,7 @@ def measure(log_probabilities, labels, class_names):
     }
 
 
-def _serving_default(model, facts, dataset):
+def _serving_default(model, facts):
     """Return the signature of a SavedModel and the type of image it takes."""
     signature = model.signatures.get("serving_default")
     inputs = signature.structured_input_signature[1] if signature else {}
@@ -154,23 +155,23 @@ def _serving_default(model, facts, dataset):
             f"Received: {', '.join(inputs) or 'nothing'} to {', '.join(outputs) or 'nothing'}"
         )
     image = inputs["image"]
-    _require_fit(tuple(image.shape), tuple(outputs["probabilities"].shape), facts, dataset)
+    _require_fit(tuple(image.shape), tuple(outputs["probabilities"].shape), facts)
     return signature, image.dtype.as_numpy_dtype
 
 
-def _require_fit(input_shape, output_shape, facts, dataset):
+def _require_fit(input_shape, output_shape, facts):
     expected = (None, *facts.image_shape)
     fits = len(input_shape) == len(expected) and all(
         size in (None, wanted) for size, wanted in zip(input_shape[1:], expected[1:], strict=True)
     )
     if not fits:
         raise ValueError(
-            f"`model` must take images of shape {facts.image_shape}, those of {dataset}. "
+            f"`model` must take images of shape {facts.image_shape}, those of the data set. "
             f"Received: input_shape={input_shape}"
         )
     if output_shape[-1] not in (None, len(facts.class_names)):
         raise ValueError(
-            f"`model` must have {len(facts.class_names)} classes, those of {dataset}. "
+            f"`model` must have {len(facts.class_names)} classes, those of the data set. "
             f"Received: classes={output_shape[-1]}"
         )
 

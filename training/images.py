@@ -1,0 +1,73 @@
+"""Decode and resize images with Pillow, the same on every backend."""
+
+import concurrent.futures
+import textwrap
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+
+
+def read_all(paths, size):
+    """Decode image files of any kind and size.
+
+    An image is turned upright by its EXIF orientation, converted to RGB (transparency is
+    dropped, as `tf.io.decode_image` does) and resized, whatever its proportions, as the exported
+    models do with images that they are sent.
+
+    Args:
+        paths: Sequence of paths.
+        size: Integer, height and width in pixels to resize to.
+
+    Returns:
+        An array of shape (images, size, size, 3), uint8.
+
+    Raises:
+        ValueError: If a file is no image or damaged.
+    """
+    images = np.empty((len(paths), size, size, 3), "uint8")
+
+    def read(i):
+        images[i] = _read(paths[i], size)
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        for _ in pool.map(read, range(len(paths))):
+            pass
+    return images
+
+
+def resize_all(images, size):
+    """Resize images.
+
+    Args:
+        images: Array of shape (images, height, width, 3), uint8.
+        size: Integer, the new height and width in pixels.
+
+    Returns:
+        An array of shape (images, size, size, 3), uint8.
+    """
+    if images.shape[1:3] == (size, size):
+        return images
+    resized = np.empty((len(images), size, size, 3), "uint8")
+    for i, image in enumerate(images):
+        resized[i] = _resize(PIL.Image.fromarray(image), size)
+    return resized
+
+
+def _read(path, size):
+    try:
+        with PIL.Image.open(path) as file:
+            image = PIL.ImageOps.exif_transpose(file)
+            if image.mode.startswith("I;16"):  # Pillow would clip 16 bits, not scale them
+                image = PIL.Image.fromarray((np.asarray(image) >> 8).astype("uint8"))
+            return _resize(image.convert("RGB"), size)
+    except Exception as error:  # a damaged file fails in many ways
+        reason = textwrap.shorten(str(error) or type(error).__name__, 120)
+        raise ValueError(
+            f"`data_dir` must hold nothing but images in its classes, and one file cannot be read "
+            f"as an image ({reason}). Received: file={path}"
+        ) from error
+
+
+def _resize(image, size):
+    return image.resize((size, size), PIL.Image.Resampling.BILINEAR)

@@ -1,0 +1,36 @@
+"""What the machine offers: TensorFlow, if it is installed, and GPUs."""
+
+import keras
+
+
+def import_tensorflow():
+    """Return the module `tensorflow`, or `None` where it is not installed.
+
+    Where Keras runs on another backend, the GPUs are hidden from TensorFlow, which would take all
+    of their memory.
+    """
+    try:
+        import tensorflow as tf
+    except ImportError:
+        return None
+    if keras.backend.backend() != "tensorflow":
+        tf.config.set_visible_devices([], "GPU")
+    return tf
+
+
+def gpu_names():
+    """Return the names of the GPUs that the backend of Keras sees."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        details = tf.config.experimental.get_device_details
+        gpus = tf.config.list_physical_devices("GPU")
+        return [details(gpu).get("device_name", gpu.name) for gpu in gpus]
+    if backend == "jax":
+        import jax
+
+        return [device.device_kind for device in jax.devices() if device.platform == "gpu"]
+    import torch
+
+    return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
