@@ -1,0 +1,99 @@
+"""Train the cells of the paper's tables, or a grid of one's own, several seeds each.
+
+    python -m training.study --table 1 5 --models resnet20 --quick --workdir runs/study
+    python -m training.study --recipe resnet20_multiception_cifar10 --workdir runs/sizes \
+        --grid kernel_sizes=3 kernel_sizes=3-5-7,3-5,3-3 learning_rate=0.1 learning_rate=0.05
+
+It trains the runs that have no result yet. However it was stopped, the same command goes on, and
+several studies may share a workdir.
+"""
+
+import functools
+import pathlib
+import sys
+
+from training.cli import Parser
+from training.study_plan import plan_conditions, plan_runs, recipes_of_tables
+from training.study_runs import find_gpus, train_runs
+
+
+def main(argv=None):
+    """Run a study from the command line.
+
+    Args:
+        argv: List of arguments; the default is the process's.
+
+    Returns:
+        The exit code: 0 if every run has its result, 1 if not, 130 if it was interrupted. Bad
+        usage exits with 2 and one line on the standard error.
+    """
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if not (args.table or args.recipe):
+        parser.error("--table or --recipe is needed")
+    try:
+        names = [
+            *recipes_of_tables(args.table, args.models, args.datasets),
+            *args.recipe,
+        ]
+        conditions = plan_conditions(names, quick=args.quick, changes=args.set, grid=args.grid)
+        runs = plan_runs(conditions, args.seeds, args.workdir)
+        gpus = find_gpus()
+        parallel = _parallel(args.parallel, gpus)
+        if not args.summary_only:
+            train_runs(runs, gpus=gpus, parallel=parallel, data_dir=args.data_dir)
+    except ValueError as error:
+        parser.error(error)
+    except OSError as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Interrupted. The same command goes on from here.", file=sys.stderr)
+        return 130
+    missing = [run for run in runs if not run.folder.metrics()]
+    for run in missing:
+        print(f"{run}: no result")
+    return 1 if missing else 0
+
+
+def _parser():
+    parser = Parser(prog="python -m training.study", description=__doc__.splitlines()[0])
+    several = functools.partial(parser.add_argument, action="extend", nargs="+", default=[])
+    several("--table", type=int, help="numbers of the paper's tables, 1 to 5")
+    several("--models", help="networks of the tables to keep")
+    several("--datasets", help="data sets of the tables to keep")
+    several("--recipe", help="names of recipes, or .json files, beside those of the tables")
+    several(
+        "--grid",
+        metavar="KEY=VALUE",
+        help="values of the recipes to try; a key may come several times",
+    )
+    several("--set", metavar="KEY=VALUE", help="values to change in every recipe")
+    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0 (%(default)s)")
+    parser.add_argument("--quick", action="store_true", help="the recipes' variants for a laptop")
+    parser.add_argument(
+        "--workdir", type=pathlib.Path, required=True, help="folder of the run folders"
+    )
+    parser.add_argument("--data_dir", help="directory of prepared TensorFlow Datasets")
+    parser.add_argument(
+        "--parallel",
+        default="auto",
+        metavar="N",
+        help="processes at a time; auto is one for each GPU, or one without any",
+    )
+    parser.add_argument(
+        "--summary_only", action="store_true", help="train nothing, only summarise what is there"
+    )
+    return parser
+
+
+def _parallel(text, gpus):
+    if text == "auto":
+        return max(1, len(gpus))
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"`parallel` must be auto or at least 1. Received: parallel={text}")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
