@@ -17,7 +17,7 @@ from google.protobuf import (
     wrappers_pb2,
 )
 from google.protobuf.message import Message
-from tensorflow_serving.config import model_server_config_pb2
+from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 M = TypeVar("M", bound=Message)
 
@@ -61,7 +61,7 @@ def read_config(path: str | Path, message: type[M]) -> M:
         ) from error
 
 
-def single_model(name: str, base_path: str | Path) -> model_server_config_pb2.ModelServerConfig:
+def single_model(name: str, base_path: str | Path) -> ModelServerConfig:
     """Makes the configuration of a server of one model.
 
     Args:
@@ -71,7 +71,7 @@ def single_model(name: str, base_path: str | Path) -> model_server_config_pb2.Mo
     Returns:
         The configuration.
     """
-    config = model_server_config_pb2.ModelServerConfig()
+    config = ModelServerConfig()
     config.model_config_list.config.add(
         name=name, base_path=str(base_path), model_platform="tensorflow"
     )
@@ -104,7 +104,6 @@ def _message_types() -> dict[str, type[Message]]:
     }
 
 
-ModelServerConfig = model_server_config_pb2.ModelServerConfig
 _TYPES = _message_types()
 BatchingParameters = _TYPES["BatchingParameters"]
 MonitoringConfig = _TYPES["MonitoringConfig"]

@@ -34,7 +34,8 @@ def server(base_path):
     Raises:
         RuntimeError: If the server does not start.
     """
-    flags = [f"--model_name={MODEL_NAME}", f"--model_base_path={base_path}", "--rest_api_port=0"]
+    ports = ["--port=0", "--rest_api_port=0"]
+    flags = [f"--model_name={MODEL_NAME}", f"--model_base_path={base_path}", *ports]
     command = [sys.executable, "-m", "serving.server", *flags]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:

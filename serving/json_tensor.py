@@ -10,6 +10,7 @@ from itertools import chain
 import numpy as np
 
 from serving.errors import ServingError
+from serving.json_text import number_array
 from serving.signature import TensorSpec
 
 _MAX_RANK = 32
@@ -55,8 +56,8 @@ def write_outputs(outputs: Mapping[str, np.ndarray], by_row: bool) -> dict:
         by_row: Whether the request came in rows.
 
     Returns:
-        A dictionary for `json`: `predictions`, a list of rows, or `outputs`, by name; a single
-        output goes without its name.
+        A dictionary for `json_text.dumps`: `predictions`, a list of rows, or `outputs`, by name; a
+        single output goes without its name.
 
     Raises:
         ServingError: If JSON has no form for an output, or the outputs make no rows.
@@ -151,24 +152,18 @@ def _exact_range(dtype: np.dtype) -> tuple[int, int]:
 
 def _to_bytes(spec: TensorSpec, item) -> bytes:
     try:
-        if _is_base64(item):
-            return base64.b64decode(item["b64"] + "=" * (-len(item["b64"]) % 4), validate=True)
-        if isinstance(item, str):
-            return item.encode()
-    except ValueError:
-        pass
-    raise _unfit(spec, item)
+        return to_bytes(item)
+    except (ValueError, TypeError) as error:
+        raise _unfit(spec, item) from error
 
 
 def _to_json(name: str, array: np.ndarray):
-    """Turns an array into what `json` writes: float32 0.1 as 0.1, not 0.10000000149011612."""
+    """Turns an array into what `json_text.dumps` writes."""
     if array.dtype.kind == "O":
         return _to_text(name, array.tolist())
     if array.dtype.kind not in _JSON_TYPES:
-        raise ServingError("UNIMPLEMENTED", f"Output `{name}`: JSON has no {array.dtype}.")
-    if array.dtype.kind == "f" and array.dtype != np.float64:
-        array = array.astype("U").astype(np.float64)
-    return array.tolist()
+        raise invalid(f"Output `{name}`: JSON has no such type.", str(array.dtype))
+    return number_array(array)
 
 
 def _to_text(name: str, value):
@@ -186,16 +181,44 @@ def _to_text(name: str, value):
         ) from error
 
 
-def _is_base64(value) -> bool:
-    return isinstance(value, dict) and value.keys() == {"b64"} and isinstance(value["b64"], str)
-
-
 def _is_named(value) -> bool:
-    return isinstance(value, dict) and not _is_base64(value)
+    return isinstance(value, dict) and not is_base64(value)
 
 
 def _unfit(spec: TensorSpec, item) -> ServingError:
     return invalid(f"Input `{spec.name}` must hold {spec.dtype.name} values.", item)
+
+
+def is_base64(value) -> bool:
+    """Tells whether a JSON value is the form of binary data: `{"b64": TEXT}`.
+
+    Args:
+        value: Any JSON value.
+
+    Returns:
+        Whether it is.
+    """
+    return isinstance(value, dict) and value.keys() == {"b64"} and isinstance(value["b64"], str)
+
+
+def to_bytes(item) -> bytes:
+    """Turns the JSON form of a string into bytes.
+
+    Args:
+        item: Text, or `{"b64": TEXT}`.
+
+    Returns:
+        The bytes.
+
+    Raises:
+        ValueError: If it is bad base64, or text that UTF-8 has no form for.
+        TypeError: If it is neither.
+    """
+    if is_base64(item):
+        return base64.b64decode(item["b64"] + "=" * (-len(item["b64"]) % 4), validate=True)
+    if isinstance(item, str):
+        return item.encode()
+    raise TypeError(f"Expected text or base64. Received: {item!r}")
 
 
 def invalid(message: str, received) -> ServingError:

@@ -26,14 +26,23 @@ class Servable:
         path: The folder that holds `saved_model.pb`.
         version: Its number, for those who ask.
         batching: How to gather concurrent calls into one; `None` runs each by itself.
+        checks_method_names: Whether signatures may classify and regress only if their method name
+            says so; what TensorFlow 2 saves says `predict` throughout.
 
     Raises:
         ServingError: If the folder holds no SavedModel that loads.
     """
 
-    def __init__(self, path: str | Path, version: int = 0, batching: Batching | None = None):
+    def __init__(
+        self,
+        path: str | Path,
+        version: int = 0,
+        batching: Batching | None = None,
+        checks_method_names: bool = False,
+    ):
         path = Path(path)
         self.version = version
+        self.checks_method_names = checks_method_names
         self.path = path
         if not (path / "saved_model.pb").is_file():
             raise ServingError("NOT_FOUND", f"There is no saved_model.pb in {path}.")

@@ -1,6 +1,6 @@
-"""Serves a SavedModel over TF Serving's REST API, in this process.
+"""Serves SavedModels over TF Serving's REST and gRPC APIs, in this process.
 
-    python -m serving.server --model_name NAME --model_base_path DIR --rest_api_port PORT
+    python -m serving.server --model_name NAME --model_base_path DIR --port P --rest_api_port PORT
 
 The flags are TensorFlow Serving's own. From Python, `running` does the same for the length of a
 `with` block.
@@ -10,27 +10,23 @@ from __future__ import annotations
 
 import argparse
 import errno
-import math
+import logging
 import os
 import signal
 import socket
 import sys
-import threading
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-import uvicorn
+from serving.flags import MAX_PORT, parse
 
 if TYPE_CHECKING:
-    from starlette.applications import Starlette
+    from serving.model_server import ServerOptions
 
-    from serving.versions import ServedModel
-
-_GRACE_SECONDS = 30
-_MAX_PORT = 65535
+# Unsent data of a peer that has gone away is given up after so long.
+_PEER_TIMEOUT_MS = 30_000
 
 
 @contextmanager
@@ -42,7 +38,9 @@ def running(
     rest_api_host: str = "127.0.0.1",
     file_system_poll_wait_seconds: float = 1.0,
 ) -> Iterator[str]:
-    """Serves the latest version under a base path while the `with` block runs.
+    """Serves the latest version under a base path over REST while the `with` block runs.
+
+    For several models, gRPC, batching and the rest see `serving.model_server.model_server`.
 
     Args:
         model_base_path: The folder that holds one SavedModel folder per version.
@@ -64,123 +62,126 @@ def running(
         >>> with running("models/digits", model_name="digits") as url:
         ...     [answer] = serving.client.predict(["seven.png"], url, model_name="digits")
     """
-    with _serving(
-        model_name, model_base_path, rest_api_port, rest_api_host, file_system_poll_wait_seconds
-    ) as (url, _, _):
-        yield url
-
-
-@contextmanager
-def _serving(
-    name: str, base_path: str | Path, port: int, host: str, poll_wait_seconds: float
-) -> Iterator[tuple[str, ServedModel, threading.Event]]:
-    with _listen(host, port) as listener:
+    with listen(rest_api_host, rest_api_port) as listener:
         # TensorFlow takes seconds to import: only once the port is ours.
-        from serving.rest import create_app
-        from serving.versions import ServedModel
+        from serving.config_files import single_model
+        from serving.loading import Loading
+        from serving.model_server import ServerOptions, model_server
 
-        with (
-            ServedModel(name, base_path, poll_wait_seconds) as model,
-            _answering(create_app({name: model}), listener) as stopped,
-        ):
-            address = f"[{host}]" if ":" in host else host
-            yield f"http://{address}:{listener.getsockname()[1]}", model, stopped
-
-
-@contextmanager
-def _answering(app: Starlette, listener: socket.socket) -> Iterator[threading.Event]:
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            lifespan="off",
-            log_level="warning",
-            access_log=False,
-            timeout_graceful_shutdown=_GRACE_SECONDS,
-        )
-    )
-    stopped = threading.Event()
-
-    def serve() -> None:
-        try:
-            server.run([listener])
-        finally:
-            stopped.set()
-
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
-    try:
-        while not server.started and not stopped.is_set():
-            time.sleep(0.01)
-        if not server.started:
-            raise OSError("The web server did not start.")
-        yield stopped
-    finally:
-        server.should_exit = True
-        thread.join()
+        config = single_model(model_name, model_base_path)
+        options = ServerOptions(rest_api_host, loading=Loading(file_system_poll_wait_seconds))
+        with model_server(config, listener, options) as server:
+            yield server.url
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    if not 0 <= port <= _MAX_PORT:
+def listen(host: str, port: int) -> socket.socket:
+    """Opens the socket that REST listens on.
+
+    Args:
+        host: The address.
+        port: The port; 0 takes a free one.
+
+    Returns:
+        The socket.
+
+    Raises:
+        ValueError: If there is no such port.
+        OSError: If the port is in use, or the address is not this machine's.
+    """
+    if not 0 <= port <= MAX_PORT:
         raise ValueError(
-            f"`rest_api_port` must be from 0 to {_MAX_PORT}. Received: rest_api_port={port}"
+            f"`rest_api_port` must be from 0 to {MAX_PORT}. Received: rest_api_port={port}"
         )
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family)
+        listener = socket.create_server((host, port), family=family)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise OSError(f"Port {port} of {host} is already in use.") from error
         raise OSError(f"Cannot listen on port {port} of {host}: {error.strerror}.") from error
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _PEER_TIMEOUT_MS)
+    return listener
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")
+def _options(flags: argparse.Namespace) -> ServerOptions:
+    from serving.batching import Batching, read_batching
+    from serving.config_files import MonitoringConfig, read_config
+    from serving.loading import Loading
+    from serving.model_server import ServerOptions
+    from serving.rest import METRICS_PATH
 
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) > _MAX_PORT:
-        raise argparse.ArgumentTypeError(f"must be from 0 to {_MAX_PORT}, not {text!r}")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    with suppress(ValueError):
-        if 0 <= float(text) < math.inf:
-            return float(text)
-    raise argparse.ArgumentTypeError(f"must be a number of seconds, not {text!r}")
-
-
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser(
-        prog="python -m serving.server",
-        description="Serve the latest version of a SavedModel over TF Serving's REST API.",
-        allow_abbrev=False,
+    batching = None
+    metrics_path: str | None = METRICS_PATH
+    if flags.enable_batching:
+        file = flags.batching_parameters_file
+        batching = read_batching(file) if file else Batching()
+    if flags.monitoring_config_file:
+        prometheus = read_config(flags.monitoring_config_file, MonitoringConfig).prometheus_config
+        metrics_path = (prometheus.path or METRICS_PATH) if prometheus.enable else None
+    return ServerOptions(
+        flags.rest_api_host,
+        flags.port,
+        Loading(
+            flags.file_system_poll_wait_seconds,
+            batching,
+            flags.enable_model_warmup,
+            flags.max_num_load_retries,
+            flags.load_retry_interval_micros,
+            flags.enable_signature_method_name_check,
+        ),
+        flags.allow_version_labels_for_unavailable_models,
+        flags.rest_api_num_threads,
+        flags.grpc_max_threads,
+        flags.rest_api_timeout_in_ms,
+        flags.grpc_channel_arguments,
+        metrics_path,
     )
-    parser.add_argument(
-        "--model_name", default="default", help="the model's name in the URL (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--model_base_path", required=True, help="the folder of integer-named version folders"
-    )
-    parser.add_argument(
-        "--rest_api_port",
-        type=_port,
-        default=8501,
-        help="the port to listen on; 0 takes a free one (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--rest_api_host",
-        default="127.0.0.1",
-        help="the address to listen on (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--file_system_poll_wait_seconds",
-        type=_seconds,
-        default=1.0,
-        help="seconds between two looks for a new version; 0 looks once (default: %(default)s)",
-    )
-    return parser.parse_args(arguments)
+
+
+def _serve(flags: argparse.Namespace) -> NoReturn:
+    with listen(flags.rest_api_host, flags.rest_api_port) as listener:
+        import tensorflow as tf
+
+        from serving.config_files import ModelServerConfig, read_config, single_model
+        from serving.model_server import model_server
+        from serving.models import following
+
+        tf.config.threading.set_intra_op_parallelism_threads(flags.tensorflow_intra_op_parallelism)
+        tf.config.threading.set_inter_op_parallelism_threads(flags.tensorflow_inter_op_parallelism)
+        if flags.access_log:
+            _write_access_log(flags.access_log)
+        file = flags.model_config_file
+        config = (
+            read_config(file, ModelServerConfig)
+            if file
+            else single_model(flags.model_name, flags.model_base_path)
+        )
+        poll_wait_seconds = flags.model_config_file_poll_wait_seconds if file else 0
+        with (
+            model_server(config, listener, _options(flags)) as server,
+            following(server.models, file, poll_wait_seconds),
+        ):
+            for model in server.models:
+                version = model.servable().version
+                print(
+                    f"Serving {model.name} version {version} at {server.url}/v1/models/{model.name}"
+                )
+            print(f"Serving gRPC at {server.grpc_address}", flush=True)
+            # A signal may interrupt this wait but, in Python 3.11, not a `Thread.join`: the thread
+            # would then pass for finished, and its open requests would be dropped.
+            server.stopped.wait()
+            raise OSError("The web server stopped by itself.")
+
+
+def _write_access_log(file: str) -> None:
+    from serving.telemetry import ACCESS_LOG
+
+    handler = logging.StreamHandler() if file == "-" else logging.FileHandler(file)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    ACCESS_LOG.addHandler(handler)
+    ACCESS_LOG.setLevel(logging.INFO)
 
 
 def _stop(*_) -> NoReturn:
@@ -196,30 +197,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code of a server that failed. One that was asked to stop exits with 0.
     """
-    flags = _parse(arguments)
+    flags = parse(arguments)
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        with _serving(
-            flags.model_name,
-            flags.model_base_path,
-            flags.rest_api_port,
-            flags.rest_api_host,
-            flags.file_system_poll_wait_seconds,
-        ) as (url, model, stopped):
-            version = model.servable().version
-            print(
-                f"Serving {model.name} version {version} at {url}/v1/models/{model.name}",
-                flush=True,
-            )
-            # A signal may interrupt this wait but, in Python 3.11, not a `Thread.join`: the thread
-            # would then pass for finished, and its open requests would be dropped.
-            stopped.wait()
-            raise OSError("The web server stopped by itself.")
+        _serve(flags)
     except (ValueError, OSError) as error:
         print(f"serving.server: error: {error}", file=sys.stderr)
-        return 1
+    except Exception as error:
+        from serving.errors import ServingError
+
+        if not isinstance(error, ServingError):
+            raise
+        print(f"serving.server: error: {error.message}", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

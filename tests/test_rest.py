@@ -13,7 +13,8 @@ import tensorflow as tf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from serving import rest, server
+from serving import server
+from serving.request_body import MAX_BODY_BYTES
 
 
 def export(path):
@@ -274,12 +275,16 @@ def test_bodies_that_are_not_a_json_object(url, body):
         ("/v1/models/other:predict", "POST", 404),
         ("/v1/models/m/versions/8", "GET", 404),
         ("/v1/models/m/versions/8:predict", "POST", 404),
-        ("/v1/models/m/versions/latest", "GET", 404),
-        (f"/v1/models/m/versions/{'9' * 5000}", "GET", 404),
-        ("/v1/models/m:explain", "POST", 405),
-        ("/v1/models/m/versions/7/", "GET", 404),
+        ("/v1/models/m/versions/latest", "GET", 400),
+        (f"/v1/models/m/versions/{'9' * 5000}", "GET", 400),
+        ("/v1/models/m:explain", "POST", 400),
+        ("/v1/models/m/versions/7/", "GET", 400),
         ("/v1/models/..%2fm", "GET", 404),
-        ("/v1/models/m:predict", "PUT", 405),
+        ("/v1/models/m:predict", "PUT", 400),
+        ("/v1/models/m:predict", "GET", 400),
+        ("/v1/models", "GET", 400),
+        ("/v1", "GET", 400),
+        ("/v2/models/m", "GET", 404),
         ("/", "GET", 404),
     ],
 )
@@ -304,11 +309,11 @@ def test_a_body_over_the_limit_is_refused(url, chunked):
         connection.putheader("Transfer-Encoding", "chunked")
         connection.endheaders()
         block = b"1" * 2**20
-        for _ in range(rest.MAX_BODY_BYTES // len(block)):
+        for _ in range(MAX_BODY_BYTES // len(block)):
             connection.send(b"%x\r\n%s\r\n" % (len(block), block))
         connection.send(b"1\r\n1\r\n")
     else:  # refused by its announcement alone
-        connection.putheader("Content-Length", str(rest.MAX_BODY_BYTES + 1))
+        connection.putheader("Content-Length", str(MAX_BODY_BYTES + 1))
         connection.endheaders()
     response = connection.getresponse()
     assert response.status == 413

@@ -51,13 +51,16 @@ def predict(url, values):
 
 
 def test_the_command_line_serves_until_sigterm_and_finishes_what_has_begun(base_path):
-    process = start(f"--model_base_path={base_path}", "--model_name", "m", "--rest_api_port", 0)
+    process = start(
+        f"--model_base_path={base_path}", "--model_name=m", "--rest_api_port", 0, "--port=0"
+    )
     try:
         ready = process.stdout.readline()
         found = re.fullmatch(
             r"Serving m version 3 at (http://127\.0\.0\.1:\d+/v1/models/m)\n", ready
         )
         assert found, ready + process.stderr.read()
+        assert re.fullmatch(r"Serving gRPC at 127\.0\.0\.1:\d+\n", process.stdout.readline())
         answers = []
         call = threading.Thread(target=lambda: answers.append(predict(found[1], [1.0, 2.0])))
         call.start()
@@ -87,7 +90,7 @@ def test_a_missing_base_path_is_one_line(tmp_path):
         (["--model_base_path=x", "--rest_api_port=65536"], "--rest_api_port: must be from 0 to"),
         (["--model_base_path=x", "--rest_api_port=-1"], "--rest_api_port: must be from 0 to"),
         (["--model_base_path=x", "--file_system_poll_wait_seconds=nan"], "a number of seconds"),
-        ([], "required: --model_base_path"),
+        ([], "one of --model_base_path and --model_config_file is required"),
         (["--model_base_path=x", "--model_nam=y"], "unrecognized arguments: --model_nam=y"),
     ],
 )

@@ -9,7 +9,10 @@ import pytest
 from test_servable import export_half_plus
 
 from serving.errors import ServingError
+from serving.loading import Loading
 from serving.versions import ServedModel
+
+ONCE = Loading(file_system_poll_wait_seconds=0)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +52,7 @@ def test_the_latest_integer_version_is_served(tmp_path, half_plus):
     for other in ("11.tmp", ".12", "v13", "-14"):
         shutil.copytree(half_plus / "1", tmp_path / other)
     (tmp_path / "15").write_text("a file, not a folder")
-    with ServedModel("half", tmp_path, 0) as model:
+    with ServedModel("half", tmp_path, ONCE) as model:
         assert model.servable().version == 10
         assert answer(model) == 3
         assert states(model) == [(10, "AVAILABLE")]
@@ -63,7 +66,7 @@ def test_the_latest_integer_version_is_served(tmp_path, half_plus):
 
 def test_a_new_version_takes_over_and_the_old_one_finishes(tmp_path, half_plus):
     publish(half_plus / "1", tmp_path / "1")
-    with ServedModel("half", tmp_path, 0) as model:
+    with ServedModel("half", tmp_path, ONCE) as model:
         in_flight = model.servable()
         publish(half_plus / "2", tmp_path / "2")
         model.poll()
@@ -77,7 +80,7 @@ def test_a_new_version_takes_over_and_the_old_one_finishes(tmp_path, half_plus):
 def test_deleting_the_latest_version_rolls_back(tmp_path, half_plus):
     for version in (1, 2):
         publish(half_plus / str(version), tmp_path / str(version))
-    with ServedModel("half", tmp_path, 0) as model:
+    with ServedModel("half", tmp_path, ONCE) as model:
         shutil.rmtree(tmp_path / "2")
         model.poll()
         assert answer(model) == 2
@@ -89,7 +92,7 @@ def test_deleting_the_latest_version_rolls_back(tmp_path, half_plus):
 
 def test_a_broken_version_leaves_the_old_one_serving_until_it_is_repaired(tmp_path, half_plus):
     publish(half_plus / "1", tmp_path / "1")
-    with ServedModel("half", tmp_path, 0) as model:
+    with ServedModel("half", tmp_path, ONCE) as model:
         publish(half_plus / "2", tmp_path / "2")
         shutil.move(tmp_path / "2" / "variables", tmp_path / "aside")
         model.poll()
@@ -107,7 +110,7 @@ def test_a_damaged_graph_file(tmp_path):
     (tmp_path / "1").mkdir()
     (tmp_path / "1" / "saved_model.pb").write_bytes(b"not a protobuf message")
     with pytest.raises(ValueError, match=r"^Version 1 of model half does not load: "):
-        ServedModel("half", tmp_path, 0).__enter__()
+        ServedModel("half", tmp_path, ONCE).__enter__()
 
 
 def test_calls_never_fail_while_versions_are_swapped(tmp_path, half_plus):
@@ -122,7 +125,7 @@ def test_calls_never_fail_while_versions_are_swapped(tmp_path, half_plus):
             except Exception as error:
                 failures.append(error)
 
-    with ServedModel("half", tmp_path, 0.05) as model:
+    with ServedModel("half", tmp_path, Loading(0.05)) as model:
         callers = [threading.Thread(target=keep_calling) for _ in range(4)]
         for caller in callers:
             caller.start()
@@ -141,9 +144,9 @@ def test_calls_never_fail_while_versions_are_swapped(tmp_path, half_plus):
 @pytest.mark.parametrize("make", [lambda path: path / "missing", lambda path: path])
 def test_a_base_path_with_nothing_to_serve(tmp_path, make):
     with pytest.raises(ValueError, match=r"`model_base_path` must .* Received: model_base_path="):
-        ServedModel("half", make(tmp_path), 0).__enter__()
+        ServedModel("half", make(tmp_path), ONCE).__enter__()
 
 
-def test_a_negative_poll_interval(tmp_path):
+def test_a_negative_poll_interval():
     with pytest.raises(ValueError, match="Received: file_system_poll_wait_seconds=-1"):
-        ServedModel("half", tmp_path, -1)
+        Loading(-1)
