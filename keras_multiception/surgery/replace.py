@@ -9,6 +9,7 @@ import numpy as np
 from keras import layers, tree
 
 from keras_multiception.blocks import conv_bn
+from keras_multiception.copying import copy_state, copy_values, rebuild_layer
 from keras_multiception.cost import cost
 from keras_multiception.graph import graph_of
 from keras_multiception.layers.multiception_conv2d import MulticeptionConv2D
@@ -102,7 +103,7 @@ class _Surgeon:
             for new in successors if isinstance(old, layers.Layer) else ():
                 new.trainable = old.trainable
                 if old not in self.replaced and graph_of(old) is None:
-                    _copy_state(old, new)
+                    copy_state(old, new)
         for site in self.sites:
             if site.batch_norm is not None:
                 (conv,) = (x for x in self.successors[site.output] if x.name == site.output.name)
@@ -124,7 +125,7 @@ class _Surgeon:
     def follow(self, operation):
         """Return what takes the place of a layer, a model or an operation."""
         if operation not in self.successors:
-            rebuild = _rebuild_layer if graph_of(operation) is None else self.rebuild
+            rebuild = rebuild_layer if graph_of(operation) is None else self.rebuild
             self.successors[operation] = [rebuild(operation)]
         return self.successors[operation]
 
@@ -195,34 +196,6 @@ def _model_of(site, conv):
     return keras.Model(x, y, name=output.name)
 
 
-def _rebuild_layer(layer):
-    """Return a layer or operation of the same config."""
-    if isinstance(layer, layers.Lambda):  # its function as it is: a config has no closures
-        return layers.Lambda(
-            layer.function,
-            output_shape=layer._output_shape,
-            mask=layer.mask,
-            arguments=layer.arguments,
-            dtype=layer.dtype_policy,
-            name=layer.name,
-        )
-    try:
-        return type(layer).from_config(layer.get_config())
-    except (NotImplementedError, TypeError) as error:
-        raise ValueError(
-            "`model` must consist of layers that can be rebuilt from their config. "
-            f"Received: a {type(layer).__name__} named {layer.name!r}"
-        ) from error
-
-
-def _copy_state(old, new):
-    for source, target in zip(old._flatten_layers(), new._flatten_layers(), strict=True):
-        state: dict = {}
-        source.save_own_variables(state)
-        target.load_own_variables({name: _values(x) for name, x in state.items()})
-        target.trainable = source.trainable
-
-
 def _copy_batch_norm(old, conv):
     """Hand a batch norm on to the one at the end of a new convolution."""
     if isinstance(conv, MulticeptionConv2D):
@@ -232,13 +205,7 @@ def _copy_batch_norm(old, conv):
         new.momentum, new.epsilon = old.momentum, old.epsilon
     for part in ("gamma", "beta"):
         if getattr(old, part) is not None:
-            getattr(new, part).assign(_values(getattr(old, part)))
-
-
-def _values(variable):
-    """Return a copy of the values: on JAX, training deletes arrays that two models share."""
-    is_variable = isinstance(variable, keras.Variable)
-    return np.array(keras.ops.convert_to_numpy(variable)) if is_variable else variable
+            getattr(new, part).assign(copy_values(getattr(old, part)))
 
 
 def _report(old, new, sites, conv):
