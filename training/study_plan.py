@@ -117,7 +117,7 @@ def plan_conditions(names, *, quick=False, changes=(), grid=()):
         axes.setdefault(change.partition("=")[0], []).append(change)
     if "seed" in {change.partition("=")[0] for change in (*changes, *grid)}:
         raise ValueError("`seed` is set by --seeds. Received: seed in --set or --grid")
-    conditions = {}
+    conditions: dict[str, Condition] = {}
     for name in names:
         for point in itertools.product(*axes.values()):
             label = "_".join(

@@ -48,12 +48,13 @@ def train_runs(runs, *, gpus=(), parallel=1, data_dir=None, on_finish=lambda: No
     busy: dict[_Training, str | None] = {}
     try:
         while waiting or busy:
-            while waiting and places:
-                log = _claim(waiting[0])
+            if waiting and places:
+                run = waiting.pop(0)
+                log = _claim(run)
                 if log:
                     place = places.pop(0)
-                    busy[_Training(waiting[0], log, place, shared, data_dir)] = place
-                waiting.pop(0)
+                    busy[_Training(run, log, place, shared, data_dir)] = place
+                continue
             multiprocessing.connection.wait([training.process.sentinel for training in busy])
             for training in [each for each in busy if not each.process.is_alive()]:
                 places.append(busy.pop(training))
@@ -114,7 +115,7 @@ def _train(arguments, log, gpu, shared):
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(descriptor, stream.fileno())
-        stream.reconfigure(line_buffering=True)
+    sys.stdout = sys.stderr  # which is not buffered
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     if shared:  # several processes on one GPU: each takes the memory that it needs
@@ -128,5 +129,7 @@ def _train(arguments, log, gpu, shared):
 
 
 def _end_with_parent():
-    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # this is a process that `_Training` started
+    multiprocessing.connection.wait([parent.sentinel])
     os._exit(1)
