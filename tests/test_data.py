@@ -1,16 +1,11 @@
-import itertools
-import resource
-
 import numpy as np
 import pytest
 import requests
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import keras_multiception as km
-from training import batches, data
+from training import data
 
 FACTS = km.preprocessing.DATASETS["digits"]
 
@@ -19,28 +14,6 @@ def numbered_images(count):
     """Return images whose first pixel and label tell which they are."""
     images = np.random.default_rng(0).integers(1, 256, (count, 32, 32, 3), "uint8")
     return images, np.arange(count)
-
-
-def numpy_crop_and_flip(images, offsets, flips, pad):
-    padded = np.pad(images, [(0, 0), (pad, pad), (pad, pad), (0, 0)])
-    _, height, width, _ = images.shape
-    result = np.empty_like(images)
-    for i, ((top, left), flip) in enumerate(zip(offsets, flips, strict=True)):
-        crop = padded[i, top : top + height, left : left + width]
-        result[i] = crop[:, ::-1] if flip else crop
-    return result
-
-
-def batches_of(images, labels, **changes):
-    arguments = {"dataset": "digits", "batch_size": 8, "epochs": 2, "seed": 3, **changes}
-    return list(data.training_batches(images, labels, **arguments).as_numpy_iterator())
-
-
-def assert_same_batches(ours, theirs):
-    assert len(ours) == len(theirs)
-    for one, other in zip(ours, theirs, strict=True):
-        np.testing.assert_array_equal(one[0], other[0])
-        np.testing.assert_array_equal(one[1], other[1])
 
 
 class TestDigits:
@@ -136,117 +109,3 @@ class TestTensorFlowDatasets:
     def test_unknown_data_set(self):
         with pytest.raises(ValueError, match=r"`dataset` must be one of cifar10, .*folder"):
             data.load("cifar11", "train")
-
-
-class TestAugmentation:
-    @settings(max_examples=30, deadline=None)
-    @given(
-        shape=st.tuples(st.integers(1, 5), st.integers(1, 9), st.integers(1, 9), st.integers(1, 4)),
-        pad=st.integers(0, 4),
-        seed=st.integers(0, 99),
-    )
-    def test_equals_numpy(self, shape, pad, seed):
-        rng = np.random.default_rng(seed)
-        images = rng.integers(0, 256, shape, "uint8")
-        offsets = rng.integers(0, 2 * pad + 1, (shape[0], 2), "int32")
-        flips = rng.random(shape[0]) < 0.5
-        expected = numpy_crop_and_flip(images, offsets, flips, pad)
-        np.testing.assert_array_equal(batches.crop_and_flip(images, offsets, flips, pad), expected)
-
-    def test_choices_cover_their_range(self):
-        offsets, flips = batches.random_choices(0, 0, 0, 4000, pad_and_crop=4, flip=True)
-        counts = np.bincount(offsets.numpy().ravel(), minlength=9)
-        assert len(counts) == 9
-        np.testing.assert_allclose(counts / counts.sum(), 1 / 9, atol=0.02)
-        assert np.mean(flips) == pytest.approx(0.5, abs=0.03)
-        assert abs(np.corrcoef(offsets.numpy().T)[0, 1]) < 0.05
-
-    def test_choices_are_a_function_of_seed_epoch_and_step(self):
-        drawn = {
-            key: batches.random_choices(*key, 16, 4, True)[0].numpy().tobytes()
-            for key in itertools.product((0, 1, 2**32 - 1), (0, 1), (0, 1))
-        }
-        assert len(set(drawn.values())) == len(drawn)
-        again = batches.random_choices(
-            0, tf.constant(1, tf.int64), tf.constant(0, tf.int64), 16, 4, 1
-        )
-        assert again[0].numpy().tobytes() == drawn[0, 1, 0]
-
-
-class TestTrainingBatches:
-    def test_whole_pipeline_equals_numpy(self):
-        images, labels = numbered_images(20)
-        made = batches_of(images, labels, pad_and_crop=4, flip=True)
-        assert len(made) == 4
-        for (epoch, step), (pixels, rows) in zip(np.ndindex(2, 2), made, strict=True):
-            offsets, flips = batches.random_choices(3, epoch, step, 8, 4, True)
-            cut = numpy_crop_and_flip(images[rows], offsets.numpy(), flips.numpy(), 4)
-            expected = (cut / 255 - FACTS.mean) / FACTS.std
-            assert pixels.dtype == np.float32
-            np.testing.assert_allclose(pixels, expected, rtol=1e-5, atol=1e-5)
-
-    def test_resumed_batches_equal_unbroken_ones(self):
-        images, labels = numbered_images(20)
-        arguments = {"epochs": 4, "pad_and_crop": 2, "flip": True}
-        unbroken = batches_of(images, labels, **arguments)
-        assert_same_batches(batches_of(images, labels, **arguments), unbroken)
-        for first in range(1, 4):
-            resumed = batches_of(images, labels, first_epoch=first, **arguments)
-            assert_same_batches(resumed, unbroken[first * 2 :])
-
-    def test_an_epoch_sees_each_image_once_and_drops_others_each_time(self):
-        images, labels = numbered_images(100)
-        seen = [rows for _, rows in batches_of(images, labels, batch_size=32, epochs=3)]
-        epochs = np.reshape(seen, (3, 96))
-        assert all(len(set(epoch)) == 96 for epoch in epochs.tolist())
-        assert len({frozenset(epoch) for epoch in epochs.tolist()}) == 3
-
-    def test_seeds_and_epochs_have_their_own_order(self):
-        images, labels = numbered_images(32)
-        orders = [
-            tuple(rows)
-            for seed in (0, 1)
-            for _, rows in batches_of(images, labels, batch_size=32, epochs=3, seed=seed)
-        ]
-        assert len(set(orders)) == 6
-
-    def test_without_augmentation_images_stay_as_they_are(self):
-        images, labels = numbered_images(16)
-        for pixels, rows in batches_of(images, labels):
-            expected = km.preprocessing.preprocess_input(images[rows], "digits")
-            np.testing.assert_allclose(pixels, expected, rtol=1e-6)
-
-    def test_batch_larger_than_the_data(self):
-        with pytest.raises(ValueError, match=r"`batch_size` must be at most.*10.*batch_size=11"):
-            batches_of(*numbered_images(10), batch_size=11)
-
-    @pytest.mark.slow
-    def test_memory_stays_flat(self):
-        images, labels = data.load("digits", "train")
-        batches = data.training_batches(
-            images, labels, dataset="digits", batch_size=32, epochs=400, pad_and_crop=4, flip=True
-        )
-        iterator = iter(batches)
-        peaks = []
-        for _ in range(4):
-            for _ in itertools.islice(iterator, 2500):
-                pass
-            peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-        assert peaks[-1] - peaks[0] < 20_000  # kilobytes, over 7,500 steps and 170 epochs
-
-
-def test_evaluation_keeps_order_and_remainder():
-    images, labels = numbered_images(20)
-    batches = data.evaluation_batches(images, labels, dataset="digits", batch_size=8)
-    pixels, rows = zip(*batches.as_numpy_iterator(), strict=True)
-    assert [len(batch) for batch in rows] == [8, 8, 4]
-    np.testing.assert_array_equal(np.concatenate(rows), labels)
-    expected = km.preprocessing.preprocess_input(images, "digits")
-    np.testing.assert_allclose(np.concatenate(pixels), expected, rtol=1e-6)
-
-
-def test_statistics_of_digits_are_those_of_its_training_split():
-    images, _ = data.load("digits", "train")
-    facts = km.preprocessing.get_dataset("digits")
-    assert (images / 255).mean() == pytest.approx(facts.mean[0], abs=1e-4)
-    assert (images / 255).std() == pytest.approx(facts.std[0], abs=1e-4)

@@ -1,0 +1,274 @@
+import itertools
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import keras_multiception as km
+from training import batches, batches_numpy, batches_tensorflow
+from training.augmentation import Augmentation, draw
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+FACTS = km.preprocessing.DATASETS["digits"]
+AUGMENTATIONS = [
+    Augmentation(),
+    Augmentation(pad_and_crop=2),
+    Augmentation(pad_and_crop=4, flip=True),
+    Augmentation(flip=True, mixup=0.2),
+    Augmentation(pad_and_crop=1, cutmix=1.0),
+    Augmentation(pad_and_crop=4, flip=True, mixup=0.2, cutmix=1.0),
+]
+
+
+def numbered_images(count, classes=None):
+    """Return images with labels that tell which they are, or their class."""
+    images = np.random.default_rng(0).integers(1, 256, (count, 32, 32, 3), "uint8")
+    return images, np.arange(count) % (classes or count)
+
+
+def expected_crops(images, offsets, flips, pad):
+    padded = np.pad(images, [(0, 0), (pad, pad), (pad, pad), (0, 0)])
+    rows, columns = np.arange(images.shape[1]), np.arange(images.shape[2])
+    result = np.empty_like(images)
+    for i, ((top, left), flip) in enumerate(zip(offsets, flips, strict=True)):
+        kept = columns[::-1] if flip else columns
+        result[i] = padded[i][np.ix_(top + rows, left + kept)]
+    return result
+
+
+def batches_of(images, labels, **changes):
+    arguments = {"dataset": "digits", "batch_size": 8, "epochs": 2, "seed": 3, **changes}
+    return list(batches.training_batches(images, labels, **arguments).as_numpy_iterator())
+
+
+def assert_same_batches(ours, theirs):
+    assert len(ours) == len(theirs)
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(one[0], other[0])
+        np.testing.assert_array_equal(one[1], other[1])
+
+
+@pytest.mark.parametrize("module", [batches_numpy, batches_tensorflow])
+@settings(max_examples=20, deadline=None)
+@given(
+    shape=st.tuples(st.integers(1, 5), st.integers(1, 9), st.integers(1, 9), st.integers(1, 4)),
+    pad=st.integers(0, 4),
+    seed=st.integers(0, 99),
+)
+def test_crops_and_flips(module, shape, pad, seed):
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 256, shape, "uint8")
+    offsets = rng.integers(0, 2 * pad + 1, (shape[0], 2), "int32")
+    flips = rng.random(shape[0]) < 0.5
+    expected = expected_crops(images, offsets, flips, pad)
+    np.testing.assert_array_equal(module.crop_and_flip(images, offsets, flips, pad), expected)
+
+
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
+def test_whole_pipeline_equals_numpy(augmentation):
+    images, labels = numbered_images(20, classes=10)
+    made = batches_of(images, labels, **vars(augmentation))
+    assert len(made) == 4
+    orders = {epoch: [] for epoch in range(2)}
+    for (epoch, step), (pixels, targets) in zip(np.ndindex(2, 2), made, strict=True):
+        rows = rows_of(epoch, step)
+        orders[epoch].extend(rows)
+        draws = draw(3, epoch, step, (8, 32, 32), augmentation)
+        cut = expected_crops(images[rows], draws.offsets, draws.flips, augmentation.pad_and_crop)
+        x, y = (cut / 255 - FACTS.mean) / FACTS.std, np.eye(10)[labels[rows]]
+        w = draws.mixup_weights[:, None]
+        x = w[..., None, None] * x + (1 - w[..., None, None]) * x[draws.partners]
+        y = w * y + (1 - w) * y[draws.partners]
+        w = draws.cutmix_weights[:, None]
+        x = np.where(draws.cutmix_masks, x[draws.partners], x)
+        y = w * y + (1 - w) * y[draws.partners]
+        assert pixels.dtype == np.float32
+        np.testing.assert_allclose(pixels, x, rtol=1e-5, atol=1e-5)
+        if augmentation.mixup or augmentation.cutmix:
+            assert targets.dtype == np.float32
+            np.testing.assert_allclose(targets, y, atol=1e-6)
+        else:
+            np.testing.assert_array_equal(targets, labels[rows])
+    assert all(len(set(rows)) == 16 for rows in orders.values())
+
+
+def rows_of(epoch, step):
+    """Return the images of a batch of `batches_of(*numbered_images(20))` by their labels."""
+    images, labels = numbered_images(20)
+    return batches_of(images, labels)[epoch * 2 + step][1]
+
+
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
+def test_numpy_and_tensorflow_make_the_same_batches(augmentation):
+    images, labels = numbered_images(50, classes=10)
+    arguments = {
+        "facts": FACTS,
+        "batch_size": 16,
+        "epochs": range(1, 3),
+        "seed": 5,
+        "augmentation": augmentation,
+    }
+    ours = batches_numpy.training_batches(images, labels, **arguments)
+    theirs = batches_tensorflow.training_batches(images, labels, **arguments).as_numpy_iterator()
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(one[0], other[0], rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(one[1], other[1], rtol=1e-6)
+        assert one[1].dtype == other[1].dtype
+    ours, theirs = (
+        list(module.evaluation_batches(images, labels, FACTS, 16))
+        for module in (batches_numpy, batches_tensorflow)
+    )
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(one[0], other[0], rtol=1e-6, atol=1e-6)
+        np.testing.assert_array_equal(one[1], other[1])
+
+
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
+def test_resumed_batches_equal_unbroken_ones(augmentation):
+    images, labels = numbered_images(20, classes=10)
+    arguments = {"epochs": 3, **vars(augmentation)}
+    unbroken = batches_of(images, labels, **arguments)
+    for first in range(3):
+        resumed = batches_of(images, labels, first_epoch=first, **arguments)
+        assert_same_batches(resumed, unbroken[first * 2 :])
+
+
+def test_an_epoch_sees_each_image_once_and_drops_others_each_time():
+    images, labels = numbered_images(100)
+    seen = [rows for _, rows in batches_of(images, labels, batch_size=32, epochs=3)]
+    epochs = np.reshape(seen, (3, 96))
+    assert all(len(set(epoch)) == 96 for epoch in epochs.tolist())
+    assert len({frozenset(epoch) for epoch in epochs.tolist()}) == 3
+
+
+def test_seeds_and_epochs_have_their_own_order():
+    images, labels = numbered_images(32)
+    orders = [
+        tuple(rows)
+        for seed in (0, 1, 2**32 - 1)
+        for _, rows in batches_of(images, labels, batch_size=32, epochs=3, seed=seed)
+    ]
+    assert len(set(orders)) == 9
+
+
+def test_batch_larger_than_the_data():
+    with pytest.raises(ValueError, match=r"`batch_size` must be at most.*10.*batch_size=11"):
+        batches_of(*numbered_images(10), batch_size=11)
+
+
+def test_evaluation_keeps_order_and_remainder():
+    images, labels = numbered_images(20)
+    made = batches.evaluation_batches(images, labels, dataset="digits", batch_size=8)
+    pixels, rows = zip(*made.as_numpy_iterator(), strict=True)
+    assert [len(batch) for batch in rows] == [8, 8, 4]
+    np.testing.assert_array_equal(np.concatenate(rows), labels)
+    expected = km.preprocessing.preprocess_input(images, "digits")
+    np.testing.assert_allclose(np.concatenate(pixels), expected, rtol=1e-6, atol=1e-6)
+
+
+class TestDraws:
+    def test_crops_and_flips_cover_their_range(self):
+        draws = draw(0, 0, 0, (4000, 8, 8), Augmentation(pad_and_crop=4, flip=True))
+        counts = np.bincount(draws.offsets.ravel(), minlength=9)
+        assert len(counts) == 9
+        np.testing.assert_allclose(counts / counts.sum(), 1 / 9, atol=0.02)
+        assert np.mean(draws.flips) == pytest.approx(0.5, abs=0.03)
+        assert abs(np.corrcoef(draws.offsets.T)[0, 1]) < 0.05
+
+    def test_are_a_function_of_seed_epoch_and_step(self):
+        keys = list(itertools.product((0, 1, 2**32 - 1), (0, 1), (0, 1)))
+        drawn = {key: draw(*key, (16, 4, 4), AUGMENTATIONS[-1]) for key in keys}
+        assert len({draws.offsets.tobytes() for draws in drawn.values()}) == len(keys)
+        again = draw(0, np.int64(1), np.int64(0), (16, 4, 4), AUGMENTATIONS[-1])
+        for one, other in zip(vars(drawn[0, 1, 0]).values(), vars(again).values(), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+    def test_nothing_changes_without_augmentation(self):
+        draws = draw(0, 0, 0, (16, 4, 4), Augmentation())
+        assert not draws.offsets.any()
+        assert not draws.flips.any()
+        assert not draws.cutmix_masks.any()
+        np.testing.assert_array_equal(draws.partners, np.arange(16))
+        np.testing.assert_array_equal(draws.mixup_weights, 1)
+        np.testing.assert_array_equal(draws.cutmix_weights, 1)
+
+    def test_mixup_weights_follow_the_beta_distribution(self):
+        draws = draw(0, 0, 0, (20_000, 1, 1), Augmentation(mixup=0.2))
+        assert draws.mixup_weights.mean() == pytest.approx(0.5, abs=0.01)
+        assert draws.mixup_weights.var() == pytest.approx(1 / (4 * (2 * 0.2 + 1)), abs=0.01)
+        assert sorted(draws.partners) == list(range(20_000))
+
+    def test_cutmix_keeps_what_its_weights_say(self):
+        draws = draw(0, 0, 0, (4000, 32, 24), Augmentation(cutmix=1.0))
+        kept = 1 - draws.cutmix_masks.mean((1, 2, 3))
+        np.testing.assert_allclose(draws.cutmix_weights, kept, rtol=1e-5)
+        assert kept.mean() == pytest.approx(0.5, abs=0.03)
+        covered = draws.cutmix_masks[..., 0].mean(0)
+        np.testing.assert_allclose(covered, covered[::-1, ::-1], atol=0.05)
+
+    def test_a_coin_decides_between_mixup_and_cutmix(self):
+        both = [draw(0, 0, step, (8, 8, 8), Augmentation(mixup=1, cutmix=1)) for step in range(200)]
+        mixed = [bool((draws.mixup_weights < 1).any()) for draws in both]
+        cut = [bool((draws.cutmix_weights < 1).any()) for draws in both]
+        assert [not m for m in mixed] == cut
+        assert np.mean(mixed) == pytest.approx(0.5, abs=0.15)
+
+
+WITHOUT_TENSORFLOW = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("tensorflow", "tensorflow_datasets", "requests"):
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Absent())
+"""
+
+
+def run_without_tensorflow(code, *arguments, backend="jax"):
+    return subprocess.run(
+        [sys.executable, "-c", WITHOUT_TENSORFLOW + code, *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "KERAS_BACKEND": backend},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_keras_fits_on_the_same_batches_where_tensorflow_is_absent(tmp_path):
+    code = """
+import numpy as np
+from training import data
+images, labels = data.load("digits", "train[:100]")
+batches = data.training_batches(
+    images, labels, dataset="digits", batch_size=16, epochs=2, seed=3, pad_and_crop=2, mixup=0.2
+)
+assert len(batches) == 12
+x, y = zip(*batches)
+test = list(data.evaluation_batches(images, labels, dataset="digits", batch_size=64))
+assert [len(rows) for _, rows in test] == [64, 36]
+np.savez(sys.argv[1], x=x, y=y)
+
+import keras
+model = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Flatten(), keras.layers.Dense(10)])
+model.compile("sgd", keras.losses.CategoricalCrossentropy(from_logits=True))
+model.fit(batches, epochs=2, steps_per_epoch=6, shuffle=False)
+assert "tensorflow" not in sys.modules
+"""
+    result = run_without_tensorflow(code, tmp_path / "batches.npz")
+    assert result.returncode == 0, result.stderr
+    assert "ran out of data" not in result.stderr
+    from training import data
+
+    images, labels = data.load("digits", "train[:100]")
+    ours = batches_of(images, labels, batch_size=16, pad_and_crop=2, mixup=0.2)
+    with np.load(tmp_path / "batches.npz") as theirs:
+        for i, (x, y) in enumerate(ours):
+            np.testing.assert_allclose(theirs["x"][i], x, atol=1e-5)
+            np.testing.assert_allclose(theirs["y"][i], y, atol=1e-6)

@@ -1,0 +1,115 @@
+"""What is random about the batches, drawn by NumPy from (seed, epoch, step) and from nothing else.
+
+Every backend gets the same draws, and a resumed run those of an unbroken one.
+"""
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """How images are changed at random.
+
+    Attributes:
+        pad_and_crop: Pixels of zeros around an image before a random crop of its own size.
+        flip: Whether to mirror half of the images.
+        mixup: Alpha of the Beta distribution of the weights that blend an image with another of
+            its batch; 0 is none.
+        cutmix: Alpha of the Beta distribution of the part of an image that another one of its
+            batch keeps; 0 is none. With `mixup` each batch has one of the two, by a coin.
+    """
+
+    pad_and_crop: int = 0
+    flip: bool = False
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Draws:
+    """The random choices of one batch.
+
+    Attributes:
+        offsets: int32 of shape (batch, 2), row and column of the padded image at which each crop
+            begins.
+        flips: bool of shape (batch,), which crops to mirror.
+        partners: int32 of shape (batch,), which image of the batch each one is mixed with.
+        mixup_weights: float32 of shape (batch,), the share that each image keeps in mixup.
+        cutmix_weights: float32 of shape (batch,), the share of pixels that each image keeps in
+            cutmix.
+        cutmix_masks: bool of shape (batch, height, width, 1), where the partner's pixels go.
+    """
+
+    offsets: np.ndarray
+    flips: np.ndarray
+    partners: np.ndarray
+    mixup_weights: np.ndarray
+    cutmix_weights: np.ndarray
+    cutmix_masks: np.ndarray
+
+
+def order(seed, epoch, examples):
+    """Return the order of the images in an epoch.
+
+    Args:
+        seed: Integer from 0 to 2**64 - 1.
+        epoch: Integer of at least 0.
+        examples: Integer, how many there are.
+
+    Returns:
+        A permutation, int64 of shape (examples,).
+    """
+    return _generator(seed, epoch, 0).permutation(examples)
+
+
+def draw(seed, epoch, step, shape, augmentation):
+    """Draw the random choices of a batch.
+
+    Args:
+        seed: Integer from 0 to 2**64 - 1.
+        epoch: Integer of at least 0.
+        step: Integer, the number of the batch in its epoch.
+        shape: (batch, height, width) of the images.
+        augmentation: An `Augmentation`.
+
+    Returns:
+        `Draws`; those of what `augmentation` leaves out change nothing.
+    """
+    rng = _generator(seed, epoch, step + 1)
+    size = shape[0]
+    offsets = rng.integers(0, 2 * augmentation.pad_and_crop + 1, (size, 2), "int32")
+    flips = rng.random(size) < (0.5 if augmentation.flip else 0)
+    mixup, cutmix = augmentation.mixup, augmentation.cutmix
+    if mixup and cutmix:
+        mixup, cutmix = (mixup, 0.0) if rng.random() < 0.5 else (0.0, cutmix)
+    partners = rng.permutation(size) if mixup or cutmix else np.arange(size)
+    weights = rng.beta(mixup, mixup, size) if mixup else np.ones(size)
+    masks = _boxes(rng, shape, cutmix) if cutmix else np.zeros(shape, bool)
+    return Draws(
+        offsets,
+        flips,
+        partners.astype("int32"),
+        weights.astype("float32"),
+        (1 - masks.mean((1, 2))).astype("float32"),
+        masks[..., None],
+    )
+
+
+def _boxes(rng, shape, alpha):
+    """Draw a box in each image, its area from the Beta distribution, its place from the uniform."""
+    size, height, width = shape
+    side = np.sqrt(1 - rng.beta(alpha, alpha, size))
+    inside = []
+    for length in (height, width):
+        lengths = np.rint(side * length)
+        starts = np.floor(rng.random(size) * (length - lengths + 1))[:, None]
+        positions = np.arange(length)
+        inside.append((positions >= starts) & (positions < starts + lengths[:, None]))
+    rows, columns = inside
+    return rows[:, :, None] & columns[:, None, :]
+
+
+def _generator(seed, epoch, stream):
+    return np.random.Generator(np.random.Philox(key=[seed, epoch], counter=[0, 0, 0, stream]))
