@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from tensorflow.core.example import example_pb2, feature_pb2
@@ -12,7 +13,12 @@ from serving.json_tensor import invalid, is_base64, to_bytes
 from serving.json_text import number_array
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
-_LISTS = {"bytes": "bytes_list", "float": "float_list", "int64": "int64_list"}
+# Kind of feature: its field, and what makes its values of JSON's.
+_LISTS: dict[str, tuple[str, Callable]] = {
+    "bytes": ("bytes_list", to_bytes),
+    "float": ("float_list", float),
+    "int64": ("int64_list", int),
+}
 
 
 def read_examples(request: dict) -> input_pb2.Input:
@@ -93,9 +99,9 @@ def _fill(feature: feature_pb2.Feature, name: str, items: list) -> None:
     if len(kinds) > 1:
         raise invalid(f"Feature `{name}` must hold values of one type.", items)
     for kind in kinds:
-        values = getattr(feature, _LISTS[kind]).value
+        field, convert = _LISTS[kind]
         try:
-            values.extend(to_bytes(item) if kind == "bytes" else item for item in items)
+            getattr(feature, field).value.extend(map(convert, items))
         except ValueError as error:  # an integer too large, bad base64, a lone surrogate
             raise invalid(f"Feature `{name}` must hold {kind} values.", items) from error
 

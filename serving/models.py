@@ -38,7 +38,7 @@ class Models:
         loading: Loading = DEFAULT_LOADING,
         allow_version_labels_for_unavailable_models: bool = False,
     ):
-        self._config = config
+        self.config = config
         self._configs = _model_configs(config)
         self._loading = loading
         self._allow_labels = allow_version_labels_for_unavailable_models
@@ -47,7 +47,7 @@ class Models:
 
     def __enter__(self) -> Models:
         try:
-            self.reload(self._config)
+            self.reload(self.config)
         except BaseException:
             self.__exit__()
             raise
@@ -124,6 +124,7 @@ class Models:
             for name, wanted in configs.items():
                 self._check_labels(models[name], wanted.version_labels)
             undo.pop_all()
+            self.config = config
             gone = [model for model in self._models.values() if model not in models.values()]
             self._models = models
             for name, wanted in configs.items():
@@ -157,7 +158,7 @@ def following(models: Models, path: str | Path, poll_wait_seconds: float) -> Ite
     closing = threading.Event()
 
     def follow() -> None:
-        known = read_config(path, ModelServerConfig)
+        known = models.config
         while not closing.wait(poll_wait_seconds):
             try:
                 config = read_config(path, ModelServerConfig)

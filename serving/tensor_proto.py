@@ -48,7 +48,7 @@ def read_tensor(name: str, proto: tensor_pb2.TensorProto) -> np.ndarray:
         if size > MAX_TENSOR_BYTES:
             raise ValueError(f"it takes {size} bytes, more than {MAX_TENSOR_BYTES}")
         return tf.make_ndarray(proto)
-    except (TypeError, ValueError, IndexError, OverflowError) as error:
+    except (TypeError, ValueError, IndexError, KeyError, OverflowError) as error:
         raise ServingError(
             "INVALID_ARGUMENT", f"Input `{name}` is not a valid TensorProto: {error}"
         ) from error

@@ -1,0 +1,139 @@
+"""Several models under one server: configuration, version policies, labels and reloading."""
+
+import shutil
+import time
+
+import numpy as np
+import pytest
+from google.protobuf import text_format
+from saved_models import export_half_plus
+
+from serving.config_files import ModelServerConfig
+from serving.errors import ServingError
+from serving.loading import Loading
+from serving.models import Models, following
+
+ONCE = Loading(file_system_poll_wait_seconds=0)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A folder of two models: `a` has the versions 1 to 3, `b` the version 1."""
+    folder = tmp_path_factory.mktemp("models")
+    for version in (1, 2, 3):
+        export_half_plus(folder / "a" / str(version), version)
+    shutil.copytree(folder / "a" / "3", folder / "b" / "1")
+    return folder
+
+
+def config(base, text="", *, names=("a", "b")):
+    """A configuration of the models; `text` goes into that of `a`."""
+    models = [
+        f'config {{ name: "{name}" base_path: "{base / name}" {text if name == "a" else ""} }}'
+        for name in names
+    ]
+    return text_format.Parse(f"model_config_list {{ {' '.join(models)} }}", ModelServerConfig())
+
+
+def versions(model):
+    return [status.version for status in model.status() if status.state == "AVAILABLE"]
+
+
+def answer(servable):
+    return float(servable.predict("", {"x": np.float32([0])})["y"][0])
+
+
+@pytest.mark.parametrize(
+    ("policy", "served"),
+    [
+        ("", [3]),
+        ("latest {}", [3]),
+        ("latest { num_versions: 2 }", [3, 2]),
+        ("all {}", [3, 2, 1]),
+        ("specific { versions: 1 versions: 2 versions: 9 }", [2, 1]),
+    ],
+)
+def test_version_policies(base, policy, served):
+    with Models(config(base, f"model_version_policy {{ {policy} }}"), ONCE) as models:
+        assert versions(models.get("a")) == served
+        assert versions(models.get("b")) == [1]
+        assert answer(models.get("a").servable()) == served[0]
+        for version in served:
+            assert answer(models.get("a").servable(version)) == version
+
+
+def test_labels_name_versions_that_are_loaded(base):
+    labels = 'version_labels { key: "stable" value: 2 } version_labels { key: "new" value: 3 }'
+    policy = "model_version_policy { all {} }"
+    with Models(config(base, labels + policy), ONCE) as models:
+        assert answer(models.get("a").servable(label="stable")) == 2
+        assert answer(models.get("a").servable(label="new")) == 3
+        with pytest.raises(ServingError, match="Unrecognized servable version label: nope"):
+            models.get("a").servable(label="nope")
+        with pytest.raises(ServingError, match=r"version 9 of model a, .* not currently available"):
+            models.reload(config(base, 'version_labels { key: "stable" value: 9 }' + policy))
+        assert answer(models.get("a").servable(label="stable")) == 2
+    with pytest.raises(ServingError, match="version 2 of model a") as caught:
+        Models(config(base, labels), ONCE).__enter__()
+    assert caught.value.code == "FAILED_PRECONDITION"
+    allowing = Models(config(base, labels), ONCE, allow_version_labels_for_unavailable_models=True)
+    with allowing as models, pytest.raises(ServingError, match=r"Specific\(a, 2\)"):
+        models.get("a").servable(label="stable")
+
+
+def test_reloading_adds_and_removes_models_and_changes_policies(base):
+    with Models(config(base, names=["a"]), ONCE) as models:
+        kept = models.get("a").servable()
+        models.reload(config(base, "model_version_policy { specific { versions: 1 } }"))
+        assert answer(models.get("b").servable()) == 3
+        assert answer(models.get("a").servable()) == 1
+        assert answer(kept) == 3, "a call that has begun finishes on its version"
+        models.reload(config(base, names=["b"]))
+        with pytest.raises(ServingError, match=r"Latest\(a\)"):
+            models.get("a")
+
+
+def test_a_configuration_that_cannot_be_served_changes_nothing(base):
+    with Models(config(base, names=["a"]), ONCE) as models:
+        before = models.get("a")
+        for bad in (config(base, names=["a", "none"]), config(base, names=["a", "a"])):
+            with pytest.raises(ValueError, match=r"`model_base_path` must|its own `name`"):
+                models.reload(bad)
+        policy = "model_version_policy { specific { versions: 1 } }"
+        with pytest.raises(ValueError, match="`model_base_path` must"):
+            models.reload(config(base, policy, names=["a", "none"]))
+        assert models.get("a") is before
+        assert answer(before.servable()) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "must hold a `model_config_list`. Received: nothing"),
+        ("custom_model_config {}", "Received: custom_model_config"),
+        ('model_config_list { config { name: "a" base_path: "gs://b" } }', "local folders"),
+        ('model_config_list { config { name: "a/b" base_path: "." } }', "Received: name='a/b'"),
+        ('model_config_list { config { base_path: "." } }', "Received: name=''"),
+    ],
+)
+def test_configurations_that_are_refused(text, words):
+    with pytest.raises(ValueError, match=words):
+        Models(text_format.Parse(text, ModelServerConfig()), ONCE).__enter__()
+
+
+def test_a_config_file_is_followed(base, tmp_path, caplog):
+    file = tmp_path / "models.config"
+    file.write_text(text_format.MessageToString(config(base, names=["a"])))
+    with Models(config(base, names=["a"]), ONCE) as models, following(models, file, 0.02):
+        file.write_text("model_config_list {")
+        wait_for(lambda: "not taken up" in caplog.text)
+        file.write_text(text_format.MessageToString(config(base)))
+        wait_for(lambda: len(list(models)) == 2)
+        assert answer(models.get("b").servable()) == 3
+
+
+def wait_for(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.02)
