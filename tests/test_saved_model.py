@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from tensorflow.core.protobuf import saved_model_pb2
 
 import keras_multiception as km
+from keras_multiception import saved_model
 
 RNG = np.random.default_rng(0)
 
@@ -37,13 +39,25 @@ def images():
     return RNG.integers(0, 256, (3, 32, 32, 3), dtype="uint8")
 
 
-def test_every_signature_answers_like_the_model(tmp_path, images):
-    model = small_network()
-    km.export_saved_model(model, tmp_path / "model", dataset="digits")
-    assert [p.name for p in tmp_path.iterdir()] == ["model"]
-    expected = notebook_answer(model, images)
-    signatures = tf.saved_model.load(tmp_path / "model").signatures
-    assert set(signatures) == {"serving_default", "serving_uint8", "serving_bytes"}
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A model and where it has been exported to, with the three best classes."""
+    model, folder = small_network(), tmp_path_factory.mktemp("exported")
+    km.export_saved_model(model, folder / "model", dataset="digits", top_k=3)
+    assert [p.name for p in folder.iterdir()] == ["model"]
+    return model, folder / "model"
+
+
+@pytest.fixture(scope="module")
+def signatures(exported):
+    loaded = tf.saved_model.load(exported[1])
+    yield loaded.signatures  # noqa: PT022 - keeps the loaded model alive
+
+
+def test_every_signature_answers_like_the_model(exported, signatures, images):
+    expected = notebook_answer(exported[0], images)
+    names = {"serving_default", "serving_uint8", "serving_bytes", "classify"}
+    assert set(signatures) == names
     files = [
         file_bytes(image, form) for image, form in zip(images, ("PNG", "BMP", "PNG"), strict=True)
     ]
@@ -60,10 +74,43 @@ def test_every_signature_answers_like_the_model(tmp_path, images):
         assert outputs["label"].numpy().tolist() == labels
 
 
-def test_files_of_any_size_and_kind_are_resized(tmp_path):
-    model = small_network()
-    km.export_saved_model(model, tmp_path / "model", dataset="digits")
-    serve = tf.saved_model.load(tmp_path / "model").signatures["serving_bytes"]
+def examples(*files):
+    features = [tf.train.Feature(bytes_list=tf.train.BytesList(value=[file])) for file in files]
+    return tf.constant(
+        [
+            tf.train.Example(
+                features=tf.train.Features(feature={"image/encoded": feature})
+            ).SerializeToString()
+            for feature in features
+        ]
+    )
+
+
+def test_classify_names_the_most_probable_classes(exported, signatures, images):
+    outputs = signatures["classify"](
+        inputs=examples(*(file_bytes(image, "PNG") for image in images))
+    )
+    probabilities = notebook_answer(exported[0], images)
+    expected = km.preprocessing.decode_predictions(probabilities, top=3, dataset="digits")
+    for i, best in enumerate(expected):
+        assert outputs["classes"][i].numpy().tolist() == [name.encode() for _, name, _ in best]
+        np.testing.assert_allclose(outputs["scores"][i], [score for *_, score in best], atol=1e-6)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="image/encoded"):
+        signatures["classify"](inputs=tf.constant([b""]))
+
+
+def test_classify_is_marked_as_such_and_the_labels_are_beside_it(exported):
+    path = exported[1]
+    saved = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
+    definitions = saved.meta_graphs[0].signature_def
+    assert definitions["classify"].method_name == "tensorflow/serving/classify"
+    assert definitions["serving_bytes"].method_name == "tensorflow/serving/predict"
+    labels = (path / "assets.extra" / "labels.txt").read_text().splitlines()
+    assert labels == list(km.preprocessing.DATASETS["digits"].class_names)
+
+
+def test_files_of_any_size_and_kind_are_resized(exported, signatures):
+    serve = signatures["serving_bytes"]
     grey = np.full((50, 70), 200, "uint8")
     files = [
         file_bytes(grey, "JPEG"),
@@ -72,7 +119,7 @@ def test_files_of_any_size_and_kind_are_resized(tmp_path):
         file_bytes(np.full((1, 1, 3), 200, "uint8"), "BMP"),
     ]
     received = serve(image_bytes=tf.constant(files))["probabilities"].numpy()
-    expected = notebook_answer(model, np.full((1, 32, 32, 3), 200, "uint8"))
+    expected = notebook_answer(exported[0], np.full((1, 32, 32, 3), 200, "uint8"))
     np.testing.assert_allclose(received, np.repeat(expected, 4, axis=0), atol=1e-3)
     assert serve(image_bytes=tf.constant([], tf.string))["probabilities"].shape == (0, 10)
 
@@ -94,8 +141,10 @@ def test_data_of_ones_own(tmp_path, images):
     )
     model = small_network(classes=2)
     km.export_saved_model(model, tmp_path / "deep" / "model", dataset=facts)
-    serve = tf.saved_model.load(tmp_path / "deep" / "model").signatures["serving_uint8"]
-    outputs = serve(image=tf.constant(images))
+    signatures = tf.saved_model.load(tmp_path / "deep" / "model").signatures
+    best = signatures["classify"](inputs=examples(file_bytes(images[0], "PNG")))
+    assert best["classes"].shape == (1, 2)  # fewer than the five asked for
+    outputs = signatures["serving_uint8"](image=tf.constant(images))
     assert set(outputs["label"].numpy().tolist()) <= {b"cat", b"dog"}
     np.testing.assert_allclose(
         outputs["probabilities"], model.predict((images / 255 - 0.5) / 0.25, verbose=0), atol=1e-5
@@ -110,6 +159,9 @@ def test_bad_arguments_leave_nothing(tmp_path):
         km.export_saved_model(small_network(channels=1), target)
     with pytest.raises(ValueError, match="`dataset` must be one of"):
         km.export_saved_model(small_network(), target, dataset="mnist")
+    for top_k in (0, 1.5, True):
+        with pytest.raises(ValueError, match="`top_k` must be a positive integer"):
+            km.export_saved_model(small_network(), target, top_k=top_k)
     assert not list(tmp_path.iterdir())
     target.mkdir()
     with pytest.raises(ValueError, match="`path` must not exist"):
@@ -125,5 +177,12 @@ def test_an_export_that_fails_half_way_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(tf.saved_model, "load", no_space)
     with pytest.raises(OSError, match="No space"):
+        km.export_saved_model(small_network(), tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_export_that_answers_otherwise_than_the_model_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(saved_model, "TOLERANCE", -1.0)
+    with pytest.raises(RuntimeError, match="must answer like the model"):
         km.export_saved_model(small_network(), tmp_path / "model")
     assert not list(tmp_path.iterdir())

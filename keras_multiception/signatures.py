@@ -1,0 +1,127 @@
+"""The signatures of an exported classifier: ways to hand it images, and to be answered."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_multiception.image_files import decode_images
+from keras_multiception.preprocessing import preprocess_input
+
+# How TF Serving's classify call finds its signatures, and what this one's examples hold.
+CLASSIFY_METHOD = "tensorflow/serving/classify"
+ENCODED_IMAGE = "image/encoded"
+
+
+def make_signatures(model, facts, top_k):
+    """Make the functions that an exported classifier answers with.
+
+    Args:
+        model: A built `keras.Model`, as in `km.export_saved_model`.
+        facts: The `km.preprocessing.Dataset`, with the image shape to decode files to.
+        top_k: Integer, how many classes `classify` gives for each image.
+
+    Returns:
+        A dictionary from the signature's name to its function, from one tensor to a dictionary
+        of tensors, and the `tf.TensorSpec` of that tensor.
+    """
+    size = facts.image_shape[:2]
+    class_names = np.array(facts.class_names)
+
+    images = [None, *model.input_shape[1:3], 3]
+    strings = tf.TensorSpec([None], tf.string)
+
+    # Functions of their own, so that the signatures share one graph of each.
+    @tf.function(input_signature=[tf.TensorSpec(images, tf.float32)])
+    def probabilities_of(image):
+        scores = model(preprocess_input(image, facts), training=False)
+        scores = tf.cast(scores, tf.float32)
+        return tf.nn.softmax(scores) if gives_logits(model) else scores
+
+    @tf.function(input_signature=[strings])
+    def decode(files):
+        return decode_images(files, size)
+
+    def answer(image):
+        probabilities = probabilities_of(tf.cast(image, tf.float32))
+        class_id = tf.argmax(probabilities, axis=-1)
+        return {
+            "probabilities": probabilities,
+            "class_id": class_id,
+            "label": tf.gather(tf.constant(class_names), class_id),
+        }
+
+    def answer_files(image_bytes):
+        return answer(decode(image_bytes))
+
+    def classify(inputs):
+        features = {ENCODED_IMAGE: tf.io.FixedLenFeature([], tf.string)}
+        files = tf.io.parse_example(inputs, features)[ENCODED_IMAGE]
+        scores, class_ids = tf.math.top_k(probabilities_of(decode(files)), top_k)
+        return {"classes": tf.gather(tf.constant(class_names), class_ids), "scores": scores}
+
+    return {
+        "serving_default": (answer, tf.TensorSpec(images, tf.float32, "image")),
+        "serving_uint8": (answer, tf.TensorSpec(images, tf.uint8, "image")),
+        "serving_bytes": (answer_files, tf.TensorSpec([None], tf.string, "image_bytes")),
+        "classify": (classify, tf.TensorSpec([None], tf.string, "inputs")),
+    }
+
+
+def require_equal_answers(model, path, facts, tolerance):
+    """Hold every signature of a SavedModel against the model, on random images.
+
+    Args:
+        model: The `keras.Model`.
+        path: Path of the SavedModel.
+        facts: The `km.preprocessing.Dataset`.
+        tolerance: Float, how far a probability may be from the model's.
+
+    Raises:
+        RuntimeError: If a signature answers otherwise than the model.
+    """
+    images = np.random.default_rng(0).integers(0, 256, (2, *facts.image_shape), dtype="uint8")
+    expected = model.predict_on_batch(preprocess_input(images, facts)).astype("float32")
+    if gives_logits(model):
+        expected = keras.ops.convert_to_numpy(keras.ops.softmax(expected))
+    files = tf.stack([tf.io.encode_png(image) for image in images])
+    examples = tf.constant([_example(file) for file in files.numpy()])
+    signatures = tf.saved_model.load(path).signatures
+    answers = {
+        "serving_default": signatures["serving_default"](image=tf.constant(images, tf.float32)),
+        "serving_uint8": signatures["serving_uint8"](image=tf.constant(images)),
+        "serving_bytes": signatures["serving_bytes"](image_bytes=files),
+        "classify": signatures["classify"](inputs=examples),
+    }
+    for name, outputs in answers.items():
+        if name == "classify":
+            received, chosen = outputs["scores"].numpy(), _of_classes(outputs, expected, facts)
+            difference = max(
+                np.abs(received - chosen).max(),
+                np.abs(received - np.sort(expected)[:, ::-1][:, : received.shape[1]]).max(),
+            )
+        else:
+            difference = np.abs(outputs["probabilities"].numpy() - expected).max()
+        if not difference <= tolerance:
+            raise RuntimeError(
+                f"The signature {name} of the written SavedModel must answer like the model. "
+                f"Received: probabilities that differ by {difference}; nothing was kept"
+            )
+
+
+def gives_logits(model):
+    """Return whether the last layer of a model leaves out the softmax."""
+    last = model.layers[-1]
+    return getattr(last, "activation", None) is keras.activations.linear
+
+
+def _of_classes(outputs, probabilities, facts):
+    """Return the probability of each class that `classify` names."""
+    ids = {name.encode(): i for i, name in enumerate(facts.class_names)}
+    class_ids = np.vectorize(ids.get)(outputs["classes"].numpy())
+    return np.take_along_axis(probabilities, class_ids, axis=1)
+
+
+def _example(file):
+    feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[file]))
+    features = tf.train.Features(feature={ENCODED_IMAGE: feature})
+    return tf.train.Example(features=features).SerializeToString()
