@@ -9,12 +9,16 @@ several studies may share a workdir.
 """
 
 import functools
+import os
 import pathlib
+import shlex
 import sys
 
 from training.cli import Parser
 from training.study_plan import plan_conditions, plan_runs, recipes_of_tables
 from training.study_runs import find_gpus, train_runs
+
+_OF_THE_MACHINE = ("--workdir", "--data_dir", "--output", "--parallel", "--note", "--summary_only")
 
 
 def main(argv=None):
@@ -29,9 +33,12 @@ def main(argv=None):
     """
     parser = _parser()
     args = parser.parse_args(argv)
-    if not (args.table or args.recipe):
-        parser.error("--table or --recipe is needed")
+    if not args.render and not (args.workdir and (args.table or args.recipe)):
+        parser.error("--workdir and --table or --recipe are needed, or --render")
     try:
+        if args.render:
+            _render(args.render)
+            return 0
         names = [
             *recipes_of_tables(args.table, args.models, args.datasets),
             *args.recipe,
@@ -40,8 +47,12 @@ def main(argv=None):
         runs = plan_runs(conditions, args.seeds, args.workdir)
         gpus = find_gpus()
         parallel = _parallel(args.parallel, gpus)
+        # this process counts and draws; the GPUs are for those that train
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        summarise = functools.partial(_summarise, runs, args, argv)
         if not args.summary_only:
-            train_runs(runs, gpus=gpus, parallel=parallel, data_dir=args.data_dir)
+            train_runs(runs, gpus, parallel, args.data_dir, on_finish=summarise)
+        summarise()
     except ValueError as error:
         parser.error(error)
     except OSError as error:
@@ -53,7 +64,36 @@ def main(argv=None):
     missing = [run for run in runs if not run.folder.metrics()]
     for run in missing:
         print(f"{run}: no result")
+    print(f"The summary is in {_output(args)}.md, .csv, .json and .png.")
     return 1 if missing else 0
+
+
+def _summarise(runs, args, argv):
+    from training.study_summary import summarise  # imports Keras, which takes seconds
+
+    command = _command(sys.argv[1:] if argv is None else argv)
+    summarise(runs, args.workdir, _output(args), command=command, note=args.note)
+
+
+def _render(path):
+    from training.study_summary import render
+
+    render(path)
+
+
+def _output(args):
+    return args.output or args.workdir / "study"
+
+
+def _command(argv):
+    """Return the command without what belongs to one machine."""
+    kept, skip = [], False
+    for word in argv:
+        if word.startswith("--"):
+            skip = word.partition("=")[0] in _OF_THE_MACHINE
+        if not skip:
+            kept.append(shlex.quote(word))
+    return " ".join(("python -m training.study", *kept))
 
 
 def _parser():
@@ -71,9 +111,13 @@ def _parser():
     several("--set", metavar="KEY=VALUE", help="values to change in every recipe")
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 0 (%(default)s)")
     parser.add_argument("--quick", action="store_true", help="the recipes' variants for a laptop")
+    parser.add_argument("--workdir", type=pathlib.Path, help="folder of the run folders")
     parser.add_argument(
-        "--workdir", type=pathlib.Path, required=True, help="folder of the run folders"
+        "--output",
+        type=pathlib.Path,
+        help="files of the summary, without suffix; the default is study in the workdir",
     )
+    parser.add_argument("--note", default="", help="what readers must know of the data")
     parser.add_argument("--data_dir", help="directory of prepared TensorFlow Datasets")
     parser.add_argument(
         "--parallel",
@@ -83,6 +127,12 @@ def _parser():
     )
     parser.add_argument(
         "--summary_only", action="store_true", help="train nothing, only summarise what is there"
+    )
+    parser.add_argument(
+        "--render",
+        type=pathlib.Path,
+        metavar="JSON",
+        help="make tables and figure again from a result file and stop",
     )
     return parser
 

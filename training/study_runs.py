@@ -31,12 +31,12 @@ def find_gpus():
     return result.stdout.split() if result.returncode == 0 else []
 
 
-def train_runs(runs, *, gpus=(), parallel=1, data_dir=None, on_finish=lambda: None):
+def train_runs(runs, gpus, parallel, data_dir, on_finish):
     """Train the runs that are not finished.
 
     Args:
         runs: List of `Run`, in the order to start them.
-        gpus: Names of GPUs, which the processes get in turn; empty without GPUs.
+        gpus: Names of GPUs, which the processes get in turn; empty for the CPU.
         parallel: Integer, how many processes may train at a time.
         data_dir: Directory of prepared TensorFlow Datasets, or `None`.
         on_finish: Function to call whenever a run has been finished.
