@@ -9,7 +9,7 @@ Importing the package imports Keras and NumPy only, and registers its layers wit
 `keras.models.load_model` finds them.
 """
 
-from keras_multiception import equations, layers, optimizers, preprocessing, scale_analysis
+from keras_multiception import equations, kernels, layers, optimizers, preprocessing, scale_analysis
 from keras_multiception.applications import (
     MobileNetV2,
     ResNet20,
@@ -29,6 +29,7 @@ from keras_multiception.applications import (
 )
 from keras_multiception.blocks import conv_bn
 from keras_multiception.cost import cost
+from keras_multiception.fusion import fuse
 from keras_multiception.saved_model import export_saved_model
 from keras_multiception.surgery import replace_convolutions
 from keras_multiception.torch_import import load_torch_state_dict
@@ -54,6 +55,8 @@ __all__ = [
     "equations",
     "export_saved_model",
     "feature_extractor",
+    "fuse",
+    "kernels",
     "layers",
     "list_models",
     "load_torch_state_dict",

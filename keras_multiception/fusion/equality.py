@@ -1,0 +1,126 @@
+"""Whether two networks answer alike."""
+
+import keras
+import numpy as np
+from keras import activations, layers, ops, tree
+
+from keras_multiception.copying import copy_state, rebuild_layer
+from keras_multiception.graph import graph_of
+from keras_multiception.layers.mix_conv2d import MixConv2D
+from keras_multiception.layers.multiception_conv2d import MulticeptionConv2D
+
+BATCH_SIZE = 2
+OPEN_SIZE = 64  # of an image where the model leaves it open
+_WITH_ACTIVATION = (
+    layers.Conv2D,
+    layers.Dense,
+    layers.DepthwiseConv2D,
+    layers.SeparableConv2D,
+    MixConv2D,
+    MulticeptionConv2D,
+)
+_SATURATING = (activations.sigmoid, activations.softmax, activations.tanh)
+
+
+def sample_inputs(model, inputs=None):
+    """Return inputs of a model: those given, or random ones.
+
+    Args:
+        model: A model that has a graph.
+        inputs: `None`, or the inputs in the structure that the model takes.
+
+    Returns:
+        A structure of arrays.
+
+    Raises:
+        ValueError: If the inputs do not fit the model.
+    """
+    if inputs is None:
+        rng = np.random.default_rng(0)
+        return tree.map_structure(lambda x: _random(x, rng), model.input)
+    expected = [tuple(x.shape) for x in tree.flatten(model.input)]
+    shapes = [tuple(getattr(x, "shape", ())) for x in tree.flatten(inputs)]
+    if len(shapes) != len(expected) or not all(map(_fits, shapes, expected)):
+        raise ValueError(
+            f"`inputs` must fit those of the model, {', '.join(map(str, expected))}. "
+            f"Received: inputs of the shapes {', '.join(map(str, shapes))}"
+        )
+    return inputs
+
+
+def relative_difference(model, other, inputs):
+    """Compare the outputs of two models in inference, without a change to their state.
+
+    Outputs behind a softmax, sigmoid or tanh are compared in front of it: a network that is sure
+    of its answer gives the same probabilities for other numbers.
+
+    Args:
+        model: The model that is right.
+        other: The model to compare.
+        inputs: Their inputs.
+
+    Returns:
+        A float: for each output, the largest difference by the largest absolute value; the
+        largest of these.
+    """
+    return max(map(_difference, _outputs(other, inputs), _outputs(model, inputs)))
+
+
+def _random(x, rng):
+    shape = [BATCH_SIZE if x.shape[0] is None else x.shape[0]]
+    shape += [OPEN_SIZE if size is None else size for size in x.shape[1:]]
+    if keras.backend.is_float_dtype(x.dtype):
+        return rng.normal(size=shape).astype("float32")
+    return rng.integers(0, 2, shape).astype(x.dtype)
+
+
+def _fits(shape, expected):
+    return len(shape) == len(expected) and all(
+        own in (None, size) for size, own in zip(shape, expected, strict=True)
+    )
+
+
+def _outputs(model, inputs):
+    """Return the outputs, in front of their activation where that saturates."""
+    saturated = {}  # by the id of a tensor: what made it, from what, and itself, to keep the id
+
+    def call(operation, *args, **kwargs):
+        graph = graph_of(operation)
+        if graph is not None:
+            return graph._run_through_graph(args[0], call_fn=call)
+        y = operation(*args, **kwargs)
+        if isinstance(operation, layers.Softmax) or (
+            getattr(operation, "activation", None) in _SATURATING
+        ):
+            saturated[id(y)] = operation, args, y
+        return y
+
+    graph = graph_of(model)
+    tensors = [
+        ops.convert_to_tensor(x, dtype=own.dtype)
+        for x, own in zip(tree.flatten(inputs), graph.inputs, strict=True)
+    ]
+    with keras.StatelessScope():
+        outputs = tree.flatten(graph._run_through_graph(tensors, call_fn=call))
+    return [_before_activation(*saturated.get(id(y), (None, None, y))) for y in outputs]
+
+
+def _before_activation(layer, args, y):
+    if isinstance(layer, layers.Activation | layers.Softmax):
+        return args[0]
+    if not isinstance(layer, _WITH_ACTIVATION):
+        return y
+    linear = rebuild_layer(layer)
+    linear.build(args[0].shape)
+    copy_state(layer, linear)
+    linear.activation = activations.linear
+    return linear(args[0])
+
+
+def _difference(actual, expected):
+    actual, expected = (
+        np.asarray(ops.convert_to_numpy(ops.cast(x, "float32")), "float64")
+        for x in (actual, expected)
+    )
+    largest = np.abs(expected).max(initial=0.0)
+    return float(np.abs(actual - expected).max(initial=0.0) / (largest or 1.0))

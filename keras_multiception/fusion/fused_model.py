@@ -1,0 +1,128 @@
+"""`km.fuse`: the same answers from fewer and simpler layers."""
+
+import keras
+from keras import tree
+
+from keras_multiception.fusion.equality import relative_difference, sample_inputs
+from keras_multiception.fusion.folding import exchange, fold, pairs
+from keras_multiception.fusion.forms import FORMS, obstacle_to, to_form
+from keras_multiception.fusion.measuring import fastest, measure_forms
+from keras_multiception.fusion.reading import read_network
+from keras_multiception.fusion.report import FusionReport
+from keras_multiception.fusion.writing import write_network
+from keras_multiception.graph import graph_of
+
+# How far the outputs may be from those of the model, by what the model computes in.
+TOLERANCES = {"float64": 1e-5, "float32": 1e-5, "float16": 2e-2, "bfloat16": 1e-1}
+
+
+def fuse(model, form="separate", batch_size=1, inputs=None, tolerance=None, verbose=True):
+    """Return a network for inference that answers like the model and has no batch norms.
+
+    - *Folded*: batch norms, into the convolution or dense layer in front, through additions,
+      concatenations, crops and average pooling too, or else into all that read them, where these
+      do not pad. A batch norm that no neighbour can take in exactly, such as one between a ReLU
+      and an addition, becomes a scale and shift of each channel (a 1x1 depthwise convolution of
+      its name) and is listed with the reason.
+    - *Moved*: the stride of a 1x1 convolution into the depthwise convolutions in front, which are
+      padded symmetrically for it: at stride 2, `padding="same"` would look at other positions.
+      The bias of a depthwise convolution into the 1x1 convolution behind.
+    - *Opened*: nested models (but those that are called more than once), `MulticeptionConv2D`,
+      `MixConv2D` and `SeparableConv2D`; the convolution that makes their output has their name.
+    - *Removed*: dropout and noise; Shake-Shake becomes an addition.
+    - *Kept*: all other layers with their names, weights and dtype policies; which calls share a
+      layer. Regularisers and constraints of convolutions are dropped, and what `compile` set.
+
+    A depthwise convolution and the 1x1 convolution behind it, such as a Multiception, can take
+    several forms, all exact:
+
+    - `"separate"`: a depthwise convolution for each kernel size; concatenation; 1x1 convolution.
+    - `"merged"`: one depthwise convolution for all sizes, the smaller kernels padded with zeros,
+      with a channel multiplier; 1x1 convolution.
+    - `"dense"`: both composed into one full convolution of the largest size.
+    - `"auto"`: for each layer the fastest of the three on this machine, measured.
+
+    Args:
+        model: A Functional `keras.Model` or a built `keras.Sequential`; it stays as it is.
+        form: `"separate"`, `"merged"`, `"dense"` or `"auto"`.
+        batch_size: Integer, the number of images that `form="auto"` measures with.
+        inputs: Inputs of the model, for the comparison and the sizes that `form="auto"` measures
+            with. The default is two random ones; 64 along each axis that the model leaves open.
+        tolerance: Float, how far the outputs may differ from those of the model, relative to the
+            largest. The default is 1e-5, and more where layers compute in half precision.
+        verbose: Boolean, whether to print the report.
+
+    Returns:
+        A new, uncompiled Functional model, with the attribute `fusion_report`, a `FusionReport`:
+        what was folded, moved, removed and measured, and what is left and why. (It is not saved
+        with the model; `fusion_report.to_dict()` is fit for JSON.)
+
+    Raises:
+        ValueError: If the model is not Functional or a built Sequential one of Keras 3, a layer
+            cannot be rebuilt from its config, or an argument is out of its range.
+        RuntimeError: If the new model answers otherwise than the model.
+
+    Example:
+        >>> fused = km.fuse(model)
+        >>> fused.save("fused.keras")
+    """
+    if not isinstance(model, keras.Model) or graph_of(model) is None:
+        raise ValueError(
+            "`model` must be a Functional model or a built Sequential one of Keras 3. "
+            f"Received: model={model!r}"
+        )
+    if form not in (*FORMS, "auto"):
+        raise ValueError(f"`form` must be one of {', '.join(FORMS)}, auto. Received: form={form!r}")
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"`batch_size` must be a positive integer. Received: {batch_size=}")
+    inputs = sample_inputs(model, inputs)
+    report = FusionReport()
+    fused = _fuse(model, [x.shape for x in tree.flatten(inputs)], form, batch_size, report)
+    report.difference = relative_difference(model, fused, inputs)
+    if tolerance is None:
+        tolerance = max(TOLERANCES.get(x.compute_dtype, 0.0) for x in model._flatten_layers())
+    if not report.difference <= tolerance:
+        raise RuntimeError(
+            f"The fused model must answer like the model, within {tolerance:g} of the largest "
+            f"output. Received: outputs that differ by {report.difference:.3g}"
+        )
+    if verbose:
+        print(f"Fused the model {model.name!r}: {report}")
+    fused.fusion_report = report
+    return fused
+
+
+def _fuse(model, shapes, form, batch_size, report):
+    network, names = read_network(model, shapes, report)
+    fold(network, report)
+    _choose_forms(network, form, batch_size, report)
+    return write_network(
+        network,
+        model,
+        names,
+        lambda nested, shapes: _fuse(nested, shapes, form, batch_size, report),
+    )
+
+
+def _choose_forms(network, form, batch_size, report):
+    """Rewrite each depthwise convolution and the 1x1 convolution behind it."""
+    forms = {}
+    if form == "auto":
+        measurements = measure_forms(network, batch_size)
+        report.measurements += measurements
+        for row in measurements:
+            forms.update(dict.fromkeys(row["layers"], fastest(row["milliseconds"])))
+    for depthwise, pointwise in pairs(network):
+        chosen = forms.get(pointwise.name, form)
+        obstacle = obstacle_to(chosen, depthwise, pointwise)
+        if obstacle is not None:
+            report.kept_forms[pointwise.name] = obstacle
+            chosen = FORMS[0]
+        report.forms[pointwise.name] = chosen
+        *first, last = to_form(chosen, depthwise, pointwise)
+        if first:
+            exchange(network, [(depthwise, *first)])
+        else:
+            for step in network.calls(depthwise):
+                network.remove(step)
+        exchange(network, [(pointwise, last)])

@@ -1,0 +1,100 @@
+"""A Keras model as a network of steps, in inference: layers opened up, batch norms as numbers."""
+
+import functools
+
+import numpy as np
+from keras import KerasTensor, layers
+
+from keras_multiception.fusion.layer_rules import operations_of
+from keras_multiception.fusion.network import Network, Step
+from keras_multiception.fusion.operations import Scale
+from keras_multiception.graph import graph_of
+from keras_multiception.layers.shake_shake import ShakeShake
+from keras_multiception.surgery.calls import Calls
+
+
+def read_network(model, shapes, report):
+    """Read a model into a network of steps.
+
+    Nested models are opened, but for those that are called more than once.
+
+    Args:
+        model: A model that has a graph.
+        shapes: List of the shapes of its inputs, the batch included.
+        report: The `FusionReport`, to which is added what is folded in reading.
+
+    Returns:
+        A `Network`, and a dictionary from the id of each operation of Keras in it to its name.
+    """
+    graph = graph_of(model)
+    inputs = [KerasTensor(shape, x.dtype) for shape, x in zip(shapes, graph.inputs, strict=True)]
+    reader = _Reader(Calls(model), report)
+    outputs = graph._run_through_graph(inputs, call_fn=functools.partial(reader.run, ""))
+    return Network(inputs, reader.steps, outputs), reader.names
+
+
+class _Reader:
+    """Runs operations on shapes, and notes the steps."""
+
+    def __init__(self, calls, report):
+        self.calls = calls
+        self.report = report
+        self.steps = []
+        self.chains = {}  # from the id of a layer to the operations that it becomes
+        self.names = {}
+
+    def run(self, prefix, operation, *args, **kwargs):
+        """Return the output of an operation; models are run part by part."""
+        graph = graph_of(operation)
+        if graph is not None and len(self.calls.of[operation]) == 1:
+            run = functools.partial(self.run, f"{prefix}{operation.name}_")
+            return graph._run_through_graph(args[0], call_fn=run)
+        results = operation.compute_output_spec(*args, **kwargs)
+        chain = self.chain(prefix, operation, args, kwargs)
+        if chain is None:
+            self.steps.append(Step(operation, args, kwargs, results))
+            return results
+        if not chain:
+            return args[0]
+        for part in chain[:-1]:
+            middle = KerasTensor(results.shape, results.dtype)
+            self.steps.append(Step(part, args, {}, middle))
+            args = (middle,)
+        self.steps.append(Step(chain[-1], args, {}, results))
+        return results
+
+    def chain(self, prefix, operation, args, kwargs):
+        """Return the operations that stand for a layer, or `None` if it stays."""
+        training = kwargs.get("training")
+        key = id(operation), bool(training)
+        if key not in self.chains:
+            name = self._name(prefix, operation)
+            if training or not args or not isinstance(operation, layers.Layer):
+                chain = None
+                if training and isinstance(operation, layers.BatchNormalization):
+                    self.report.left[name] = "it is called with training=True"
+            elif isinstance(operation, ShakeShake):
+                chain = self._mean(operation, name, args[0][0].shape[-1])
+            else:
+                rank = len(getattr(args[0], "shape", ()))
+                chain = operations_of(operation, name, rank, self.report)
+            self.chains[key] = chain
+        return self.chains[key]
+
+    def _mean(self, shake, name, channels):
+        """Return the operations of Shake-Shake in inference: a sum, and half of it."""
+        self.report.removed.append(name)
+        add = layers.Add(name=name, dtype=shake.dtype_policy)
+        self.names[id(add)] = name
+        half = np.full(channels, 0.5)
+        return [add, Scale(f"{name}_half", half, np.zeros(channels), shake.dtype_policy)]
+
+    def _name(self, prefix, operation):
+        """Return the operation's name; where nested models repeat it, with theirs in front."""
+        taken = set(self.names.values())
+        name = operation.name
+        if name in taken:
+            name = f"{prefix}{name}"
+        while name in taken:
+            name += "_"
+        return self.names.setdefault(id(operation), name)

@@ -1,0 +1,161 @@
+"""A network of steps as a Keras model of ordinary layers."""
+
+import keras
+import numpy as np
+from keras import layers, tree
+
+from keras_multiception.copying import copy_state, rebuild_layer
+from keras_multiception.fusion.operations import LINEAR, Convolution, Scale, same_padding
+from keras_multiception.graph import graph_of
+from keras_multiception.primitives import CHANNELS_LAST
+
+
+def write_network(network, model, names, fuse_nested):
+    """Build a model that computes what a network does.
+
+    Args:
+        network: A `Network`.
+        model: The model that it was read from: its inputs and its name are taken over.
+        names: Dictionary from the id of an operation of Keras in the network to its name.
+        fuse_nested: Function from a nested model and the shapes of its inputs to a new one.
+
+    Returns:
+        A Functional `keras.Model`.
+    """
+    inputs = tree.map_structure(
+        lambda x: rebuild_layer(x._keras_history.operation).output, model.input
+    )
+    tensors = dict(zip(map(id, network.inputs), tree.flatten(inputs), strict=True))
+    written: dict = {}  # by the id of an operation, a function of tensors
+
+    def tensor(x):
+        return tensors.get(id(x), x)
+
+    for step in network.steps:
+        operation = step.operation
+        args, kwargs = tree.map_structure(tensor, (step.args, step.kwargs))
+        if id(operation) not in written:
+            if isinstance(operation, Convolution | Scale):
+                written[id(operation)] = write_operation(operation)
+            elif graph_of(operation) is not None:
+                written[id(operation)] = fuse_nested(operation, [x.shape for x in step.inputs])
+            else:
+                written[id(operation)] = rebuild_layer(operation)
+                written[id(operation)].name = names[id(operation)]
+        new = written[id(operation)]
+        results = tree.flatten(new(*args, **kwargs))
+        if isinstance(operation, layers.Layer) and graph_of(operation) is None:
+            copy_state(operation, new)
+        tensors.update(zip(map(id, tree.flatten(step.results)), results, strict=True))
+    return keras.Model(inputs, tree.map_structure(tensor, network.outputs), name=model.name)
+
+
+def write_operation(operation):
+    """Make the layers of a convolution or scale.
+
+    Args:
+        operation: A `Convolution` or `Scale`.
+
+    Returns:
+        A function from tensor to tensor; every call uses the same layers.
+    """
+    write = _write_convolution if isinstance(operation, Convolution) else _write_scale
+    return write(operation)
+
+
+def _write_convolution(convolution):
+    several = len(convolution.branches) > 1
+    ends = np.cumsum([_outputs(convolution, branch) for branch in convolution.branches])
+    biases = np.split(convolution.bias, ends[:-1])
+    branches = [
+        _write_branch(convolution, branch, bias, f"_{index}" if several else "")
+        for index, (branch, bias) in enumerate(zip(convolution.branches, biases, strict=True))
+    ]
+    if not several:
+        return branches[0]
+    name, shared = convolution.name, {"dtype": convolution.dtype}
+    if convolution.activation is LINEAR:
+        concatenate = layers.Concatenate(name=name, **shared)
+        return lambda x: concatenate([branch(x) for branch in branches])
+    concatenate = layers.Concatenate(name=f"{name}_concat", **shared)
+    activation = layers.Activation(convolution.activation, name=name, **shared)
+    return lambda x: activation(concatenate([branch(x) for branch in branches]))
+
+
+def _outputs(convolution, branch):
+    _, _, inputs, outputs = branch.kernel.shape
+    return inputs * outputs if convolution.kind == "depthwise" else outputs
+
+
+def _write_branch(convolution, branch, bias, suffix):
+    """Return a function from the input of a convolution to the output of one branch."""
+    name = convolution.name + suffix
+    is_only = not suffix
+    shared = {
+        "use_bias": bool(np.any(bias)),
+        "activation": convolution.activation if is_only else None,
+        "dtype": convolution.dtype,
+        "name": name,
+    }
+    kernel = branch.kernel
+    if convolution.kind == "dense":
+        layer, pad = layers.Dense(kernel.shape[3], **shared), None
+        kernel = kernel[0, 0]
+    else:
+        padding, pad = _write_padding(convolution, branch, name)
+        shared.update(
+            strides=convolution.strides,
+            dilation_rate=convolution.dilation,
+            padding=padding,
+            **CHANNELS_LAST,
+        )
+        size = kernel.shape[:2]
+        if convolution.kind == "depthwise":
+            layer = layers.DepthwiseConv2D(size, depth_multiplier=kernel.shape[3], **shared)
+        else:
+            layer = layers.Conv2D(kernel.shape[3], size, groups=convolution.groups, **shared)
+    weights = [kernel, bias] if shared["use_bias"] else [kernel]
+
+    def call(x):
+        if not is_only and branch.kernel.shape[2] < x.shape[-1]:
+            x = x[:, :, :, branch.channels]
+        return _call_with(layer, x if pad is None else pad(x), weights)
+
+    return call
+
+
+def _write_padding(convolution, branch, name):
+    """Return the `padding` argument of a branch and the layer that pads, or `None`."""
+    if not branch.is_padded:
+        return "valid", None
+    size = branch.kernel.shape[:2]
+    if branch.padding == "same" or (
+        convolution.strides == (1, 1) and branch.padding == same_padding(size, convolution.dilation)
+    ):
+        return "same", None
+    pad = layers.ZeroPadding2D(
+        branch.padding, name=f"{name}_pad", dtype=convolution.dtype, **CHANNELS_LAST
+    )
+    return "valid", pad
+
+
+def _write_scale(scale):
+    """Return a function that scales: of images a 1x1 depthwise convolution."""
+    image = layers.DepthwiseConv2D(1, dtype=scale.dtype, name=scale.name, **CHANNELS_LAST)
+    other = layers.BatchNormalization(epsilon=1e-3, dtype=scale.dtype, name=scale.name)
+    ones, zeros = np.ones_like(scale.scale), np.zeros_like(scale.scale)
+
+    def call(x):
+        if len(x.shape) == 4:
+            return _call_with(image, x, [scale.scale.reshape(1, 1, -1, 1), scale.shift])
+        return _call_with(other, x, [scale.scale, scale.shift, zeros, ones - other.epsilon])
+
+    return call
+
+
+def _call_with(layer, x, weights):
+    """Call a layer, at the first time with the weights that it is to have."""
+    if not layer.built:
+        layer.build(x.shape)
+        layer.set_weights(weights)
+    return layer(x)
