@@ -10,33 +10,44 @@ import sys
 import keras
 
 import keras_multiception as km
-from training import data, metrics, network
+from training import data, metrics, network, strategies
 from training.callbacks import AveragedWeights, Recorder
 from training.run_folder import RunFolder, replacing
+from training.strategies import Execution
 
 
-def train(recipe, workdir, name="", data_dir=None):
+def train(recipe, workdir, name="", data_dir=None, execution=Execution()):  # noqa: B008
     """Train by a recipe, or go on where the run in the folder stopped.
+
+    Of several workers, all of which see the folder, the chief alone writes into it.
 
     Args:
         recipe: A `Recipe`.
         workdir: Path of the folder of the run.
         name: String, what the recipe is called.
-        data_dir: Directory of prepared TensorFlow Datasets; `None` for the user's default one.
+        data_dir: Directory of prepared TensorFlow Datasets, or of a user's own images; `None` for
+            the default one of TensorFlow Datasets.
+        execution: An `Execution`.
 
     Returns:
         A dictionary, the final metrics as in `metrics.json`.
 
     Raises:
-        ValueError: If the recipe, the data or the folder do not fit; nothing is changed then.
+        ValueError: If the recipe, the data, the folder or the devices do not fit; nothing is
+            changed then.
         FloatingPointError: If the loss is not finite.
+        OSError: If a file cannot be written or another worker is lost.
     """
-    facts = km.preprocessing.get_dataset(recipe.dataset)
-    folder = RunFolder(workdir)
+    strategy = strategies.make_strategy(execution)
+    replicas = strategies.count_replicas(strategy)
+    _require_shares(recipe, replicas)
+    facts = data.facts(recipe.dataset, data_dir, recipe.image_size)
+    folder = RunFolder(workdir, writable=strategies.is_chief(strategy))
     config = {
         "name": name,
         "recipe": dataclasses.asdict(recipe),
         "data": {"dataset": recipe.dataset, **dataclasses.asdict(facts)},
+        "execution": {**dataclasses.asdict(execution), "replicas": replicas},
         "versions": _versions(),
         "hardware": _hardware(),
     }
@@ -47,70 +58,91 @@ def train(recipe, workdir, name="", data_dir=None):
 
     keras.utils.set_random_seed(recipe.seed)
     keras.config.set_dtype_policy(recipe.dtype_policy)
-    model = network.build(recipe, facts)
-    train_set = data.load(recipe.dataset, recipe.train_split, data_dir)
-    test_set = data.load(recipe.dataset, recipe.test_split, data_dir)
-    steps_per_epoch = _steps_per_epoch(recipe, len(train_set[0]))
-    network.compile_for_training(model, recipe, steps_per_epoch)
+    with strategies.scope_of(strategy):
+        model = network.build(recipe, facts)
+    train_set, test_set = (
+        data.load(recipe.dataset, split, data_dir, recipe.image_size)
+        for split in (recipe.train_split, recipe.test_split)
+    )
+    steps = _steps_per_epoch(recipe, len(train_set[0]), execution)
     with folder.lock():
-        history = folder.load_checkpoint(model)
+        with strategies.scope_of(strategy):
+            network.compile_for_training(
+                model,
+                recipe,
+                steps,
+                replicas if strategy else 0,
+                jit_compile=strategies.JIT[execution.jit],
+                steps_per_execution=execution.steps_per_execution,
+            )
+            history = folder.load_checkpoint(model)
+        _require_same_start(strategy, history)
         folder.begin(config)
-        _fit(model, recipe, folder, history, train_set, test_set)
-        final = _save_with_softmax(model, recipe, facts, folder)
-        result = {
-            "train": metrics.evaluate_model(final, *train_set, dataset=recipe.dataset),
-            "test": metrics.evaluate_model(final, *test_set, dataset=recipe.dataset),
-            "parameters": metrics.count_parameters(final),
-            "epochs": len(history),
-            "wall_seconds": sum(row["seconds"] for row in history),
-            "images_per_second": statistics.median(row["images_per_second"] for row in history),
-        }
-        folder.finish(result)
-    return result
+        if history:
+            print(f"Resuming after epoch {len(history)} of {recipe.epochs}.")
+        if len(history) < recipe.epochs:
+            batches = _training_batches(recipe, facts, train_set, len(history))
+            _fit(model, strategy, recipe, facts, folder, history, batches, steps, test_set)
+        if folder.writable:
+            final = _save_with_softmax(model, recipe, facts, folder)
+            folder.finish(_measure(final, facts, train_set, test_set, history))
+        strategies.sum_over_replicas(strategy, 0)  # no worker leaves before the chief is done
+    return folder.metrics()
 
 
-def _fit(model, recipe, folder, history, train_set, test_set):
-    """Train for the epochs that the history lacks."""
-    if len(history) == recipe.epochs:
-        return
-    if history:
-        print(f"Resuming after epoch {len(history)} of {recipe.epochs}.")
+def _training_batches(recipe, facts, train_set, first_epoch):
+    """Make the batches of the remaining epochs, those of a step drawn together."""
     batches = data.training_batches(
         *train_set,
-        dataset=recipe.dataset,
+        dataset=facts,
         batch_size=recipe.batch_size * recipe.accumulate_steps,
         epochs=recipe.epochs,
-        first_epoch=len(history),
+        first_epoch=first_epoch,
         seed=recipe.seed,
         pad_and_crop=recipe.pad_and_crop,
         flip=recipe.flip,
     )
-    if recipe.accumulate_steps > 1:
-        batches = batches.rebatch(recipe.batch_size)
-    steps = _steps_per_epoch(recipe, len(train_set[0]))
-    model.fit(
-        batches,
-        epochs=recipe.epochs,
-        initial_epoch=len(history),
-        steps_per_epoch=steps,
-        shuffle=False,  # the batches come shuffled
-        validation_data=data.evaluation_batches(
-            *test_set, dataset=recipe.dataset, batch_size=metrics.BATCH_SIZE
-        ),
-        callbacks=[
-            *([AveragedWeights()] if recipe.ema else []),
-            keras.callbacks.TensorBoard(folder.logs, write_graph=False),
-            Recorder(folder, history, recipe, steps * recipe.batch_size),
-        ],
-        verbose="auto" if sys.stdout.isatty() else 2,
-    )
+    if recipe.accumulate_steps == 1:
+        return batches
+    return batches.rebatch(recipe.batch_size, drop_remainder=True)
 
 
-def _steps_per_epoch(recipe, examples):
-    """Return the batches of an epoch; those of a step that would not be complete are left out."""
-    images = recipe.batch_size * recipe.accumulate_steps
-    data.require_batch(examples, images)
-    return examples // images * recipe.accumulate_steps
+def _fit(model, strategy, recipe, facts, folder, history, batches, steps, test_set):
+    """Train for the epochs that the history lacks."""
+    replicas = strategies.count_replicas(strategy)
+    validation_size = -(-metrics.BATCH_SIZE // replicas) * replicas
+    validation = data.evaluation_batches(*test_set, dataset=facts, batch_size=validation_size)
+    callbacks = [AveragedWeights()] if recipe.ema else []
+    if folder.writable:
+        callbacks.append(keras.callbacks.TensorBoard(folder.logs, write_graph=False))
+    callbacks.append(Recorder(folder, history, recipe, steps * recipe.batch_size))
+    common = {
+        "epochs": recipe.epochs,
+        "initial_epoch": len(history),
+        "callbacks": callbacks,
+        "verbose": ("auto" if sys.stdout.isatty() else 2) if folder.writable else 0,
+    }
+    if strategy is None:
+        model.fit(
+            batches,
+            steps_per_epoch=steps,
+            shuffle=False,  # the batches come shuffled
+            validation_data=validation,
+            **common,
+        )
+    else:
+        from training import distributed_fit  # needs TensorFlow
+
+        distributed_fit.fit(
+            model,
+            strategy,
+            batches,
+            (validation, validation_size, len(test_set[0])),
+            network.functions_of(recipe),
+            steps_per_epoch=steps // recipe.accumulate_steps,
+            accumulate_steps=recipe.accumulate_steps,
+            **common,
+        )
 
 
 def _save_with_softmax(model, recipe, facts, folder):
@@ -123,8 +155,50 @@ def _save_with_softmax(model, recipe, facts, folder):
     return final
 
 
+def _measure(final, facts, train_set, test_set, history):
+    return {
+        "train": metrics.evaluate_model(final, *train_set, dataset=facts),
+        "test": metrics.evaluate_model(final, *test_set, dataset=facts),
+        "parameters": metrics.count_parameters(final),
+        "epochs": len(history),
+        "wall_seconds": sum(row["seconds"] for row in history),
+        "images_per_second": statistics.median(row["images_per_second"] for row in history),
+    }
+
+
+def _require_shares(recipe, replicas):
+    if recipe.batch_size % replicas:
+        raise ValueError(
+            f"`batch_size` must be a multiple of the number of replicas, {replicas}. "
+            f"Received: batch_size={recipe.batch_size}"
+        )
+
+
+def _steps_per_epoch(recipe, examples, execution):
+    """Return the batches of an epoch; those of a step that would not be complete are left out."""
+    images = recipe.batch_size * recipe.accumulate_steps
+    data.require_batch(examples, images)
+    steps = examples // images * recipe.accumulate_steps
+    if execution.strategy == "none" and steps % execution.steps_per_execution:
+        raise ValueError(
+            f"`steps_per_execution` must divide the {steps} steps of an epoch. "
+            f"Received: steps_per_execution={execution.steps_per_execution}"
+        )
+    return steps
+
+
+def _require_same_start(strategy, history):
+    """Refuse workers that do not see one folder: they would go on from different epochs."""
+    replicas = strategies.count_replicas(strategy)
+    if strategies.sum_over_replicas(strategy, len(history)) != replicas * len(history):
+        raise ValueError(
+            "`workdir` must be the same folder for all workers, but they have saved another number "
+            f"of epochs. Received: {len(history)} epochs here"
+        )
+
+
 def _versions():
-    packages = ("keras", "tensorflow", "numpy", "tensorflow-datasets")
+    packages = ("keras", keras.backend.backend(), "numpy", "tensorflow-datasets")
     return {
         "python": platform.python_version(),
         "keras_multiception": km.__version__,

@@ -4,8 +4,6 @@ Mixed images have shares, and smoothing makes them of any label; an accuracy the
 class with the largest share.
 """
 
-import functools
-
 import keras
 from keras import ops
 
@@ -39,13 +37,8 @@ def top1(labels, logits):
 def top5(labels, logits):
     """Return for each example of a batch whether its label is among the five highest scores."""
     return keras.metrics.sparse_top_k_categorical_accuracy(
-        _numbers(labels, logits), logits, k=min(5, logits.shape[-1])
+        _numbers(labels, logits), ops.cast(logits, "float32"), k=min(5, logits.shape[-1])
     )
-
-
-def loss_of(recipe):
-    """Return the loss of a recipe, a function of labels and logits as `cross_entropy`."""
-    return functools.partial(cross_entropy, smoothing=recipe.label_smoothing)
 
 
 def _are_shares(labels, logits):

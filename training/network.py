@@ -1,5 +1,7 @@
 """The network of a recipe: built, and compiled with what the recipe trains it with."""
 
+import functools
+
 import keras
 
 import keras_multiception as km
@@ -39,40 +41,62 @@ def build(recipe, facts, activation=None):
         ) from error
 
 
-def compile_for_training(model, recipe, steps_per_epoch, **execution):
+def compile_for_training(model, recipe, steps_per_epoch, replicas=0, **execution):
     """Compile a network that ends in logits with the optimiser, loss and metrics of a recipe.
 
     Args:
         model: A `keras.Model`.
         recipe: A `Recipe`.
         steps_per_epoch: Integer, the batches of an epoch.
+        replicas: Integer, over how many devices `training.distributed_fit` trains it; 0 for
+            `keras.Model.fit`.
         **execution: `jit_compile` and `steps_per_execution` of `keras.Model.compile`.
     """
+    # the loop over replicas adds up their gradients, and those of the batches of one step, itself
+    accumulate_steps = 1 if replicas else recipe.accumulate_steps
+    optimizer_steps = steps_per_epoch * accumulate_steps // recipe.accumulate_steps
     optimizer = km.optimizers.SGDL2(
-        learning_rate_schedule(recipe, steps_per_epoch),
+        learning_rate_schedule(recipe, optimizer_steps),
         momentum=recipe.momentum,
         l2=recipe.l2,
-        global_clipnorm=recipe.clip_norm or None,
+        global_clipnorm=recipe.clip_norm / max(replicas, 1) or None,
         use_ema=recipe.ema > 0,
-        # Keras updates the average with every batch, also with those that only accumulate
-        ema_momentum=recipe.ema ** (1 / recipe.accumulate_steps),
-        gradient_accumulation_steps=recipe.accumulate_steps
-        if recipe.accumulate_steps > 1
-        else None,
+        # Keras moves the average with every batch, also with those that only accumulate
+        ema_momentum=recipe.ema ** (1 / accumulate_steps),
+        gradient_accumulation_steps=accumulate_steps if accumulate_steps > 1 else None,
     )
     if not recipe.l2_on_vectors:
         optimizer.exclude_from_weight_decay(
             [variable for variable in model.trainable_variables if len(variable.shape) <= 1]
         )
+    if recipe.sync_batch_norm and replicas:
+        for layer in model._flatten_layers():
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.synchronized = True
+    functions = functions_of(recipe)
     model.compile(
         optimizer,
-        losses.loss_of(recipe),
+        functions.pop("loss"),
         metrics=[
-            keras.metrics.MeanMetricWrapper(losses.top1, name="top1"),
-            keras.metrics.MeanMetricWrapper(losses.top5, name="top5"),
+            keras.metrics.MeanMetricWrapper(function, name=name)
+            for name, function in functions.items()
         ],
         **execution,
     )
+    model.optimizer.build(model.trainable_variables)
+
+
+def functions_of(recipe):
+    """Return what is measured while a recipe is trained, its loss first.
+
+    Args:
+        recipe: A `Recipe`.
+
+    Returns:
+        Dictionary from names to functions of labels and logits, with a value for each example.
+    """
+    loss = functools.partial(losses.cross_entropy, smoothing=recipe.label_smoothing)
+    return {"loss": loss, "top1": losses.top1, "top5": losses.top5}
 
 
 def compile_for_users(model, recipe):

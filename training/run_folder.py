@@ -10,6 +10,7 @@ metrics.json    the final measurements, written last: a run with this file is fi
 
 import contextlib
 import csv
+import dataclasses
 import fcntl
 import json
 import os
@@ -19,7 +20,16 @@ from typing import Any
 
 import numpy as np
 
+from training.recipe import Recipe
+
 KEPT_CHECKPOINTS = 2
+
+_CONFIG_KEYS = ("name", "recipe", "data", "execution", "versions", "hardware")
+_RECIPE_DEFAULTS = {
+    field.name: field.default
+    for field in dataclasses.fields(Recipe)
+    if field.default is not dataclasses.MISSING
+}
 
 
 @contextlib.contextmanager
@@ -64,10 +74,13 @@ class RunFolder:
 
     Args:
         path: Path of the folder; it need not exist.
+        writable: Boolean, whether to write what is given to write; the workers of a job that are
+            not its chief do not.
     """
 
-    def __init__(self, path):
+    def __init__(self, path, writable=True):
         self.path = pathlib.Path(path)
+        self.writable = writable
         self.logs = self.path / "logs"
         self.model = self.path / "model.keras"
         self._config = self.path / "config.json"
@@ -80,7 +93,10 @@ class RunFolder:
             return None
         try:
             config = json.loads(self._config.read_text())
-            return {key: config[key] for key in ("name", "recipe", "data", "versions", "hardware")}
+            # what a recipe did not have when the run began was as the default is now
+            config["recipe"] = {**_RECIPE_DEFAULTS, **config["recipe"]}
+            config.setdefault("execution", {"replicas": 1})
+            return {key: config[key] for key in _CONFIG_KEYS}
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"config.json is not that of a training run. Received: {self._config}"
@@ -94,7 +110,7 @@ class RunFolder:
         """Check that a run of this configuration may begin or go on here.
 
         Args:
-            config: Dictionary with `name`, `recipe` and `data`.
+            config: Dictionary with `name`, `recipe`, `data` and `execution`.
 
         Raises:
             ValueError: If the folder holds a run of another configuration or something else.
@@ -109,10 +125,7 @@ class RunFolder:
                     f"files but no config.json. Received: workdir={self.path}"
                 )
             return
-        old, new = (
-            {"recipe": each["name"], **each["recipe"], **each["data"]}
-            for each in (before, json.loads(json.dumps(config)))
-        )
+        old, new = (_decisive(each) for each in (before, json.loads(json.dumps(config))))
         differing = [
             f"{key} ({old.get(key)} there, {new.get(key)} now)"
             for key in [*old, *(new.keys() - old.keys())]
@@ -131,6 +144,9 @@ class RunFolder:
         Raises:
             ValueError: If another process holds it or the folder cannot be written.
         """
+        if not self.writable:
+            yield
+            return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             file = (self.path / ".lock").open("w")
@@ -150,11 +166,13 @@ class RunFolder:
 
     def begin(self, config):
         """Write the configuration, unless the run has begun before."""
-        if not self._config.is_file():
+        if self.writable and not self._config.is_file():
             write_json(self._config, config)
 
     def save_checkpoint(self, model, history):
         """Save a compiled model and the rows of its history, and drop old checkpoints."""
+        if not self.writable:
+            return
         with replacing(self._checkpoints / f"epoch_{len(history):04}") as folder:
             folder.mkdir()
             arrays: dict[str, Any] = {k: np.asarray(v) for k, v in _variables(model).items()}
@@ -198,10 +216,23 @@ class RunFolder:
         return sorted(self._checkpoints.glob("epoch_*"), key=lambda p: int(p.name[6:]))
 
     def _write_history(self, history):
+        if not self.writable:
+            return
         with replacing(self.path / "history.csv") as temporary, temporary.open("w") as file:
             writer = csv.DictWriter(file, history[0], lineterminator="\n")
             writer.writeheader()
             writer.writerows(history)
+
+
+def _decisive(config):
+    """Return what must be the same for a run to go on: all that decides its outcome."""
+    replicas = {} if config["recipe"]["sync_batch_norm"] else config["execution"]
+    return {
+        "recipe": config["name"],
+        **config["recipe"],
+        **config["data"],
+        "replicas": replicas.get("replicas", 1),
+    }
 
 
 def _variables(model):

@@ -7,13 +7,38 @@
 
 The same command resumes a run that was stopped, by whatever means, after its last whole epoch;
 on a CPU it ends with the same weights, to the bit, as a run that was never stopped.
+
+On all GPUs of a machine, which divide each batch among them:
+
+    python -m training.train --recipe resnet20_multiception_cifar10 --workdir runs/mirrored \\
+        --strategy mirrored
+
+On several machines, the same command on each, with a `--workdir` that all of them see and the
+index of each in its environment; the first one writes and reports:
+
+    export TF_CONFIG='{"cluster": {"worker": ["host1:2222", "host2:2222"]},
+                       "task": {"type": "worker", "index": 0}}'
+    python -m training.train --recipe resnet20_multiception_cifar10 --workdir runs/workers \\
+        --strategy multi_worker
+
+Where one of them is lost, all of them are started again to resume.
 """
 
+import dataclasses
 import sys
 
 from training.cli import Parser
 from training.paper_tables import NUMERALS
 from training.recipes import RECIPES, describe, get_recipe, paper_cells
+from training.strategies import JIT, STRATEGIES, Execution
+
+_CHOICES = {"strategy": STRATEGIES, "jit": tuple(JIT)}
+_EXECUTION_HELP = {
+    "strategy": "one device, all GPUs, or those of the workers in TF_CONFIG",
+    "cpu_replicas": "with mirrored: parts of the CPU to take in place of GPUs, to try it out",
+    "jit": "whether to compile with XLA",
+    "steps_per_execution": "steps between two looks at the loss",
+}
 
 
 def main(argv=None):
@@ -46,6 +71,15 @@ def main(argv=None):
         metavar="KEY=VALUE",
         help="values of the recipe to change, such as epochs=30 kernel_sizes=3-5-7,3-5,3-3",
     )
+    run = parser.add_argument_group("how to run it, with the same outcome")
+    for field in dataclasses.fields(Execution):
+        run.add_argument(
+            f"--{field.name}",
+            type=field.type,
+            default=field.default,
+            choices=_CHOICES.get(field.name),
+            help=_EXECUTION_HELP[field.name],
+        )
     args = parser.parse_args(argv)
     if args.list:
         print(_format_recipes())
@@ -57,9 +91,18 @@ def main(argv=None):
             print(describe(args.describe))
             return 0
         recipe = get_recipe(args.recipe, args.set, args.quick)
+        execution = Execution(
+            **{field.name: getattr(args, field.name) for field in dataclasses.fields(Execution)}
+        )
         from training.fit import train  # imports TensorFlow, which takes seconds
 
-        metrics = train(recipe, args.workdir, name=args.recipe, data_dir=args.data_dir)
+        metrics = train(
+            recipe,
+            args.workdir,
+            name=args.recipe,
+            data_dir=args.data_dir,
+            execution=execution,
+        )
     except ValueError as error:
         parser.error(error)
     except (FloatingPointError, OSError) as error:

@@ -1,0 +1,167 @@
+"""How to run a recipe: on which devices and with which compiler, with the same outcome."""
+
+import contextlib
+import dataclasses
+import json
+import os
+
+import keras
+
+STRATEGIES = ("none", "mirrored", "multi_worker")
+JIT = {"auto": "auto", "true": True, "false": False}
+
+_TF_CONFIG = (
+    '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}'
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """How to run a recipe. The outcome is the same up to rounding.
+
+    Attributes:
+        strategy: "none" for one device, "mirrored" for all GPUs of this machine, "multi_worker"
+            for those of several processes, each of which finds its place in `TF_CONFIG`.
+        cpu_replicas: With "mirrored", a number of parts of the CPU to take in place of GPUs, to
+            try it out; 0 for the GPUs.
+        jit: Whether to compile with XLA: "true", "false", or "auto" for Keras' choice.
+        steps_per_execution: Steps to run at a time before control comes back to Python.
+    """
+
+    strategy: str = "none"
+    cpu_replicas: int = 0
+    jit: str = "auto"
+    steps_per_execution: int = 1
+
+    def __post_init__(self):
+        for name, (is_valid, expected) in {
+            "strategy": (self.strategy in STRATEGIES, f"one of {', '.join(STRATEGIES)}"),
+            "cpu_replicas": (
+                self.cpu_replicas >= 0 and (self.strategy == "mirrored" or not self.cpu_replicas),
+                "at least 0, and 0 unless `strategy` is mirrored",
+            ),
+            "jit": (
+                self.jit in ((*JIT,) if self.strategy == "none" else ("auto", "false")),
+                "one of auto, true, false, and not true with a strategy",
+            ),
+            "steps_per_execution": (self.steps_per_execution >= 1, "at least 1"),
+        }.items():
+            if not is_valid:
+                value = getattr(self, name)
+                raise ValueError(f"`{name}` must be {expected}. Received: {name}={value}")
+
+
+def make_strategy(execution):
+    """Make the strategy of an execution. It has to be the first to use TensorFlow.
+
+    Args:
+        execution: An `Execution`.
+
+    Returns:
+        A `tf.distribute.Strategy`, or `None` for one device.
+
+    Raises:
+        ValueError: If the devices are not there or `TF_CONFIG` does not tell them.
+    """
+    if execution.strategy == "none":
+        return None
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            f'`strategy` must be "none" with the {keras.backend.backend()} backend of Keras. '
+            f"Received: strategy={execution.strategy}"
+        )
+    if execution.strategy == "mirrored":
+        return _mirrored(execution.cpu_replicas)
+    return _multi_worker()
+
+
+def scope_of(strategy):
+    """Return the context in which to make the variables of a strategy or of `None`."""
+    return strategy.scope() if strategy else contextlib.nullcontext()
+
+
+def count_replicas(strategy):
+    """Return over how many devices each batch is divided."""
+    return strategy.num_replicas_in_sync if strategy else 1
+
+
+def is_chief(strategy):
+    """Return whether this process is the one that writes."""
+    resolver = strategy.cluster_resolver if strategy else None
+    if resolver is None:
+        return True
+    if resolver.task_type == "chief":
+        return True
+    return resolver.task_id == 0 and "chief" not in resolver.cluster_spec().jobs
+
+
+def sum_over_replicas(strategy, value):
+    """Wait for all replicas, and return the sum of what each process gives for each of its own.
+
+    Args:
+        strategy: A `tf.distribute.Strategy` or `None`.
+        value: Integer.
+
+    Returns:
+        An integer.
+    """
+    if not strategy:
+        return value
+    import tensorflow as tf
+
+    @tf.function
+    def sum_():
+        return strategy.reduce("SUM", strategy.run(lambda: tf.constant(value)), axis=None)
+
+    return int(sum_())
+
+
+def _mirrored(cpu_replicas):
+    import tensorflow as tf
+
+    if cpu_replicas:
+        part = tf.config.LogicalDeviceConfiguration()
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        try:
+            tf.config.set_logical_device_configuration(cpu, [part] * cpu_replicas)
+        except RuntimeError as error:
+            raise ValueError(
+                "`cpu_replicas` must be chosen before this process uses TensorFlow. "
+                f"Received: cpu_replicas={cpu_replicas}"
+            ) from error
+        return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(cpu_replicas)])
+    if not tf.config.list_physical_devices("GPU"):
+        raise ValueError(
+            '`strategy` must not be "mirrored" where TensorFlow sees no GPU, unless '
+            "`cpu_replicas` is given. Received: strategy=mirrored"
+        )
+    return tf.distribute.MirroredStrategy()
+
+
+def _multi_worker():
+    import tensorflow as tf
+
+    _check_cluster(os.environ.get("TF_CONFIG"))
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    except (tf.errors.OpError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"`TF_CONFIG` names a cluster that cannot be joined ({error}). "
+            f"Received: TF_CONFIG={os.environ['TF_CONFIG']}"
+        ) from error
+
+
+def _check_cluster(text):
+    try:
+        config = json.loads(text or "")
+        kind, index = config["task"]["type"], config["task"]["index"]
+        addresses = config["cluster"][kind]
+        valid = kind in ("chief", "worker") and 0 <= index < len(addresses)
+        valid = valid and all(address.rpartition(":")[2].isdigit() for address in addresses)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        valid = False
+    if not valid:
+        raise ValueError(
+            f"`TF_CONFIG` must be set in the environment and have the form {_TF_CONFIG}, with the "
+            f"index of this process. Received: TF_CONFIG={text}"
+        )
