@@ -1,3 +1,6 @@
+import shutil
+import sys
+
 import numpy as np
 import pytest
 import requests
@@ -109,3 +112,93 @@ class TestTensorFlowDatasets:
     def test_unknown_data_set(self):
         with pytest.raises(ValueError, match=r"`dataset` must be one of cifar10, .*folder"):
             data.load("cifar11", "train")
+
+
+class TestMockedTensorFlowDatasets:
+    """The sets that cannot be had here, with the features and splits that they really have."""
+
+    @pytest.fixture(autouse=True)
+    def _offline(self, monkeypatch):
+        monkeypatch.setattr(requests, "head", lambda *args, **kwargs: None)
+
+    @pytest.mark.parametrize(
+        ("dataset", "splits"),
+        {
+            "cifar10": ("train", "test"),
+            "cifar100": ("train", "test"),
+            "stl10": ("train", "test"),
+            "imagenet_resized/32x32": ("train", "validation"),
+        }.items(),
+    )
+    def test_shapes_and_labels(self, dataset, splits, tmp_path):
+        facts = data.facts(dataset)
+        with tfds.testing.mock_data(num_examples=12):
+            for split in splits:
+                images, labels = data.load(dataset, split, tmp_path)
+                assert images.shape == (12, *facts.image_shape)
+                assert images.dtype == np.uint8
+                assert labels.max() < len(facts.class_names)
+                pixels, _ = next(
+                    data.training_batches(
+                        images, labels, dataset=dataset, batch_size=8, epochs=1, pad_and_crop=4
+                    ).as_numpy_iterator()
+                )
+                assert pixels.shape == (8, *facts.image_shape)
+
+    def test_other_size(self, tmp_path):
+        with tfds.testing.mock_data(num_examples=3):
+            images, _ = data.load("stl10", "train", tmp_path, image_size=32)
+        assert images.shape == (3, 32, 32, 3)
+        assert data.facts("stl10", image_size=32).image_shape == (32, 32, 3)
+        assert data.facts("stl10", image_size=32).mean == data.facts("stl10").mean
+
+    def test_class_count_is_that_of_tensorflow_datasets(self):
+        for dataset in ("cifar100", "stl10", "imagenet_resized/32x32"):
+            label = tfds.builder(dataset).info.features["label"]
+            assert label.num_classes == len(data.facts(dataset).class_names)
+        names = tuple(label.names)  # only ImageNet's are known before it is prepared
+        assert names == data.facts("imagenet_resized/32x32").class_names
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"label": -1}, r"labels from 0 to 9, but image 0.*Received: label=-1"),
+            ({"label": 10}, r"labels from 0 to 9.*Received: label=10"),
+            ({"shape": (3, 8, 8, 3)}, r"images of shape \(32, 32, 3\).*Received: shape=\(8, 8, 3"),
+            ({"shape": (0, 32, 32, 3)}, r"`split` must not be empty"),
+        ],
+    )
+    def test_bad_content(self, changes, message, tmp_path):
+        shape = changes.get("shape", (3, 32, 32, 3))
+        labels = np.full(shape[0], changes.get("label", 0), "int64")
+
+        def as_dataset(self, *args, **kwargs):
+            examples = {
+                "id": labels.astype(str),
+                "image": np.zeros(shape, "uint8"),
+                "label": labels,
+            }
+            return tf.data.Dataset.from_tensor_slices(examples)
+
+        with (
+            tfds.testing.mock_data(as_dataset_fn=as_dataset),
+            pytest.raises(ValueError, match=message),
+        ):
+            data.load("cifar10", "train", tmp_path)
+
+
+def test_corrupt_record(shared_tfds, tmp_path):
+    shutil.copytree(shared_tfds, tmp_path / "data")
+    (path,) = (tmp_path / "data").rglob("*test.tfrecord*")
+    path.chmod(0o644)
+    content = bytearray(path.read_bytes())
+    content[5000] ^= 255
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"`dataset` cifar10 cannot be read: .*corrupt.*data_dir="):
+        data.load("cifar10", "test[:1%]", tmp_path / "data")
+
+
+def test_data_set_that_needs_tensorflow_datasets(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(ValueError, match=r"python -m training.write_arrays --dataset cifar10"):
+        data.load("cifar10", "train")

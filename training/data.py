@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 import keras_multiception as km
-from training import digits, image_folder, images, tfds_reader
+from training import arrays, digits, image_folder, images, tfds_reader
 from training.batches import evaluation_batches, require_batch, training_batches
 from training.machine import gpu_names
 
@@ -23,18 +23,21 @@ __all__ = [
 FOLDER = "folder"
 
 
-def load(dataset, split, data_dir=None, image_size=0):
+def load(dataset, split, data_dir=None, image_size=0, archive_dir=None):
     """Read a split of a data set into memory.
 
     Args:
         dataset: String. "folder" is a user's own images by class, see `training.image_folder`;
             "digits" is scikit-learn's; the others of `keras_multiception.preprocessing.DATASETS`
-            are read from, or downloaded by, TensorFlow Datasets.
+            are read, or downloaded, by TensorFlow Datasets. Any of them is read without it where
+            `data_dir` has what `training.write_arrays` wrote.
         split: String in the notation of TensorFlow Datasets, such as "train" or "test[:10%]".
-        data_dir: Directory of the images by class or of prepared TensorFlow Datasets; `None` for
-            the default one of these.
+        data_dir: Directory of the images by class, of arrays or of prepared TensorFlow Datasets;
+            `None` for the default one of these.
         image_size: Integer, height and width in pixels to resize the images to; 0 for the data
             set's own.
+        archive_dir: Directory of the original archives of a data set of TensorFlow Datasets, to
+            prepare it from in `data_dir` if it is not; `None` to download them.
 
     Returns:
         Images, uint8 of shape (examples, height, width, 3), and labels, int64.
@@ -42,13 +45,15 @@ def load(dataset, split, data_dir=None, image_size=0):
     Raises:
         ValueError: If the data set or split is unknown, or cannot be had or read.
     """
-    if dataset == FOLDER:
+    if arrays.exist(dataset, data_dir):
+        pixels, labels = arrays.load(dataset, split, data_dir)
+    elif dataset == FOLDER:
         pixels, labels = image_folder.load(split, data_dir, image_size)
     elif dataset == "digits":
         pixels, labels = digits.load(split)
     else:
         known = _get_dataset(dataset)
-        pixels, labels = tfds_reader.load(dataset, split, data_dir)
+        pixels, labels = tfds_reader.load(dataset, split, data_dir, archive_dir)
         _require_fit(pixels, labels, known, dataset)
     if not len(pixels):
         raise ValueError(f"`split` must not be empty. Received: split={split}")
@@ -69,9 +74,12 @@ def facts(dataset, data_dir=None, image_size=0):
     Raises:
         ValueError: If the data set is unknown, or the folder cannot be read.
     """
-    if dataset == FOLDER:
+    if arrays.exist(dataset, data_dir):
+        known = arrays.facts(dataset, data_dir)
+    elif dataset == FOLDER:
         return image_folder.facts(data_dir, image_size)
-    known = _get_dataset(dataset)
+    else:
+        known = _get_dataset(dataset)
     if not image_size:
         return known
     return dataclasses.replace(known, image_shape=(image_size, image_size, 3))
@@ -93,10 +101,14 @@ def recorded_facts(config):
 
 def require_classes(class_names, data_dir):
     """Raise a `ValueError` if a folder of images has other classes than a network knows."""
-    if image_folder.class_names(data_dir) != tuple(class_names):
+    if arrays.exist(FOLDER, data_dir):
+        found = arrays.facts(FOLDER, data_dir).class_names
+    else:
+        found = image_folder.class_names(data_dir)
+    if found != tuple(class_names):
         raise ValueError(
-            "`data_dir` must have the classes that the run was trained on: "
-            f"{', '.join(class_names)}. Received: {', '.join(image_folder.class_names(data_dir))}"
+            "`data_dir` must have the classes that the run was trained on, "
+            f"{', '.join(class_names)}. Received: {', '.join(found)}"
         )
 
 

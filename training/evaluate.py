@@ -27,6 +27,7 @@ def main(argv=None):
     parser.add_argument("--dataset", help="data set; of a run, by default its own")
     parser.add_argument("--split", help="split; of a run, by default its own, else test")
     parser.add_argument("--data_dir", help="directory of the data, prepared or images by class")
+    parser.add_argument("--archive_dir", help="directory of the data set's original archives")
     parser.add_argument(
         "--image_size", type=int, default=0, help="pixels to resize to; of a run, its own"
     )
@@ -71,7 +72,7 @@ def _evaluate(args):
     else:
         facts = data.facts(dataset, args.data_dir, image_size)
     model = metrics.load_model(path)
-    images, labels = data.load(dataset, split, args.data_dir, image_size)
+    images, labels = data.load(dataset, split, args.data_dir, image_size, args.archive_dir)
     result = metrics.evaluate_model(
         model, images, labels, dataset=facts, trained_on=trained_on, batch_size=args.batch_size
     )

@@ -36,7 +36,8 @@ def load(split, data_dir, image_size):
     parts = splits.select(split, {name: len(examples) for name, examples in files.items()})
     examples = [example for name, part in parts for example in files[name][part]]
     labels = np.array([label for _, label in examples], "int64")
-    return _decode(tuple(path for path, _ in examples), image_size), labels
+    versions = tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path, _ in examples)
+    return _decode(versions, image_size), labels
 
 
 def facts(data_dir, image_size):
@@ -56,7 +57,7 @@ def facts(data_dir, image_size):
     mean, std = _statistics(pixels)
     if not all(std):
         raise ValueError(
-            "`data_dir` must hold training images that are not all of one colour. "
+            "`data_dir` must hold training images whose red, green and blue each vary. "
             f"Received: data_dir={data_dir}"
         )
     return km.preprocessing.Dataset(
@@ -73,9 +74,9 @@ def class_names(data_dir):
 
 
 @functools.lru_cache(maxsize=1)
-def _decode(paths, size):
+def _decode(versions, size):
     """Decode files and keep the last ones: `facts` and `load` both read those for training."""
-    return images.read_all(paths, size)
+    return images.read_all([path for path, *_ in versions], size)
 
 
 def _statistics(pixels):

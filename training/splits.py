@@ -22,7 +22,7 @@ def select(split, sizes):
     """
     try:
         return [_select_part(part.strip(), sizes) for part in split.split("+")]
-    except (ValueError, KeyError, OverflowError):
+    except (ValueError, KeyError):
         raise error(split, sizes) from None
 
 
@@ -46,7 +46,9 @@ def _select_part(part, sizes):
 def _boundary(text, size, default):
     if not text:
         return default
-    value = round(float(text[:-1]) * size / 100) if text.endswith("%") else int(text)
-    if abs(value) > size:
+    percent = text.endswith("%")
+    number = float(text[:-1]) if percent else int(text)
+    if not abs(number) <= (100 if percent else size):
         raise ValueError
+    value = round(number * size / 100) if percent else int(number)
     return value + size if value < 0 else value

@@ -2,16 +2,23 @@
 
 import textwrap
 
-from training import splits
+import numpy as np
+
+from training import archives, splits
+from training.machine import import_tensorflow
+
+BATCH_SIZE = 1024
 
 
-def load(dataset, split, data_dir):
+def load(dataset, split, data_dir, archive_dir):
     """Read a split into memory.
 
     Args:
         dataset: String, the name in TensorFlow Datasets.
         split: String in the notation of TensorFlow Datasets.
         data_dir: Directory of prepared data sets; `None` for the user's default one.
+        archive_dir: Directory of the original archives to prepare it from, or `None` to download
+            them.
 
     Returns:
         Images, uint8 of shape (examples, height, width, 3), and labels, int64.
@@ -20,13 +27,16 @@ def load(dataset, split, data_dir):
         ValueError: If the split is unknown, or the data set cannot be had or read.
     """
     tfds = _import_tfds(dataset, data_dir)
-    import tensorflow as tf
-
+    tf = import_tensorflow()
     builder = tfds.builder(dataset, data_dir=data_dir)
     if not builder.is_prepared():
-        _download(builder, dataset)
+        if archive_dir:
+            archives.prepare(builder, dataset, archive_dir)
+        else:
+            _download(builder, dataset)
     try:
-        whole = builder.as_dataset(split, batch_size=-1, as_supervised=True)
+        examples = builder.as_dataset(split=split, as_supervised=True)
+        batches = list(examples.batch(BATCH_SIZE).as_numpy_iterator())
     except (ValueError, AssertionError) as error:
         raise splits.error(split, builder.info.splits) from error
     except tf.errors.OpError as error:
@@ -34,7 +44,11 @@ def load(dataset, split, data_dir):
             f"`dataset` {dataset} cannot be read: {error.message}. "
             f"Received: data_dir={builder.data_dir}"
         ) from error
-    images, labels = tfds.as_numpy(whole)
+    columns = zip(*batches, strict=True) if batches else ((), ())
+    images, labels = (
+        np.concatenate([np.empty((0, *spec.shape), spec.dtype.as_numpy_dtype), *column])
+        for spec, column in zip(examples.element_spec, columns, strict=True)
+    )
     return images, labels
 
 
@@ -62,6 +76,7 @@ def _download(builder, dataset):
         reason = textwrap.shorten(f"{type(error).__name__}: {error}", 120)
         raise ValueError(
             f"`dataset` {dataset} is neither prepared in `data_dir` nor can it be downloaded: run "
-            f"`tfds build {dataset} --data_dir DIR` where there is a network and pass DIR "
-            f"({reason}). Received: data_dir={builder.data_dir_root}"
+            f"`tfds build {dataset} --data_dir DIR` where there is a network and pass DIR, or "
+            f"pass its archives as `archive_dir` ({reason}). "
+            f"Received: data_dir={builder.data_dir_root}"
         ) from error

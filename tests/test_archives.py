@@ -1,0 +1,154 @@
+import hashlib
+import io
+import socket
+import tarfile
+import zipfile
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from training import data
+from training.archives import ARCHIVES
+
+pytest.importorskip("importlib_resources")  # which TFDS 4.9.10 needs to prepare anything
+
+COUNT = 5
+
+
+def pixels(size, offset=0):
+    """Return images as the archives have them: planes of red, green and blue."""
+    return np.random.default_rng(offset).integers(0, 256, (COUNT, 3, size, size), "uint8")
+
+
+def tar(path, files):
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+
+
+def records(columns, images):
+    flat = images.reshape(len(images), -1)
+    return np.concatenate([np.stack(columns, 1).astype("uint8"), flat], axis=1).tobytes()
+
+
+def write_cifar10(path):
+    labels = np.arange(COUNT)
+    files = {f"data_batch_{i}.bin": b"" for i in range(2, 6)}
+    files["data_batch_1.bin"] = records([labels], pixels(32))
+    files["test_batch.bin"] = records([labels], pixels(32, 1))
+    files["batches.meta.txt"] = "\n".join(data.facts("cifar10").class_names).encode()
+    tar(path, {f"cifar-10-batches-bin/{name}": content for name, content in files.items()})
+
+
+def write_cifar100(path):
+    labels = np.arange(COUNT)
+    files = {
+        "train.bin": records([labels % 2, labels], pixels(32)),
+        "test.bin": records([labels % 2, labels], pixels(32, 1)),
+        "coarse_label_names.txt": "\n".join(map(str, range(20))).encode(),
+        "fine_label_names.txt": "\n".join(data.facts("cifar100").class_names).encode(),
+    }
+    tar(path, {f"cifar-100-binary/{name}": content for name, content in files.items()})
+
+
+def write_stl10(path):
+    labels = np.arange(1, COUNT + 1, dtype="uint8").tobytes()
+    columns_first = {i: pixels(96, i).transpose(0, 1, 3, 2).tobytes() for i in range(3)}
+    files = {
+        "class_names.txt": "\n".join(data.facts("stl10").class_names).encode(),
+        "train_X.bin": columns_first[0],
+        "train_y.bin": labels,
+        "test_X.bin": columns_first[1],
+        "test_y.bin": labels,
+        "unlabeled_X.bin": columns_first[2],
+    }
+    tar(path, {f"stl10_binary/{name}": content for name, content in files.items()})
+
+
+def write_imagenet(path):
+    content = io.BytesIO()
+    flat = pixels(32, int("val" in path.name)).reshape(COUNT, -1)
+    np.savez(content, data=flat, labels=np.arange(1, COUNT + 1))
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("data.npz", content.getvalue())
+
+
+WRITERS = {
+    "cifar10": write_cifar10,
+    "cifar100": write_cifar100,
+    "stl10": write_stl10,
+    "imagenet_resized/32x32": write_imagenet,
+}
+
+
+@pytest.fixture
+def archive_dir(tmp_path, monkeypatch):
+    """Write small archives of a data set, register their checksums and cut the network."""
+
+    def refuse(*arguments, **options):
+        raise AssertionError("the network was asked for")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+    def write(dataset):
+        folder = tmp_path / "archives"
+        folder.mkdir()
+        registered = {}
+        cls = tfds.builder_cls(dataset.partition("/")[0])
+        for url, info in cls.url_infos.items():
+            if info.filename in ARCHIVES[dataset]:
+                path = folder / info.filename
+                WRITERS[dataset](path)
+                checksum = hashlib.sha256(path.read_bytes()).hexdigest()
+                registered[url] = type(info)(path.stat().st_size, checksum, info.filename)
+        assert sorted(info.filename for info in registered.values()) == sorted(ARCHIVES[dataset])
+        monkeypatch.setattr(cls, "url_infos", registered)
+        return folder
+
+    return write
+
+
+@pytest.mark.parametrize("dataset", ARCHIVES)
+def test_prepared_offline(dataset, archive_dir, tmp_path):
+    folder = archive_dir(dataset)
+    splits = ("train", "validation" if "imagenet" in dataset else "test")
+    for i, split in enumerate(splits):
+        images, labels = data.load(dataset, split, tmp_path / "data", archive_dir=folder)
+        assert sorted(labels) == list(range(COUNT))
+        expected = pixels(images.shape[1], i).transpose(0, 2, 3, 1)
+        np.testing.assert_array_equal(images, expected[labels])
+    assert {path.name.partition("/")[0] for path in (tmp_path / "data").iterdir()} == {
+        dataset.partition("/")[0]
+    }
+    for name in ARCHIVES[dataset]:
+        (folder / name).unlink()  # prepared once, it is read without them
+    data.load(dataset, "train", tmp_path / "data", archive_dir=folder)
+
+
+class TestErrors:
+    def load(self, folder, tmp_path):
+        return data.load("cifar10", "train", tmp_path / "data", archive_dir=folder)
+
+    def test_missing(self, archive_dir, tmp_path):
+        folder = archive_dir("cifar10")
+        (folder / "cifar-10-binary.tar.gz").unlink()
+        with pytest.raises(ValueError, match=r"must have the file cifar-10-binary.tar.gz. Rec"):
+            self.load(folder, tmp_path)
+
+    def test_cut_short(self, archive_dir, tmp_path):
+        path = archive_dir("cifar10") / "cifar-10-binary.tar.gz"
+        path.write_bytes(path.read_bytes()[:-1])
+        with pytest.raises(ValueError, match=r"is this one whole\? Received: .* bytes$"):
+            self.load(path.parent, tmp_path)
+
+    def test_wrong_checksum(self, archive_dir, tmp_path):
+        path = archive_dir("cifar10") / "cifar-10-binary.tar.gz"
+        content = bytearray(path.read_bytes())
+        content[-9] ^= 1
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"original cifar-10-binary.tar.gz, of SHA-256"):
+            self.load(path.parent, tmp_path)
+        assert not (tmp_path / "data" / "cifar10").exists()

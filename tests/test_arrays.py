@@ -1,0 +1,88 @@
+import json
+
+import numpy as np
+import pytest
+
+from training import data, write_arrays
+
+
+def write(*arguments):
+    return write_arrays.main([str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def arrays(tmp_path):
+    assert write("--dataset", "digits", "--output", tmp_path) == 0
+    return tmp_path
+
+
+def test_are_what_was_loaded(arrays):
+    for split in ("train", "test[10:20]", "test[:5%]+train[-3:]"):
+        ours, theirs = data.load("digits", split, arrays), data.load("digits", split)
+        for one, other in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(one, other)
+            assert one.dtype == other.dtype
+    assert data.facts("digits", arrays) == data.facts("digits")
+    assert sorted(path.name for path in (arrays / "digits").iterdir()) == [
+        "arrays.json",
+        "test.npz",
+        "train.npz",
+    ]
+
+
+def test_other_size(tmp_path):
+    assert write("--dataset", "digits", "--output", tmp_path, "--image_size", 8) == 0
+    assert data.load("digits", "test", tmp_path)[0].shape == (360, 8, 8, 3)
+    assert data.facts("digits", tmp_path).image_shape == (8, 8, 3)
+    assert data.load("digits", "test[:3]", tmp_path, image_size=6)[0].shape == (3, 6, 6, 3)
+
+
+def test_from_tensorflow_datasets(shared_tfds, tmp_path):
+    arguments = ("--dataset", "cifar10", "--data_dir", shared_tfds, "--output", tmp_path)
+    assert write(*arguments, "--splits", "test") == 0
+    for one, other in zip(
+        data.load("cifar10", "test[:50]", tmp_path),
+        data.load("cifar10", "test[:50]", shared_tfds),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
+class TestErrors:
+    def test_damage(self, arrays):
+        path = arrays / "digits" / "test.npz"
+        content = bytearray(path.read_bytes())
+        content[5000] ^= 1
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"arrays as they were written.*Received: .*test.npz"):
+            data.load("digits", "test", arrays)
+        assert len(data.load("digits", "train", arrays)[0]) == 1437
+
+    def test_missing_file(self, arrays):
+        (arrays / "digits" / "test.npz").unlink()
+        with pytest.raises(ValueError, match=r"`data_dir` has a file that cannot be read"):
+            data.load("digits", "test", arrays)
+
+    def test_damaged_index(self, arrays):
+        path = arrays / "digits" / "arrays.json"
+        path.write_text(json.dumps(json.loads(path.read_text()))[:-20])
+        with pytest.raises(ValueError, match=r"cannot be read.*arrays.json"):
+            data.facts("digits", arrays)
+
+    def test_unknown_split(self, arrays):
+        with pytest.raises(ValueError, match="`split` must be one of train, test"):
+            data.load("digits", "validation", arrays)
+
+    def test_nothing_is_overwritten(self, arrays, capsys):
+        before = (arrays / "digits" / "train.npz").stat().st_mtime_ns
+        with pytest.raises(SystemExit) as exit_:
+            write("--dataset", "digits", "--output", arrays)
+        assert exit_.value.code == 2
+        assert "`output` must not have digits already" in capsys.readouterr().err
+        assert (arrays / "digits" / "train.npz").stat().st_mtime_ns == before
+
+    def test_nothing_is_left_of_a_failure(self, tmp_path, capsys):
+        with pytest.raises(SystemExit):
+            write("--dataset", "digits", "--output", tmp_path, "--splits", "train", "nothing")
+        assert "`split` must be one of" in capsys.readouterr().err
+        assert not list(tmp_path.iterdir())

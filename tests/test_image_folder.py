@@ -1,0 +1,200 @@
+import dataclasses
+import json
+
+import keras
+import numpy as np
+import PIL.Image
+import pytest
+
+from training import data, evaluate, image_folder, images
+
+
+def write_image(path, color, size=(6, 5), mode="RGB", **arguments):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PIL.Image.new(mode, size, color).save(path, **arguments)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes of ten images; the red of `cat` and the green of `dog` number them."""
+    for i in range(10):
+        write_image(tmp_path / "data" / "cat" / f"{i}.png", (10 * i, 0, i))
+        write_image(tmp_path / "data" / "dog" / f"{i}.png", (0, 10 * i, i))
+    return tmp_path / "data"
+
+
+def load(split, folder, image_size=4):
+    return data.load("folder", split, folder, image_size)
+
+
+def test_a_fifth_of_each_class_is_for_testing(folder):
+    (train, train_labels), (test, test_labels) = (
+        load(split, folder) for split in ("train", "test")
+    )
+    assert train.shape == (16, 4, 4, 3)
+    assert train.dtype == np.uint8
+    assert train[:8, 0, 0, 0].tolist() == [10, 20, 30, 40, 60, 70, 80, 90]
+    assert train_labels.tolist() == [0] * 8 + [1] * 8
+    assert test[:, 0, 0].tolist() == [[0, 0, 0], [50, 0, 5], [0, 0, 0], [0, 50, 5]]
+    assert test_labels.tolist() == [0, 0, 1, 1]
+
+
+def test_slices_and_sums(folder):
+    images_, labels = load("test[:1]+train[50%:75%]", folder)
+    assert len(images_) == 5
+    assert labels.tolist() == [0, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("test", image_folder.TEST_NAMES)
+def test_splits_of_the_user(tmp_path, test):
+    for split, color in (("train", 10), (test, 90)):
+        for name in "ab":
+            write_image(tmp_path / split / name / "x.jpg", (color, color, color))
+    assert load("train", tmp_path)[0].max() < 20
+    assert load(test, tmp_path)[0].min() > 80
+    with pytest.raises(ValueError, match=f"`split` must be one of train, {test} or"):
+        load("other", tmp_path)
+
+
+def test_facts_are_measured_on_the_training_split(folder):
+    facts = data.facts("folder", folder, 4)
+    pixels = load("train", folder)[0] / 255
+    np.testing.assert_allclose(facts.mean, pixels.mean((0, 1, 2)), atol=1e-6)
+    write_image(folder / "dog" / "1.png", (9, 10, 200))
+    assert data.facts("folder", folder, 4).mean != facts.mean
+    assert facts.image_shape == (4, 4, 3)
+    assert facts.class_names == ("cat", "dog")
+
+
+class TestKindsOfImages:
+    def read(self, path, size=4):
+        return images.read_all([path], size)[0]
+
+    def test_greyscale(self, tmp_path):
+        path = write_image(tmp_path / "grey.png", 77, mode="L")
+        assert (self.read(path) == 77).all()
+
+    def test_sixteen_bits(self, tmp_path):
+        pixels = np.full((5, 6), 77 << 8, "uint16")
+        PIL.Image.fromarray(pixels).save(tmp_path / "deep.png")
+        assert (self.read(tmp_path / "deep.png") == 77).all()
+
+    @pytest.mark.parametrize(
+        ("mode", "color", "file"),
+        [
+            ("RGBA", (10, 20, 30, 0), "x.png"),
+            ("P", 3, "x.gif"),
+            ("CMYK", (0, 0, 0, 0), "x.jpg"),
+            ("1", 1, "x.bmp"),
+        ],
+    )
+    def test_modes(self, tmp_path, mode, color, file):
+        path = write_image(tmp_path / file, color, mode=mode)
+        image = self.read(path)
+        assert image.shape == (4, 4, 3)
+        if mode == "RGBA":
+            assert image[0, 0].tolist() == [10, 20, 30]
+        if mode in ("CMYK", "1"):
+            assert image.min() >= 250
+
+    def test_exif_orientation(self, tmp_path):
+        pixels = np.zeros((8, 16, 3), "uint8")
+        pixels[:, :8] = 255  # the left half is white
+        exif = PIL.Image.Exif()
+        exif[0x0112] = 6  # to be shown turned by 90 degrees clockwise: white on top
+        PIL.Image.fromarray(pixels).save(tmp_path / "x.png", exif=exif)
+        image = self.read(tmp_path / "x.png", 8)
+        assert image[:3].min() > 250
+        assert image[5:].max() < 5
+
+    def test_resizing_is_that_of_the_exported_models(self, tmp_path):
+        tf = pytest.importorskip("tensorflow")
+        pixels = np.random.default_rng(0).integers(0, 256, (37, 50, 3), "uint8")
+        PIL.Image.fromarray(pixels).save(tmp_path / "x.png")
+        expected = tf.image.resize(pixels, (16, 16), antialias=True).numpy()
+        np.testing.assert_allclose(self.read(tmp_path / "x.png", 16), expected, atol=1.5)
+
+
+class TestErrors:
+    def test_size_is_needed(self, folder):
+        for image_size in (0, -1):
+            with pytest.raises(ValueError, match=r"`image_size` must be given.*image_size="):
+                load("train", folder, image_size)
+
+    @pytest.mark.parametrize("path", [None, "nothing"])
+    def test_no_folder(self, tmp_path, path):
+        with pytest.raises(ValueError, match=r"`data_dir` must be a folder with.*data_dir="):
+            load("train", path and tmp_path / path)
+
+    def test_single_class(self, tmp_path):
+        write_image(tmp_path / "cat" / "1.png", 0)
+        with pytest.raises(ValueError, match=r"two or more classes. Received: folder=.*with cat$"):
+            load("train", tmp_path)
+
+    def test_empty_class(self, folder):
+        (folder / "ant").mkdir()
+        (folder / "ant" / ".hidden").touch()
+        with pytest.raises(ValueError, match=r"images of every class. Received: folder=.*ant$"):
+            load("train", folder)
+
+    def test_class_of_one_image(self, folder):
+        write_image(folder / "ant" / "1.png", 0)
+        with pytest.raises(ValueError, match=r"at least two images of each class.*ant$"):
+            load("test", folder)
+
+    def test_folder_within_a_class(self, folder):
+        (folder / "cat" / "more").mkdir()
+        with pytest.raises(ValueError, match=r"no folder within a class. Received: .*more$"):
+            load("train", folder)
+
+    def test_no_image(self, folder):
+        (folder / "cat" / "notes.txt").write_text("three cats")
+        with pytest.raises(ValueError, match=r"nothing but images.*Received: file=.*notes.txt$"):
+            load("train+test", folder)
+
+    def test_damaged_image(self, folder):
+        path = folder / "dog" / "3.png"
+        pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), "uint8")
+        PIL.Image.fromarray(pixels).save(path)
+        path.write_bytes(path.read_bytes()[:-2000])
+        with pytest.raises(ValueError, match=r"cannot be read.*Received: file=.*dog.3.png$"):
+            load("train", folder)
+
+    def test_classes_that_differ(self, tmp_path):
+        for name in ("train/a", "train/b", "train/c", "test/a", "test/b"):
+            write_image(tmp_path / name / "1.png", 0)
+        with pytest.raises(ValueError, match="same classes in every split, and c is not in both"):
+            load("train", tmp_path)
+
+    def test_one_colour(self, tmp_path):
+        for name in ("a/1", "a/2", "b/1", "b/2"):
+            write_image(tmp_path / f"{name}.png", (5, 5, 5))
+        with pytest.raises(ValueError, match="red, green and blue each vary"):
+            data.facts("folder", tmp_path, 4)
+
+
+def test_evaluate_a_run_on_a_folder(folder, tmp_path, capsys):
+    facts = data.facts("folder", folder, 8)
+    run = tmp_path / "run"
+    run.mkdir()
+    model = keras.Sequential(
+        [keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(2, "softmax")]
+    )
+    model.save(run / "model.keras")
+    config = {
+        "name": "own",
+        "recipe": {"dataset": "folder", "test_split": "test", "image_size": 8},
+        "data": {"dataset": "folder", **dataclasses.asdict(facts)},
+        "versions": {},
+        "hardware": {},
+    }
+    (run / "config.json").write_text(json.dumps(config))
+    result = tmp_path / "result.json"
+    arguments = ["--run", str(run), "--data_dir", str(folder)]
+    assert evaluate.main([*arguments, "--json", str(result)]) == 0
+    assert [entry["name"] for entry in json.loads(result.read_text())["classes"]] == ["cat", "dog"]
+    (folder / "dog").rename(folder / "wolf")
+    with pytest.raises(SystemExit):
+        evaluate.main(arguments)
+    assert "must have the classes that the run was trained on, cat, dog" in capsys.readouterr().err
