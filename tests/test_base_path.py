@@ -1,0 +1,160 @@
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+from test_floors import ROOT
+
+from serving import base_path
+from serving.base_path import list_versions, prune, publishing, restore, roll_back
+from serving.manifest import write_manifest
+
+
+def publish(base, version=None, text="model"):
+    with publishing(base, version) as (folder, publish_version):
+        folder.mkdir()
+        (folder / "saved_model.pb").write_text(text)
+        write_manifest(folder)
+        return publish_version()
+
+
+def visible(base):
+    """What a server may see."""
+    return sorted(path.name for path in base.iterdir() if not path.name.startswith("."))
+
+
+def test_versions_count_up_and_only_integers_are_versions(tmp_path):
+    base = tmp_path / "models" / "digits"
+    assert list_versions(base) == {}
+    assert publish(base) == base / "1"
+    assert publish(base, version=20) == base / "20"
+    assert publish(base) == base / "21"
+    for name in ("notes", "-3", "3.0", "٣", "v4"):
+        (base / name).mkdir()
+    (base / "99").touch()
+    assert list_versions(base) == {1: base / "1", 20: base / "20", 21: base / "21"}
+
+
+@pytest.mark.parametrize("version", [0, -1, 1.5, True, "3"])
+def test_versions_are_positive_integers(tmp_path, version):
+    with pytest.raises(ValueError, match="`version` must be a positive integer"):
+        publish(tmp_path / "base", version)
+    assert not (tmp_path / "base").exists()
+
+
+def test_a_version_in_the_making_is_hidden_and_gone_unless_published(tmp_path):
+    publish(tmp_path)
+    with publishing(tmp_path) as (folder, _):
+        folder.mkdir()
+        assert visible(tmp_path) == ["1"]
+    assert sorted(os.listdir(tmp_path)) == [".lock", "1"]
+
+
+def test_rollback_withdraws_the_latest_and_restore_brings_it_back(tmp_path):
+    for _ in range(3):
+        publish(tmp_path)
+    assert roll_back(tmp_path) == (2, [3])
+    assert visible(tmp_path) == ["1", "2"]
+    assert list_versions(tmp_path, withdrawn=True) == {3: tmp_path / ".withdrawn-3"}
+    assert publish(tmp_path) == tmp_path / "4", "a withdrawn number stays taken"
+    with pytest.raises(ValueError, match="has it withdrawn"):
+        publish(tmp_path, version=3)
+    assert restore(tmp_path, 3) == tmp_path / "3"
+    assert roll_back(tmp_path, 1) == (1, [2, 3, 4])
+    assert visible(tmp_path) == ["1"]
+    with pytest.raises(ValueError, match="`base_path` must hold a version before the latest"):
+        roll_back(tmp_path)
+    with pytest.raises(ValueError, match=r"`version` must be one of 1. Received: version=7"):
+        roll_back(tmp_path, 7)
+    with pytest.raises(ValueError, match=r"`version` must be a withdrawn one: 2, 3, 4. Received"):
+        restore(tmp_path, 1)
+
+
+def test_a_rollback_over_several_versions_shows_none_between(tmp_path, monkeypatch):
+    for _ in range(4):
+        publish(tmp_path)
+    latest, rename = [], os.rename
+
+    def watched(source, target):
+        rename(source, target)
+        latest.append(max(list_versions(tmp_path)))
+
+    monkeypatch.setattr(base_path.os, "rename", watched)
+    roll_back(tmp_path, 1)
+    assert latest == [4, 4, 1]
+
+
+def test_damaged_versions_are_not_gone_back_to(tmp_path):
+    for _ in range(3):
+        publish(tmp_path)
+    (tmp_path / "2" / "saved_model.pb").write_text("modem")
+    with pytest.raises(ValueError, match=r"saved_model.pb changed"):
+        roll_back(tmp_path)
+    assert visible(tmp_path) == ["1", "2", "3"]
+    roll_back(tmp_path, 1)
+    with pytest.raises(ValueError, match=r"saved_model.pb changed"):
+        restore(tmp_path, 2)
+    assert visible(tmp_path) == ["1"]
+
+
+def test_pruning_keeps_the_newest(tmp_path):
+    for _ in range(5):
+        publish(tmp_path)
+    roll_back(tmp_path)
+    assert prune(tmp_path, 2) == [1, 2]
+    assert visible(tmp_path) == ["3", "4"]
+    assert prune(tmp_path, 2) == []
+    publish(tmp_path)
+    publish(tmp_path)
+    assert prune(tmp_path, 1) == [3, 4, 5, 6]
+    assert sorted(os.listdir(tmp_path)) == [".lock", "7"]
+    for keep in (0, True, 1.0):
+        with pytest.raises(ValueError, match="`keep` must be a positive integer"):
+            prune(tmp_path, keep)
+
+
+def test_a_base_path_that_cannot_be_used(tmp_path):
+    with pytest.raises(ValueError, match="`base_path` must be a folder that can be written"):
+        roll_back(tmp_path / "none")
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="`base_path` must be a folder that can be written"):
+        publish(tmp_path / "file" / "base")
+
+
+def test_concurrent_publishers_get_a_version_each(tmp_path):
+    threads = [threading.Thread(target=publish, args=(tmp_path, None, f"{i}")) for i in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(list_versions(tmp_path)) == list(range(1, 13))
+    texts = {(path / "saved_model.pb").read_text() for path in list_versions(tmp_path).values()}
+    assert texts == {str(i) for i in range(12)}
+
+
+def test_leftovers_of_the_killed_go_and_the_work_of_the_living_stays(tmp_path):
+    code = (
+        "import sys; from serving.base_path import publishing\n"
+        f"with publishing({str(tmp_path)!r}) as (folder, publish):\n"
+        "    folder.mkdir(); print('ready', flush=True); sys.stdin.read(); publish()"
+    )
+    writers = []
+    for _ in range(2):
+        writer = subprocess.Popen(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert writer.stdout.readline() == "ready\n"
+        writers.append(writer)
+    killed, living = writers
+    killed.kill()
+    killed.wait()
+    assert len(list(tmp_path.glob(".staging-*"))) == 2
+    publish(tmp_path)
+    assert len(list(tmp_path.glob(".staging-*"))) == 1
+    living.communicate()
+    assert sorted(os.listdir(tmp_path)) == [".lock", "1", "2"]
