@@ -90,7 +90,7 @@ def _figures_of_run(folder, number, run, images, class_names):
     name, confusion, calibration = run["name"], run["confusion"], run["calibration"]
     figures = {
         "reliability": _figure(
-            folder / f"run{number}_reliability.png",
+            folder / f"run{number}-reliability.png",
             f"Reliability diagram of {name}: accuracy by confidence in {len(calibration['bins'])} "
             "bins, and the number of images in each; the numbers are in the table of the bins.",
             report_figures.draw_reliability,
@@ -100,7 +100,7 @@ def _figures_of_run(folder, number, run, images, class_names):
     if confusion["matrix"]:
         worst = confusion["pairs"][:1]
         figures["confusion"] = _figure(
-            folder / f"run{number}_confusion.png",
+            folder / f"run{number}-confusion.png",
             f"Confusion matrix of {name}, each row in per cent of the true class. "
             + "".join(f"Most often, {x['true']} is taken for {x['predicted']}." for x in worst),
             report_figures.draw_confusion,
@@ -112,7 +112,7 @@ def _figures_of_run(folder, number, run, images, class_names):
             f"{_short(x['true'])}\ntaken for {_short(x['predicted'])}\n{x['confidence']:.1%}"
             for x in run["mistakes"]
         ]
-        path = folder / f"run{number}_mistakes.png"
+        path = folder / f"run{number}-mistakes.png"
         save_png(report_figures.draw_mistakes, images, captions, path=path)
         figures["mistakes"] = {
             "file": path.name,
