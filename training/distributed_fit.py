@@ -170,7 +170,7 @@ def _averaging_function(model, strategy):
 
     def average():
         context = tf.distribute.get_replica_context()
-        means = context.all_reduce("MEAN", [tf.convert_to_tensor(v) for v in statistics])
+        means = context.all_reduce("MEAN", [tf.identity(v) for v in statistics])
         for variable, mean in zip(statistics, means, strict=True):
             variable.assign(mean)
 
