@@ -3,6 +3,7 @@
 from keras import layers
 
 from keras_multiception.layers.arguments import standardize_kernel_sizes
+from keras_multiception.layers.batch_normalization import BatchNormalization
 from keras_multiception.layers.initializers import depthwise_he_normal, he_normal, uniform_bias
 
 CHANNELS_LAST = {"data_format": "channels_last"}
@@ -75,7 +76,7 @@ def batch_norm(x, name=None):
     Returns:
         The output tensor.
     """
-    return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)(x)
+    return BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)(x)
 
 
 def relu(x, name=None, max_value=None):

@@ -102,9 +102,8 @@ def check_model(golden, model, tolerance=1e-4, whole=True):
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
     # By the third step rounding noise has grown to 1e-4 even between float32 and float64 of the
-    # original; JAX's sums round another way than TensorFlow's and PyTorch's.
-    third = 2e-4 if keras.backend.backend() == "jax" else 1e-4
-    steps = zip(golden["train/loss"], (1e-4, 1e-4, third), strict=False)
+    # original: with dsconv, TensorFlow's fused batch norm and JAX end at 1.2e-4.
+    steps = zip(golden["train/loss"], (1e-4, 1e-4, 2e-4), strict=False)
     for step, (expected, tolerance) in enumerate(steps):
         model.optimizer.learning_rate = float(golden["train/lr"][step])
         loss = model.train_on_batch(nhwc(golden["train/x"][step]), golden["train/y"][step])

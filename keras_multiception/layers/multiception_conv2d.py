@@ -10,6 +10,7 @@ from keras_multiception.layers.arguments import (
     standardize_pair,
     strided_length,
 )
+from keras_multiception.layers.batch_normalization import BatchNormalization
 from keras_multiception.layers.initializers import (
     branch_initializer,
     depthwise_he_normal,
@@ -160,7 +161,7 @@ class MulticeptionConv2D(keras.layers.Layer):
             )
             for index, size in enumerate(self.kernel_sizes)
         ]
-        self.depthwise_bn = keras.layers.BatchNormalization(name="depthwise_bn", **norm)
+        self.depthwise_bn = BatchNormalization(name="depthwise_bn", **norm)
         self.pointwise_conv = keras.layers.Conv2D(
             self.filters,
             1,
@@ -175,7 +176,7 @@ class MulticeptionConv2D(keras.layers.Layer):
             name="pointwise",
             **shared,
         )
-        self.pointwise_bn = keras.layers.BatchNormalization(name="pointwise_bn", **norm)
+        self.pointwise_bn = BatchNormalization(name="pointwise_bn", **norm)
 
     def build(self, input_shape):
         """Create the weights for inputs of `input_shape`."""
@@ -197,12 +198,34 @@ class MulticeptionConv2D(keras.layers.Layer):
 
     def call(self, inputs, training=None):
         """Apply the convolution; `training` chooses batch or moving statistics."""
-        branches = [conv(inputs) for conv in self.depthwise_convs]
-        x = branches[0] if len(branches) == 1 else ops.concatenate(branches, axis=-1)
-        x = self.depthwise_bn(x, training=training)
-        x = self.pointwise_conv(x)
+        fast = self.depthwise_bn.fast_forms()
+        if fast and fast.takes_multiception(inputs, self.kernel_sizes, self.dilation_rate):
+            x = self._branch_by_branch(fast, inputs, training)
+        else:
+            branches = [conv(inputs) for conv in self.depthwise_convs]
+            x = branches[0] if len(branches) == 1 else ops.concatenate(branches, axis=-1)
+            x = self.depthwise_bn(x, training=training)
+            x = self.pointwise_conv(x)
         x = self.pointwise_bn(x, training=training)
         return self.activation(x)
+
+    def _branch_by_branch(self, fast, inputs, training):
+        """Compute what comes before the last batch norm in the fast form of the backend."""
+        norm = self.depthwise_bn
+        training = training and norm.trainable
+        x, mean, variance = fast.multiception(
+            inputs,
+            [conv.kernel for conv in self.depthwise_convs],
+            norm.gamma,
+            norm.beta,
+            self.pointwise_conv.kernel,
+            self.strides,
+            self.epsilon,
+            None if training else norm.statistics(),
+        )
+        if training:
+            norm.update(mean, variance)
+        return ops.add(x, self.pointwise_conv.bias) if self.use_bias else x
 
     def compute_output_shape(self, input_shape):
         """Return the shape of the output for inputs of `input_shape`."""

@@ -11,10 +11,12 @@ from keras_multiception.applications.classifier import stage_kernel_sizes
 from keras_multiception.blocks import require_conv
 from keras_multiception.graph import graph_of
 from keras_multiception.layers.arguments import standardize_kernel_sizes
+from keras_multiception.layers.batch_normalization import BatchNormalization
 from keras_multiception.surgery.calls import Calls
 from keras_multiception.surgery.positions import align
 
 _CONVOLUTIONS = (layers.Conv2D, layers.SeparableConv2D, layers.DepthwiseConv2D)
+_BATCH_NORMS = (layers.BatchNormalization, BatchNormalization)
 _ACTIVATIONS = (layers.Activation, layers.ReLU, layers.LeakyReLU, layers.PReLU, layers.ELU)
 _ENDS_IN_BATCH_NORM = ("standard", "dsconv", "mixconv_depthwise", "multiception")
 _IMAGE_CHANNELS = 4  # an input of up to as many is taken for an image
@@ -158,7 +160,7 @@ def _path_to_pointwise(depthwise, calls):
     while (layer := calls.next(path[-1])) is not None:
         if _is_pointwise(layer):
             return [*path, layer]
-        if type(layer) not in (layers.BatchNormalization, *_ACTIVATIONS):
+        if type(layer) not in (*_BATCH_NORMS, *_ACTIVATIONS):
             break
         path.append(layer)
     return path
@@ -190,7 +192,7 @@ def _own_batch_norm(conv, calls):
     """Return the batch norm directly behind a convolution, if the new layer's can stand for it."""
     layer = calls.next(conv)
     own = (
-        type(layer) is layers.BatchNormalization
+        type(layer) in _BATCH_NORMS
         and conv.activation is keras.activations.linear
         and layer.axis in (-1, 3)
         and layer.dtype_policy == conv.dtype_policy

@@ -1,0 +1,45 @@
+"""Faster forms of single operations on one backend, equal to the plain ones but for rounding.
+
+The layers ask here, and take the plain `keras.ops` where they get nothing. Each file is for one
+backend and imported when that backend is active.
+"""
+
+import contextlib
+import functools
+import importlib
+
+import keras
+
+__all__ = ["fast_forms", "plain_operations"]
+
+_FILES = {"tensorflow": "keras_multiception.kernels.tensorflow_kernels"}
+_plain = False
+
+
+def fast_forms():
+    """Return the module with the fast forms of the active backend, or `None`."""
+    return None if _plain else _load(keras.backend.backend())
+
+
+@contextlib.contextmanager
+def plain_operations():
+    """Take the plain operations of Keras while the `with` block runs.
+
+    A function or model that was compiled before keeps the operations that it has, and one that is
+    compiled inside keeps the plain ones.
+
+    Example:
+        >>> with km.kernels.plain_operations():
+        ...     y = layer(x, training=True)
+    """
+    global _plain
+    before, _plain = _plain, True
+    try:
+        yield
+    finally:
+        _plain = before
+
+
+@functools.cache
+def _load(backend):
+    return importlib.import_module(_FILES[backend]) if backend in _FILES else None

@@ -1,0 +1,209 @@
+"""The fast forms against the plain operations of Keras: equal but for rounding."""
+
+import contextlib
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import keras_multiception as km
+
+tf = pytest.importorskip("tensorflow")
+pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="of TensorFlow")
+
+# In training, a batch norm takes away what these add: their gradient is nothing but rounding.
+SHIFTS = ("pointwise/bias", "depthwise_bn/beta")
+
+
+def values(layer, seed=0):
+    """Draw values for all variables of a layer."""
+    rng = np.random.default_rng(seed)
+    return [
+        rng.uniform(0.5, 2, v.shape) if "variance" in v.name else rng.normal(size=v.shape)
+        for v in layer.variables
+    ]
+
+
+def step(layer, x, training, plain=False, compiled=False):
+    """Return outputs, gradients and states of a layer by name, after one pass from `values`."""
+    for variable, value in zip(layer.variables, values(layer), strict=True):
+        variable.assign(value)
+
+    def forward_backward():
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x, training=training)
+            weights = tf.constant(np.random.default_rng(1).normal(size=y.shape), y.dtype)
+            loss = tf.reduce_sum(tf.cast(y * weights, "float32"))
+        sources = {"x": x} | {v.path: v.value for v in layer.trainable_variables}
+        return y, tape.gradient(loss, sources)
+
+    with km.kernels.plain_operations() if plain else contextlib.nullcontext():
+        run = tf.function(forward_backward, jit_compile=True) if compiled else forward_backward
+        y, gradients = run()
+    states = {v.path: v.value for v in layer.non_trainable_variables}
+    found = {"y": y} | {f"gradient of {k}": v for k, v in gradients.items()} | states
+    return {
+        name: np.asarray(tf.cast(value, "float32"))
+        for name, value in found.items()
+        if not (training and name.endswith(SHIFTS))
+    }
+
+
+def assert_equal(fast, plain, tolerance=1e-5):
+    assert fast.keys() == plain.keys()
+    for name, expected in plain.items():
+        error = np.abs(fast[name] - expected).max() / max(np.abs(expected).max(), 1e-3)
+        assert error < tolerance, f"{name}: {error}"
+
+
+def images(*shape, dtype="float32"):
+    return tf.constant(np.random.default_rng(2).normal(size=shape), dtype)
+
+
+sizes = st.sampled_from([1, 3, 5, 7, 9, 11])
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    st.lists(st.tuples(sizes, sizes), min_size=1, max_size=3),
+    st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    st.integers(2, 9),
+    st.integers(2, 9),
+    st.integers(1, 5),
+    st.booleans(),
+    st.booleans(),
+)
+def test_multiception_equals_the_plain_form(
+    kernel_sizes, strides, height, width, channels, use_bias, training
+):
+    layer = km.layers.MulticeptionConv2D(3, kernel_sizes, strides, use_bias=use_bias)
+    x = images(4, height, width, channels)
+    layer.build(x.shape)
+    assert_equal(step(layer, x, training), step(layer, x, training, plain=True), 2e-5)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("channels", [16, 20])
+@pytest.mark.parametrize("kernel_sizes", [(3, 5, 7), (3, 5), (3, 3)])
+def test_sizes_of_the_paper(kernel_sizes, channels, training):
+    layer = km.layers.MulticeptionConv2D(16, kernel_sizes, strides=2)
+    x = images(8, 16, 16, channels)
+    layer.build(x.shape)
+    assert_equal(step(layer, x, training), step(layer, x, training, plain=True))
+
+
+def test_wide_kernels_take_the_fast_form():
+    layer = km.layers.MulticeptionConv2D(3)
+    x = images(2, 8, 8, 4)
+    layer(x)
+
+    def operations(**context):
+        with km.kernels.plain_operations() if context else contextlib.nullcontext():
+            graph = tf.function(lambda x: layer(x, training=True)).get_concrete_function(x).graph
+        return {operation.type for operation in graph.get_operations()}
+
+    fast, plain = operations(), operations(plain=True)
+    assert {"FusedBatchNormV3", "MatMul"} <= fast
+    assert "FusedBatchNormV3" not in plain
+    assert "ConcatV2" in plain
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("training", [True, False])
+def test_batch_norm_in_mixed_precision(policy, training):
+    layer = km.layers.BatchNormalization(dtype=policy)
+    x = images(8, 6, 6, 5)
+    layer.build(x.shape)
+    fast, plain = step(layer, x, training), step(layer, x, training, plain=True)
+    # both compute in float32; rounding to the shorter type may fall to either side
+    assert_equal(fast, plain, 2 ** (-7 if policy == "mixed_bfloat16" else -10))
+    for name in ("moving_mean", "moving_variance"):
+        ours, theirs = (
+            value for each in (fast, plain) for key, value in each.items() if key.endswith(name)
+        )
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shape"),
+    [
+        ({}, (4, 5, 5, 3)),
+        ({}, (1, 1, 1, 3)),
+        ({}, (4, 7)),
+        ({"axis": 1}, (4, 5, 5, 3)),
+        ({"scale": False}, (4, 5, 5, 3)),
+        ({"center": False}, (4, 5, 5, 3)),
+        ({"momentum": 0.3, "epsilon": 0.1}, (4, 5, 5, 3)),
+        ({"trainable": False}, (4, 5, 5, 3)),
+        ({"synchronized": True}, (4, 5, 5, 3)),
+        ({"dtype": "float64"}, (4, 5, 5, 3)),
+    ],
+)
+@pytest.mark.parametrize("training", [True, False])
+def test_batch_norm_is_that_of_keras(arguments, shape, training):
+    ours = km.layers.BatchNormalization(**arguments)
+    theirs = keras.layers.BatchNormalization(**arguments)
+    x = images(*shape, dtype=arguments.get("dtype", "float32"))
+    for layer in (ours, theirs):
+        layer.build(x.shape)
+    fast, plain = step(ours, x, training), step(theirs, x, training)
+    plain = dict(zip(fast, plain.values(), strict=True))  # names of layers differ
+    assert_equal(fast, plain)
+
+
+def test_batch_norm_with_a_mask_is_that_of_keras():
+    x, mask = images(4, 5, 5, 3), tf.constant(np.random.default_rng(0).random((4, 5, 5)) < 0.5)
+    ours, theirs = km.layers.BatchNormalization(), keras.layers.BatchNormalization()
+    y = [layer(x, training=True, mask=mask) for layer in (ours, theirs)]
+    np.testing.assert_allclose(*y, rtol=1e-6)
+    np.testing.assert_allclose(ours.moving_variance, theirs.moving_variance, rtol=1e-6)
+
+
+def test_unknown_sizes_and_a_compiled_graph():
+    inputs = keras.Input((None, None, 4))
+    model = keras.Model(inputs, km.layers.MulticeptionConv2D(3, (3, 5), strides=2)(inputs))
+    for size in (6, 9):
+        x = images(2, size, size + 1, 4)
+        assert_equal(step(model, x, True, compiled=True), step(model, x, True, plain=True), 2e-5)
+
+
+def test_second_derivatives_equal_the_plain_form():
+    layer = km.layers.MulticeptionConv2D(3, (3, 5))
+    x = images(2, 6, 6, 4)
+    layer.build(x.shape)
+
+    def penalty():
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                y = tf.reduce_sum(layer(x, training=False) ** 2)
+            slope = tf.reduce_sum(inner.gradient(y, x) ** 2)
+        return [slope, *outer.gradient(slope, [x, layer.depthwise_convs[1].kernel.value])]
+
+    fast = penalty()
+    with km.kernels.plain_operations():
+        plain = penalty()
+    for ours, theirs in zip(fast, plain, strict=True):
+        assert np.abs(ours - theirs).max() < 1e-4 * np.abs(theirs).max()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet20", "seresnet20", "shakeshake26", "mobilenetv2"])
+def test_networks_equal_their_plain_form(name):
+    narrow = {"shakeshake26": {"filters": 6}, "mobilenetv2": {"alpha": 0.25}}.get(name, {})
+    model = km.create_model(name, classes=3, input_shape=(16, 16, 3), **narrow)
+    x = images(2, 16, 16, 3)
+    y = model(x, training=False)
+    with km.kernels.plain_operations():
+        np.testing.assert_allclose(y, model(x, training=False), rtol=1e-4, atol=1e-5)
+
+
+def test_models_are_saved_and_loaded(tmp_path):
+    model = keras.Sequential([keras.Input((6, 6, 2)), km.layers.BatchNormalization()])
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert type(loaded.layers[-1]) is km.layers.BatchNormalization
