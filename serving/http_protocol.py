@@ -22,7 +22,6 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport):
         """Begins to wait for the first request."""
         super().connection_made(transport)
-        self._head_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._await_head()
 
@@ -61,8 +60,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self.transport.close()
 
     def _await_head(self) -> None:
-        self._head_bytes = 0
         if self._timer is None:
+            self._head_bytes = 0
             message = f"A request's head must come within {HEAD_SECONDS:g} seconds."
             self._timer = self.loop.call_later(HEAD_SECONDS, self._refuse, message)
 

@@ -30,11 +30,7 @@ def refuse_image_bombs(values: Iterable[bytes | str]) -> None:
             except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
                 continue  # TensorFlow will say what is wrong with it
             if width * height > MAX_IMAGE_PIXELS:
-                raise ServingError(
-                    "INVALID_ARGUMENT",
-                    f"An image must have at most {MAX_IMAGE_PIXELS} pixels. "
-                    f"Received: {width} x {height}",
-                )
+                raise _too_large(f"{width} x {height}")
 
 
 def _format_of(value: bytes) -> str | None:
@@ -46,4 +42,11 @@ def _size(value: bytes, format_name: str) -> tuple[int, int]:
         with Image.open(io.BytesIO(value), formats=[format_name]) as image:
             return image.size
     except Image.DecompressionBombError as error:
-        raise ServingError("INVALID_ARGUMENT", f"{error}") from error
+        raise _too_large(str(error)) from error
+
+
+def _too_large(received: str) -> ServingError:
+    return ServingError(
+        "INVALID_ARGUMENT",
+        f"An image must have at most {MAX_IMAGE_PIXELS} pixels. Received: {received}",
+    )

@@ -120,6 +120,7 @@ def model_server(
                     rest.should_exit = True  # both let their open calls finish at once
         finally:
             rest.should_exit = True
+            executor.shutdown(wait=False)
 
 
 def _enough_threads(loading: Loading) -> int:
