@@ -63,7 +63,7 @@ def export_saved_model(model, path, dataset="cifar10", top_k=5):
     if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
         raise ValueError(f"`top_k` must be a positive integer. Received: top_k={top_k!r}")
     facts = dataset if isinstance(dataset, Dataset) else get_dataset(dataset)
-    facts = _fit_image_shape(model, facts)
+    facts = fit_image_shape(model, facts)
     path = pathlib.Path(path)
     if path.exists():
         raise ValueError(f"`path` must not exist yet. Received: path={path}")
@@ -104,8 +104,19 @@ def _write(model, path, facts, top_k):
     signatures.require_equal_answers(model, path, facts, TOLERANCE)
 
 
-def _fit_image_shape(model, facts):
-    """Return the facts with the image shape of the model; refuse a model of another kind."""
+def fit_image_shape(model, facts):
+    """Give the facts of a data set the image size of a model.
+
+    Args:
+        model: A built `keras.Model`.
+        facts: A `km.preprocessing.Dataset`, whose image size stays where the model's is open.
+
+    Returns:
+        The `km.preprocessing.Dataset`.
+
+    Raises:
+        ValueError: If the model takes no RGB images or has another number of classes.
+    """
     input_shape, output_shape = model.input_shape, model.output_shape
     classes = len(facts.class_names)
     if not isinstance(input_shape, tuple) or len(input_shape) != 4 or input_shape[-1] != 3:

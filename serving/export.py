@@ -1,65 +1,63 @@
-"""Publish a trained network as the next version of a served model.
+"""Publish a trained network as the next version of a served model, and roll back if need be.
 
     python -m serving.export --run runs/digits --base_path models/digits
+    python -m serving.export --base_path models/digits --list
+    python -m serving.export --base_path models/digits --rollback
 
-writes `models/digits/1/`, a SavedModel with the preprocessing inside, where TensorFlow Serving or
-`python -m serving.server` finds it. A version appears whole or not at all.
+The first writes `models/digits/1/`, a SavedModel with the preprocessing inside, where TensorFlow
+Serving or `python -m serving.server` finds it. Versions come and go whole, under a running server.
 """
 
 import argparse
 import json
+import os
 import pathlib
 import sys
+import time
 
-import keras
+from serving import base_path as versions
 
-import keras_multiception as km
+# Before anything imports TensorFlow: its warnings and errors only.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
-def publish(model, base_path, dataset, version=None):
+def publish(model, base_path, dataset, version=None, *, run=None, top_k=5, batching_file=None):
     """Export a model as a new version under a base path.
+
+    Beside the SavedModel, the version has in `assets.extra` the labels, a model card, warm-up
+    requests and a manifest.
 
     Args:
         model: A `keras.Model`, as in `km.export_saved_model`.
         base_path: Path of the folder that holds one folder for each version.
         dataset: Name of a data set or `km.preprocessing.Dataset`.
         version: Positive integer, or `None` for the next one.
+        run: Path of the run folder that the model card tells of.
+        top_k: Integer, how many classes the `classify` signature gives.
+        batching_file: Path of the batching parameters file whose batch sizes to warm up; the
+            default is `serving/batching.config`.
 
     Returns:
         The `pathlib.Path` of the new version.
 
     Raises:
-        ValueError: If the version exists or is not a positive integer, the base path cannot be
-            written, or the model does not fit the data set.
+        ValueError: If the version exists or is not a positive integer, the base path or the
+            batching parameters cannot be used, or the model does not fit the data set.
         RuntimeError: If the SavedModel answers otherwise than the model.
     """
-    base_path = pathlib.Path(base_path)
-    if version is None:
-        version = max(list_versions(base_path), default=0) + 1
-    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-        raise ValueError(f"`version` must be a positive integer. Received: version={version}")
-    if version in list_versions(base_path):
-        raise ValueError(
-            f"`version` must be a new one; {base_path} has it. Received: version={version}"
-        )
-    path = base_path / str(version)
-    km.export_saved_model(model, path, dataset)
-    return path
+    import keras_multiception as km
+    from keras_multiception.saved_model import fit_image_shape
+    from serving.manifest import write_manifest
+    from serving.model_card import write_model_card
+    from serving.warmup import BATCHING_FILE, write_warmup
 
-
-def list_versions(base_path):
-    """Return the versions under a base path, oldest first.
-
-    Args:
-        base_path: Path of the folder; it need not exist.
-
-    Returns:
-        A sorted list of integers.
-    """
-    base_path = pathlib.Path(base_path)
-    if not base_path.is_dir():
-        return []
-    return sorted(int(p.name) for p in base_path.iterdir() if p.is_dir() and p.name.isdecimal())
+    facts = fit_image_shape(model, km.preprocessing.get_dataset(dataset))
+    with versions.publishing(base_path, version) as (folder, make_visible):
+        km.export_saved_model(model, folder, facts, top_k=top_k)
+        write_model_card(folder, model, facts, run)
+        write_warmup(folder, facts.image_shape, batching_file or BATCHING_FILE)
+        write_manifest(folder)
+        return make_visible()
 
 
 def load_run(run):
@@ -74,6 +72,10 @@ def load_run(run):
     Raises:
         ValueError: If the folder holds no finished run.
     """
+    import keras
+
+    import keras_multiception as km
+
     run = pathlib.Path(run)
     if not run.is_dir():
         raise ValueError(f"`run` must be the folder of a training run. Received: run={run}")
@@ -94,21 +96,106 @@ def load_run(run):
     return model, facts
 
 
-def main(arguments=None):
-    """Run the command line."""
-    parser = argparse.ArgumentParser(prog="python -m serving.export", description=__doc__)
-    parser.add_argument("--run", required=True, help="folder of a finished training run")
+def format_versions(base_path):
+    """Tell the versions under a base path as a table.
+
+    Args:
+        base_path: Path of the folder.
+
+    Returns:
+        A string: number, state, size in MB and time of each version, the newest first.
+    """
+    served = versions.list_versions(base_path)
+    withdrawn = versions.list_versions(base_path, withdrawn=True)
+    states = dict.fromkeys(served, "kept") | dict.fromkeys(withdrawn, "withdrawn")
+    if served:
+        states[max(served)] = "latest"
+    lines = [f"{'version':>7}  {'state':<9}  {'MB':>8}  published"]
+    for number, path in sorted((served | withdrawn).items(), reverse=True):
+        megabytes = sum(file.stat().st_size for file in path.rglob("*")) / 1e6
+        date = time.strftime("%Y-%m-%d %H:%M", time.localtime(path.stat().st_mtime))
+        lines.append(f"{number:>7}  {states[number]:<9}  {megabytes:>8.2f}  {date}")
+    return "\n".join(lines)
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog="python -m serving.export", description=__doc__.splitlines()[0], allow_abbrev=False
+    )
     parser.add_argument("--base_path", required=True, help="folder of the served model's versions")
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("--run", help="publish the network of this finished training run")
+    action.add_argument("--list", action="store_true", help="list the versions")
+    action.add_argument(
+        "--rollback",
+        nargs="?",
+        const="previous",
+        metavar="N",
+        help="withdraw the versions newer than N; the default is the one before the latest",
+    )
+    action.add_argument("--restore", type=int, metavar="N", help="bring a withdrawn version back")
+    parser.add_argument(
+        "--keep", type=int, metavar="N", help="delete all but the N newest versions"
+    )
     parser.add_argument("--version", type=int, help="version number; the default is the next one")
+    parser.add_argument(
+        "--top_k", type=int, default=5, help="classes in an answer of classify (default: 5)"
+    )
+    parser.add_argument(
+        "--batching_parameters_file",
+        help="file with the batch sizes to warm up (default: serving/batching.config)",
+    )
+    return parser
+
+
+def main(arguments=None):
+    """Run the command line.
+
+    Args:
+        arguments: List of arguments; the default is the process's.
+
+    Returns:
+        The exit code: 0, or 2 for what cannot be done, with one line on the standard error.
+    """
+    parser = _parser()
     args = parser.parse_args(arguments)
     try:
-        model, facts = load_run(args.run)
-        path = publish(model, args.base_path, facts, args.version)
+        _act(args)
     except (ValueError, RuntimeError) as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        print(f"{parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    print(f"Exported {args.run} to {path}")
     return 0
+
+
+def _act(args):
+    if not (args.run or args.list or args.rollback or args.restore or args.keep is not None):
+        raise ValueError("one of --run, --list, --rollback, --restore and --keep is needed")
+    if args.run:
+        model, facts = load_run(args.run)
+        path = publish(
+            model,
+            args.base_path,
+            facts,
+            args.version,
+            run=args.run,
+            top_k=args.top_k,
+            batching_file=args.batching_parameters_file,
+        )
+        print(f"Exported {args.run} to {path}")
+    if args.rollback:
+        previous = args.rollback == "previous"
+        if not previous and not args.rollback.isdecimal():
+            raise ValueError(f"`rollback` must be a version. Received: rollback={args.rollback}")
+        latest, gone = versions.roll_back(args.base_path, None if previous else int(args.rollback))
+        withdrawn = ", ".join(map(str, gone)) or "none"
+        print(f"Version {latest} is the latest now; withdrawn: {withdrawn}")
+    if args.restore is not None:
+        print(f"Restored {versions.restore(args.base_path, args.restore)}")
+    if args.keep is not None:
+        deleted = versions.prune(args.base_path, args.keep)
+        print(f"Deleted versions: {', '.join(map(str, deleted)) or 'none'}")
+    if args.list:
+        print(format_versions(args.base_path))
 
 
 if __name__ == "__main__":

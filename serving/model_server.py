@@ -19,6 +19,7 @@ from serving.grpc_server import grpc_server
 from serving.http_protocol import LimitedHttpProtocol
 from serving.loading import DEFAULT_LOADING, Loading
 from serving.models import Models
+from serving.page import page_routes
 from serving.rest import METRICS_PATH, RestApi, create_app
 from serving.telemetry import Telemetry
 
@@ -99,7 +100,7 @@ def model_server(
     models = Models(config, options.loading, options.allow_version_labels_for_unavailable_models)
     executor = ThreadPoolExecutor(options.rest_api_num_threads or enough, "rest")
     api = RestApi(models, telemetry, executor, options.rest_api_timeout_in_ms / 1000)
-    app = create_app(api, options.metrics_path)
+    app = create_app(api, options.metrics_path, page_routes(models, options.metrics_path))
     with models, _rest_server(app, listener) as (rest, stopped):
         url = f"http://{host}:{listener.getsockname()[1]}"
         try:

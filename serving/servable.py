@@ -16,6 +16,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from serving.batching import Batching, batched, can_batch
 from serving.errors import ServingError, from_exception
 from serving.image_limit import refuse_image_bombs
+from serving.manifest import verify_manifest
 from serving.signature import DEFAULT_SIGNATURE, Signature
 
 
@@ -47,6 +48,7 @@ class Servable:
         if not (path / "saved_model.pb").is_file():
             raise ServingError("NOT_FOUND", f"There is no saved_model.pb in {path}.")
         try:
+            verify_manifest(path)
             self._model = tf.saved_model.load(str(path), tags=["serve"])
             saved = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
         except Exception as error:  # a damaged file may raise anything

@@ -1,44 +1,162 @@
 import dataclasses
 import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 
+import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow_serving.apis import prediction_log_pb2
 from test_floors import ROOT
 from test_saved_model import small_network
 
 import keras_multiception as km
 from serving import export
+from serving.base_path import list_versions
+from serving.batching import read_batching
+from serving.errors import ServingError
+from serving.manifest import verify_manifest
+from serving.servable import Servable
+from serving.warmup import BATCHING_FILE, WARMUP_FILE, write_warmup
+from serving.warmup_replay import replay_warmup
 
 
 def write_run(path, dataset="digits"):
     """A run folder as `training.train` leaves it: the files that export reads."""
     path.mkdir()
     data = {"dataset": dataset, **dataclasses.asdict(km.preprocessing.DATASETS[dataset])}
-    (path / "config.json").write_text(json.dumps({"data": data}))
+    config = {
+        "name": "small_digits",
+        "data": data,
+        "recipe": {"model": "small", "conv": "multiception", "train_split": "train"},
+    }
+    scores = {"top1": 0.975, "top5": 1.0, "loss": 0.125, "examples": 1360}
+    (path / "config.json").write_text(json.dumps(config))
+    (path / "metrics.json").write_text(json.dumps({"test": scores, "epochs": 5}))
     small_network().save(path / "model.keras")
     return path
 
 
-def test_command_line_publishes_the_next_version(tmp_path, capsys):
-    run, base = write_run(tmp_path / "run"), tmp_path / "models" / "digits"
-    for version in (1, 2):
-        assert export.main(["--run", str(run), "--base_path", str(base)]) == 0
-        assert f"{base}/{version}" in capsys.readouterr().out
-    assert export.main(["--run", str(run), "--base_path", str(base), "--version", "20"]) == 0
-    (base / "notes").mkdir()
-    assert export.list_versions(base) == [1, 2, 20]
-    assert sorted(p.name for p in base.iterdir()) == ["1", "2", "20", "notes"]
-    assert "serving_bytes" in tf.saved_model.load(base / "20").signatures
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A run, and a base path where it is versions 1 and 20."""
+    folder = tmp_path_factory.mktemp("export")
+    run, base = write_run(folder / "run"), folder / "models" / "digits"
+    arguments = ["--run", str(run), "--base_path", str(base)]
+    assert export.main(arguments) == 0
+    assert export.main([*arguments, "--version", "20", "--top_k", "3"]) == 0
+    return run, base
 
 
-def test_fresh_process(tmp_path):
-    run, base = write_run(tmp_path / "run"), tmp_path / "digits"
-    command = [sys.executable, "-m", "serving.export", "--run", run, "--base_path", base]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    assert (base / "1" / "saved_model.pb").is_file()
+def test_command_line_publishes_versions(published):
+    _, base = published
+    assert sorted(p.name for p in base.iterdir()) == [".lock", "1", "20"]
+    assert verify_manifest(base / "1")
+    labels = (base / "1" / "assets.extra" / "labels.txt").read_text()
+    assert labels.split() == list("0123456789")
+    classify = tf.saved_model.load(base / "20").signatures["classify"]
+    assert classify.structured_outputs["classes"].shape[1] == 3
+
+
+def test_warm_up_is_for_every_signature_and_batch_size(published):
+    path = published[1] / "1"
+    sizes = read_batching(BATCHING_FILE).allowed_batch_sizes
+    seen = set()
+    for record in tf.data.TFRecordDataset(str(path / WARMUP_FILE)):
+        log = prediction_log_pb2.PredictionLog.FromString(record.numpy())
+        if log.HasField("classify_log"):
+            request = log.classify_log.request
+            size = len(request.input.example_list.examples)
+        else:
+            request = log.predict_log.request
+            [tensor] = request.inputs.values()
+            size = tf.make_ndarray(tensor).shape[0]
+        seen.add((request.model_spec.signature_name, size))
+    names = ("serving_default", "serving_uint8", "serving_bytes", "classify")
+    assert seen == {(name, size) for name in names for size in sizes}
+    assert replay_warmup(Servable(path)) == len(seen)
+
+
+def test_a_damaged_version_does_not_load(published, tmp_path):
+    copy = shutil.copytree(published[1] / "1", tmp_path / "1")
+    variables = copy / "variables" / "variables.data-00000-of-00001"
+    variables.write_bytes(variables.read_bytes()[:-1] + b"?")
+    with pytest.raises(ServingError, match=r"is not what was exported: variables/.* changed"):
+        Servable(copy)
+
+
+def test_too_many_batch_sizes_to_warm_up(tmp_path):
+    sizes = "".join(f"allowed_batch_sizes: {size}\n" for size in range(1, 252))
+    (tmp_path / "batching.config").write_text(f"max_batch_size {{ value: 251 }}\n{sizes}")
+    with pytest.raises(ValueError, match="`batching_file` must allow at most 250 batch sizes"):
+        write_warmup(tmp_path, (32, 32, 3), tmp_path / "batching.config")
+
+
+def test_model_card_tells_what_the_run_knows(published):
+    card = (published[1] / "1" / "assets.extra" / "model_card.md").read_text()
+    parameters = sum(np.prod(weight.shape) for weight in small_network().trainable_weights)
+    for line in (
+        "# small_digits",
+        "| data set | digits |",
+        "| conv | multiception |",
+        "| test | 1,360 | 97.50% | 100.00% | 0.1250 |",
+        f"| trainable parameters | {parameters:,} |",
+        "Apache 2.0",
+    ):
+        assert line in card
+
+
+def test_versions_are_listed_withdrawn_and_restored(published, capsys):
+    _, base = published
+    command = ["--base_path", str(base)]
+    assert export.main([*command, "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines[1:]] == [["20", "latest"], ["1", "kept"]]
+    assert export.main([*command, "--rollback"]) == 0
+    assert "Version 1 is the latest now; withdrawn: 20" in capsys.readouterr().out
+    assert export.main([*command, "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines[1:]] == [["20", "withdrawn"], ["1", "latest"]]
+    assert export.main([*command, "--restore", "20"]) == 0
+    assert export.main([*command, "--keep", "2"]) == 0
+    assert "Deleted versions: none" in capsys.readouterr().out
+    assert list(list_versions(base)) == [1, 20]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "one of --run, --list, --rollback, --restore and --keep is needed"),
+        (["--rollback", "7"], "`version` must be one of 1, 20. Received: version=7"),
+        (["--rollback", "x"], "`rollback` must be a version. Received: rollback=x"),
+        (["--restore", "1"], "`version` must be a withdrawn one: none. Received: version=1"),
+        (["--keep", "0"], "`keep` must be a positive integer. Received: keep=0"),
+        (["--run", "RUN", "--version", "0"], "`version` must be a positive integer"),
+        (["--run", "RUN", "--version", "20"], "`version` must be a new one"),
+        (["--run", "RUN", "--top_k", "0"], "`top_k` must be a positive integer"),
+        (["--run", "RUN", "--batching_parameters_file", "none"], "BatchingParameters"),
+        (["--run", "none"], "`run` must be the folder of a training run"),
+    ],
+)
+def test_bad_arguments_change_nothing(published, capsys, arguments, message):
+    run, base = published
+    before = sorted(base.rglob("*"))
+    arguments = [str(run) if argument == "RUN" else argument for argument in arguments]
+    assert export.main(["--base_path", str(base), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert sorted(base.rglob("*")) == before
+
+
+def test_versions_that_are_no_numbers(capsys):
+    with pytest.raises(SystemExit) as error:
+        export.main(["--base_path", "x", "--version", "three"])
+    assert error.value.code == 2
 
 
 @pytest.mark.parametrize(
@@ -61,18 +179,33 @@ def test_damaged_runs(tmp_path, capsys, break_run, message):
     assert not base.exists()
 
 
-def test_bad_arguments(tmp_path, capsys):
+def start_export(run, base):
+    command = [sys.executable, "-m", "serving.export", "--run", run, "--base_path", base]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+@pytest.mark.slow
+def test_killed_exports_leave_no_visible_version_and_no_waste(tmp_path):
     run, base = write_run(tmp_path / "run"), tmp_path / "digits"
-    arguments = ["--run", str(run), "--base_path", str(base)]
-    assert export.main([*arguments, "--version", "0"]) == 2
-    assert "`version` must be a positive integer" in capsys.readouterr().err
-    assert export.main(["--run", str(tmp_path / "none"), "--base_path", str(base)]) == 2
-    assert "`run` must be the folder of a training run" in capsys.readouterr().err
-    assert export.main([*arguments, "--version", "3"]) == 0
-    before = sorted(base.rglob("*"))
-    assert export.main([*arguments, "--version", "3"]) == 2
-    assert "`version` must be a new one" in capsys.readouterr().err
-    assert sorted(base.rglob("*")) == before
-    with pytest.raises(SystemExit) as error:
-        export.main([*arguments, "--version", "three"])
-    assert error.value.code == 2
+    moments = np.random.default_rng(0)
+    begun = time.monotonic()
+    whole = start_export(run, base)
+    assert whole.wait(timeout=300) == 0
+    seconds = time.monotonic() - begun
+    killed_midway = 0
+    for _ in range(6):
+        process = start_export(run, base)
+        try:
+            process.wait(timeout=seconds * moments.uniform(0.3, 1.0))
+        except subprocess.TimeoutExpired:
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+        process.communicate()
+        killed_midway += any(base.glob(".staging-*"))
+        for path in list_versions(base).values():
+            assert verify_manifest(path)
+            assert "serving_bytes" in tf.saved_model.load(path).signatures
+    assert killed_midway, "no export was killed while it wrote: move the moments"
+    both = [start_export(run, base) for _ in range(2)]
+    assert [process.wait(timeout=300) for process in both] == [0, 0]
+    assert {p.name for p in base.iterdir()} == {".lock", *map(str, list_versions(base))}
