@@ -1,4 +1,6 @@
-"""Asks a TF Serving-compatible server what is in some image files. Standard library only.
+"""Asks a TF Serving-compatible server what is in some image files.
+
+Over REST it needs the standard library only.
 
 python -m serving.client --image FILE [FILE ...] --model_name NAME
 """
@@ -18,20 +20,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from serving.server_error import ServerError
+
 _IMAGE_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM")
-
-
-class ServerError(RuntimeError):
-    """The server's answer was an error, or not the answer of such a model.
-
-    Args:
-        message: One sentence.
-        status: The HTTP status of the answer.
-    """
-
-    def __init__(self, message: str, status: int):
-        super().__init__(message)
-        self.status = status
 
 
 @dataclass(frozen=True)
@@ -64,7 +55,7 @@ def predict(
 
     Args:
         images: Files' paths, or encoded images as bytes: JPEG, PNG, GIF or BMP.
-        url: The server's URL, `http://HOST:PORT`.
+        url: The server's URL: `http://HOST:PORT` for REST, `grpc://HOST:PORT` for gRPC.
         model_name: The model's name.
         version: The model's version; `None` for the latest.
         signature_name: A signature that takes encoded images and gives `probabilities`, `class_id`
@@ -86,9 +77,18 @@ def predict(
         >>> answer.label
         'seven'
     """
-    if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
-        raise ValueError(f"`url` must begin with http:// or https://. Received: url={url!r}")
-    instances = [{"b64": base64.b64encode(_encoded(image)).decode()} for image in images]
+    scheme, _, address = url.partition("://")
+    if scheme not in ("http", "https", "grpc"):
+        raise ValueError(
+            f"`url` must begin with http://, https:// or grpc://. Received: url={url!r}"
+        )
+    encoded = [_encoded(image) for image in images]
+    if scheme == "grpc":
+        from serving.grpc_client import predict_rows
+
+        rows = predict_rows(encoded, address, model_name, version, signature_name, timeout)
+        return _predictions(rows, len(encoded))
+    instances = [{"b64": base64.b64encode(image).decode()} for image in encoded]
     where = f"/v1/models/{urllib.parse.quote(model_name, safe='')}"
     if version is not None:
         where += f"/versions/{version}"
@@ -97,7 +97,7 @@ def predict(
         json.dumps({"signature_name": signature_name, "instances": instances}).encode(),
         {"Content-Type": "application/json"},
     )
-    return _predictions(_send(request, url, timeout), len(instances))
+    return _predictions(_rows(_send(request, url, timeout)), len(instances))
 
 
 def _encoded(image: str | Path | bytes) -> bytes:
@@ -141,9 +141,15 @@ def _error_text(answer: urllib.error.HTTPError) -> str:
         return f"The server answered with HTTP status {answer.code}: {answer.reason}."
 
 
-def _predictions(body: bytes, count: int) -> list[Prediction]:
+def _rows(body: bytes) -> object:
     try:
-        rows = json.loads(body)["predictions"]
+        return json.loads(body)["predictions"]
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def _predictions(rows, count: int) -> list[Prediction]:
+    try:
         found = [
             Prediction(
                 label=str(row["label"]),

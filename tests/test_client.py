@@ -14,12 +14,14 @@ import tensorflow as tf
 from PIL import Image
 
 from serving import client, server
+from serving.config_files import single_model
+from serving.model_server import ServerOptions, model_server
 
 LABELS = ["dark", "bright"]
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory):
+def light(tmp_path_factory):
     """A server of a model with the contract of `serving.export`: it tells dark from bright."""
     base_path = tmp_path_factory.mktemp("light")
     module = tf.Module()
@@ -47,8 +49,16 @@ def url(tmp_path_factory):
     tf.saved_model.save(
         module, str(base_path / "2"), signatures={"serving_bytes": light, "size": size}
     )
-    with server.running(base_path, model_name="light") as address:
-        yield address
+    with (
+        server.listen("127.0.0.1", 0) as listener,
+        model_server(single_model("light", base_path), listener, ServerOptions(port=0)) as running,
+    ):
+        yield running
+
+
+@pytest.fixture
+def url(light):
+    return light.url
 
 
 @pytest.fixture
@@ -106,6 +116,26 @@ def test_predict_files_and_bytes(url, images):
     assert [answer.class_id for answer in answers] == [0, 1, 0, 1, 0]
     assert answers[1].probability == pytest.approx(0.8)
     assert answers[1].probabilities == pytest.approx((0.2, 0.8))
+
+
+def test_grpc_says_what_rest_says(light, images):
+    grpc = f"grpc://{light.grpc_address}"
+    answers = client.predict(images, grpc, model_name="light")
+    others = client.predict(images, light.url, model_name="light", version=2)
+    assert [answer.label for answer in answers] == [other.label for other in others]
+    for answer, other in zip(answers, others, strict=True):
+        assert answer.probabilities == pytest.approx(other.probabilities, abs=1e-6)
+    with pytest.raises(client.ServerError, match=r"Latest\(nope\)") as caught:
+        client.predict(images, grpc, model_name="nope")
+    assert caught.value.status == 5
+    with pytest.raises(client.ServerError, match='"nope" not found'):
+        client.predict(images, grpc, model_name="light", signature_name="nope")
+    with pytest.raises(client.ServerError, match="does this signature classify images"):
+        client.predict(images, grpc, model_name="light", signature_name="size")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with pytest.raises(ConnectionError, match=rf"at 127\.0\.0\.1:{port} over gRPC"):
+        client.predict(images, f"grpc://127.0.0.1:{port}", timeout=0.5)
 
 
 def test_the_command_line_prints_a_table(url, images):
