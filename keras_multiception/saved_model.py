@@ -8,6 +8,7 @@ import tempfile
 
 import keras
 
+from keras_multiception.fusion import fuse
 from keras_multiception.preprocessing import Dataset, get_dataset
 
 # How far the probabilities of the written SavedModel may be from those of the model.
@@ -15,7 +16,7 @@ TOLERANCE = 1e-4
 LABELS_FILE = "assets.extra/labels.txt"
 
 
-def export_saved_model(model, path, dataset="cifar10", top_k=5):
+def export_saved_model(model, path, dataset="cifar10", top_k=5, form="plain"):
     """Write a classifier as a SavedModel with its preprocessing inside.
 
     The SavedModel is written under a temporary name, loaded again, compared with the model on
@@ -44,10 +45,12 @@ def export_saved_model(model, path, dataset="cifar10", top_k=5):
         dataset: String, a key of `km.preprocessing.DATASETS`, or a
             `km.preprocessing.Dataset`: whose statistics, class names and image size to use.
         top_k: Integer, how many classes `classify` gives, or all if there are fewer.
+        form: String, the network to write: `"plain"`, the model as it is, or, with its batch
+            norms folded, a form of `km.fuse`: `"separate"`, `"merged"`, `"dense"` or `"auto"`.
 
     Raises:
-        ValueError: If the model does not fit the data set, `top_k` is less than 1, or the path
-            exists or cannot be written.
+        ValueError: If the model does not fit the data set or cannot be fused, `top_k` or `form`
+            is out of its range, or the path exists or cannot be written.
         RuntimeError: If Keras runs on another backend than TensorFlow, or the SavedModel answers
             otherwise than the model.
 
@@ -75,9 +78,13 @@ def export_saved_model(model, path, dataset="cifar10", top_k=5):
             f"`path` must be in a folder that can be written ({error.strerror}). "
             f"Received: path={path}"
         ) from error
+    from keras_multiception.signatures import require_equal_answers  # imports TensorFlow
+
     try:
         written = temporary / path.name
-        _write(model, written, facts, min(top_k, len(facts.class_names)))
+        network = model if form == "plain" else fuse(model, form, verbose=False)
+        _write(network, written, facts, min(top_k, len(facts.class_names)))
+        require_equal_answers(model, written, facts, TOLERANCE)
         if path.exists():
             raise ValueError(f"`path` appeared while it was being written. Received: path={path}")
         os.rename(written, path)
@@ -101,7 +108,6 @@ def _write(model, path, facts, top_k):
     labels = path / LABELS_FILE
     labels.parent.mkdir()
     labels.write_text("".join(f"{name}\n" for name in facts.class_names), encoding="utf-8")
-    signatures.require_equal_answers(model, path, facts, TOLERANCE)
 
 
 def fit_image_shape(model, facts):

@@ -21,7 +21,20 @@ from serving import base_path as versions
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
-def publish(model, base_path, dataset, version=None, *, run=None, top_k=5, batching_file=None):
+FORMS = ("plain", "separate", "merged", "dense", "auto")
+
+
+def publish(
+    model,
+    base_path,
+    dataset,
+    version=None,
+    *,
+    run=None,
+    top_k=5,
+    form="plain",
+    batching_file=None,
+):
     """Export a model as a new version under a base path.
 
     Beside the SavedModel, the version has in `assets.extra` the labels, a model card, warm-up
@@ -34,6 +47,7 @@ def publish(model, base_path, dataset, version=None, *, run=None, top_k=5, batch
         version: Positive integer, or `None` for the next one.
         run: Path of the run folder that the model card tells of.
         top_k: Integer, how many classes the `classify` signature gives.
+        form: String, one of `FORMS`: the model as it is, or a form of `km.fuse`.
         batching_file: Path of the batching parameters file whose batch sizes to warm up; the
             default is `serving/batching.config`.
 
@@ -53,8 +67,8 @@ def publish(model, base_path, dataset, version=None, *, run=None, top_k=5, batch
 
     facts = fit_image_shape(model, km.preprocessing.get_dataset(dataset))
     with versions.publishing(base_path, version) as (folder, make_visible):
-        km.export_saved_model(model, folder, facts, top_k=top_k)
-        write_model_card(folder, model, facts, run)
+        km.export_saved_model(model, folder, facts, top_k=top_k, form=form)
+        write_model_card(folder, model, facts, run, form)
         write_warmup(folder, facts.image_shape, batching_file or BATCHING_FILE)
         write_manifest(folder)
         return make_visible()
@@ -142,6 +156,12 @@ def _parser():
         "--top_k", type=int, default=5, help="classes in an answer of classify (default: 5)"
     )
     parser.add_argument(
+        "--form",
+        choices=FORMS,
+        default="plain",
+        help="the network as it is, or fused: batch norms folded, same answers (default: plain)",
+    )
+    parser.add_argument(
         "--batching_parameters_file",
         help="file with the batch sizes to warm up (default: serving/batching.config)",
     )
@@ -179,6 +199,7 @@ def _act(args):
             args.version,
             run=args.run,
             top_k=args.top_k,
+            form=args.form,
             batching_file=args.batching_parameters_file,
         )
         print(f"Exported {args.run} to {path}")

@@ -16,7 +16,7 @@ _SIGNATURES = """\
 """
 
 
-def write_model_card(path, model, facts, run=None):
+def write_model_card(path, model, facts, run=None, form="plain"):
     """Write the model card of a SavedModel.
 
     Args:
@@ -24,6 +24,7 @@ def write_model_card(path, model, facts, run=None):
         model: The `keras.Model` it was exported from.
         facts: The `km.preprocessing.Dataset` of its images.
         run: Path of the run folder that trained it; what the run has not noted is left out.
+        form: String, the form it was exported in, as in `km.export_saved_model`.
     """
     config, metrics = (_read(run, name) for name in ("config.json", "metrics.json"))
     recipe = config.get("recipe", {})
@@ -32,7 +33,7 @@ def write_model_card(path, model, facts, run=None):
         "## Data": _data(facts, config),
         "## Training": _table(recipe, "setting", "value"),
         "## Accuracy": _accuracy(metrics),
-        "## Cost": _cost(model, facts),
+        "## Cost": _cost(model, facts, form),
         "## Signatures": _SIGNATURES.format(
             height=facts.image_shape[0],
             width=facts.image_shape[1],
@@ -92,15 +93,16 @@ def _accuracy(metrics):
     return "\n".join(head + rows) if rows else ""
 
 
-def _cost(model, facts):
+def _cost(model, facts, form):
     try:
         cost = km.cost(model, input_shape=tuple(facts.image_shape))
     except ValueError:  # a model of another kind has no graph to count from
         return ""
     counts = {
-        "trainable parameters": f"{cost.trainable_parameters:,}",
-        "all parameters": f"{cost.parameters:,}",
-        "multiply-adds of one image": f"{cost.multiply_adds:,}",
+        "form of the exported network": form,
+        "trainable parameters as trained": f"{cost.trainable_parameters:,}",
+        "all parameters as trained": f"{cost.parameters:,}",
+        "multiply-adds of one image as trained": f"{cost.multiply_adds:,}",
     }
     unknown = ", ".join(cost.unknown_layers)
     return _table(counts | ({"not counted": unknown} if unknown else {}), "", "")

@@ -48,8 +48,12 @@ def published(tmp_path_factory):
     run, base = write_run(folder / "run"), folder / "models" / "digits"
     arguments = ["--run", str(run), "--base_path", str(base)]
     assert export.main(arguments) == 0
-    assert export.main([*arguments, "--version", "20", "--top_k", "3"]) == 0
+    assert export.main([*arguments, "--version", "20", "--top_k", "3", "--form", "merged"]) == 0
     return run, base
+
+
+def model_card(path):
+    return (path / "assets.extra" / "model_card.md").read_text()
 
 
 def test_command_line_publishes_versions(published):
@@ -58,6 +62,8 @@ def test_command_line_publishes_versions(published):
     assert verify_manifest(base / "1")
     labels = (base / "1" / "assets.extra" / "labels.txt").read_text()
     assert labels.split() == list("0123456789")
+    assert "| form of the exported network | plain |" in model_card(base / "1")
+    assert "| form of the exported network | merged |" in model_card(base / "20")
     classify = tf.saved_model.load(base / "20").signatures["classify"]
     assert classify.structured_outputs["classes"].shape[1] == 3
 
@@ -97,14 +103,14 @@ def test_too_many_batch_sizes_to_warm_up(tmp_path):
 
 
 def test_model_card_tells_what_the_run_knows(published):
-    card = (published[1] / "1" / "assets.extra" / "model_card.md").read_text()
+    card = model_card(published[1] / "1")
     parameters = sum(np.prod(weight.shape) for weight in small_network().trainable_weights)
     for line in (
         "# small_digits",
         "| data set | digits |",
         "| conv | multiception |",
         "| test | 1,360 | 97.50% | 100.00% | 0.1250 |",
-        f"| trainable parameters | {parameters:,} |",
+        f"| trainable parameters as trained | {parameters:,} |",
         "Apache 2.0",
     ):
         assert line in card

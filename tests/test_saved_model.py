@@ -135,6 +135,23 @@ def test_logits_become_probabilities_and_free_sizes_stay_free(tmp_path):
     np.testing.assert_allclose(received, tf.nn.softmax(logits), atol=1e-6)
 
 
+def graph_operations(path):
+    saved = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
+    functions = saved.meta_graphs[0].graph_def.library.function
+    return [node.op for function in functions for node in function.node_def]
+
+
+def test_a_fused_network_answers_like_the_model(exported, signatures, tmp_path, images):
+    km.export_saved_model(exported[0], tmp_path / "fused", dataset="digits", form="merged")
+    serve = tf.saved_model.load(tmp_path / "fused").signatures["serving_uint8"]
+    expected = signatures["serving_uint8"](image=tf.constant(images))["probabilities"]
+    received = serve(image=tf.constant(images))["probabilities"]
+    np.testing.assert_allclose(received, expected, atol=1e-5)
+    name = "DepthwiseConv2dNative"
+    plain, fused = map(graph_operations, (exported[1], tmp_path / "fused"))
+    assert 0 < fused.count(name) < plain.count(name)
+
+
 def test_data_of_ones_own(tmp_path, images):
     facts = km.preprocessing.Dataset(
         mean=(0.5,) * 3, std=(0.25,) * 3, image_shape=(32, 32, 3), class_names=("cat", "dog")
@@ -159,6 +176,8 @@ def test_bad_arguments_leave_nothing(tmp_path):
         km.export_saved_model(small_network(channels=1), target)
     with pytest.raises(ValueError, match="`dataset` must be one of"):
         km.export_saved_model(small_network(), target, dataset="mnist")
+    with pytest.raises(ValueError, match="`form` must be one of"):
+        km.export_saved_model(small_network(), target, form="smaller")
     for top_k in (0, 1.5, True):
         with pytest.raises(ValueError, match="`top_k` must be a positive integer"):
             km.export_saved_model(small_network(), target, top_k=top_k)
