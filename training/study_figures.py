@@ -11,10 +11,10 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from training.costs_figure import COLOURS
 from training.study_names import condition_name, panel_name, setting_name, varying_keys
 
-_COLOURS = COLOURS | {"mixconv_depthwise": "#009e73"}
+TYPE_COLOURS = COLOURS | {"mixconv_depthwise": "#009e73"}
 _TICKS = (1, 1.5, 2, 3, 4, 5, 7, 10, 15, 20, 30, 40, 50, 70, 100)
 DPI = 150
-_GREY = "#a9afb5"
+GREY = "#a9afb5"
 
 
 def draw_curves(results):
@@ -76,15 +76,15 @@ def _draw_panel(ax, conditions, varying):
     ax.grid(axis="y", color="#e4e6e8", lw=0.8, zorder=0)
     ax.tick_params(length=0, labelsize=9)
     ax.spines[:].set_visible(False)
-    ax.spines["bottom"].set(visible=True, color=_GREY)
-    ax.legend(frameon=False, fontsize=8.5, loc="upper right", handlelength=1.4)
+    ax.spines["bottom"].set(visible=True, color=GREY)
+    ax.legend(framealpha=1, edgecolor="none", fontsize=8.5, loc="upper right", handlelength=1.4)
 
 
 def _colours(conditions):
     """Return a colour for each condition: of its type, or of a map if a type comes twice."""
     types = [each["recipe"]["conv"] for each in conditions]
     if len(set(types)) == len(types):
-        return {each["label"]: _COLOURS[each["recipe"]["conv"]] for each in conditions}
+        return {each["label"]: TYPE_COLOURS[each["recipe"]["conv"]] for each in conditions}
     colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(conditions)))
     return {each["label"]: colour for each, colour in zip(conditions, colours, strict=False)}
 

@@ -1,0 +1,213 @@
+"""Search for a better network and settings around a recipe, with Keras Tuner.
+
+    python -m training.tune --recipe resnet20_multiception_cifar10 --quick --trials 30 \
+        --budget parameters=200000 --workdir runs/tune
+    python -m training.train --recipe runs/tune/winner.json --workdir runs/winner
+
+The first trial is the recipe itself. A trial over the budget is not trained; it counts as an
+accuracy of 0. Accuracy is measured on the last tenth of the training split, which no trial trains
+on, or on `--validation_split`; never on the test split. However it was stopped, the same command
+goes on, trials within their last whole epoch; more `--trials` may be asked for.
+
+Several workers share a search by the variables of Keras Tuner: KERASTUNER_ORACLE_IP and
+KERASTUNER_ORACLE_PORT of the chief for all, and KERASTUNER_TUNER_ID, "chief" for one process that
+hands out trials and any other name for each that trains them.
+"""
+
+import dataclasses
+import functools
+import json
+import pathlib
+import re
+import sys
+
+from training.cli import Parser
+from training.recipes import get_recipe
+from training.run_folder import RunFolder, write_json
+
+ALGORITHMS = ("random", "bayesian", "hyperband")
+BUDGETS = {"parameters": int, "latency_ms": float}
+
+
+def main(argv=None):
+    """Search from the command line.
+
+    Args:
+        argv: List of arguments; the default is the process's.
+
+    Returns:
+        The exit code: 0 if the search is finished, 1 if no trial could be trained or the search
+        had to end, 130 if it was interrupted. Bad usage exits with 2 and one line on the standard
+        error.
+    """
+    parser = _parser()
+    args = parser.parse_args(argv)
+    try:
+        if args.trials < 1:
+            raise ValueError(f"`trials` must be at least 1. Received: trials={args.trials}")
+        recipe = hold_out(get_recipe(args.recipe, args.set, args.quick), args.validation_split)
+        budget = parse_budget(args.budget)
+        from training.tuner import is_worker, make_tuner  # imports TensorFlow, which takes seconds
+
+        make = functools.partial(
+            make_tuner, recipe, args.workdir, args.algorithm, args.trials, budget, args.data_dir
+        )
+        if is_worker():
+            make().search()
+            return 0
+        with RunFolder(args.workdir).lock():
+            _require_same(args, recipe, budget)
+            tuner = make()
+            try:
+                tuner.search()
+            finally:
+                winner = _summarise(tuner, args)
+        if winner is None:
+            raise RuntimeError(_why_none(tuner.oracle.trials.values()))
+    except ValueError as error:
+        parser.error(error)
+    except (RuntimeError, OSError) as error:
+        print(f"{parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Interrupted. The same command goes on from here.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def hold_out(recipe, validation_split=None):
+    """Return a recipe that is measured on a part of its training split.
+
+    Args:
+        recipe: A `Recipe`.
+        validation_split: Split to measure on, of which `recipe.train_split` must have nothing; the
+            default is to take the last tenth of the training split out of it.
+
+    Returns:
+        A `Recipe`.
+
+    Raises:
+        ValueError: If a tenth cannot be taken out.
+    """
+    if validation_split:
+        return dataclasses.replace(recipe, test_split=validation_split)
+    match = re.fullmatch(r"(\w+)(?:\[:(\d+)(%?)\])?", recipe.train_split)
+    if not match or recipe.dataset == "folder":
+        raise ValueError(
+            "`validation_split` must be given for images in folders and where `train_split` is "
+            f"not a split such as train or its beginning. Received: {recipe.train_split}"
+        )
+    name, size, unit = match[1], int(match[2] or 100), match[3] if match[2] else "%"
+    kept = size - max(1, round(size / 10))
+    if not kept:
+        raise ValueError(
+            f"`train_split` is too small to take a tenth out. Received: {recipe.train_split}"
+        )
+    return dataclasses.replace(
+        recipe,
+        train_split=f"{name}[:{kept}{unit}]",
+        test_split=f"{name}[{kept}{unit}:{size}{unit}]",
+    )
+
+
+def parse_budget(texts):
+    """Return the budget of a search.
+
+    Args:
+        texts: Strings such as "parameters=200000" and "latency_ms=2".
+
+    Returns:
+        A dictionary from costs to numbers.
+
+    Raises:
+        ValueError: If a string is not of that form.
+    """
+    budget = {}
+    for text in texts:
+        cost, _, most = text.partition("=")
+        try:
+            budget[cost] = BUDGETS[cost](most)
+        except (KeyError, ValueError):
+            raise ValueError(
+                "`budget` must be a number of parameters or milliseconds, such as "
+                f"parameters=200000 or latency_ms=2. Received: budget={text}"
+            ) from None
+    return budget
+
+
+def _require_same(args, recipe, budget):
+    """Note what is searched, or refuse a workdir where something else was."""
+    search = {
+        "recipe": dataclasses.asdict(recipe),
+        "budget": budget,
+        "algorithm": args.algorithm,
+    }
+    path = args.workdir / "tune.json"
+    if not path.exists():
+        write_json(path, search)
+    elif json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(search)):
+        raise ValueError(
+            "`workdir` must not hold another search, by its tune.json; choose a new folder. "
+            f"Received: workdir={args.workdir}"
+        )
+
+
+def _summarise(tuner, args):
+    """Write what has been found so far, and return the winner or `None`."""
+    from training.tune_summary import write_search
+
+    introduction = (
+        f"A {args.algorithm} search around `{args.recipe}`{' --quick' if args.quick else ''}"
+        f"{''.join(f' {change}' for change in args.set)}: {len(tuner.oracle.trials)} of "
+        f"{args.trials} trials. Budget: {', '.join(args.budget) or 'none'}. Accuracy is that on "
+        f"{tuner.recipe.test_split} after training on {tuner.recipe.train_split}."
+    )
+    full = get_recipe(args.recipe, args.set)
+    winner = write_search(tuner, introduction, full, args.workdir)
+    if winner:
+        print(
+            f"Trial {winner.name} won: {winner.accuracy:.2%}, {winner.parameters:,} parameters.\n"
+            f"The tables are in {args.workdir / 'tune.md'}, the recipe in winner.json beside it."
+        )
+    return winner
+
+
+def _why_none(trials):
+    """Say why no trial of a search has been trained."""
+    messages = [trial.message.strip() for trial in trials if trial.message]
+    if messages:
+        return f"no trial could be trained; one said: {messages[0].splitlines()[-1]}"
+    return "no trial could be trained: all are over the budget, or their loss was lost; see tune.md"
+
+
+def _parser():
+    parser = Parser(prog="python -m training.tune", description=__doc__.splitlines()[0])
+    parser.add_argument("--recipe", required=True, help="name of a recipe, or a .json file")
+    parser.add_argument("--quick", action="store_true", help="its variant for a laptop, for trials")
+    parser.add_argument("--workdir", type=pathlib.Path, required=True, help="folder of the search")
+    parser.add_argument("--data_dir", help="directory of prepared TensorFlow Datasets")
+    parser.add_argument("--trials", type=int, default=20, help="at most (%(default)s)")
+    parser.add_argument("--algorithm", choices=ALGORITHMS, default="bayesian")
+    parser.add_argument(
+        "--budget",
+        nargs="+",
+        default=[],
+        metavar="COST=MOST",
+        help="most that a network may cost: parameters=N, latency_ms=N for one image, or both",
+    )
+    parser.add_argument(
+        "--validation_split", help="split to measure on, if not the last tenth of that for training"
+    )
+    parser.add_argument(
+        "--set",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="values of the recipe to change, for the trials and the winner",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
