@@ -1,0 +1,152 @@
+"""The files that deploy TensorFlow Serving, held against schemas, linters and each other."""
+
+import ast
+import configparser
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import kubernetes_validate
+import pytest
+import yaml
+from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
+from test_floors import ROOT
+
+from serving import flags
+from serving.batching import read_batching
+from serving.config_files import MonitoringConfig, read_config
+from serving.rest import METRICS_PATH
+
+SERVING = ROOT / "serving"
+KUBERNETES = ("volume", "deployment", "service", "autoscaler")
+
+
+def run_tool(name, *arguments):
+    tool = Path(sys.executable).with_name(name)
+    return subprocess.run([tool, *arguments], capture_output=True, text=True, check=False)
+
+
+def document(name):
+    return yaml.safe_load((SERVING / name).read_text())
+
+
+def dockerfile_command():
+    text = (SERVING / "Dockerfile").read_text().replace("\\\n", "")
+    return ast.literal_eval(re.search(r"^CMD (\[.*\])$", text, re.MULTILINE)[1])
+
+
+def container():
+    [container] = document("k8s/deployment.yaml")["spec"]["template"]["spec"]["containers"]
+    return container
+
+
+def test_dockerfile_passes_hadolint():
+    result = run_tool("hadolint", SERVING / "Dockerfile")
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_compose_file_fits_the_schema():
+    schema = ("--builtin-schema", "vendor.compose-spec")
+    result = run_tool("check-jsonschema", *schema, SERVING / "compose.yaml")
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("name", KUBERNETES)
+def test_kubernetes_manifests_fit_the_schemas(name):
+    kubernetes_validate.validate(document(f"k8s/{name}.yaml"), "1.33", strict=True)
+
+
+def test_kserve_inference_service_is_built_as_its_definition_says():
+    service = document("k8s/inference_service.yaml")
+    assert (service["apiVersion"], service["kind"]) == (
+        "serving.kserve.io/v1beta1",
+        "InferenceService",
+    )
+    assert service.keys() == {"apiVersion", "kind", "metadata", "spec"}
+    predictor = service["spec"]["predictor"]
+    assert predictor.keys() <= {
+        *("minReplicas", "maxReplicas", "scaleMetric", "scaleTarget", "model"),
+    }
+    assert predictor["scaleMetric"] in ("concurrency", "rps", "cpu", "memory")
+    model = predictor["model"]
+    assert model["modelFormat"] == {"name": "tensorflow"}
+    kept = {"name": "model", **{key: model[key] for key in ("args", "resources")}}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "predictor"}}
+    kubernetes_validate.validate({**pod, "spec": {"containers": [kept]}}, "1.33", strict=True)
+    claim = document("k8s/volume.yaml")["metadata"]["name"]
+    assert model["storageUri"] == f"pvc://{claim}/{served_models()[0]}"
+
+
+def served_models():
+    config = read_config(SERVING / "models.config", ModelServerConfig)
+    return [model.name for model in config.model_config_list.config]
+
+
+def test_settings_are_messages_of_the_model_server():
+    assert served_models() == ["digits"]
+    assert read_batching(SERVING / "batching.config").allowed_batch_sizes[-1] == 64
+    monitoring = read_config(SERVING / "monitoring.config", MonitoringConfig)
+    assert monitoring.prometheus_config.enable
+    assert monitoring.prometheus_config.path == METRICS_PATH
+
+
+@pytest.mark.parametrize("arguments", [dockerfile_command(), container()["args"]])
+def test_containers_are_started_with_flags_that_our_server_takes_too(arguments):
+    parsed = flags.parse(arguments)
+    assert (parsed.port, parsed.rest_api_port, parsed.enable_batching) == (8500, 8501, True)
+    settings = [parsed.model_config_file, parsed.batching_parameters_file]
+    for file in [*settings, parsed.monitoring_config_file]:
+        assert file.parent == Path("/etc/serving")
+        assert (SERVING / file.name).is_file()
+
+
+def test_every_image_is_of_the_release_of_the_serving_api():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    api = re.search(r"tensorflow-serving-api~=(\S+)", setup["options.extras_require"]["serving"])
+    versions = [
+        re.search(r"TF_SERVING_VERSION=(\S+)", (SERVING / "Dockerfile").read_text())[1],
+        container()["image"].removeprefix("tensorflow/serving:"),
+        document("k8s/inference_service.yaml")["spec"]["predictor"]["model"]["runtimeVersion"],
+    ]
+    assert set(versions) == {api[1]}
+
+
+def test_probes_ask_for_a_model_that_is_served_and_ports_agree():
+    ports = {port["name"]: port["containerPort"] for port in container()["ports"]}
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        get = container()[probe]["httpGet"]
+        assert get["path"].split("/")[3] in served_models()
+        assert get["port"] in ports
+    service = document("k8s/service.yaml")["spec"]
+    deployment = document("k8s/deployment.yaml")["spec"]
+    assert {port["targetPort"]: port["port"] for port in service["ports"]} == ports
+    assert service["selector"] == deployment["template"]["metadata"]["labels"]
+    assert service["selector"] == deployment["selector"]["matchLabels"]
+    target = document("k8s/autoscaler.yaml")["spec"]["scaleTargetRef"]["name"]
+    assert target == document("k8s/deployment.yaml")["metadata"]["name"]
+
+
+def test_kustomization_names_files_and_settings_that_are_there():
+    kustomization = document("kustomization.yaml")
+    assert kustomization["resources"] == [f"k8s/{name}.yaml" for name in KUBERNETES]
+    [settings] = kustomization["configMapGenerator"]
+    files = [*kustomization["resources"], *settings["files"]]
+    assert all((SERVING / file).is_file() for file in files)
+    volumes = document("k8s/deployment.yaml")["spec"]["template"]["spec"]["volumes"]
+    assert settings["name"] in [volume.get("configMap", {}).get("name") for volume in volumes]
+
+
+@pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl is not on this machine")
+def test_kustomization_builds():
+    command = ["kubectl", "kustomize", SERVING]
+    built = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    kinds = [manifest["kind"] for manifest in yaml.safe_load_all(built)]
+    assert sorted(kinds) == sorted(
+        [
+            *("ConfigMap", "Deployment", "HorizontalPodAutoscaler"),
+            *("PersistentVolumeClaim", "Service"),
+        ]
+    )
