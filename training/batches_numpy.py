@@ -38,6 +38,25 @@ class Batches(keras.utils.PyDataset):
         self._ahead = {i: self._ahead.get(i) or self._pool.submit(self._make, i) for i in wanted}
         return self._ahead.pop(index).result()
 
+    def rebatch(self, batch_size, drop_remainder):
+        """Divide each batch into ones of `batch_size`, as `tf.data.Dataset.rebatch` does.
+
+        Args:
+            batch_size: Integer that divides the size of every batch.
+            drop_remainder: Boolean, of no consequence: nothing remains.
+
+        Returns:
+            A `Batches`.
+        """
+        whole = functools.lru_cache(maxsize=2)(self._make)
+        parts = len(self._make(0)[1]) // batch_size
+
+        def make(index):
+            rows = slice(index % parts * batch_size, (index % parts + 1) * batch_size)
+            return tuple(array[rows] for array in whole(index // parts))
+
+        return Batches(make, self._length * parts)
+
 
 def training_batches(images, labels, *, facts, batch_size, epochs, seed, augmentation):
     """Make augmented batches, as `training.batches.training_batches` does.

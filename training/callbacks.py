@@ -21,6 +21,8 @@ class AveragedWeights(keras.callbacks.Callback):
         variables = self.model.trainable_variables
         self._weights = [keras.ops.convert_to_numpy(variable) for variable in variables]
         self.model.optimizer.finalize_variable_values(variables)
+        for variable in variables:  # on JAX it shares memory with the average, which would go
+            variable.assign(np.array(keras.ops.convert_to_numpy(variable)))
 
     def on_test_end(self, logs=None):
         """Put the weights back."""

@@ -1,5 +1,6 @@
 """A training run, from its recipe to its final metrics."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import os
@@ -12,11 +13,19 @@ import keras
 import keras_multiception as km
 from training import data, metrics, network, strategies
 from training.callbacks import AveragedWeights, Recorder
+from training.machine import import_tensorflow
 from training.run_folder import RunFolder, replacing
 from training.strategies import Execution
 
 
-def train(recipe, workdir, name="", data_dir=None, execution=Execution()):  # noqa: B008
+def train(
+    recipe,
+    workdir,
+    name="",
+    data_dir=None,
+    archive_dir=None,
+    execution=Execution(),  # noqa: B008
+):
     """Train by a recipe, or go on where the run in the folder stopped.
 
     Of several workers, all of which see the folder, the chief alone writes into it.
@@ -25,8 +34,8 @@ def train(recipe, workdir, name="", data_dir=None, execution=Execution()):  # no
         recipe: A `Recipe`.
         workdir: Path of the folder of the run.
         name: String, what the recipe is called.
-        data_dir: Directory of prepared TensorFlow Datasets, or of a user's own images; `None` for
-            the default one of TensorFlow Datasets.
+        data_dir: Directory of the data, as in `training.data.load`.
+        archive_dir: Directory of the data set's original archives, as in `training.data.load`.
         execution: An `Execution`.
 
     Returns:
@@ -61,7 +70,7 @@ def train(recipe, workdir, name="", data_dir=None, execution=Execution()):  # no
     with strategies.scope_of(strategy):
         model = network.build(recipe, facts)
     train_set, test_set = (
-        data.load(recipe.dataset, split, data_dir, recipe.image_size)
+        data.load(recipe.dataset, split, data_dir, recipe.image_size, archive_dir)
         for split in (recipe.train_split, recipe.test_split)
     )
     steps = _steps_per_epoch(recipe, len(train_set[0]), execution)
@@ -101,6 +110,8 @@ def _training_batches(recipe, facts, train_set, first_epoch):
         seed=recipe.seed,
         pad_and_crop=recipe.pad_and_crop,
         flip=recipe.flip,
+        mixup=recipe.mixup,
+        cutmix=recipe.cutmix,
     )
     if recipe.accumulate_steps == 1:
         return batches
@@ -113,8 +124,10 @@ def _fit(model, strategy, recipe, facts, folder, history, batches, steps, test_s
     validation_size = -(-metrics.BATCH_SIZE // replicas) * replicas
     validation = data.evaluation_batches(*test_set, dataset=facts, batch_size=validation_size)
     callbacks = [AveragedWeights()] if recipe.ema else []
-    if folder.writable:
-        callbacks.append(keras.callbacks.TensorBoard(folder.logs, write_graph=False))
+    if folder.writable and import_tensorflow():
+        callbacks.append(
+            keras.callbacks.TensorBoard(folder.logs, write_graph=False, profile_batch=0)
+        )
     callbacks.append(Recorder(folder, history, recipe, steps * recipe.batch_size))
     common = {
         "epochs": recipe.epochs,
@@ -198,12 +211,11 @@ def _require_same_start(strategy, history):
 
 
 def _versions():
-    packages = ("keras", keras.backend.backend(), "numpy", "tensorflow-datasets")
-    return {
-        "python": platform.python_version(),
-        "keras_multiception": km.__version__,
-        **{package: importlib.metadata.version(package) for package in packages},
-    }
+    versions = {"python": platform.python_version(), "keras_multiception": km.__version__}
+    for package in ("keras", keras.backend.backend(), "numpy", "tensorflow-datasets"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return versions
 
 
 def _hardware():

@@ -57,7 +57,7 @@ def compile_for_training(model, recipe, steps_per_epoch, replicas=0, **execution
     optimizer_steps = steps_per_epoch * accumulate_steps // recipe.accumulate_steps
     optimizer = km.optimizers.SGDL2(
         learning_rate_schedule(recipe, optimizer_steps),
-        momentum=recipe.momentum,
+        momentum=float(recipe.momentum),
         l2=recipe.l2,
         global_clipnorm=recipe.clip_norm / max(replicas, 1) or None,
         use_ema=recipe.ema > 0,
@@ -108,7 +108,9 @@ def compile_for_users(model, recipe):
     """
     classes = model.output_shape[-1]
     model.compile(
-        km.optimizers.SGDL2(recipe.learning_rate, momentum=recipe.momentum, l2=recipe.l2),
+        km.optimizers.SGDL2(
+            float(recipe.learning_rate), momentum=float(recipe.momentum), l2=recipe.l2
+        ),
         keras.losses.SparseCategoricalCrossentropy(),
         metrics=[
             keras.metrics.SparseCategoricalAccuracy(name="top1"),

@@ -173,9 +173,14 @@ class RunFolder:
         """Save a compiled model and the rows of its history, and drop old checkpoints."""
         if not self.writable:
             return
+        import keras  # takes seconds, and most who look into a folder do not need it
+
         with replacing(self._checkpoints / f"epoch_{len(history):04}") as folder:
             folder.mkdir()
-            arrays: dict[str, Any] = {k: np.asarray(v) for k, v in _variables(model).items()}
+            arrays: dict[str, Any] = {
+                name: keras.ops.convert_to_numpy(variable)
+                for name, variable in _variables(model).items()
+            }
             np.savez(folder / "variables.npz", **arrays)
             (folder / "history.json").write_text(json.dumps(history))
         self._write_history(history)

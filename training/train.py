@@ -62,7 +62,8 @@ def main(argv=None):
         help="the recipe's variant for a laptop: fewer images, epochs",
     )
     parser.add_argument("--workdir", help="folder of the run; the same one resumes it")
-    parser.add_argument("--data_dir", help="directory of prepared TensorFlow Datasets")
+    parser.add_argument("--data_dir", help="directory of the data, prepared or images by class")
+    parser.add_argument("--archive_dir", help="directory of the data set's original archives")
     parser.add_argument(
         "--set",
         action="extend",
@@ -101,6 +102,7 @@ def main(argv=None):
             args.workdir,
             name=args.recipe,
             data_dir=args.data_dir,
+            archive_dir=args.archive_dir,
             execution=execution,
         )
     except ValueError as error:

@@ -1,0 +1,80 @@
+import json
+
+import pytest
+
+from training import strategies, train
+from training.strategies import Execution, make_strategy
+
+CLUSTER = {"worker": ["127.0.0.1:0", "127.0.0.1:0"]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"strategy": "tpu"}, "`strategy` must be one of none, mirrored, multi_worker. Received"),
+        ({"cpu_replicas": 2}, "`cpu_replicas` must be at least 0, and 0 unless `strategy` is mir"),
+        ({"strategy": "mirrored", "cpu_replicas": -1}, "`cpu_replicas` must be at least 0"),
+        ({"strategy": "mirrored", "jit": "true"}, "`jit` must be .* not true with a strategy"),
+        ({"steps_per_execution": 0}, "`steps_per_execution` must be at least 1. Received: s"),
+    ],
+)
+def test_executions_that_make_no_sense_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Execution(**arguments)
+
+
+def test_one_device_needs_no_strategy():
+    strategy = make_strategy(Execution())
+    assert strategy is None
+    assert strategies.count_replicas(strategy) == 1
+    assert strategies.is_chief(strategy)
+    assert strategies.sum_over_replicas(strategy, 3) == 3
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        None,
+        "",
+        "{",
+        "[]",
+        json.dumps({"cluster": CLUSTER}),
+        json.dumps({"cluster": CLUSTER, "task": {"type": "worker", "index": 2}}),
+        json.dumps({"cluster": CLUSTER, "task": {"type": "worker", "index": "0"}}),
+        json.dumps({"cluster": CLUSTER, "task": {"type": "ps", "index": 0}}),
+        json.dumps({"cluster": {"worker": ["host1"]}, "task": {"type": "worker", "index": 0}}),
+    ],
+)
+def test_cluster_that_is_not_told_is_refused(monkeypatch, tmp_path, capsys, text):
+    if text is None:
+        monkeypatch.delenv("TF_CONFIG", raising=False)
+    else:
+        monkeypatch.setenv("TF_CONFIG", text)
+    message = _error_of(tmp_path, capsys, "--strategy", "multi_worker")
+    assert "`TF_CONFIG` must be set in the environment and have the form" in message
+    assert f"Received: TF_CONFIG={text}" in message
+
+
+def test_mirrored_needs_gpus(tmp_path, capsys, monkeypatch):
+    import tensorflow as tf
+
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+    message = _error_of(tmp_path, capsys, "--strategy", "mirrored")
+    assert '`strategy` must not be "mirrored" where TensorFlow sees no GPU' in message
+
+
+def test_steps_per_execution_must_divide_an_epoch(tmp_path, capsys):
+    message = _error_of(tmp_path, capsys, "--steps_per_execution", "3")
+    assert "`steps_per_execution` must divide the 44 steps of an epoch" in message
+
+
+def _error_of(tmp_path, capsys, *arguments):
+    """Return the one line that the train command says before it touches the folder."""
+    workdir = tmp_path / "run"
+    recipe = ["--recipe", "resnet20_standard_digits", "--workdir", str(workdir)]
+    with pytest.raises(SystemExit, match="2"):
+        train.main([*recipe, *arguments])
+    assert not workdir.exists()
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    return message
