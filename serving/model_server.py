@@ -24,6 +24,7 @@ from serving.rest import METRICS_PATH, RestApi, create_app
 from serving.telemetry import Telemetry
 
 _GRACE_SECONDS = 30
+_KEEP_ALIVE_SECONDS = 30
 _MAX_THREADS = 256
 
 
@@ -142,6 +143,7 @@ def _rest_server(
             lifespan="off",
             log_level="warning",
             access_log=False,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=_GRACE_SECONDS,
         )
     )

@@ -148,8 +148,11 @@ def _serve(flags: argparse.Namespace) -> NoReturn:
         from serving.model_server import model_server
         from serving.models import following
 
-        tf.config.threading.set_intra_op_parallelism_threads(flags.tensorflow_intra_op_parallelism)
-        tf.config.threading.set_inter_op_parallelism_threads(flags.tensorflow_inter_op_parallelism)
+        threads = tf.config.threading
+        if flags.tensorflow_intra_op_parallelism:
+            threads.set_intra_op_parallelism_threads(flags.tensorflow_intra_op_parallelism)
+        if flags.tensorflow_inter_op_parallelism:
+            threads.set_inter_op_parallelism_threads(flags.tensorflow_inter_op_parallelism)
         if flags.access_log:
             _write_access_log(flags.access_log)
         file = flags.model_config_file

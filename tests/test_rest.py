@@ -285,7 +285,8 @@ def test_bodies_that_are_not_a_json_object(url, body):
         ("/v1/models", "GET", 400),
         ("/v1", "GET", 400),
         ("/v2/models/m", "GET", 404),
-        ("/", "GET", 404),
+        ("/nothing", "GET", 404),
+        ("/", "POST", 404),
     ],
 )
 def test_paths_and_methods_that_are_not_there(url, path, method, status):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 
 import pytest
@@ -75,13 +76,76 @@ def test_the_command_line_serves_until_sigterm_and_finishes_what_has_begun(base_
         process.communicate()
 
 
-def test_a_missing_base_path_is_one_line(tmp_path):
-    process = start("--model_base_path", tmp_path / "none", "--rest_api_port=0")
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, out) == (1, "")
-    assert err.splitlines()[-1].startswith(
-        "serving.server: error: `model_base_path` must be a folder that exists. Received: "
+@pytest.mark.slow
+def test_every_flag_at_once(base_path, tmp_path):
+    """Config files of all kinds, a label, batching, the metrics' own path and the access log."""
+    models, batching, monitoring, log = (
+        tmp_path / name for name in ("models", "batching", "monitoring", "access.log")
     )
+    models.write_text(
+        f'''model_config_list {{ config {{
+          name: "m" base_path: "{base_path}" model_platform: "tensorflow"
+          model_version_policy {{ all {{}} }} version_labels {{ key: "stable" value: 3 }}
+        }} }}'''
+    )
+    batching.write_text("max_batch_size { value: 4 }")
+    monitoring.write_text('prometheus_config { enable: true path: "/own/metrics" }')
+    process = start(
+        "--port=0",
+        "--rest_api_port=0",
+        f"--model_config_file={models}",
+        "--model_config_file_poll_wait_seconds=1",
+        "--enable_batching",
+        f"--batching_parameters_file={batching}",
+        f"--monitoring_config_file={monitoring}",
+        "--allow_version_labels_for_unavailable_models=true",
+        "--rest_api_timeout_in_ms=20000",
+        "--max_num_load_retries=2",
+        "--enable_model_warmup=false",
+        "--tensorflow_inter_op_parallelism=1",
+        "--grpc_channel_arguments=grpc.max_concurrent_streams=9",
+        f"--access_log={log}",
+    )
+    try:
+        found = re.search(r"(http\S+)/v1/models/m\n", process.stdout.readline())
+        assert found, process.stderr.read()
+        assert predict(f"{found[1]}/v1/models/m/labels/stable", [1.0]) == [1.0]
+        with pytest.raises(urllib.error.HTTPError, match="400"):
+            predict(f"{found[1]}/v1/models/m", [1.0] * 5)
+        with urllib.request.urlopen(f"{found[1]}/own/metrics", timeout=20) as page:
+            assert b":tensorflow:serving:request_count" in page.read()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        assert [line["code"] for line in lines] == [200, 400]
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def kept_signals():
+    """Gives the handlers back that the command line replaces."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in kept.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--model_base_path={}/none", "`model_base_path` must be a folder that exists. Received: "),
+        ("--model_config_file={}/none", "must be a ModelServerConfig in protobuf's text format"),
+    ],
+)
+@pytest.mark.usefixtures("kept_signals")
+def test_what_cannot_be_served_is_one_line(tmp_path, capsys, flag, words):
+    flags = [flag.format(tmp_path), "--rest_api_port=0", "--port=0", "--access_log="]
+    assert server.main(flags) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("serving.server: error: ")
+    assert words in line
 
 
 @pytest.mark.parametrize(
@@ -92,6 +156,11 @@ def test_a_missing_base_path_is_one_line(tmp_path):
         (["--model_base_path=x", "--file_system_poll_wait_seconds=nan"], "a number of seconds"),
         ([], "one of --model_base_path and --model_config_file is required"),
         (["--model_base_path=x", "--model_nam=y"], "unrecognized arguments: --model_nam=y"),
+        (["--model_base_path=x", "--model_config_file=y"], "is required, not both"),
+        (["--model_base_path=x", "--enable_batching=maybe"], "must be true or false, not"),
+        (["--model_base_path=x", "--batching_parameters_file=y"], "needs --enable_batching"),
+        (["--model_base_path=x", "--grpc_channel_arguments=y"], "must be KEY=VALUE,KEY=VALUE"),
+        (["--model_base_path=x", "--max_num_load_retries=-1"], "must be at least 0, not '-1'"),
     ],
 )
 def test_bad_usage_is_one_line_and_exit_code_2(arguments, words, capsys):
