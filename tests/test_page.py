@@ -1,0 +1,251 @@
+"""The server's page: its routes, and what a person sees and does in headless Chromium."""
+
+import base64
+import hashlib
+import re
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import requests
+import tensorflow as tf
+from PIL import Image
+from saved_models import export_half_plus
+from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
+
+from serving.config_files import ModelServerConfig
+from serving.loading import Loading
+from serving.model_server import ServerOptions, model_server
+from serving.server import listen
+
+SECONDS = 60
+CLASSES = ("dark", "<b>bright</b>", "neither")
+
+
+def export_brightness(path):
+    """A model with the contract of `serving.export`: it tells dark from bright."""
+    module = tf.Module()
+
+    def probability(file):
+        image = tf.io.decode_image(file, channels=3, expand_animations=False)
+        bright = tf.reduce_mean(tf.cast(image, tf.float32)) / 255
+        return tf.stack([0.9 * (1 - bright), 0.9 * bright, 0.1])
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
+    def serve(image_bytes):
+        scores = tf.map_fn(probability, image_bytes, fn_output_signature=tf.float32)
+        scores = tf.ensure_shape(scores, [None, len(CLASSES)])
+        class_id = tf.argmax(scores, axis=-1)
+        label = tf.gather(tf.constant(CLASSES), class_id)
+        return {"probabilities": scores, "class_id": class_id, "label": label}
+
+    tf.saved_model.save(module, str(path), {"serving_bytes": serve})
+    (path / "assets.extra").mkdir()
+    (path / "assets.extra" / "labels.txt").write_text("\n".join(CLASSES))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A server of a model for images, a plain one, and one with a version that does not load."""
+    folder = tmp_path_factory.mktemp("page")
+    export_brightness(folder / "brightness" / "1")
+    export_half_plus(folder / "half" / "1", 2)
+    shutil.copytree(folder / "half" / "1", folder / "broken" / "1")
+    (folder / "broken" / "2").mkdir()
+    (folder / "broken" / "2" / "saved_model.pb").write_bytes(b"<script>alert(1)</script>")
+    config = ModelServerConfig()
+    for name in ("brightness", "half", "broken"):
+        model = config.model_config_list.config.add(name=name, base_path=str(folder / name))
+        model.model_version_policy.all.SetInParent()
+    config.model_config_list.config[0].version_labels["stable"] = 1
+    loading = Loading(file_system_poll_wait_seconds=0)
+    with (
+        listen("127.0.0.1", 0) as listener,
+        model_server(config, listener, ServerOptions(loading=loading)) as running,
+    ):
+        yield SimpleNamespace(url=running.url, folder=folder)
+
+
+def test_the_page_is_one_document_that_may_only_talk_to_its_server(server):
+    response = requests.get(server.url, timeout=SECONDS)
+    assert response.headers["Content-Type"].startswith("text/html")
+    policy = dict(
+        part.strip().split(" ", 1)
+        for part in response.headers["Content-Security-Policy"].split(";")
+    )
+    assert policy["default-src"] == "'none'"
+    assert policy["connect-src"] == "'self'"
+    for tag in ("style", "script"):
+        [text] = re.findall(rf"<{tag}>(.*?)</{tag}>", response.text, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert policy[f"{tag}-src"] == f"'sha256-{digest}'"
+        assert len(text) > 1000
+    assert not re.findall(r"https?://", response.text)
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_the_state_tells_models_versions_labels_and_failures(server):
+    state = requests.get(f"{server.url}/page.json", timeout=SECONDS).json()
+    assert state["metrics_path"] == "/monitoring/prometheus/metrics"
+    models = {model["name"]: model for model in state["models"]}
+    assert models["brightness"]["signatures"] == ["serving_bytes"]
+    assert models["brightness"]["labels"] == {"stable": 1}
+    assert tuple(models["brightness"]["class_names"]) == CLASSES
+    assert models["half"]["class_names"] == []
+    [failed, loaded] = models["broken"]["versions"]
+    assert (loaded["version"], loaded["state"], loaded["error_message"]) == (1, "AVAILABLE", "")
+    assert (failed["version"], failed["state"]) == (2, "END")
+    assert failed["error_message"]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
+    if not (chromium and driver):
+        pytest.skip("chromium and chromedriver are not on this machine")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    browser = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    yield browser
+    browser.quit()
+
+
+@pytest.fixture
+def page(browser, server):
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    browser.get(server.url)
+    until(browser, lambda: "available" in text(browser, "#health"))
+    yield browser
+    messages = [entry["message"] for entry in browser.get_log("browser")]
+    assert not [message for message in messages if "400 (Bad Request)" not in message]
+
+
+def until(browser, condition):
+    return WebDriverWait(browser, SECONDS).until(lambda _: condition())
+
+
+def text(browser, selector):
+    return browser.find_element(By.CSS_SELECTOR, selector).text
+
+
+def image_file(path, value, form="PNG"):
+    Image.fromarray(np.full((20, 30, 3), value, "uint8")).save(path, form)
+    return path
+
+
+def scores(page):
+    lines = page.find_elements(By.CSS_SELECTOR, ".scores li")
+    cells = [[cell.text for cell in line.find_elements(By.TAG_NAME, "span")] for line in lines]
+    return dict(cells)
+
+
+@pytest.mark.slow
+def test_models_versions_and_health_are_shown(page):
+    assert text(page, "#health") == "3 versions available, 1 failed"
+    assert page.find_element(By.ID, "health").get_attribute("data-state") == "bad"
+    cards = [card.text for card in page.find_elements(By.CSS_SELECTOR, "#models .card")]
+    assert "1 stable\nAVAILABLE" in cards[0].replace(" AVAILABLE", "\nAVAILABLE")
+    assert "FAILED" in cards[2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("value", "label"), [(0, CLASSES[0]), (255, CLASSES[1])])
+def test_an_image_is_answered_with_its_scores(page, tmp_path, value, label):
+    file = image_file(tmp_path / "<i>image.png", value)
+    page.find_element(By.ID, "file").send_keys(str(file))
+    until(page, lambda: page.find_elements(By.CSS_SELECTOR, "#answer .label"))
+    assert text(page, "#answer .label") == label
+    assert scores(page)[label] == "90.0 %"
+    assert scores(page)["neither"] == "10.0 %"
+    assert "<i>image.png" in text(page, "#file-name")
+    assert page.find_element(By.ID, "preview").get_property("naturalWidth") == 30
+    assert page.find_elements(By.CSS_SELECTOR, "#answer b, #file-name i") == []
+
+
+@pytest.mark.slow
+def test_an_image_can_be_dropped(page):
+    page.execute_script("""
+        const canvas = Object.assign(document.createElement("canvas"), {width: 9, height: 9});
+        canvas.toBlob((blob) => {
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([blob], "dropped.png", {type: "image/png"}));
+            const event = new DragEvent("drop", {dataTransfer: transfer, bubbles: true});
+            document.getElementById("drop").dispatchEvent(event);
+        });
+    """)
+    until(page, lambda: page.find_elements(By.CSS_SELECTOR, "#answer .label"))
+    assert text(page, "#answer .label") == CLASSES[0]
+
+
+@pytest.mark.slow
+def test_what_is_no_image_is_refused_with_the_servers_words(page, tmp_path):
+    (tmp_path / "letter.png").write_bytes(b"Dear server")
+    page.find_element(By.ID, "file").send_keys(str(tmp_path / "letter.png"))
+    until(page, lambda: page.find_elements(By.CSS_SELECTOR, "#answer .failure"))
+    assert "image" in text(page, "#answer .failure").lower()
+
+
+@pytest.mark.slow
+def test_latencies_are_shown_as_histograms(page, server):
+    body = {"instances": [1.0, 2.0], "signature_name": "serving_default"}
+    for _ in range(20):
+        url = f"{server.url}/v1/models/half:predict"
+        assert requests.post(url, json=body, timeout=SECONDS).status_code == 200
+    until(page, lambda: "half predict REST" in text(page, "#latency"))
+    card = page.find_element(By.XPATH, "//article[h3='half predict REST']")
+    plot = card.find_element(By.CSS_SELECTOR, ".plot")
+    assert "p99" in plot.get_attribute("aria-label")
+    assert max(bar.size["height"] for bar in plot.find_elements(By.TAG_NAME, "div")) > 90
+    figures = dict(zip(("Calls", "p50", "p90", "p99"), card.text.splitlines()[-7::2], strict=True))
+    assert figures["Calls"] == "20"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "columns"), [(360, 1), (1200, 2)])
+def test_it_fits_phones_and_desktops_in_both_themes(page, server, width, columns):
+    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    grounds = set()
+    for theme in ("light", "dark"):
+        features = [{"name": "prefers-color-scheme", "value": theme}]
+        page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        grounds.add(page.execute_script("return getComputedStyle(document.body).backgroundColor"))
+        assert page.execute_script("return document.documentElement.scrollWidth") <= width
+    assert len(grounds) == 2
+    grid = "return getComputedStyle(document.querySelector('.try-grid')).gridTemplateColumns"
+    assert len(page.execute_script(grid).split()) == columns
+
+
+@pytest.mark.slow
+def test_it_is_used_by_keyboard_and_every_control_has_a_name(page):
+    reached = []
+    for _ in range(3):
+        ActionChains(page).send_keys(Keys.TAB).perform()
+        reached.append(page.switch_to.active_element.get_attribute("id"))
+    assert {"target", "file"} <= set(reached)
+    for control in page.find_elements(By.CSS_SELECTOR, "input, select, a"):
+        if control.is_displayed() or control.get_attribute("id") == "file":
+            assert control.accessible_name
+
+
+@pytest.mark.slow
+def test_a_server_that_is_gone_is_said_to_be(page, server):
+    page.execute_cdp_cmd("Network.enable", {})
+    offline = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
+    page.execute_cdp_cmd("Network.emulateNetworkConditions", offline)
+    try:
+        until(page, lambda: text(page, "#health") == "The server does not answer")
+    finally:
+        online = {**offline, "offline": False, "downloadThroughput": -1, "uploadThroughput": -1}
+        page.execute_cdp_cmd("Network.emulateNetworkConditions", online)
+    until(page, lambda: "available" in text(page, "#health"))
+    page.get_log("browser")  # of what failed meanwhile
