@@ -1,0 +1,158 @@
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+from matplotlib.image import imread
+from study_folders import write_runs
+
+from training.study_plan import plan_conditions, plan_runs, recipes_of_tables
+from training.study_results import collect
+from training.study_summary import render, summarise
+from training.study_tables import to_csv, to_markdown
+
+ERRORS = {
+    "standard": [7.0, 7.2, 7.4],
+    "dsconv": [8.4, 8.7, 8.6],
+    "mixconv": [8.5, 8.1, 8.6],
+    "multiception": [7.5, 7.6, 7.8],
+}
+
+
+@pytest.fixture
+def table_runs(tmp_path):
+    """Three seeds of Table I and V's ResNet-20, one of which is not there yet."""
+    names = recipes_of_tables([1, 5], ["resnet20"])
+    runs = plan_runs(plan_conditions(names), 3, tmp_path)
+    missing = ("mixconv", 2)
+    write_runs(
+        runs,
+        lambda recipe, seed: None if (recipe.conv, seed) == missing else ERRORS[recipe.conv][seed],
+    )
+    return runs
+
+
+def rows_of(page, title):
+    """Return the cells of the Markdown table whose first heading is `title`."""
+    for part in page.split("\n\n"):
+        if part.startswith(f"| {title} |"):
+            rows = [line.strip("| ").split(" | ") for line in part.splitlines()]
+            return [dict(zip(rows[0], row, strict=True)) for row in rows[2:]]
+    raise AssertionError(f"no table of {title}")
+
+
+def test_conditions_have_mean_deviation_and_the_papers_figure(table_runs):
+    results = collect(table_runs)
+    assert [c["recipe"]["conv"] for c in results["conditions"]] == list(ERRORS)
+    standard, _, mixconv, multiception = results["conditions"]
+    assert (standard["n"], standard["mean"]) == (3, pytest.approx(7.2))
+    assert standard["sd"] == pytest.approx(0.2)
+    assert multiception["paper"] == {"table": 1, "error": 7.53, "differing": {}}
+    assert (mixconv["n"], mixconv["planned"]) == (2, 3)
+    assert results["missing"] == ["resnet20_mixconv_cifar10, seed 2"]
+
+
+def test_every_two_types_are_compared_over_their_common_seeds(table_runs):
+    found = {
+        (each["first"].split("_")[1], each["second"].split("_")[1]): each
+        for each in collect(table_runs)["comparisons"]
+    }
+    assert len(found) == 6
+    ours = found["multiception", "dsconv"]
+    assert ours["difference"] == pytest.approx((-0.9 - 1.1 - 0.8) / 3)
+    assert (ours["n"], ours["paper"]) == (3, pytest.approx(-0.97))
+    assert ours["low"] < ours["difference"] < ours["high"] < 0 < ours["p_value"] < 0.05
+    assert found["multiception", "mixconv"]["n"] == 2
+
+
+def test_table_is_laid_out_as_the_papers(table_runs):
+    page = to_markdown(collect(table_runs), "curves.png")
+    [row] = rows_of(page, "network and data set")
+    assert row == {
+        "network and data set": "ResNet-20 on CIFAR-10",
+        "standard": "7.20 ± 0.20 (7.17)",
+        "DSConv": "8.57 ± 0.15 (8.50)",
+        "MixConv": "8.30 ± 0.28 (8.47)",
+        "Multiception": "7.63 ± 0.15 (7.53)",
+    }
+    assert "**Not complete**: 1 runs have no result yet: resnet20_mixconv_cifar10, seed 2" in page
+    assert "Not the paper's recipe" not in page
+    assert "paired t-test, two-sided" in page
+    assert "![Learning curves](curves.png)" in page
+
+
+def test_short_schedules_are_called_so(tmp_path):
+    names = recipes_of_tables([1], ["resnet20"])
+    runs = plan_runs(plan_conditions(names, quick=True), 1, tmp_path)
+    write_runs(runs, lambda recipe, seed: 30.0)
+    page = to_markdown(collect(runs), "curves.png")
+    assert "**Not the paper's recipe**" in page
+    assert "epochs 5 (paper: 300)" in page
+    assert (
+        "| ResNet-20 on CIFAR-10 | Multiception minus DSConv | 1 | +0.00 | not available |" in page
+    )
+    assert "30.00 (8.50)" in page  # no deviation of one run
+
+
+def test_kernel_sizes_are_laid_out_as_table_four(tmp_path):
+    runs = plan_runs(plan_conditions(recipes_of_tables([4])), 2, tmp_path)
+    write_runs(runs, lambda recipe, seed: {"cifar10": 6.0, "stl10": 17.0}.get(recipe.dataset, 50.0))
+    rows = rows_of(to_markdown(collect(runs), "curves.png"), "network")
+    assert [row["kernel sizes"] for row in rows] == [
+        "3-5, 3-5, 3-3",
+        "3-7, 3-5, 3-3",
+        "5-7, 3-5, 3-3",
+        "the paper's kernel sizes",
+    ]
+    assert rows[0]["CIFAR-10"] == "6.00 ± 0.00 (6.18)"
+    assert rows[3]["STL-10"] == "17.00 ± 0.00 (16.81)"
+
+
+def test_grid_compares_values_of_its_keys_without_a_figure_of_the_paper(tmp_path):
+    grid = ["learning_rate=0.1", "learning_rate=0.05"]
+    runs = plan_runs(plan_conditions(["resnet20_dsconv_cifar10"], grid=grid), 2, tmp_path)
+    write_runs(runs, lambda recipe, seed: 8 + recipe.learning_rate * (seed + 1))
+    [comparison] = collect(runs)["comparisons"]
+    assert (comparison["key"], comparison["paper"]) == ("learning_rate", None)
+    assert comparison["difference"] == pytest.approx(-0.075)
+    assert "learning_rate 0.05" in to_markdown(collect(runs), "curves.png")
+
+
+def test_csv_has_a_line_for_each_condition(table_runs):
+    rows = list(csv.DictReader(to_csv(collect(table_runs)).splitlines()))
+    assert [row["conv"] for row in rows] == list(ERRORS)
+    assert rows[0]["errors_by_seed"] == "0:7.0 1:7.2 2:7.4"
+    assert float(rows[3]["paper"]) == 7.53
+
+
+def test_pages_are_made_again_from_the_result_file(table_runs, tmp_path):
+    output = tmp_path / "results" / "study.v1"
+    summarise(table_runs, tmp_path, output, command="the command", note="JPEG copies")
+    files = {path.name: path for path in output.parent.iterdir()}
+    assert sorted(files) == [f"study.v1.{suffix}" for suffix in ("csv", "json", "md", "png")]
+    page = files["study.v1.md"].read_text()
+    assert "`the command`" in page
+    assert "JPEG copies" in page
+    height, width, _ = imread(files["study.v1.png"]).shape
+    assert (height, width) > (400, 800)
+    files["study.v1.md"].unlink()
+    render(files["study.v1.json"])
+    assert files["study.v1.md"].read_text() == page
+
+
+def test_file_without_results_is_refused(tmp_path):
+    (tmp_path / "other.json").write_text(json.dumps({"epochs": 3}))
+    command = [sys.executable, "-m", "training.study", "--render", str(tmp_path / "other.json")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "`render` must be the .json file of a study's results" in result.stderr
+
+
+def test_study_without_any_result_has_its_tables(tmp_path):
+    runs = plan_runs(plan_conditions(recipes_of_tables([1], ["resnet20"])), 2, tmp_path)
+    summarise(runs, tmp_path, tmp_path / "study")
+    page = (tmp_path / "study.md").read_text()
+    assert "**Not complete**: 6 runs" in page
+    [row] = rows_of(page, "network and data set")
+    assert row["DSConv"] == "-"

@@ -1,0 +1,283 @@
+import csv
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import keras_tuner
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from training import data, network
+from training.hypermodel import RecipeHyperModel
+from training.recipes import get_recipe
+from training.tune import hold_out, main, parse_budget
+from training.tune_figures import draw_search
+from training.tune_results import TrialResult, find_winner, pareto_front, to_markdown
+from training.tuner import make_tuner
+
+DIGITS = "resnet20_multiception_digits"
+TINY = ["epochs=2", "train_split=train[:80]"]
+
+
+def digits_space(name=DIGITS, changes=()):
+    recipe = get_recipe(name, changes)
+    return RecipeHyperModel(recipe, data.facts(recipe.dataset))
+
+
+def values_of(hypermodel, **values):
+    hp = keras_tuner.HyperParameters()
+    hp.values = values
+    return hypermodel.recipe(hp)
+
+
+@pytest.mark.parametrize("conv", ["multiception", "mixconv", "dsconv"])
+def test_default_is_the_network_of_the_recipe(conv):
+    hypermodel = digits_space(f"resnet20_{conv}_digits")
+    recipe = values_of(hypermodel)
+    assert (recipe.conv, recipe.filters, recipe.learning_rate, recipe.l2) == (conv, 16, 0.1, 2e-4)
+    own = get_recipe(f"resnet20_{conv}_digits")
+    with_own_values = hypermodel.build(keras_tuner.HyperParameters())
+    expected = network.build(own, data.facts("digits"))
+    assert with_own_values.count_params() == expected.count_params()
+
+
+def test_values_of_a_trial_go_into_its_recipe():
+    recipe = values_of(
+        digits_space(),
+        conv="mixconv",
+        kernel_sizes_1="3-7",
+        kernel_sizes_2="5",
+        kernel_sizes_3="3-3",
+        filters=24,
+        learning_rate=0.02,
+        l2=1e-3,
+    )
+    assert recipe.kernel_sizes == ((3, 7), (5,), (3, 3))
+    assert (recipe.conv, recipe.filters, recipe.l2) == ("mixconv", 24, 1e-3)
+    standard = values_of(digits_space(), conv="standard", kernel_sizes_1="3-7")
+    assert standard.kernel_sizes is None
+
+
+def test_hyperband_shortens_the_schedule():
+    hypermodel = digits_space(changes=["epochs=9", "warmup_epochs=3"])
+    recipe = values_of(hypermodel, **{"tuner/epochs": 3})
+    assert (recipe.epochs, recipe.warmup_epochs) == (3, 2)
+
+
+def test_networks_without_a_choice_of_width_are_refused():
+    recipe = get_recipe("mobilenetv2_multiception_stl10")
+    with pytest.raises(ValueError, match=r"`recipe` must be of a ResNet.*Received: model=mobile"):
+        RecipeHyperModel(recipe, data.facts("stl10"))
+
+
+@pytest.mark.parametrize(
+    ("split", "kept", "held_out"),
+    [
+        ("train", "train[:90%]", "train[90%:100%]"),
+        ("train[:20%]", "train[:18%]", "train[18%:20%]"),
+        ("train[:64]", "train[:58]", "train[58:64]"),
+        ("train[:2%]", "train[:1%]", "train[1%:2%]"),
+    ],
+)
+def test_last_tenth_of_the_training_split_is_held_out(split, kept, held_out):
+    recipe = hold_out(get_recipe(DIGITS, [f"train_split={split}"]))
+    assert (recipe.train_split, recipe.test_split) == (kept, held_out)
+
+
+def test_split_without_an_end_to_hold_out_is_refused():
+    for change in ("train_split=train[10%:]", "dataset=folder"):
+        with pytest.raises(ValueError, match=r"`validation_split` must be given.*Received"):
+            hold_out(get_recipe(DIGITS, [change]))
+    with pytest.raises(ValueError, match="too small to take a tenth out"):
+        hold_out(get_recipe(DIGITS, ["train_split=train[:1]"]))
+    own = hold_out(get_recipe(DIGITS, ["train_split=train[10%:]"]), "train[:10%]")
+    assert (own.train_split, own.test_split) == ("train[10%:]", "train[:10%]")
+
+
+def test_budget():
+    assert parse_budget(["parameters=200000", "latency_ms=2.5"]) == {
+        "parameters": 200000,
+        "latency_ms": 2.5,
+    }
+    for text in ("parameters", "parameters=few", "bytes=3"):
+        with pytest.raises(ValueError, match=f"`budget` must be.*Received: budget={text}"):
+            parse_budget([text])
+
+
+def result(name, accuracy, parameters, status="trained"):
+    recipe = get_recipe(DIGITS, ["kernel_sizes=3-5,3,3", "filters=16"])
+    return TrialResult(
+        str(name), recipe, status, accuracy, parameters, parameters and parameters / 1e5
+    )
+
+
+TRIALS = st.lists(st.tuples(st.integers(0, 20), st.integers(1, 20)), min_size=1, max_size=12)
+
+
+@given(TRIALS)
+def test_nothing_beats_the_front_and_the_front_beats_the_rest(trials):
+    results = [result(i, accuracy, cost) for i, (accuracy, cost) in enumerate(trials)]
+    front = pareto_front(results, "parameters")
+
+    def beats(one, other):
+        at_least = one.accuracy >= other.accuracy and one.parameters <= other.parameters
+        return at_least and (one.accuracy, one.parameters) != (other.accuracy, other.parameters)
+
+    assert not any(beats(one, other) for one in results for other in front)
+    points = {(each.accuracy, each.parameters) for each in front}
+    for each in results:
+        own = (each.accuracy, each.parameters)
+        assert own in points or any(beats(other, each) for other in front)
+    assert find_winner(results).accuracy == front[-1].accuracy
+
+
+def test_page_and_figure_of_a_search(tmp_path):
+    results = [
+        result(0, 0.7, 190_000),
+        result(1, None, 400_000, "over budget"),
+        result(2, 0.8, 150_000),
+        result(3, None, None, "failed"),
+    ]
+    page = to_markdown(results, "What was searched.", "tune.png")
+    assert "The winner is trial 2" in page
+    assert "| **2** | Multiception | 3-5, 3, 3 | trained | parameters, latency_ms | 16 |" in page
+    assert "| 1 | Multiception | 3-5, 3, 3 | over budget | - | 16 |" in page
+    draw_search(results, {"parameters": 200_000}).savefig(tmp_path / "tune.png")
+    draw_search([], {}).savefig(tmp_path / "none.png")
+
+
+@pytest.mark.parametrize("algorithm", ["random", "bayesian", "hyperband"])
+def test_first_trial_is_the_recipe_and_a_reloaded_search_tries_again_what_was_begun(
+    algorithm, tmp_path
+):
+    recipe = hold_out(get_recipe(DIGITS, TINY))
+
+    def make():
+        return make_tuner(recipe, tmp_path, algorithm, 5, {}, None)
+
+    tuner = make()
+    tuner.on_search_begin()
+    first = tuner.oracle.create_trial("tuner0")
+    assert tuner.hypermodel.recipe(first.hyperparameters).learning_rate == recipe.learning_rate
+    assert first.hyperparameters.values["kernel_sizes_1"] == "3-5-7"
+    # killed here; or, the other time, after the trial was written and before the oracle was
+    for damage in (lambda state: None, lambda state: state.update(ongoing_trials={})):
+        path = tmp_path / "search" / "oracle.json"
+        state = json.loads(path.read_text())
+        damage(state)
+        path.write_text(json.dumps(state))
+        again = make().oracle.create_trial("tuner0")
+        assert again.trial_id == first.trial_id
+        assert again.hyperparameters.values == first.hyperparameters.values
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--recipe", "resnet"], "`recipe` is unknown"),
+        (["--recipe", DIGITS, "--trials", "0"], "`trials` must be at least 1. Received: trials=0"),
+        (["--recipe", DIGITS, "--budget", "size=3"], "`budget` must be"),
+        (["--recipe", "mobilenetv2_multiception_stl10"], "`recipe` must be of a ResNet"),
+        (["--recipe", DIGITS, "--algorithm", "grid"], "invalid choice: 'grid'"),
+    ],
+)
+def test_bad_usage_is_one_line(arguments, message, capsys, tmp_path):
+    with pytest.raises(SystemExit) as exit_:
+        main([*arguments, "--workdir", str(tmp_path)])
+    assert exit_.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_all_over_budget_is_an_error_and_other_searches_are_kept_apart(tmp_path, capsys):
+    arguments = ["--recipe", DIGITS, "--set", *TINY, "--algorithm", "random", "--trials", "2"]
+    arguments += ["--workdir", str(tmp_path), "--budget"]
+    assert main([*arguments, "parameters=1000"]) == 1
+    assert "no trial could be trained: all are over the budget" in capsys.readouterr().err
+    assert "| over budget |" in (tmp_path / "tune.md").read_text()
+    assert not (tmp_path / "winner.json").exists()
+    with pytest.raises(SystemExit):
+        main([*arguments, "parameters=2000"])
+    assert "`workdir` must not hold another search" in capsys.readouterr().err
+
+
+def tune_command(workdir, trials=2):
+    arguments = ["--recipe", DIGITS, "--set", *TINY, "--algorithm", "random"]
+    arguments += ["--trials", str(trials), "--workdir", str(workdir)]
+    return [sys.executable, "-m", "training.tune", *arguments]
+
+
+def trials_of(workdir):
+    with (workdir / "tune.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    return [{key: value for key, value in row.items() if key != "latency_ms"} for row in rows]
+
+
+def wait_for(path, process):
+    deadline = time.monotonic() + 300
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_killed_and_repeated_equals_unbroken(tmp_path):
+    unbroken, killed = tmp_path / "unbroken", tmp_path / "killed"
+    subprocess.run(tune_command(unbroken), check=True)
+    process = subprocess.Popen(tune_command(killed), stdout=subprocess.PIPE, text=True)
+    wait_for(killed / "search" / "trial_1" / "run" / "checkpoints" / "epoch_0001", process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+    repeated = subprocess.run(tune_command(killed), capture_output=True, text=True, check=True)
+    assert "Resuming after epoch 1 of 2" in repeated.stdout
+    assert trials_of(killed) == trials_of(unbroken)
+    assert [row["status"] for row in trials_of(killed)] == ["trained", "trained"]
+    more = subprocess.run(tune_command(killed, 3), capture_output=True, text=True, check=True)
+    assert "Running Trial #3" in more.stdout
+    assert trials_of(killed)[:2] == trials_of(unbroken)
+
+    winner = get_recipe(str(killed / "winner.json"))
+    assert (winner.train_split, winner.test_split) == ("train[:80]", "test")
+    best = max(trials_of(killed), key=lambda row: float(row["accuracy"]))
+    assert str(winner.learning_rate) in {
+        row["learning_rate"] for row in trials_of(killed) if row["accuracy"] == best["accuracy"]
+    }
+
+
+@pytest.mark.slow
+def test_chief_and_worker_search_together(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    shared = os.environ | {"KERASTUNER_ORACLE_IP": "127.0.0.1", "KERASTUNER_ORACLE_PORT": port}
+    chief, worker = (
+        subprocess.Popen(
+            tune_command(tmp_path),
+            env=shared | {"KERASTUNER_TUNER_ID": name},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for name in ("chief", "worker0")
+    )
+    try:
+        said, _ = worker.communicate(timeout=400)
+        assert worker.returncode == 0, said
+        said, _ = chief.communicate(timeout=120)
+        assert chief.returncode == 0, said
+    finally:
+        for process in (chief, worker):
+            process.kill()
+            process.wait()
+    assert "won" in said
+    assert [row["status"] for row in trials_of(tmp_path)] == ["trained", "trained"]
+    assert (tmp_path / "winner.json").is_file()
