@@ -11,6 +11,7 @@ from keras_multiception.layers.multiception_conv2d import MulticeptionConv2D
 
 BATCH_SIZE = 2
 OPEN_SIZE = 64  # of an image where the model leaves it open
+_UNIT_ROUNDOFF = {"float16": 2**-11, "bfloat16": 2**-8, "float32": 2**-24, "float64": 2**-53}
 _WITH_ACTIVATION = (
     layers.Conv2D,
     layers.Dense,
@@ -37,8 +38,8 @@ def sample_inputs(model, inputs=None):
     """
     if inputs is None:
         rng = np.random.default_rng(0)
-        return tree.map_structure(lambda x: _random(x, rng), model.input)
-    expected = [tuple(x.shape) for x in tree.flatten(model.input)]
+        return tree.map_structure(lambda x: _random(x, rng), graph_of(model).input)
+    expected = [tuple(x.shape) for x in tree.flatten(graph_of(model).input)]
     shapes = [tuple(getattr(x, "shape", ())) for x in tree.flatten(inputs)]
     if len(shapes) != len(expected) or not all(map(_fits, shapes, expected)):
         raise ValueError(
@@ -66,6 +67,32 @@ def relative_difference(model, other, inputs):
     return max(map(_difference, _outputs(other, inputs), _outputs(model, inputs)))
 
 
+def rounding_difference(model, inputs):
+    """Measure how far rounding alone moves the outputs of a model.
+
+    The output of each layer is moved at random, by up to twice what rounding can change it by in
+    its dtype, as in Monte Carlo arithmetic.
+
+    Args:
+        model: A model that has a graph.
+        inputs: Its inputs.
+
+    Returns:
+        A float, of the kind of `relative_difference`.
+    """
+    rng = np.random.default_rng(0)
+
+    def move(x):
+        dtype = keras.backend.standardize_dtype(x.dtype)
+        if dtype not in _UNIT_ROUNDOFF:
+            return x
+        noise = rng.uniform(-2, 2, tuple(x.shape)) * _UNIT_ROUNDOFF[dtype]
+        return ops.cast(ops.cast(x, "float32") * (1 + noise).astype("float32"), dtype)
+
+    moved = _outputs(model, inputs, lambda results: tree.map_structure(move, results))
+    return max(map(_difference, moved, _outputs(model, inputs)))
+
+
 def _random(x, rng):
     shape = [BATCH_SIZE if x.shape[0] is None else x.shape[0]]
     shape += [OPEN_SIZE if size is None else size for size in x.shape[1:]]
@@ -80,15 +107,18 @@ def _fits(shape, expected):
     )
 
 
-def _outputs(model, inputs):
-    """Return the outputs, in front of their activation where that saturates."""
+def _outputs(model, inputs, change=lambda results: results):
+    """Return the outputs, in front of their activation where that saturates.
+
+    `change` is applied to what each layer returns.
+    """
     saturated = {}  # by the id of a tensor: what made it, from what, and itself, to keep the id
 
     def call(operation, *args, **kwargs):
         graph = graph_of(operation)
         if graph is not None:
             return graph._run_through_graph(args[0], call_fn=call)
-        y = operation(*args, **kwargs)
+        y = change(operation(*args, **kwargs))
         if isinstance(operation, layers.Softmax) or (
             getattr(operation, "activation", None) in _SATURATING
         ):

@@ -47,7 +47,8 @@ def pairs(network):
         if depthwise.kind != "depthwise" or depthwise.activation is not LINEAR:
             continue
         pointwise = _common_reader(network, depthwise)
-        if isinstance(pointwise, Convolution) and pointwise.is_pointwise:
+        calls = [len(network.calls(operation)) for operation in (depthwise, pointwise)]
+        if isinstance(pointwise, Convolution) and pointwise.is_pointwise and len(set(calls)) == 1:
             found.append((depthwise, pointwise))
     return found
 
@@ -70,19 +71,18 @@ def _common_reader(network, operation):
     readers = [network.only_reader(step.results) for step in calls]
     if None in readers or len({id(reader.operation) for reader in readers}) > 1:
         return None
-    reader = readers[0].operation
-    return reader if len(network.calls(reader)) == len(calls) else None
+    return readers[0].operation
 
 
 def _fold_shared(network, report):
     """Fold a batch norm that follows every call of a shared convolution into that."""
     for convolution in network.operations(Convolution):
         scale = _common_reader(network, convolution)
-        shared = len(network.calls(convolution)) > 1
-        if shared and isinstance(scale, Scale) and convolution.activation is LINEAR:
+        calls = network.calls(convolution)
+        if len(calls) > 1 and isinstance(scale, Scale) and convolution.activation is LINEAR:
             exchange(network, [(convolution, convolution.then(scale.scale, scale.shift))])
-            for step in network.calls(scale):
-                network.remove(step)
+            for step in calls:
+                network.remove(network.only_reader(step.results))
             report.folded.append(scale.name)
 
 

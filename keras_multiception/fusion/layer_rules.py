@@ -54,7 +54,8 @@ def _batch_norm(layer, name, rank, report):
     if layer.axis not in (-1, rank - 1):
         report.left[name] = f"it normalises along axis {layer.axis}, which is not the last"
         return None
-    return [Scale(name, *_scale_and_shift(layer), layer.dtype_policy)]
+    scale, shift = _scale_and_shift(layer)
+    return [Scale(name, scale, shift, layer.dtype_policy)]
 
 
 def _scale_and_shift(batch_norm):

@@ -23,7 +23,7 @@ def write_network(network, model, names, fuse_nested):
         A Functional `keras.Model`.
     """
     inputs = tree.map_structure(
-        lambda x: rebuild_layer(x._keras_history.operation).output, model.input
+        lambda x: rebuild_layer(x._keras_history.operation).output, graph_of(model).input
     )
     tensors = dict(zip(map(id, network.inputs), tree.flatten(inputs), strict=True))
     written: dict = {}  # by the id of an operation, a function of tensors

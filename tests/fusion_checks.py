@@ -1,0 +1,29 @@
+"""What the tests of fusion share."""
+
+import numpy as np
+from keras import layers
+
+import keras_multiception as km
+
+
+def randomize(model):
+    """Give every batch norm statistics and weights of its own, negative ones too."""
+    rng = np.random.default_rng(0)
+    for layer in model._flatten_layers():
+        if isinstance(layer, layers.BatchNormalization):
+            for w in layer.weights:
+                signs = 1 if w is layer.moving_variance else rng.choice([-1, 1], w.shape)
+                w.assign(signs * rng.uniform(0.5, 1.5, w.shape))
+        elif getattr(layer, "bias", None) is not None:
+            layer.bias.assign(rng.normal(size=layer.bias.shape))
+    return model
+
+
+def fuse(model, **kwargs):
+    """Call `km.fuse` without its report."""
+    return km.fuse(model, verbose=False, **kwargs)
+
+
+def classes(model):
+    """Return the names of the classes of a model's layers."""
+    return {type(layer).__name__ for layer in model.layers}

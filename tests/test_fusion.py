@@ -1,0 +1,375 @@
+"""Fusion of networks: what is folded, what is left, and that the answers stay."""
+
+import json
+
+import hypothesis
+import keras
+import numpy as np
+import pytest
+from fusion_checks import classes, fuse, randomize
+from hypothesis import strategies as st
+from keras import layers, ops
+
+import keras_multiception as km
+from keras_multiception.fusion import fused_model
+
+FORMS = ("separate", "merged", "dense")
+CLASSES_LEFT = {"Add", "Concatenate", "Conv2D", "DepthwiseConv2D", "InputLayer", "ZeroPadding2D"}
+
+
+def chain(*body, shape=(9, 10, 6), **kwargs):
+    x = inputs = keras.Input(shape)
+    for layer in body:
+        x = layer(x)
+    return randomize(keras.Model(inputs, x, **kwargs))
+
+
+def small_network(conv="multiception"):
+    """A network of what the zoo has: strides, a batch norm behind ReLU, Shake-Shake, a softmax."""
+    x = inputs = keras.Input((8, 8, 3), name="image")
+    x = layers.ReLU()(km.conv_bn(x, 6, 2, conv=conv, name="a"))
+    x = layers.BatchNormalization(name="bn")(x)
+    y, z = (km.conv_bn(x, 6, conv=conv, name=name) for name in "bc")
+    x = layers.Add()([km.layers.ShakeShake()([y, z]), x])
+    x = layers.Dropout(0.5)(layers.GlobalAveragePooling2D()(x))
+    x = layers.Dense(10, activation="softmax", dtype=keras.DTypePolicy("float32"), name="last")(x)
+    return randomize(keras.Model(inputs, x))
+
+
+def names(model):
+    return [layer.name for layer in model.layers[1:]]
+
+
+def same(padding="same", **kwargs):
+    return {"padding": padding, "name": "conv", **kwargs}
+
+
+PLAIN = {
+    "conv": lambda: layers.Conv2D(4, 3, **same(strides=2)),
+    "valid conv without a bias": lambda: layers.Conv2D(4, (2, 5), **same("valid", use_bias=False)),
+    "grouped conv": lambda: layers.Conv2D(4, 3, **same(groups=2)),
+    "dilated conv": lambda: layers.Conv2D(4, 3, **same(dilation_rate=2)),
+    "depthwise": lambda: layers.DepthwiseConv2D(3, **same(depth_multiplier=2)),
+    "strided depthwise": lambda: layers.DepthwiseConv2D(3, **same(strides=2)),
+    "separable": lambda: layers.SeparableConv2D(5, 3, **same(strides=2, depth_multiplier=2)),
+    "dense": lambda: layers.Dense(5, name="conv"),
+    "mixconv": lambda: km.layers.MixConv2D(7, (3, 5), 2, depthwise=False, name="conv"),
+    "depthwise mixconv": lambda: km.layers.MixConv2D(12, use_bias=True, name="conv"),
+}
+
+
+@pytest.mark.parametrize("kind", PLAIN)
+def test_batch_norm_behind_a_convolution_is_folded(kind):
+    fused = fuse(chain(PLAIN[kind](), layers.BatchNormalization(name="bn"), layers.ReLU()))
+    assert fused.fusion_report.folded == ["bn"]
+    assert not any(isinstance(x, layers.BatchNormalization) for x in fused.layers)
+    assert "conv" in names(fused)
+
+
+@hypothesis.settings(max_examples=8, deadline=None, derandomize=True)
+@hypothesis.given(
+    kernel_sizes=st.lists(
+        st.sampled_from([1, 3, 5, 7, (3, 1), (1, 5), (5, 3)]), min_size=1, max_size=4
+    ),
+    strides=st.sampled_from([1, 2, 3, (1, 2)]),
+    dilation=st.sampled_from([1, 1, 2, (1, 3)]),
+    size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    channels=st.integers(1, 5),
+    filters=st.integers(1, 5),
+    form=st.sampled_from(FORMS),
+)
+def test_multiception(kernel_sizes, strides, dilation, size, channels, filters, form):
+    layer = km.layers.MulticeptionConv2D(
+        filters, kernel_sizes, strides, dilation_rate=dilation, activation="relu", name="conv"
+    )
+    fused = fuse(chain(layer, layers.BatchNormalization(), shape=(*size, channels)), form=form)
+    report = fused.fusion_report
+    movable = dilation == 1 and not isinstance(strides, tuple)
+    strided = strides != 1
+    assert report.moved_strides == ["conv"] * (strided and movable)
+    assert report.kept_strides == ["conv"] * (strided and not movable)
+    assert report.forms["conv"] == (
+        form if form != "dense" or not report.kept_strides else "separate"
+    )
+    assert classes(fused) <= CLASSES_LEFT
+    assert fused.get_layer("conv").output.shape[-1] == filters
+
+
+@pytest.mark.backend
+def test_forms():
+    model = chain(km.layers.MulticeptionConv2D(4, (3, 5, 5), 2, name="conv"))
+    found = {form: fuse(model, form=form) for form in FORMS}
+    assert names(found["separate"])[-5:] == [
+        *(f"conv_depthwise_{index}" for index in range(3)),
+        "conv_depthwise",
+        "conv",
+    ]
+    assert names(found["merged"]) == ["conv_depthwise_pad", "conv_depthwise", "conv"]
+    merged = found["merged"].get_layer("conv_depthwise")
+    assert (merged.kernel_size, merged.depth_multiplier, merged.strides) == ((5, 5), 3, (2, 2))
+    assert names(found["dense"]) == ["conv_pad", "conv"]
+    assert found["dense"].get_layer("conv").kernel.shape == (5, 5, 6, 4)
+
+
+def test_auto_measures_and_keeps_what_it_measured(capsys):
+    convs = [km.layers.MulticeptionConv2D(6, (3, 5), name=name) for name in "abc"]
+    model = chain(*convs, km.layers.MulticeptionConv2D(6, 3, 2, dilation_rate=2, name="d"))
+    fused = km.fuse(model, form="auto", batch_size=3)
+    report = json.loads(json.dumps(fused.fusion_report.to_dict()))
+    rows = report["measurements"]
+    assert [row["layers"] for row in rows] == [["a", "b", "c"], ["d"]]
+    assert [set(row["milliseconds"]) for row in rows] == [set(FORMS), {"separate", "merged"}]
+    assert all(ms > 0 for row in rows for ms in row["milliseconds"].values())
+    assert all(row["batch_size"] == 3 for row in rows)
+    assert set(report["forms"]) == set("abcd")
+    assert f"a, b, c at {rows[0]['input_shape']}: separate" in capsys.readouterr().out
+
+
+def test_batch_norms_without_a_convolution_of_their_own():
+    x = inputs = keras.Input((8, 8, 4))
+    x = layers.Conv2D(4, 3, name="a")(x)
+    y = layers.ReLU()(x)
+    y = layers.BatchNormalization(name="before_valid")(y)
+    y = layers.Conv2D(4, 3, name="valid")(y)
+    y = layers.Cropping2D(1, name="crop")(y)
+    y = layers.BatchNormalization(name="behind_crop")(y)
+    z = layers.Conv2D(4, 5, padding="same", name="z")(layers.Cropping2D(2)(x))
+    y = layers.Add(name="add")([y, layers.BatchNormalization()(z)])
+    y = layers.BatchNormalization(name="behind_add")(y)
+    w = layers.Conv2D(2, 1, name="w")(y)
+    v = layers.Conv2D(3, 1, name="v")(y)
+    y = layers.Concatenate(name="concat")([w, v])
+    y = layers.BatchNormalization(name="behind_concat")(y)
+    y = layers.BatchNormalization(name="twice")(y)
+    y = layers.ReLU()(y)
+    y = layers.BatchNormalization(name="before_padded")(y)
+    y = layers.Conv2D(4, 3, padding="same", name="padded")(y)
+    y = layers.ReLU()(y)
+    y = layers.BatchNormalization(name="before_pooling")(y)
+    y = layers.GlobalAveragePooling2D()(y)
+    y = layers.Dense(3, name="dense")(layers.Dropout(0.5, name="dropout")(y))
+    y = layers.Dense(3, activation="softmax")(layers.BatchNormalization(name="flat")(y))
+    fused = fuse(randomize(keras.Model(inputs, y)))
+    report = fused.fusion_report
+    assert list(report.left) == ["before_padded"]
+    assert "padded pads with zeros" in report.left["before_padded"]
+    assert report.removed == ["dropout"]
+    scale = fused.get_layer("before_padded")
+    assert isinstance(scale, layers.DepthwiseConv2D)
+    assert scale.kernel.shape == (1, 1, 5, 1)
+
+
+@pytest.mark.backend
+def test_scale_without_a_shift_goes_through_padding():
+    bn = layers.BatchNormalization(name="bn", center=False)
+    model = chain(layers.ReLU(), bn, layers.Conv2D(4, 3, padding="same"))
+    bn.moving_mean.assign(np.zeros(6))
+    assert fuse(model).fusion_report.folded == ["bn"]
+
+
+REASONS = {
+    "it reads an input": lambda: [layers.BatchNormalization(name="bn")],
+    "along axis 1": lambda: [layers.BatchNormalization(axis=1, name="bn")],
+    "the activation of conv comes": lambda: [
+        layers.Conv2D(4, 1, activation="relu", name="conv"),
+        layers.BatchNormalization(name="bn"),
+    ],
+    "MaxPooling2D pool comes": lambda: [
+        layers.MaxPooling2D(name="pool"),
+        layers.BatchNormalization(name="bn"),
+    ],
+    "its class Own may do more": lambda: [layers.Conv2D(4, 1), Own(name="bn")],
+}
+
+
+class Own(layers.BatchNormalization):
+    """A class that fusion cannot know."""
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_what_cannot_be_folded_is_listed(reason, capsys):
+    fused = km.fuse(chain(*REASONS[reason]()))
+    assert reason in fused.fusion_report.left["bn"]
+    assert reason in capsys.readouterr().out
+    assert "bn" in names(fused)
+
+
+def test_batch_norm_of_vectors_that_stays():
+    model = chain(layers.ReLU(), layers.BatchNormalization(name="bn"), layers.ELU(), shape=(5,))
+    assert isinstance(fuse(model).get_layer("bn"), layers.BatchNormalization)
+
+
+def test_stride_moves_through_activations():
+    depthwise = layers.DepthwiseConv2D(3, padding="same", name="depthwise")
+    pointwise = layers.Conv2D(4, 1, 2, name="pointwise")
+    between = layers.BatchNormalization(), layers.ReLU()
+    fused = fuse(chain(depthwise, *between, pointwise))
+    assert fused.get_layer("depthwise").strides == (2, 2)
+    assert fused.get_layer("pointwise").strides == (1, 1)
+    assert fused.fusion_report.moved_strides == ["pointwise"]
+
+
+def test_bias_of_a_depthwise_convolution_joins_that_of_the_next():
+    model = chain(
+        layers.DepthwiseConv2D(3, name="depthwise"), layers.Conv2D(4, 1, name="pointwise")
+    )
+    fused = fuse(model)
+    assert not fused.get_layer("depthwise").use_bias
+    assert fused.get_layer("pointwise").use_bias
+
+
+@pytest.mark.backend
+def test_shared_layers_and_nested_models():
+    conv, bn = (
+        layers.Conv2D(4, 3, padding="same", name="conv"),
+        layers.BatchNormalization(name="bn"),
+    )
+    alone = layers.Conv2D(4, 1, name="alone")
+    multiception = km.layers.MulticeptionConv2D(4, (3, 3), 2, name="multiception")
+    twice = keras.Sequential(
+        [layers.Input((8, 8, 4)), layers.Conv2D(4, 1, name="inner"), layers.BatchNormalization()],
+        name="twice",
+    )
+    once = keras.Sequential(
+        [layers.Input((4, 4, 4)), layers.Conv2D(4, 1, name="conv"), layers.BatchNormalization()],
+        name="once",
+    )
+    a, b = keras.Input((8, 8, 4), name="a"), keras.Input((8, 8, 4), name="b")
+    x, y = (multiception(twice(bn(conv(x)))) for x in (a, b))
+    y = once(layers.BatchNormalization(name="own")(alone(y)))
+    x = alone(x)
+    outputs = {"sum": layers.Add()([x, y]), "x": bn(x)}
+    model = randomize(keras.Model({"a": a, "b": b}, outputs))
+    fused = fuse(model)
+    report = fused.fusion_report
+    assert report.left == {"bn": "more than it reads alone, and behind it the model ends"}
+    assert report.folded.count("bn") == 1
+    assert "own" in report.folded
+    assert isinstance(fused.get_layer("twice"), keras.Model)
+    assert {"conv", "once_conv", "alone", "multiception"} <= set(names(fused))
+    assert {k: v.shape for k, v in fused.output.items()} == {k: v.shape for k, v in outputs.items()}
+
+
+def test_batch_norm_of_every_call_of_a_shared_convolution():
+    conv, bn = (
+        layers.Conv2D(4, 3, padding="same", name="conv"),
+        layers.BatchNormalization(name="bn"),
+    )
+    a, b = keras.Input((8, 8, 4)), keras.Input((8, 8, 4))
+    model = randomize(keras.Model([a, b], layers.Add()([bn(conv(a)), bn(conv(b))])))
+    fused = fuse(model)
+    assert fused.fusion_report.folded == ["bn"]
+    assert fused.count_params() == conv.count_params()
+
+
+@pytest.mark.parametrize("dtype", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision(dtype):
+    keras.config.set_dtype_policy(dtype)
+    fused = fuse(small_network(), form="dense")
+    policies = {layer.name: layer.dtype_policy.name for layer in fused.layers}
+    assert policies["last"] == "float32"
+    assert policies["a"] == policies["bn"] == dtype
+
+
+def test_model_of_any_size_and_the_given_inputs():
+    model = chain(km.layers.MulticeptionConv2D(4, strides=2), shape=(None, None, 3))
+    images = np.random.default_rng(0).normal(size=(1, 13, 6, 3)).astype("float32")
+    fused = fuse(model, inputs=images)
+    assert fused.input_shape == (None, None, None, 3)
+    for shape in ((1, 9, 9, 3), (2, 4, 7, 3)):
+        x = np.random.default_rng(0).normal(size=shape).astype("float32")
+        expected = ops.convert_to_numpy(model(x))
+        np.testing.assert_allclose(ops.convert_to_numpy(fused(x)), expected, atol=1e-4)
+
+
+@pytest.mark.backend
+def test_the_model_stays_as_it_is():
+    model = small_network()
+    weights, config = model.get_weights(), model.get_config()
+    nodes = [len(layer._outbound_nodes) for layer in model.layers]
+    fused = fuse(model)
+    assert model.get_config() == config
+    assert [len(layer._outbound_nodes) for layer in model.layers] == nodes
+    for a, b in zip(model.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+    fused.compile("sgd", "mse")
+    fused.fit(np.ones((2, 8, 8, 3)), np.ones((2, 10)), verbose=0)
+    for a, b in zip(model.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_fused_models_are_ordinary_ones(tmp_path):
+    model = small_network("mixconv_depthwise")
+    fused = fuse(model)
+    fused.save(tmp_path / "fused.keras")
+    x = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype("float32")
+    loaded = keras.models.load_model(tmp_path / "fused.keras")
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(loaded(x)), ops.convert_to_numpy(fused(x)), atol=1e-6
+    )
+    before, after = km.cost(model), km.cost(fused)
+    assert after.multiply_adds == before.multiply_adds + 4 * 4 * 6  # the scale that is left
+    assert after.parameters < before.parameters
+    assert after.receptive_field == before.receptive_field
+    assert not after.unknown_layers
+    assert classes(fuse(fused)) == classes(fused)
+
+
+@pytest.mark.slow
+def test_a_fused_model_is_exported(tmp_path):
+    km.export_saved_model(fuse(small_network()), tmp_path / "saved_model")
+    assert (tmp_path / "saved_model" / "saved_model.pb").is_file()
+
+
+class Subclassed(keras.Model):
+    def call(self, x):
+        return x
+
+
+@pytest.mark.parametrize(
+    "model", [keras.Sequential([layers.Dense(2)]), Subclassed(), "resnet20", None], ids=str
+)
+def test_models_without_a_graph_are_refused(model):
+    with pytest.raises(ValueError, match=r"`model` must be a Functional.*Received: model="):
+        fuse(model)
+
+
+def test_keras_2_models_are_refused():
+    tf_keras = pytest.importorskip("tf_keras")
+    model = tf_keras.Sequential([tf_keras.layers.Dense(2, input_shape=(3,))])
+    with pytest.raises(ValueError, match=r"`model` must be a Functional.* of Keras 3"):
+        fuse(model)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        (
+            {"form": "fast"},
+            "`form` must be one of separate, merged, dense, auto. Received: form='fast'",
+        ),
+        ({"batch_size": 0}, "`batch_size` must be a positive integer. Received: batch_size=0"),
+        ({"inputs": np.ones((1, 3))}, "`inputs` must fit those of the model"),
+    ],
+)
+def test_bad_arguments(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        fuse(chain(layers.Conv2D(2, 1)), **kwargs)
+
+
+def test_other_answers_are_an_error(monkeypatch):
+    def wrong(depthwise, pointwise):
+        return depthwise, pointwise.then(np.full(4, 1.0002), np.zeros(4))
+
+    model = chain(km.layers.MulticeptionConv2D(4))
+    monkeypatch.setattr("keras_multiception.fusion.folding.join_biases", wrong)
+    with pytest.raises(RuntimeError, match="must answer like the model"):
+        fuse(model)
+    with pytest.raises(RuntimeError, match="must answer like the model"):
+        fuse(model, tolerance=1e-5)
+    assert fuse(model, tolerance=1e-2).fusion_report.difference > fused_model.TOLERANCE
+
+
+def test_answers_that_are_no_numbers_are_an_error():
+    with pytest.raises(RuntimeError, match="differ by nan"):
+        fuse(chain(layers.Conv2D(2, 1)), inputs=np.full((1, 9, 10, 6), np.nan, "float32"))

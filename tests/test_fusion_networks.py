@@ -1,0 +1,73 @@
+"""Fusion of every network of the zoo, of networks after surgery and of those of Keras."""
+
+import keras
+import pytest
+from fusion_checks import classes, fuse, randomize
+
+import keras_multiception as km
+
+TYPES = ("standard", "dsconv", "mixconv", "mixconv_depthwise", "multiception")
+NARROW = {"shakeshake26": {"filters": 8}, "mobilenetv2": {"alpha": 0.35}}
+ZOO = [
+    (name, conv, "separate")
+    for name in km.list_models()
+    for conv in TYPES
+    if name != "mobilenetv2" or conv in ("dsconv", "multiception")
+]
+ZOO += [(name, "multiception", form) for name in km.list_models() for form in ("merged", "dense")]
+ZOO += [("resnet20", conv, "dense") for conv in ("dsconv", "mixconv_depthwise")]
+QUICK = [("resnet20", "multiception", "separate")]
+LAYERS = {
+    "Add",
+    "Concatenate",
+    "Conv2D",
+    "Cropping2D",
+    "Dense",
+    "DepthwiseConv2D",
+    "GlobalAveragePooling2D",
+    "InputLayer",
+    "Multiply",
+    "ReLU",
+    "Reshape",
+    "ZeroPadding2D",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "conv", "form"),
+    [case if case in QUICK else pytest.param(*case, marks=pytest.mark.slow) for case in ZOO],
+)
+def test_zoo(name, conv, form):
+    model = km.create_model(name, conv=conv, input_shape=(16, 16, 3), **NARROW.get(name, {}))
+    fused = fuse(randomize(model), form=form)
+    report = fused.fusion_report
+    assert report.difference < 1e-5
+    between_relu_and_addition = name == "mobilenetv2" and {"stage2_block1_bn", "stage2_block2_bn"}
+    assert set(report.left) == (between_relu_and_addition or set())
+    assert classes(fused) - LAYERS <= ({"GetItem"} if conv.startswith("mixconv") else set())
+    assert not report.kept_forms
+    assert not report.kept_strides
+    assert set(report.forms.values()) <= {form}
+
+
+APPLICATIONS = {
+    "VGG16": ((32, 32, 3), {"include_top": False, "pooling": "avg"}),
+    "MobileNetV2": ((32, 32, 3), {"alpha": 0.35, "classes": 4}),
+    "ResNet50V2": ((64, 64, 3), {"classes": 4}),
+    "Xception": ((75, 75, 3), {"classes": 4}),
+    "DenseNet121": ((32, 32, 3), {"classes": 4}),
+    "EfficientNetV2B0": ((64, 64, 3), {"classes": 4}),
+}
+SURGERY = [{}, {"absorb": True}, {"conv": "dsconv"}]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", APPLICATIONS)
+def test_networks_of_keras_before_and_after_surgery(name):
+    shape, kwargs = APPLICATIONS[name]
+    model = getattr(keras.applications, name)(weights=None, input_shape=shape, **kwargs)
+    models = [model] + [km.replace_convolutions(model, verbose=False, **kw) for kw in SURGERY]
+    for network in models:
+        fused = fuse(randomize(network))
+        assert "BatchNormalization" not in classes(fused)
+        assert fused.fusion_report.difference < 1e-5
