@@ -86,19 +86,26 @@ def draw(seed, epoch, step, shape, augmentation):
         mixup, cutmix = (mixup, 0.0) if rng.random() < 0.5 else (0.0, cutmix)
     partners = rng.permutation(size) if mixup or cutmix else np.arange(size)
     weights = rng.beta(mixup, mixup, size) if mixup else np.ones(size)
-    masks = _boxes(rng, shape, cutmix) if cutmix else np.zeros(shape, bool)
+    if cutmix:
+        masks, kept = _boxes(rng, shape, cutmix)
+    else:
+        masks, kept = np.zeros(shape, bool), np.ones(size)
     return Draws(
         offsets,
         flips,
         partners.astype("int32"),
         weights.astype("float32"),
-        (1 - masks.mean((1, 2))).astype("float32"),
+        kept.astype("float32"),
         masks[..., None],
     )
 
 
 def _boxes(rng, shape, alpha):
-    """Draw a box in each image, its area from the Beta distribution, its place from the uniform."""
+    """Draw a box in each image, its area from the Beta distribution, its place from the uniform.
+
+    Returns:
+        Where the boxes are, and the share of each image that is outside.
+    """
     size, height, width = shape
     side = np.sqrt(1 - rng.beta(alpha, alpha, size))
     inside = []
@@ -108,7 +115,8 @@ def _boxes(rng, shape, alpha):
         positions = np.arange(length)
         inside.append((positions >= starts) & (positions < starts + lengths[:, None]))
     rows, columns = inside
-    return rows[:, :, None] & columns[:, None, :]
+    outside = 1 - rows.mean(1) * columns.mean(1)
+    return rows[:, :, None] & columns[:, None, :], outside
 
 
 def _generator(seed, epoch, stream):
