@@ -1,0 +1,234 @@
+"""One contract for every server of an exported model: ours, TensorFlow's own, the container's.
+
+The real ones are asked where they are: `tensorflow_model_server` on the PATH, or Docker with a
+daemon that can build `serving/Dockerfile`.
+"""
+
+import base64
+import contextlib
+import io
+import shutil
+import socket
+import subprocess
+import sys
+import time
+
+import grpc
+import numpy as np
+import pytest
+import requests
+import tensorflow as tf
+from PIL import Image
+from tensorflow_serving.apis import (
+    classification_pb2,
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
+from test_floors import ROOT
+from test_saved_model import notebook_answer, small_network
+
+from serving.base_path import roll_back
+from serving.export import publish
+
+pytestmark = pytest.mark.slow
+SECONDS = 120
+SETTINGS = ROOT / "serving"
+IMAGES = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype="uint8")
+FILES = []
+for pixels in IMAGES:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    FILES.append(buffer.getvalue())
+
+
+@contextlib.contextmanager
+def served_by_process(command, models):
+    """Run a model server with the settings of the container, but for the models' folder."""
+    config = models.parent / "models.config"
+    config.write_text((SETTINGS / "models.config").read_text().replace("/models", str(models)))
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2)]
+        grpc_port, rest_port = (each.getsockname()[1] for each in sockets)
+    flags = [
+        f"--port={grpc_port}",
+        f"--rest_api_port={rest_port}",
+        f"--model_config_file={config}",
+        "--file_system_poll_wait_seconds=1",
+        "--enable_batching=true",
+        f"--batching_parameters_file={SETTINGS / 'batching.config'}",
+        f"--monitoring_config_file={SETTINGS / 'monitoring.config'}",
+    ]
+    with subprocess.Popen([*command, *flags], cwd=ROOT, stdout=subprocess.DEVNULL) as process:
+        try:
+            yield f"http://127.0.0.1:{rest_port}", f"127.0.0.1:{grpc_port}"
+        finally:
+            process.terminate()
+
+
+@contextlib.contextmanager
+def served_by_container(models):
+    """Build the image and run it with the models' folder mounted."""
+    build = ["docker", "build", "--quiet", "--file", SETTINGS / "Dockerfile", ROOT]
+    image = subprocess.run(build, capture_output=True, text=True, check=True).stdout.strip()
+    ports = ["--publish=127.0.0.1::8500", "--publish=127.0.0.1::8501"]
+    run = ["docker", "run", "--rm", "--detach", *ports, f"--volume={models}:/models:ro", image]
+    name = subprocess.run(run, capture_output=True, text=True, check=True).stdout.strip()
+
+    def address(port):
+        told = subprocess.run(["docker", "port", name, port], capture_output=True, text=True)
+        return told.stdout.splitlines()[0]
+
+    try:
+        yield f"http://{address('8501')}", address("8500")
+    finally:
+        subprocess.run(["docker", "stop", name], capture_output=True, check=True)
+
+
+def has_docker():
+    return (
+        shutil.which("docker")
+        and subprocess.run(["docker", "info"], capture_output=True).returncode == 0
+    )
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A model and the folder of models in which it is `digits`, version 1."""
+    model, models = small_network(), tmp_path_factory.mktemp("contract") / "models"
+    publish(model, models / "digits", "digits", top_k=3)
+    models.chmod(0o755)
+    models.parent.chmod(0o755)
+    return model, models
+
+
+@pytest.fixture(scope="module", params=["ours", "tensorflow_model_server", "container"])
+def server(request, exported):
+    """The REST URL and the gRPC address of a server of that model."""
+    _, models = exported
+    if request.param == "ours":
+        serving = served_by_process([sys.executable, "-m", "serving.server"], models)
+    elif request.param == "container":
+        if not has_docker():
+            pytest.skip("there is no Docker daemon on this machine")
+        serving = served_by_container(models)
+    else:
+        if not shutil.which(request.param):
+            pytest.skip("tensorflow_model_server is not on the PATH")
+        serving = served_by_process([request.param], models)
+    with serving as (url, address):
+        wait_until(lambda: versions(url) == {"1": "AVAILABLE"})
+        with grpc.insecure_channel(address) as channel:
+            yield url, channel
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        with contextlib.suppress(requests.ConnectionError):
+            if condition():
+                return
+        time.sleep(0.2)
+    raise AssertionError("the server did not get there in time")
+
+
+def versions(url):
+    """The versions and their states, but for those that have ended."""
+    response = requests.get(f"{url}/v1/models/digits", timeout=SECONDS).json()
+    states = {each["version"]: each["state"] for each in response["model_version_status"]}
+    return {version: state for version, state in states.items() if state != "END"}
+
+
+def post(url, api, body):
+    response = requests.post(f"{url}/v1/models/digits:{api}", json=body, timeout=SECONDS)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def test_status_and_metadata(server):
+    url, channel = server
+    signatures = {"serving_default", "serving_uint8", "serving_bytes", "classify"}
+    metadata = requests.get(f"{url}/v1/models/digits/metadata", timeout=SECONDS).json()
+    assert signatures <= metadata["metadata"]["signature_def"]["signature_def"].keys()
+    request = get_model_status_pb2.GetModelStatusRequest()
+    request.model_spec.name = "digits"
+    status = model_service_pb2_grpc.ModelServiceStub(channel).GetModelStatus(request)
+    [version] = status.model_version_status
+    assert (version.version, version.state) == (1, version.AVAILABLE)
+    request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
+    request.model_spec.name = "digits"
+    stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+    message = get_model_metadata_pb2.SignatureDefMap()
+    assert stub.GetModelMetadata(request).metadata["signature_def"].Unpack(message)
+    assert message.signature_def["classify"].method_name == "tensorflow/serving/classify"
+
+
+@pytest.mark.parametrize(
+    ("signature", "name", "arrays"),
+    [
+        ("serving_default", "image", IMAGES.astype("float32")),
+        ("serving_uint8", "image", IMAGES),
+        ("serving_bytes", "image_bytes", np.array(FILES, object)),
+    ],
+)
+def test_predict(server, exported, signature, name, arrays):
+    url, channel = server
+    expected = notebook_answer(exported[0], IMAGES)
+    if signature == "serving_bytes":
+        instances = [{"b64": base64.b64encode(file).decode()} for file in FILES]
+    else:
+        instances = arrays.tolist()
+    answers = post(url, "predict", {"signature_name": signature, "instances": instances})
+    received = [answer["probabilities"] for answer in answers["predictions"]]
+    np.testing.assert_allclose(received, expected, atol=1e-5)
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name, request.model_spec.signature_name = "digits", signature
+    request.inputs[name].CopyFrom(tf.make_tensor_proto(arrays))
+    outputs = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request).outputs
+    np.testing.assert_allclose(tf.make_ndarray(outputs["probabilities"]), expected, atol=1e-5)
+
+
+def test_classify(server, exported):
+    url, channel = server
+    best = np.argsort(-notebook_answer(exported[0], IMAGES), axis=1)[:, :3].astype(str).tolist()
+    examples = [{"image/encoded": {"b64": base64.b64encode(file).decode()}} for file in FILES]
+    results = post(url, "classify", {"signature_name": "classify", "examples": examples})["results"]
+    assert [[label for label, _ in result] for result in results] == best
+    request = classification_pb2.ClassificationRequest()
+    request.model_spec.name, request.model_spec.signature_name = "digits", "classify"
+    for file in FILES:
+        example = request.input.example_list.examples.add()
+        example.features.feature["image/encoded"].bytes_list.value.append(file)
+    response = prediction_service_pb2_grpc.PredictionServiceStub(channel).Classify(request)
+    results = response.result.classifications
+    assert [[each.label for each in result.classes] for result in results] == best
+
+
+def test_an_image_bomb_is_an_invalid_argument(server):
+    url, _ = server
+    bomb = b"BM" + bytes(16) + (65_500).to_bytes(4, "little") * 2 + bytes(8)
+    body = {
+        "signature_name": "serving_bytes",
+        "instances": [{"b64": base64.b64encode(bomb).decode()}],
+    }
+    url = f"{url}/v1/models/digits:predict"
+    response = requests.post(url, json=body, timeout=SECONDS)
+    assert response.status_code == 400
+    assert "An image must have at most" in response.json()["error"]
+
+
+def test_metrics_are_counted(server):
+    url, _ = server
+    page = requests.get(f"{url}/monitoring/prometheus/metrics", timeout=SECONDS).text
+    assert ":tensorflow:serving:request_count" in page
+
+
+def test_a_new_version_is_taken_up_and_rolled_back(server, exported):
+    url, _ = server
+    model, models = exported
+    published = publish(model, models / "digits", "digits")
+    wait_until(lambda: versions(url) == {published.name: "AVAILABLE"})
+    roll_back(models / "digits", 1)
+    wait_until(lambda: versions(url) == {"1": "AVAILABLE"})
