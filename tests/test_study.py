@@ -74,7 +74,7 @@ def test_failing_runs_are_reported_and_the_others_go_on(tmp_path):
     assert "`batch_size` must be at most the number of training images, 64" in result.stdout
     assert f"{DIGITS[0]}_batch_size=32, seed 0: " in result.stdout
     page = (tmp_path / "study.md").read_text()
-    assert f"1 runs have no result yet: {DIGITS[0]}_batch_size=100000, seed 0" in page
+    assert f"1 of 2 runs have no result yet: {DIGITS[0]}_batch_size=100000, seed 0" in page
     assert "| ResNet-20 on digits | DSConv; batch_size 32 | 1 of 1 |" in page
 
 

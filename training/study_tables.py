@@ -79,8 +79,9 @@ def to_csv(results):
 def _introduction(results):
     lines = [f"`{results['command']}`" if results["command"] else "", results["note"]]
     if results["missing"]:
+        planned = sum(each["planned"] for each in results["conditions"])
         lines.append(
-            f"**Not complete**: {len(results['missing'])} runs have no result yet: "
+            f"**Not complete**: {len(results['missing'])} of {planned} runs have no result yet: "
             f"{'; '.join(results['missing'])}."
         )
     return "\n\n".join(line for line in lines if line)
