@@ -28,7 +28,9 @@ CASES: dict[str, dict] = {
 
 @pytest.fixture(scope="module")
 def results():
-    process = subprocess.run([sys.executable, __file__], capture_output=True, text=True)
+    process = subprocess.run(
+        [sys.executable, "-m", "tests.test_distributed_fit"], capture_output=True, text=True
+    )
     assert process.returncode == 0, process.stderr
     return json.loads(process.stdout.splitlines()[-1])
 

@@ -1,6 +1,7 @@
 import csv
 import fcntl
 import json
+import resource
 import signal
 import subprocess
 import sys
@@ -12,11 +13,21 @@ import pytest
 
 from training.run_folder import KEPT_CHECKPOINTS, RunFolder, replacing, write_json
 
+# everything that keeps state or draws at random
+MODERN = (
+    "batch_size=16",
+    "accumulate_steps=2",
+    "warmup_epochs=1",
+    "schedule_interval=step",
+    "ema=0.9",
+    "mixup=0.2",
+    "cutmix=1",
+)
 TIMINGS = {"seconds", "images_per_second", "wall_seconds"}
 
 
 def command(workdir):
-    overrides = ["epochs=4", "train_split=train[:320]", "test_split=test[:40]"]
+    overrides = ["epochs=4", "train_split=train[:320]", "test_split=test[:40]", *MODERN]
     recipe = ["--recipe", "resnet20_multiception_digits", "--workdir", str(workdir)]
     return [sys.executable, "-m", "training.train", *recipe, "--set", *overrides]
 
@@ -118,6 +129,20 @@ def test_last_checkpoints_are_kept(tmp_path):
     assert folder.load_checkpoint(model) == rows(4)
     folder.save_checkpoint(model, rows(5))
     assert folder.load_checkpoint(model) == rows(5)
+
+
+def test_full_disk_leaves_the_checkpoint_before(tmp_path):
+    folder, model = RunFolder(tmp_path), small_model()
+    folder.save_checkpoint(model, rows(1))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            folder.save_checkpoint(model, rows(2))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["epoch_0001"]
+    assert folder.load_checkpoint(model) == rows(1)
 
 
 def test_history_follows_the_checkpoint(tmp_path):

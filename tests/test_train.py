@@ -54,6 +54,7 @@ def test_config_holds_everything_that_decides_the_run(workdir):
     assert config["versions"]["keras"] == keras.__version__
     assert config["versions"]["keras_multiception"] == km.__version__
     assert config["hardware"]["cpus"] >= 1
+    assert config["execution"]["replicas"] == 1
 
 
 def test_history_has_a_row_for_each_epoch(workdir):
@@ -115,6 +116,34 @@ def test_other_configuration_is_refused_and_loses_nothing(workdir, capsys):
     assert "Different: batch_size (32 there, 16 now), seed (0 there, 1 now)." in message
     assert message.count("\n") == 1
     assert contents(workdir) == before
+
+
+def test_run_of_an_older_version_is_known_again(workdir, tmp_path, capsys):
+    config = read_json(workdir / "config.json")
+    for key in ("ema", "mixup", "filters"):
+        del config["recipe"][key]
+    del config["execution"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "metrics.json").write_bytes((workdir / "metrics.json").read_bytes())
+    assert run(tmp_path) == 0
+    assert "finished" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("synchronised", ["true", "false"])
+def test_number_of_replicas_matters_unless_batch_norms_are_synchronised(
+    workdir, tmp_path, capsys, synchronised
+):
+    config = read_json(workdir / "config.json")
+    config["recipe"]["sync_batch_norm"] = synchronised == "true"
+    config["execution"] = {"strategy": "mirrored", "replicas": 2}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "metrics.json").write_bytes((workdir / "metrics.json").read_bytes())
+    if synchronised == "true":
+        assert run(tmp_path, "sync_batch_norm=true") == 0
+    else:
+        with pytest.raises(SystemExit, match="2"):
+            run(tmp_path)
+        assert "Different: replicas (2 there, 1 now)." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -79,9 +79,9 @@ def fit(
             callbacks.on_epoch_end(epoch, logs)
         callbacks.on_train_end(logs)
     except tf.errors.UnavailableError as error:
+        reason = error.message.splitlines()[0]
         raise ConnectionError(
-            f"another worker is lost ({error.message.splitlines()[0]}). "
-            "Start all workers again to resume after the last whole epoch"
+            f"another worker is lost, so start all of them again ({reason})"
         ) from error
 
 

@@ -92,6 +92,7 @@ def train(
         if len(history) < recipe.epochs:
             batches = _training_batches(recipe, facts, train_set, len(history))
             _fit(model, strategy, recipe, facts, folder, history, batches, steps, test_set)
+        model.optimizer.finalize_variable_values(model.trainable_variables)  # averages, if kept
         if folder.writable:
             final = _save_with_softmax(model, recipe, facts, folder)
             folder.finish(_measure(final, facts, train_set, test_set, history))
@@ -159,7 +160,6 @@ def _fit(model, strategy, recipe, facts, folder, history, batches, steps, test_s
 
 
 def _save_with_softmax(model, recipe, facts, folder):
-    model.optimizer.finalize_variable_values(model.trainable_variables)  # averages, if kept
     final = network.build(recipe, facts, activation="softmax")
     final.set_weights(model.get_weights())
     network.compile_for_users(final, recipe)

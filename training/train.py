@@ -32,6 +32,7 @@ from training.paper_tables import NUMERALS
 from training.recipes import RECIPES, describe, get_recipe, paper_cells
 from training.strategies import JIT, STRATEGIES, Execution
 
+_RESUME = "The same command resumes after the last whole epoch."
 _CHOICES = {"strategy": STRATEGIES, "jit": tuple(JIT)}
 _EXECUTION_HELP = {
     "strategy": "one device, all GPUs, or those of the workers in TF_CONFIG",
@@ -48,9 +49,9 @@ def main(argv=None):
         argv: List of arguments; the default is the process's.
 
     Returns:
-        The exit code: 0 if the run is finished, 1 if the loss was not finite or a file could
-        not be written, 130 if it was interrupted. Bad usage exits with 2 and one line on the
-        standard error.
+        The exit code: 0 if the run is finished, 1 if the loss was not finite, a file could not
+        be written or another worker was lost, 130 if it was interrupted. Bad usage exits with 2
+        and one line on the standard error.
     """
     parser = Parser(prog="python -m training.train", description=__doc__.splitlines()[0])
     parser.add_argument("--list", action="store_true", help="list the recipes and stop")
@@ -107,11 +108,14 @@ def main(argv=None):
         )
     except ValueError as error:
         parser.error(error)
-    except (FloatingPointError, OSError) as error:
+    except FloatingPointError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        print(f"{parser.prog}: error: {error}. {_RESUME}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
-        print("Interrupted. The same command resumes after the last whole epoch.", file=sys.stderr)
+        print(f"Interrupted. {_RESUME}", file=sys.stderr)
         return 130
     print(_format_metrics(metrics))
     print(f"The run is in {args.workdir}.")

@@ -1,0 +1,159 @@
+"""Two processes train together; this file, run as a script, is one of them."""
+
+import csv
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.slow
+
+SMALL = (
+    "epochs=3",
+    "train_split=train[:70]",
+    "test_split=test[:50]",
+    "filters=4",
+    "batch_size=16",
+    "learning_rate=0.002",
+    "sync_batch_norm=true",
+    "ema=0.9",
+    "clip_norm=5",
+)
+TIMINGS = {"seconds", "images_per_second"}
+DEADLINE = 600
+
+
+def start(workdir, dump, *arguments, **environment):
+    recipe = ["--recipe", "resnet20_standard_digits", "--workdir", str(workdir)]
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "tests.test_multi_worker",
+            str(dump),
+            *recipe,
+            "--set",
+            *SMALL,
+            *arguments,
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, **environment},
+    )
+
+
+def start_job(workdir):
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+    workers = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+    for each in sockets:
+        each.close()
+    return [
+        start(
+            workdir,
+            workdir.with_name(f"{workdir.name}.{index}.npz"),
+            *("--strategy", "multi_worker"),
+            TF_CONFIG=json.dumps(
+                {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
+            ),
+        )
+        for index in range(2)
+    ]
+
+
+def finish(*processes):
+    outputs = []
+    try:
+        outputs = [process.communicate(timeout=DEADLINE)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0] * len(processes), outputs
+    return outputs
+
+
+def history_of(workdir):
+    with (workdir / "history.csv").open() as file:
+        rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+    return [{k: v for k, v in row.items() if k not in TIMINGS} for row in rows]
+
+
+def weights_of(path):
+    with np.load(path) as arrays:
+        return list(arrays.values())
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "unbroken"
+    chief, other = finish(*start_job(workdir))
+    assert "Epoch 3/3" in chief
+    assert "Epoch" not in other
+    return workdir
+
+
+def test_workers_end_with_the_same_weights(unbroken):
+    first, second = (weights_of(unbroken.with_name(f"unbroken.{i}.npz")) for i in range(2))
+    assert all(np.array_equal(one, other) for one, other in zip(first, second, strict=True))
+
+
+def test_workers_equal_one_process(unbroken, tmp_path):
+    finish(start(tmp_path / "one", tmp_path / "one.npz"))
+    theirs, ours = history_of(tmp_path / "one"), history_of(unbroken)
+    for one, other in zip(theirs, ours, strict=True):
+        assert other["loss"] == pytest.approx(one["loss"], rel=1e-3)
+        assert other["val_loss"] == pytest.approx(one["val_loss"], rel=1e-2)
+    first = weights_of(tmp_path / "one.npz")
+    for one, other in zip(first, weights_of(unbroken.with_name("unbroken.0.npz")), strict=True):
+        np.testing.assert_allclose(other, one, rtol=2e-2, atol=2e-3)
+
+
+def test_job_that_lost_a_worker_resumes_to_the_same_end(unbroken, tmp_path):
+    workdir = tmp_path / "killed"
+    chief, other = start_job(workdir)
+    deadline = time.monotonic() + DEADLINE
+    while not (workdir / "checkpoints" / "epoch_0001").exists():
+        assert chief.poll() is None, chief.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    other.send_signal(signal.SIGKILL)
+    assert other.wait() == -signal.SIGKILL
+    try:
+        output = chief.communicate(timeout=DEADLINE)[0]
+    finally:
+        chief.kill()
+    assert chief.returncode == 1, output
+    assert "error: another worker is lost" in output.splitlines()[-1]
+    assert not (workdir / "metrics.json").exists()
+
+    output, _ = finish(*start_job(workdir))
+    assert "Resuming after epoch " in output
+    assert history_of(workdir) == history_of(unbroken)
+    ours, theirs = (weights_of(tmp_path / "killed.1.npz"), unbroken.with_name("unbroken.1.npz"))
+    for one, other in zip(ours, weights_of(theirs), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def main(dump, *arguments):
+    from training import network, train
+
+    models, build = [], network.build
+
+    def build_and_keep(*args, **kwargs):
+        models.append(build(*args, **kwargs))
+        return models[-1]
+
+    network.build = build_and_keep
+    code = train.main(list(arguments))
+    np.savez(dump, *models[0].get_weights())
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
