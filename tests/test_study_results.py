@@ -145,7 +145,7 @@ def test_pages_are_made_again_from_the_result_file(table_runs, tmp_path):
 def test_file_without_results_is_refused(tmp_path):
     path = tmp_path / "other.json"
     path.write_text(json.dumps({"epochs": 3}))
-    with pytest.raises(ValueError, match="`render` must be the .json file of a study's results"):
+    with pytest.raises(ValueError, match=r"`render` must be the .json file of a study's results"):
         render(path)
 
 
