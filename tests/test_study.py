@@ -17,6 +17,11 @@ DIGITS = ["resnet20_dsconv_digits", "resnet20_multiception_digits"]
 TINY = ["epochs=2", "train_split=train[:64]", "test_split=test[:32]"]
 
 
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # which the command sets, and is set back
+
+
 def command(workdir, *arguments):
     recipes = ["--recipe", *DIGITS, "--seeds", "1", "--workdir", str(workdir)]
     return [sys.executable, "-m", "training.study", *recipes, *arguments]
