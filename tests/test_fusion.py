@@ -122,7 +122,8 @@ def test_auto_measures_and_keeps_what_it_measured(capsys):
     assert all(ms > 0 for row in rows for ms in row["milliseconds"].values())
     assert all(row["batch_size"] == 3 for row in rows)
     assert set(report["forms"]) == set("abcd")
-    assert f"a, b, c at {rows[0]['input_shape']}: separate" in capsys.readouterr().out
+    assert [report["forms"][name] for name in "cd"] == [row["form"] for row in rows]
+    assert f"a, b, c: {rows[0]['form']} (separate" in capsys.readouterr().out
 
 
 def test_batch_norms_without_a_convolution_of_their_own():

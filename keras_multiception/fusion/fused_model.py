@@ -10,7 +10,7 @@ from keras_multiception.fusion.equality import (
 )
 from keras_multiception.fusion.folding import exchange, fold, pairs
 from keras_multiception.fusion.forms import FORMS, obstacle_to, to_form
-from keras_multiception.fusion.measuring import fastest, measure_forms
+from keras_multiception.fusion.measuring import measure_forms
 from keras_multiception.fusion.reading import read_network
 from keras_multiception.fusion.report import FusionReport
 from keras_multiception.fusion.writing import write_network
@@ -123,7 +123,7 @@ def _choose_forms(network, form, batch_size, report):
         measurements = measure_forms(network, batch_size)
         report.measurements += measurements
         for row in measurements:
-            forms.update(dict.fromkeys(row["layers"], fastest(row["milliseconds"])))
+            forms.update(dict.fromkeys(row["layers"], row["form"]))
     for depthwise, pointwise in pairs(network):
         chosen = forms.get(pointwise.name, form)
         obstacle = obstacle_to(chosen, depthwise, pointwise)

@@ -12,7 +12,7 @@ from keras_multiception.fusion.folding import pairs
 from keras_multiception.fusion.forms import FORMS, obstacle_to, to_form
 from keras_multiception.fusion.writing import write_operation
 
-ROUNDS = 15
+ROUNDS, SECONDS = 15, 0.5  # what one measurement takes at least
 MARGIN = 0.97  # another form must take less than this share of the time of the first
 
 
@@ -28,7 +28,8 @@ def measure_forms(network, batch_size):
 
     Returns:
         A list of dictionaries: `layers`, the names of the 1x1 convolutions; `input_shape`, that
-        of one image; `batch_size`; and `milliseconds`, a dictionary from forms to times.
+        of one image; `batch_size`; `milliseconds`, a dictionary from forms to times; and `form`,
+        the fastest, or the first unless another one is clearly faster.
     """
     rows: dict = {}
     for depthwise, pointwise in pairs(network):
@@ -42,25 +43,19 @@ def measure_forms(network, batch_size):
             depthwise.dtype.name,
         )
         if key not in rows:
+            milliseconds = _time_forms(depthwise, pointwise, (batch_size, *x.shape[1:]))
             rows[key] = {
                 "layers": [],
                 "input_shape": list(x.shape[1:]),
                 "batch_size": batch_size,
-                "milliseconds": _time_forms(depthwise, pointwise, (batch_size, *x.shape[1:])),
+                "milliseconds": milliseconds,
+                "form": _fastest(milliseconds),
             }
         rows[key]["layers"].append(pointwise.name)
     return list(rows.values())
 
 
-def fastest(milliseconds):
-    """Return the fastest form; the first unless another one is clearly faster.
-
-    Args:
-        milliseconds: Dictionary from forms to times.
-
-    Returns:
-        One of `FORMS`.
-    """
+def _fastest(milliseconds):
     form = min(milliseconds, key=milliseconds.get)
     return form if milliseconds[form] < MARGIN * milliseconds[FORMS[0]] else FORMS[0]
 
@@ -78,7 +73,9 @@ def _time_forms(depthwise, pointwise, shape):
     with _without_tracing_warnings():
         for model in models.values():
             model.predict_on_batch(x)
-        for _ in range(ROUNDS):
+        rounds, end = 0, time.perf_counter() + SECONDS
+        while rounds < ROUNDS or time.perf_counter() < end:
+            rounds += 1
             for form, model in models.items():
                 start = time.perf_counter()
                 model.predict_on_batch(x)

@@ -12,11 +12,12 @@ class FusionReport:
         removed: Names of the layers that are not needed in inference.
         moved_strides: Names of the 1x1 convolutions whose stride a depthwise one has now.
         kept_strides: Names of those whose stride no depthwise one can have.
-        left: Dictionary from the names of the batch norms that are left to the reasons.
+        left: Dictionary from the names of the batch norms that are left, mostly as a scale and
+            shift of each channel, to the reasons.
         forms: Dictionary from the names of 1x1 convolutions behind a depthwise one to the form.
         kept_forms: Dictionary from the names of those that cannot have the form to the reasons.
-        measurements: List of what `form="auto"` measured: dictionaries of `layers`, `input_shape`
-            and `milliseconds` by form.
+        measurements: List of what `form="auto"` measured: dictionaries of `layers`,
+            `input_shape`, `batch_size`, `milliseconds` by form, and the `form` chosen.
         difference: Float, the maximal difference of outputs, relative to the largest.
     """
 
@@ -41,12 +42,13 @@ class FusionReport:
             f"inference removed; outputs differ by {self.difference:.1e} of the largest.",
         ]
         lines += [
-            f"  {', '.join(row['layers'])} at {row['input_shape']}: "
+            f"  {', '.join(row['layers'])}: {row['form']} ("
             + ", ".join(f"{form} {ms:.3f} ms" for form, ms in row["milliseconds"].items())
+            + f" for {row['batch_size']} x {row['input_shape']})"
             for row in self.measurements
         ]
         sections = {
-            "Batch norms left, as a scale and shift of each channel:": self.left,
+            "Batch norms not folded:": self.left,
             "Not in the chosen form:": self.kept_forms,
             "Strides left in the 1x1 convolution:": dict.fromkeys(
                 self.kept_strides, "a depthwise convolution takes no such stride"
