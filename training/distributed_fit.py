@@ -43,9 +43,6 @@ def fit(
         accumulate_steps: Integer, the batches of one step.
         callbacks: List of `keras.callbacks.Callback`.
         verbose: Integer, as in `keras.Model.fit`.
-
-    Raises:
-        ConnectionError: If another worker is lost.
     """
     callbacks = keras.callbacks.CallbackList(
         callbacks,
@@ -59,30 +56,27 @@ def fit(
     average_statistics = _averaging_function(model, strategy)
     evaluate = _evaluation(model, strategy, functions, *validation)
     images = accumulate_steps * batches.element_spec[0].shape[0]
-    try:
-        iterator = iter(_shares(strategy, batches))
-        callbacks.on_train_begin()
-        for epoch in range(initial_epoch, epochs):
-            callbacks.on_epoch_begin(epoch)
-            sums = np.zeros(len(functions))
-            for begin in range(0, steps_per_epoch, model.steps_per_execution):
-                end = min(begin + model.steps_per_execution, steps_per_epoch)
-                callbacks.on_train_batch_begin(begin)
-                sums += train_steps(iterator, tf.constant(end - begin)).numpy()
-                logs = _means(functions, sums, end * images)
-                callbacks.on_train_batch_end(end - 1, logs)
-            average_statistics()
-            callbacks.on_test_begin()
-            results = evaluate()
-            callbacks.on_test_end(results)
-            logs |= {f"val_{name}": value for name, value in results.items()}
-            callbacks.on_epoch_end(epoch, logs)
-        callbacks.on_train_end(logs)
-    except tf.errors.UnavailableError as error:
-        reason = error.message.splitlines()[0]
-        raise ConnectionError(
-            f"another worker is lost, so start all of them again ({reason})"
-        ) from error
+    iterator = iter(_shares(strategy, batches))
+    model.stop_training = False
+    callbacks.on_train_begin()
+    for epoch in range(initial_epoch, epochs):
+        callbacks.on_epoch_begin(epoch)
+        sums = np.zeros(len(functions))
+        for begin in range(0, steps_per_epoch, model.steps_per_execution):
+            end = min(begin + model.steps_per_execution, steps_per_epoch)
+            callbacks.on_train_batch_begin(begin)
+            sums += train_steps(iterator, tf.constant(end - begin)).numpy()
+            logs = _means(functions, sums, end * images)
+            callbacks.on_train_batch_end(end - 1, logs)
+        average_statistics()
+        callbacks.on_test_begin()
+        results = evaluate()
+        callbacks.on_test_end(results)
+        logs |= {f"val_{name}": value for name, value in results.items()}
+        callbacks.on_epoch_end(epoch, logs)
+        if model.stop_training:
+            break
+    callbacks.on_train_end(logs)
 
 
 def _shares(strategy, batches):

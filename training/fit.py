@@ -74,7 +74,7 @@ def train(
         for split in (recipe.train_split, recipe.test_split)
     )
     steps = _steps_per_epoch(recipe, len(train_set[0]), execution)
-    with folder.lock():
+    with folder.lock(), strategies.reporting_lost_workers(strategy):
         with strategies.scope_of(strategy):
             network.compile_for_training(
                 model,

@@ -95,6 +95,23 @@ def is_chief(strategy):
     return resolver.task_id == 0 and "chief" not in resolver.cluster_spec().jobs
 
 
+@contextlib.contextmanager
+def reporting_lost_workers(strategy):
+    """Turn what TensorFlow says when another worker is gone into a `ConnectionError`."""
+    if not strategy:
+        yield
+        return
+    import tensorflow as tf
+
+    try:
+        yield
+    except tf.errors.UnavailableError as error:
+        reason = error.message.splitlines()[0]
+        raise ConnectionError(
+            f"another worker is lost, so start all of them again ({reason})"
+        ) from error
+
+
 def sum_over_replicas(strategy, value):
     """Wait for all replicas, and return the sum of what each process gives for each of its own.
 
