@@ -131,23 +131,24 @@ def batched(
         return [outputs[name] for name in signature.outputs]
 
     computation = whole_batch.get_concrete_function()
+    captured, types = computation.captured_inputs, [o.dtype for o in computation.outputs]
+    queue = f"{signature.name}_{next(_QUEUE_NUMBERS)}"
+    scheduler = repr(batching)  # one keeps the parameters of its first user
 
-    @tf.function(input_signature=specs, autograph=False)
-    def one_request(*tensors):
+    def one_request(tensors: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
         return tf.raw_ops.BatchFunction(
             in_tensors=tensors,
-            captured_tensors=computation.captured_inputs,
+            captured_tensors=captured,
             f=computation,
-            Tout=[output.dtype for output in computation.outputs],
+            Tout=types,
             max_batch_size=batching.max_batch_size,
             batch_timeout_micros=batching.batch_timeout_micros,
             max_enqueued_batches=batching.max_enqueued_batches,
             num_batch_threads=batching.num_batch_threads,
             allowed_batch_sizes=list(batching.allowed_batch_sizes),
-            shared_name=repr(batching),  # a scheduler keeps the parameters of its first user
-            batching_queue=f"{signature.name}_{next(_QUEUE_NUMBERS)}",
+            shared_name=scheduler,
+            batching_queue=queue,
             enable_large_batch_splitting=True,
         )
 
-    call = one_request.get_concrete_function()
-    return lambda tensors: call(*tensors)
+    return one_request

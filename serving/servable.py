@@ -126,15 +126,16 @@ class Servable:
             if spec.dtype == tf.string:
                 refuse_image_bombs(np.asarray(inputs[name]).flat)
         try:
-            outputs = self._call(signature, tensors)
+            # A tensor's own shape is slow to ask for.
+            rows = max((len(value) for value in inputs.values() if np.ndim(value)), default=0)
+            outputs = self._call(signature, tensors, rows)
             return {name: np.asarray(outputs[name].numpy()) for name in wanted}
         except tf.errors.OpError as error:
             raise from_exception(error) from error
 
     def _call(
-        self, signature: Signature, tensors: Mapping[str, tf.Tensor]
+        self, signature: Signature, tensors: Mapping[str, tf.Tensor], rows: int
     ) -> Mapping[str, tf.Tensor]:
-        rows = max((len(tensor) for tensor in tensors.values() if tensor.shape.rank), default=0)
         if signature.name in self._batched and rows:
             if rows > self._max_batch_size:
                 raise ServingError(
