@@ -15,18 +15,19 @@ def main(arguments=None):
     parser.add_argument("--dataset", required=True, help="name of the data set")
     parser.add_argument("--split", default="test", help="split, in the notation of TFDS")
     parser.add_argument("--index", type=int, default=0, help="which image of the split, from 0")
-    parser.add_argument("--data_dir", help="directory of prepared TensorFlow Datasets")
+    parser.add_argument("--data_dir", help="directory of the data, prepared or images by class")
+    parser.add_argument("--image_size", type=int, default=0, help="pixels to resize to; 0 is as is")
     parser.add_argument("--output", required=True, type=pathlib.Path, help="PNG file to write")
     args = parser.parse_args(arguments)
 
     from PIL import Image
 
-    from keras_multiception.preprocessing import get_dataset
     from training import data
     from training.run_folder import replacing
 
     try:
-        images, labels = data.load(args.dataset, args.split, args.data_dir)
+        facts = data.facts(args.dataset, args.data_dir, args.image_size)
+        images, labels = data.load(args.dataset, args.split, args.data_dir, args.image_size)
         if not 0 <= args.index < len(images):
             raise ValueError(
                 f"`index` must be from 0 to {len(images) - 1}. Received: index={args.index}"
@@ -35,7 +36,7 @@ def main(arguments=None):
             Image.fromarray(images[args.index]).save(temporary, format="PNG")
     except (ValueError, OSError) as error:
         parser.error(error)
-    label = get_dataset(args.dataset).class_names[labels[args.index]]
+    label = facts.class_names[labels[args.index]]
     print(f"{args.output}: image {args.index} of {args.dataset} {args.split}, labelled {label!r}")
     return 0
 

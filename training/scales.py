@@ -40,9 +40,10 @@ def analyze(run, output, split=None, data_dir=None, layer=None):
     dataset, split = config["recipe"]["dataset"], split or config["recipe"]["test_split"]
     model = metrics.load_model(folder.model)
     layers = scale_analysis.multiception_layers(model)
-    images, labels = data.load(dataset, split, data_dir)
+    facts = data.recorded_facts(config)
+    images, labels = data.load(dataset, split, data_dir, config["recipe"]["image_size"])
 
-    batch = km.preprocessing.preprocess_input(images[:IMAGES].astype("float32"), dataset)
+    batch = km.preprocessing.preprocess_input(images[:IMAGES].astype("float32"), facts)
     fields = [
         scale_analysis.effective_receptive_field(model, batch, name)
         for name in ([layer] if layer else _ends_of_stages(model))
@@ -52,7 +53,7 @@ def analyze(run, output, split=None, data_dir=None, layer=None):
         "energy": scale_analysis.energy_shares(model, batch),
     }
 
-    accuracy = functools.partial(_top1, images=images, labels=labels, dataset=dataset)
+    accuracy = functools.partial(_top1, images=images, labels=labels, dataset=facts)
     without = functools.partial(scale_analysis.without_kernel_size, model, verbose=False)
     report = {
         "run": str(run),
