@@ -283,7 +283,6 @@ def test_model_of_any_size_and_the_given_inputs():
         np.testing.assert_allclose(ops.convert_to_numpy(fused(x)), expected, atol=1e-4)
 
 
-@pytest.mark.backend
 def test_the_model_stays_as_it_is():
     model = small_network()
     weights, config = model.get_weights(), model.get_config()
@@ -293,8 +292,16 @@ def test_the_model_stays_as_it_is():
     assert [len(layer._outbound_nodes) for layer in model.layers] == nodes
     for a, b in zip(model.get_weights(), weights, strict=True):
         np.testing.assert_array_equal(a, b)
+    assert all(x is not y for x, y in zip(model.layers, fused.layers, strict=False))
+
+
+@pytest.mark.backend
+def test_training_the_fused_model_leaves_the_old_one_alone():
+    model = chain(layers.Conv2D(2, 1), layers.PReLU(), layers.LayerNormalization(), shape=(4, 4, 2))
+    weights = model.get_weights()
+    fused = fuse(model)
     fused.compile("sgd", "mse")
-    fused.fit(np.ones((2, 8, 8, 3)), np.ones((2, 10)), verbose=0)
+    fused.fit(np.ones((2, 4, 4, 2)), np.ones((2, 4, 4, 2)), verbose=0)
     for a, b in zip(model.get_weights(), weights, strict=True):
         np.testing.assert_array_equal(a, b)
 
