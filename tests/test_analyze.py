@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import pathlib
 
@@ -27,7 +28,7 @@ def save_run(path, conv=MulticeptionConv2D):
         {
             "name": "digits",
             "recipe": {"dataset": "digits", "test_split": "test"},
-            "data": {},
+            "data": dataclasses.asdict(data.facts("digits")),
             "versions": {},
             "hardware": {},
         }
