@@ -1,0 +1,125 @@
+"""Keras 3 models as models of Keras 2, `tf_keras`."""
+
+import functools
+
+import numpy as np
+from keras import ops, tree
+
+from keras_multiception.compression.keras_2_layers import build_layer, is_known
+from keras_multiception.fusion.equality import sample_inputs
+from keras_multiception.graph import graph_of
+from keras_multiception.surgery.calls import Calls
+
+TOLERANCE = 1e-5  # of the outputs, relative to the largest
+
+
+def to_tf_keras(model, inputs=None):
+    """Rebuild a Keras 3 model with the layers of `tf_keras`, and hand its weights on.
+
+    The new model is flat: nested models are opened, and our own layers are written out.
+    `MulticeptionConv2D` becomes a batch norm for each branch, which is the same, in training too,
+    as one behind the concatenation, and what quantisation-aware training can take; Shake-Shake
+    becomes the mean of its inputs. Regularisers, constraints and initialisers are dropped. In
+    training, the moving variances of Keras 2 are averages of unbiased variances, those of Keras 3
+    of biased ones.
+
+    Args:
+        model: A Functional `keras.Model` or a built `keras.Sequential`; it stays as it is.
+        inputs: Inputs of the model, for the comparison. The default is two random ones.
+
+    Returns:
+        A Functional `tf_keras.Model`.
+
+    Raises:
+        ImportError: If `tf_keras` is not installed.
+        ValueError: If the model is not Functional or a built Sequential one of Keras 3, or has
+            layers that this cannot rebuild; all of them are named.
+        RuntimeError: If the new model answers otherwise than the model.
+
+    Example:
+        >>> from keras_multiception.compression import to_tf_keras
+        >>> legacy = to_tf_keras(km.ResNet20())
+    """
+    import tf_keras
+
+    graph = graph_of(model)
+    if graph is None:
+        raise ValueError(
+            "`model` must be a Functional model or a built Sequential one of Keras 3. "
+            f"Received: model={model!r}"
+        )
+    _require_known_layers(model)
+    own = tree.map_structure(
+        lambda x: tf_keras.Input(batch_shape=x.shape, dtype=x.dtype, name=_input_name(x)),
+        graph.input,
+    )
+    builder = _Builder()
+    outputs = graph._run_through_graph(own, call_fn=functools.partial(builder.call, ""))
+    legacy = tf_keras.Model(own, outputs, name=model.name)
+    _require_equal_answers(model, legacy, sample_inputs(model, inputs))
+    return legacy
+
+
+class _Builder:
+    """Calls the layers of Keras 2 that stand for those of Keras 3."""
+
+    def __init__(self):
+        self.built = {}  # from the id of a layer to a function of tensors
+        self.names = set()
+
+    def call(self, prefix, operation, *args, **kwargs):
+        """Return what a layer or model makes of tensors of Keras 2."""
+        graph = graph_of(operation)
+        if graph is not None:
+            run = functools.partial(self.call, f"{prefix}{operation.name}_")
+            return graph._run_through_graph(args[0], call_fn=run)
+        if id(operation) not in self.built:
+            self.built[id(operation)] = build_layer(operation, self._name(prefix, operation))
+        return self.built[id(operation)](args[0])
+
+    def _name(self, prefix, operation):
+        name = operation.name if operation.name not in self.names else prefix + operation.name
+        while name in self.names:
+            name += "_"
+        self.names.add(name)
+        return name
+
+
+def _require_known_layers(model):
+    calls = Calls(model)
+    graphs = [model, *(layer for layer in calls.layers if graph_of(layer) is not None)]
+    operations = {x: None for x in calls.of if x not in graphs and not _is_input(x)}
+    unknown = [x for x in operations if not is_known(x)]
+    called_oddly = [
+        x
+        for x in operations
+        if x not in unknown and any(call.arguments.kwargs.get("training") for call in calls.of[x])
+    ]
+    if unknown or called_oddly:
+        names = [f"{type(x).__name__} {x.name}" for x in unknown]
+        names += [f"{type(x).__name__} {x.name} with training=True" for x in called_oddly]
+        raise ValueError(
+            "`model` must consist of layers that can be rebuilt in tf_keras. "
+            f"Received: {', '.join(names)}"
+        )
+
+
+def _is_input(operation):
+    return type(operation).__name__ == "InputLayer"
+
+
+def _input_name(x):
+    return x._keras_history.operation.name
+
+
+def _require_equal_answers(model, legacy, inputs):
+    inputs = tree.map_structure(np.asarray, inputs)
+    expected = [ops.convert_to_numpy(y) for y in tree.flatten(model(inputs, training=False))]
+    actual = [np.asarray(y) for y in tree.flatten(legacy(inputs, training=False))]
+    for a, b in zip(actual, expected, strict=True):
+        difference = np.abs(a - b).max() / (np.abs(b).max() or 1.0)
+        if not difference <= TOLERANCE:
+            raise RuntimeError(
+                f"The new model must answer like the model, within {TOLERANCE} of the largest "
+                f"output. Received: outputs that differ by {difference:.1e}"
+            )

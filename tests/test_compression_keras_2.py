@@ -1,0 +1,125 @@
+"""Keras 3 models as models of Keras 2."""
+
+import os
+
+import keras
+import numpy as np
+import pytest
+from fusion_checks import randomize
+from keras import layers
+
+import keras_multiception as km
+
+tf_keras = pytest.importorskip("tf_keras")
+from keras_multiception.compression import keras_2, to_tf_keras  # noqa: E402
+
+TYPES = ("standard", "dsconv", "mixconv", "mixconv_depthwise", "multiception")
+
+
+def names(model):
+    return [layer.name for layer in model.layers]
+
+
+def network(conv="multiception"):
+    x = inputs = keras.Input((8, 8, 3), name="image")
+    x = layers.ReLU(max_value=6)(km.conv_bn(x, 6, 2, conv=conv, name="a"))
+    y, z = (km.conv_bn(x, 6, conv=conv, name=name) for name in "bc")
+    x = layers.Add()([km.layers.ShakeShake(name="shake")([y, z]), x])
+    x = layers.Dropout(0.5)(layers.GlobalAveragePooling2D()(x))
+    x = layers.Dense(10, activation="softmax", name="last")(x)
+    return randomize(keras.Model(inputs, x, name="net"))
+
+
+@pytest.mark.parametrize("conv", TYPES)
+def test_types_of_convolution(conv):
+    model = network(conv)
+    legacy = to_tf_keras(model)
+    assert isinstance(legacy, tf_keras.Model)
+    assert (legacy.name, legacy.layers[0].name) == ("net", "image")
+    assert {"shake", "last"} <= set(names(legacy))
+    assert legacy.count_params() == model.count_params()
+
+
+def test_multiception_has_a_batch_norm_for_each_branch():
+    legacy = to_tf_keras(network())
+    assert [name for name in names(legacy) if name.split("_")[0] == "a"] == [
+        *(f"a_depthwise_{index}" for index in range(3)),
+        *(f"a_depthwise_{index}_bn" for index in range(3)),
+        "a_concat",
+        "a_pointwise",
+        "a",
+    ]
+
+
+def test_both_train_alike():
+    x = inputs = keras.Input((6, 6, 3))
+    x = km.layers.MulticeptionConv2D(4, (3, 5), 2, activation="relu", name="conv")(x)
+    model = keras.Model(inputs, layers.GlobalAveragePooling2D()(x))
+    legacy = to_tf_keras(model)
+    rng = np.random.default_rng(0)
+    images, targets = rng.normal(size=(4, 6, 6, 3)), rng.normal(size=(4, 4))
+    for api, network in ((keras, model), (tf_keras, legacy)):
+        network.compile(api.optimizers.SGD(0.1), "mse")
+        network.fit(images, targets, epochs=2, verbose=0)
+    for a, b in zip(
+        legacy.get_layer("conv_pointwise").get_weights(),
+        model.get_layer("conv").pointwise_conv.get_weights(),
+        strict=True,
+    ):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    # moving variances differ: Keras 2 averages unbiased ones
+    y = keras.ops.convert_to_numpy(model(images.astype("float32"), training=True))
+    np.testing.assert_allclose(np.asarray(legacy(images, training=True)), y, atol=1e-4)
+
+
+def test_nested_models_and_shared_layers():
+    def inner(name):
+        body = [layers.Input((8, 8, 4)), layers.Conv2D(4, 3, padding="same", name="conv")]
+        return keras.Sequential([*body, layers.BatchNormalization(name="bn")], name=name)
+
+    a, b = keras.Input((8, 8, 4), name="a"), keras.Input((8, 8, 4), name="b")
+    one, two = inner("one"), inner("two")
+    outputs = {"sum": layers.Add()([one(a), one(b)]), "other": two(b)}
+    model = randomize(keras.Model({"a": a, "b": b}, outputs))
+    legacy = to_tf_keras(model)
+    assert {"conv", "bn", "two_conv", "two_bn"} <= set(names(legacy))
+    assert legacy.count_params() == model.count_params()
+    assert set(legacy.output) == {"sum", "other"}
+
+
+def test_unknown_layers_are_named_in_one_error():
+    x = inputs = keras.Input((8, 8, 4))
+    x = layers.LayerNormalization(name="norm")(x)
+    x = layers.Conv2D(4, 1, activation=lambda x: x * 2, name="conv")(x)
+    x = layers.Dropout(0.5, name="dropout")(x, training=True)
+    with pytest.raises(ValueError, match=r"`model` must consist of") as error:
+        to_tf_keras(keras.Model(inputs, keras.ops.flip(x)))
+    for part in ("LayerNormalization norm", "Conv2D conv", "Flip", "dropout with training=True"):
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize("make", [lambda: keras.Sequential(), lambda: tf_keras.Sequential(), str])
+def test_other_models_are_refused(make):
+    with pytest.raises(ValueError, match=r"`model` must be a Functional.* of Keras 3.*Received: "):
+        to_tf_keras(make())
+
+
+def test_other_answers_are_an_error(monkeypatch):
+    monkeypatch.setattr(keras_2, "TOLERANCE", -1.0)
+    with pytest.raises(RuntimeError, match="must answer like the model"):
+        to_tf_keras(network())
+
+
+def test_keras_and_tf_keras_keep_their_meaning():
+    import tensorflow as tf
+
+    to_tf_keras(network())
+    assert tf.keras.__version__ == keras.__version__ != tf_keras.__version__
+    assert "TF_USE_LEGACY_KERAS" not in os.environ
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", km.list_models())
+def test_zoo(name):
+    narrow = {"shakeshake26": {"filters": 8}, "mobilenetv2": {"alpha": 0.35}}.get(name, {})
+    to_tf_keras(randomize(km.create_model(name, input_shape=(16, 16, 3), **narrow)))
