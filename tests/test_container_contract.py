@@ -11,6 +11,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import grpc
@@ -225,10 +226,38 @@ def test_metrics_are_counted(server):
     assert ":tensorflow:serving:request_count" in page
 
 
-def test_a_new_version_is_taken_up_and_rolled_back(server, exported):
+@contextlib.contextmanager
+def asking_all_the_while(url, expected):
+    """Predict again and again; at the end every answer must have been the model's."""
+    stop, failures, answered = threading.Event(), [], []
+    body = {"signature_name": "serving_uint8", "instances": IMAGES.tolist()}
+
+    def ask():
+        while not stop.is_set():
+            try:
+                predictions = post(url, "predict", body)["predictions"]
+                received = [prediction["probabilities"] for prediction in predictions]
+                np.testing.assert_allclose(received, expected, atol=1e-5)
+                answered.append(1)
+            except Exception as error:
+                failures.append(error)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+    assert not failures, f"{len(failures)} failures, {len(answered)} answers: {failures[0]}"
+    assert answered
+
+
+def test_a_new_version_is_taken_up_and_rolled_back_without_a_failed_request(server, exported):
     url, _ = server
     model, models = exported
-    published = publish(model, models / "digits", "digits")
-    wait_until(lambda: versions(url) == {published.name: "AVAILABLE"})
-    roll_back(models / "digits", 1)
-    wait_until(lambda: versions(url) == {"1": "AVAILABLE"})
+    with asking_all_the_while(url, notebook_answer(model, IMAGES)):
+        published = publish(model, models / "digits", "digits")
+        wait_until(lambda: versions(url) == {published.name: "AVAILABLE"})
+        roll_back(models / "digits", 1)
+        wait_until(lambda: versions(url) == {"1": "AVAILABLE"})

@@ -1,8 +1,7 @@
+import contextlib
 import dataclasses
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -190,28 +189,37 @@ def start_export(run, base):
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
+def wait_until_it_writes(process, base, before):
+    """Wait for a staging folder other than those of earlier processes."""
+    deadline = time.monotonic() + 300
+    while not set(base.glob(".staging-*")) - before:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 @pytest.mark.slow
 def test_killed_exports_leave_no_visible_version_and_no_waste(tmp_path):
     run, base = write_run(tmp_path / "run"), tmp_path / "digits"
-    moments = np.random.default_rng(0)
-    begun = time.monotonic()
     whole = start_export(run, base)
+    wait_until_it_writes(whole, base, set())
+    begun = time.monotonic()
     assert whole.wait(timeout=300) == 0
     seconds = time.monotonic() - begun
     killed_midway = 0
-    for _ in range(6):
+    for share in np.random.default_rng(0).uniform(0, 1, 6):
+        before = set(base.glob(".staging-*"))
         process = start_export(run, base)
-        try:
-            process.wait(timeout=seconds * moments.uniform(0.3, 1.0))
-        except subprocess.TimeoutExpired:
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
+        wait_until_it_writes(process, base, before)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=share * seconds)
+        process.kill()
         process.communicate()
-        killed_midway += any(base.glob(".staging-*"))
+        killed_midway += bool(set(base.glob(".staging-*")) - before)
         for path in list_versions(base).values():
             assert verify_manifest(path)
             assert "serving_bytes" in tf.saved_model.load(path).signatures
-    assert killed_midway, "no export was killed while it wrote: move the moments"
+    assert killed_midway
     both = [start_export(run, base) for _ in range(2)]
     assert [process.wait(timeout=300) for process in both] == [0, 0]
     assert {p.name for p in base.iterdir()} == {".lock", *map(str, list_versions(base))}
