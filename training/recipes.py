@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+from typing import Any
 
 from training.paper_tables import CELLS, IMAGENET32, NUMERALS, SOURCE
 from training.recipe import Recipe, override, read_recipe
@@ -10,7 +11,7 @@ TYPES = ("standard", "dsconv", "mixconv", "mixconv_depthwise", "multiception")
 
 # Section IV of the paper and the code that its Section VI points to, where they differ from the
 # defaults of `Recipe`.
-_PAPER = {
+_PAPER: dict[str, dict[str, Any]] = {
     "cifar10": {},
     "cifar100": {},
     "stl10": {"batch_size": 64},
@@ -19,7 +20,7 @@ _PAPER = {
 
 # Section IV with what became usual after it. The network, the images and the passes over them
 # stay, and so does the cost.
-_MODERN = {
+_MODERN: dict[str, Any] = {
     "warmup_epochs": 5,
     "schedule_interval": "step",
     "l2": 5e-4,
@@ -31,14 +32,14 @@ _MODERN = {
 
 # For a laptop: some of the images and a few epochs. It shows that everything works, and in which
 # order the convolutions come; not the paper's errors.
-_QUICK = {
+_QUICK: dict[str, Any] = {
     "epochs": 5,
     "batch_size": 64,
     "learning_rate": 0.05,
     "warmup_epochs": 1,
     "schedule_interval": "step",
 }
-_QUICK_SPLITS = {
+_QUICK_SPLITS: dict[str, dict[str, Any]] = {
     "cifar10": {"train_split": "train[:20%]"},
     "cifar100": {"train_split": "train[:20%]"},
     "stl10": {"train_split": "train[:40%]", "test_split": "test[:25%]", "batch_size": 32},
