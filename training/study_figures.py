@@ -94,5 +94,6 @@ def _caption(results):
     seeds = " to ".join(str(count) for count in dict.fromkeys((counts or [0])[:1] + counts[-1:]))
     band = "" if counts == [1] else "; band: from the best to the worst seed"
     unfinished = f"; {len(results['missing'])} runs missing" if results["missing"] else ""
-    text = f"mean of {seeds} seeds{band}; legend: error at the end{unfinished}"
+    mean = "one seed" if counts == [1] else f"mean of {seeds} seeds"
+    text = f"{mean}{band}; legend: error at the end{unfinished}"
     return f"{text}\n{results['note']}" if results["note"] else text
