@@ -5,6 +5,7 @@ import pytest
 from fusion_checks import classes, fuse, randomize
 
 import keras_multiception as km
+from keras_multiception.fusion.equality import rounding_difference, sample_inputs
 
 TYPES = ("standard", "dsconv", "mixconv", "mixconv_depthwise", "multiception")
 NARROW = {"shakeshake26": {"filters": 8}, "mobilenetv2": {"alpha": 0.35}}
@@ -33,6 +34,13 @@ LAYERS = {
 }
 
 
+def assert_as_close_as_rounding(report, model):
+    """Check for 1e-5, or less than what rounding alone does where random numbers cancel."""
+    assert report.difference < 1e-5 or report.difference < rounding_difference(
+        model, sample_inputs(model)
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "conv", "form"),
     [case if case in QUICK else pytest.param(*case, marks=pytest.mark.slow) for case in ZOO],
@@ -41,7 +49,7 @@ def test_zoo(name, conv, form):
     model = km.create_model(name, conv=conv, input_shape=(16, 16, 3), **NARROW.get(name, {}))
     fused = fuse(randomize(model), form=form)
     report = fused.fusion_report
-    assert report.difference < 1e-5
+    assert_as_close_as_rounding(report, model)
     between_relu_and_addition = name == "mobilenetv2" and {"stage2_block1_bn", "stage2_block2_bn"}
     assert set(report.left) == (between_relu_and_addition or set())
     assert classes(fused) - LAYERS <= ({"GetItem"} if conv.startswith("mixconv") else set())
@@ -70,4 +78,4 @@ def test_networks_of_keras_before_and_after_surgery(name):
     for network in models:
         fused = fuse(randomize(network))
         assert "BatchNormalization" not in classes(fused)
-        assert fused.fusion_report.difference < 1e-5
+        assert_as_close_as_rounding(fused.fusion_report, network)

@@ -87,7 +87,8 @@ def rounding_difference(model, inputs):
         if dtype not in _UNIT_ROUNDOFF:
             return x
         noise = rng.uniform(-2, 2, tuple(x.shape)) * _UNIT_ROUNDOFF[dtype]
-        return ops.cast(ops.cast(x, "float32") * (1 + noise).astype("float32"), dtype)
+        factor = ops.convert_to_tensor(1 + noise, dtype="float32")
+        return ops.cast(ops.cast(x, "float32") * factor, dtype)
 
     moved = _outputs(model, inputs, lambda results: tree.map_structure(move, results))
     return max(map(_difference, moved, _outputs(model, inputs)))
