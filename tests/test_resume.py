@@ -33,7 +33,7 @@ def command(workdir):
 
 
 def wait_for(path, process):
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 900
     while not path.exists():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
