@@ -149,9 +149,13 @@ def _before_activation(layer, args, y):
 
 
 def _difference(actual, expected):
-    actual, expected = (
-        np.asarray(ops.convert_to_numpy(ops.cast(x, "float32")), "float64")
-        for x in (actual, expected)
-    )
+    actual, expected = (_float64(x) for x in (actual, expected))
     largest = np.abs(expected).max(initial=0.0)
     return float(np.abs(actual - expected).max(initial=0.0) / (largest or 1.0))
+
+
+def _float64(x):
+    """Return a tensor as an array of float64, from any dtype, which NumPy need not know."""
+    if keras.backend.standardize_dtype(x.dtype) not in ("float32", "float64"):
+        x = ops.cast(x, "float32")
+    return np.asarray(ops.convert_to_numpy(x), "float64")
