@@ -90,8 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="a file for the figures")
     flags = parser.parse_args(arguments)
 
-    from serving.servable import Servable
-    from serving.version_folders import find_versions
+    from serving.engine.servable import Servable
+    from serving.lifecycle.version_folders import find_versions
 
     versions = find_versions(Path(flags.model_base_path))
     if not versions:

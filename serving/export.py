@@ -15,7 +15,7 @@ import pathlib
 import sys
 import time
 
-from serving import base_path as versions
+from serving.publishing import base_path as versions
 
 # Before anything imports TensorFlow: its warnings and errors only.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -61,9 +61,9 @@ def publish(
     """
     import keras_multiception as km
     from keras_multiception.saved_model import fit_image_shape
-    from serving.manifest import write_manifest
-    from serving.model_card import write_model_card
-    from serving.warmup import BATCHING_FILE, write_warmup
+    from serving.publishing.manifest import write_manifest
+    from serving.publishing.model_card import write_model_card
+    from serving.publishing.warmup import BATCHING_FILE, write_warmup
 
     facts = fit_image_shape(model, km.preprocessing.get_dataset(dataset))
     with versions.publishing(base_path, version) as (folder, make_visible):

@@ -15,12 +15,12 @@ import uvicorn
 from starlette.applications import Starlette
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
-from serving.grpc_server import grpc_server
-from serving.http_protocol import LimitedHttpProtocol
-from serving.loading import DEFAULT_LOADING, Loading
-from serving.models import Models
-from serving.page import page_routes
-from serving.rest import METRICS_PATH, RestApi, create_app
+from serving.http.http_protocol import LimitedHttpProtocol
+from serving.http.rest import METRICS_PATH, RestApi, create_app
+from serving.lifecycle.loading import DEFAULT_LOADING, Loading
+from serving.lifecycle.models import Models
+from serving.page.page import page_routes
+from serving.rpc.grpc_server import grpc_server
 from serving.telemetry import Telemetry
 
 _GRACE_SECONDS = 30

@@ -64,8 +64,8 @@ def running(
     """
     with listen(rest_api_host, rest_api_port) as listener:
         # TensorFlow takes seconds to import: only once the port is ours.
-        from serving.config_files import single_model
-        from serving.loading import Loading
+        from serving.lifecycle.config_files import single_model
+        from serving.lifecycle.loading import Loading
         from serving.model_server import ServerOptions, model_server
 
         config = single_model(model_name, model_base_path)
@@ -106,11 +106,11 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def _options(flags: argparse.Namespace) -> ServerOptions:
-    from serving.batching import Batching, read_batching
-    from serving.config_files import MonitoringConfig, read_config
-    from serving.loading import Loading
+    from serving.engine.batching import Batching, read_batching
+    from serving.http.rest import METRICS_PATH
+    from serving.lifecycle.config_files import MonitoringConfig, read_config
+    from serving.lifecycle.loading import Loading
     from serving.model_server import ServerOptions
-    from serving.rest import METRICS_PATH
 
     batching = None
     metrics_path: str | None = METRICS_PATH
@@ -144,9 +144,9 @@ def _serve(flags: argparse.Namespace) -> NoReturn:
     with listen(flags.rest_api_host, flags.rest_api_port) as listener:
         import tensorflow as tf
 
-        from serving.config_files import ModelServerConfig, read_config, single_model
+        from serving.lifecycle.config_files import ModelServerConfig, read_config, single_model
+        from serving.lifecycle.models import following
         from serving.model_server import model_server
-        from serving.models import following
 
         threads = tf.config.threading
         if flags.tensorflow_intra_op_parallelism:
@@ -209,7 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"serving.server: error: {error}", file=sys.stderr)
     except Exception as error:
-        from serving.errors import ServingError
+        from serving.engine.errors import ServingError
 
         if not isinstance(error, ServingError):
             raise

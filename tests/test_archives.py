@@ -9,7 +9,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from training import data
-from training.archives import ARCHIVES
+from training.readers.archives import ARCHIVES
 
 pytest.importorskip("importlib_resources")  # which TFDS 4.9.10 needs to prepare anything
 

@@ -6,9 +6,9 @@ import threading
 import pytest
 from test_floors import ROOT
 
-from serving import base_path
-from serving.base_path import list_versions, prune, publishing, restore, roll_back
-from serving.manifest import write_manifest
+from serving.publishing import base_path
+from serving.publishing.base_path import list_versions, prune, publishing, restore, roll_back
+from serving.publishing.manifest import write_manifest
 
 
 def publish(base, version=None, text="model"):
@@ -135,7 +135,7 @@ def test_concurrent_publishers_get_a_version_each(tmp_path):
 
 def test_leftovers_of_the_killed_go_and_the_work_of_the_living_stays(tmp_path):
     code = (
-        "import sys; from serving.base_path import publishing\n"
+        "import sys; from serving.publishing.base_path import publishing\n"
         f"with publishing({str(tmp_path)!r}) as (folder, publish):\n"
         "    folder.mkdir(); print('ready', flush=True); sys.stdin.read(); publish()"
     )

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import keras_multiception as km
-from training import batches, batches_numpy, batches_tensorflow
-from training.augmentation import Augmentation, draw
+from training.pipeline import batches, batches_numpy, batches_tensorflow
+from training.pipeline.augmentation import Augmentation, draw
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FACTS = km.preprocessing.DATASETS["digits"]

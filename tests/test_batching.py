@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from serving.batching import Batching, can_batch, read_batching
-from serving.errors import ServingError
-from serving.servable import Servable
+from serving.engine.batching import Batching, can_batch, read_batching
+from serving.engine.errors import ServingError
+from serving.engine.servable import Servable
 
 PATIENT = Batching(max_batch_size=8, batch_timeout_micros=200_000, max_enqueued_batches=100)
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import brier_score_loss, log_loss
 
-from training.calibration import BINS, measure_calibration
+from training.reports.calibration import BINS, measure_calibration
 
 
 def draw(seed, examples=200, classes=4):

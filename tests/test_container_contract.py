@@ -31,8 +31,8 @@ from tensorflow_serving.apis import (
 from test_floors import ROOT
 from test_saved_model import notebook_answer, small_network
 
-from serving.base_path import roll_back
 from serving.export import publish
+from serving.publishing.base_path import roll_back
 
 pytestmark = pytest.mark.slow
 SECONDS = 120

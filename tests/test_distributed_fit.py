@@ -57,8 +57,8 @@ def main():
     import tensorflow as tf
 
     import keras_multiception as km
-    from training import distributed_fit, network, strategies
-    from training.callbacks import AveragedWeights
+    from training.loop import distributed_fit, network, strategies
+    from training.loop.callbacks import AveragedWeights
     from training.recipe import Recipe
 
     epochs, batch, examples = 2, 8, 37

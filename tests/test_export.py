@@ -15,13 +15,13 @@ from test_saved_model import small_network
 
 import keras_multiception as km
 from serving import export
-from serving.base_path import list_versions
-from serving.batching import read_batching
-from serving.errors import ServingError
-from serving.manifest import verify_manifest
-from serving.servable import Servable
-from serving.warmup import BATCHING_FILE, WARMUP_FILE, write_warmup
-from serving.warmup_replay import replay_warmup
+from serving.engine.batching import read_batching
+from serving.engine.errors import ServingError
+from serving.engine.servable import Servable
+from serving.engine.warmup_replay import replay_warmup
+from serving.publishing.base_path import list_versions
+from serving.publishing.manifest import verify_manifest
+from serving.publishing.warmup import BATCHING_FILE, WARMUP_FILE, write_warmup
 
 
 def write_run(path, dataset="digits"):

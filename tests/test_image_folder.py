@@ -6,7 +6,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from training import data, evaluate, image_folder, images
+from training import data, evaluate
+from training.readers import image_folder, images
 
 
 def write_image(path, color, size=(6, 5), mode="RGB", **arguments):

@@ -7,8 +7,8 @@ import zlib
 import pytest
 from PIL import Image
 
-from serving.errors import ServingError
-from serving.image_limit import refuse_image_bombs
+from serving.engine.errors import ServingError
+from serving.engine.image_limit import refuse_image_bombs
 
 
 def png_header(width, height):

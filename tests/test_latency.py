@@ -1,7 +1,7 @@
 import keras
 import pytest
 
-from training.latency import measure_latency
+from training.tuning.latency import measure_latency
 
 
 @pytest.mark.backend

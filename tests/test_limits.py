@@ -15,12 +15,13 @@ from test_image_limit import png_header
 from test_rest import export as export_various
 from test_rest import fetch, json_values
 
-from serving import http_protocol, server
-from serving.config_files import single_model
-from serving.loading import Loading
+from serving import server
+from serving.http import http_protocol
+from serving.lifecycle.config_files import single_model
+from serving.lifecycle.loading import Loading
+from serving.lifecycle.version_folders import VersionPolicy
+from serving.lifecycle.versions import ServedModel
 from serving.model_server import ServerOptions, model_server
-from serving.version_folders import VersionPolicy
-from serving.versions import ServedModel
 
 ONCE = Loading(file_system_poll_wait_seconds=0)
 

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from training import losses
+from training.loop import losses
 
 LOGITS = np.random.default_rng(0).normal(size=(16, 7)).astype("float32")
 LABELS = np.arange(16) % 7

@@ -8,10 +8,10 @@ import pytest
 from google.protobuf import text_format
 from saved_models import export_half_plus
 
-from serving.config_files import ModelServerConfig
-from serving.errors import ServingError
-from serving.loading import Loading
-from serving.models import Models, following
+from serving.engine.errors import ServingError
+from serving.lifecycle.config_files import ModelServerConfig
+from serving.lifecycle.loading import Loading
+from serving.lifecycle.models import Models, following
 
 ONCE = Loading(file_system_poll_wait_seconds=0)
 

@@ -141,7 +141,8 @@ def test_job_that_lost_a_worker_resumes_to_the_same_end(unbroken, tmp_path):
 
 
 def main(dump, *arguments):
-    from training import network, train
+    from training import train
+    from training.loop import network
 
     models, build = [], network.build
 

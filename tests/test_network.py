@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import keras_multiception as km
-from training import network
-from training.callbacks import AveragedWeights, Recorder
+from training.loop import network
+from training.loop.callbacks import AveragedWeights, Recorder
 from training.recipe import Recipe
 from training.run_folder import RunFolder
 

@@ -18,8 +18,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-from serving.config_files import ModelServerConfig
-from serving.loading import Loading
+from serving.lifecycle.config_files import ModelServerConfig
+from serving.lifecycle.loading import Loading
 from serving.model_server import ServerOptions, model_server
 from serving.server import listen
 

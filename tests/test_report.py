@@ -10,10 +10,11 @@ from PIL import Image
 from scipy.stats import binom
 
 from keras_multiception.preprocessing import Dataset
-from training import data, metrics, report, report_figures
-from training.report_measures import compare, measure_predictions, share
-from training.report_page import write_report
-from training.report_runs import measure_runs, read_runs
+from training import data, metrics, report
+from training.reports import figures as report_figures
+from training.reports.measures import compare, measure_predictions, share
+from training.reports.page import write_report
+from training.reports.runs import measure_runs, read_runs
 from training.run_folder import RunFolder, replacing, write_json
 
 NASTY = '<img src="x">|*a*'

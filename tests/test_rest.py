@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from serving import server
-from serving.request_body import MAX_BODY_BYTES
+from serving.http.request_body import MAX_BODY_BYTES
 
 
 def export(path):

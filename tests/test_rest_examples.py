@@ -14,9 +14,9 @@ from saved_models import export_half_plus, export_half_plus_tf1
 from test_rest import fetch
 
 from serving import server
-from serving.config_files import ModelServerConfig
+from serving.http.request_body import MAX_BODY_BYTES
+from serving.lifecycle.config_files import ModelServerConfig
 from serving.model_server import model_server
-from serving.request_body import MAX_BODY_BYTES
 from serving.telemetry import ACCESS_LOG
 
 
@@ -164,6 +164,7 @@ def test_gzip_both_ways(url):
         (gzip.compress(b"{}" * 99)[:-9], "gzip", 400),
         (b"{}", "br", 415),
     ],
+    ids=["too large", "not gzip", "cut off", "unknown encoding"],
 )
 def test_encodings_that_are_refused(url, body, encoding, status):
     response, answer = send(f"{url}/half:predict", body, {"Content-Encoding": encoding})

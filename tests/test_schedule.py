@@ -3,8 +3,8 @@ import dataclasses
 import keras
 import pytest
 
+from training.loop.schedule import learning_rate_schedule
 from training.recipe import Recipe
-from training.schedule import learning_rate_schedule
 
 PAPER = Recipe("cifar10", "resnet20", "multiception", epochs=30)
 STEPS = 7

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from serving.errors import ServingError
-from serving.servable import Servable
+from serving.engine.errors import ServingError
+from serving.engine.servable import Servable
 
 
 def export_half_plus(path, offset):

@@ -3,7 +3,7 @@ import tensorflow_datasets as tfds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training import splits
+from training.readers import splits
 
 BOUNDARIES = st.one_of(
     st.just(""), st.integers(-60, 60).map(str), st.integers(-110, 110).map("{}%".format)

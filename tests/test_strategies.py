@@ -1,9 +1,12 @@
 import json
+import subprocess
+import sys
 
 import pytest
 
-from training import strategies, train
-from training.strategies import Execution, make_strategy
+from training import train
+from training.loop import strategies
+from training.loop.strategies import Execution, make_strategy
 
 CLUSTER = {"worker": ["127.0.0.1:0", "127.0.0.1:0"]}
 
@@ -78,3 +81,16 @@ def _error_of(tmp_path, capsys, *arguments):
     message = capsys.readouterr().err
     assert message.count("\n") == 1
     return message
+
+
+def test_batch_must_be_shared_evenly_by_the_replicas(tmp_path):
+    command = [sys.executable, "-m", "training.train", "--recipe", "resnet20_standard_digits"]
+    command += ["--workdir", str(tmp_path / "run"), "--strategy", "mirrored", "--cpu_replicas", "2"]
+    for size in ("1", "31"):
+        result = subprocess.run(
+            [*command, "--set", f"batch_size={size}"], capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 2
+        expected = f"must be a multiple of the number of replicas, 2. Received: batch_size={size}"
+        assert expected in result.stderr.splitlines()[-1]
+    assert not (tmp_path / "run").exists()

@@ -9,9 +9,9 @@ import time
 import pytest
 from study_folders import write_runs
 
+from training.studies.plan import plan_conditions, plan_runs
+from training.studies.runs import find_gpus, train_runs
 from training.study import main
-from training.study_plan import plan_conditions, plan_runs
-from training.study_runs import find_gpus, train_runs
 
 DIGITS = ["resnet20_dsconv_digits", "resnet20_multiception_digits"]
 TINY = ["epochs=2", "train_split=train[:64]", "test_split=test[:32]"]

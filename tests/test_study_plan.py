@@ -4,7 +4,7 @@ import pathlib
 import pytest
 from study_folders import write_run
 
-from training.study_plan import plan_conditions, plan_runs, recipes_of_tables
+from training.studies.plan import plan_conditions, plan_runs, recipes_of_tables
 
 DSCONV = "resnet20_dsconv_cifar10"
 WORKDIR = pathlib.Path("work")

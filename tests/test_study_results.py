@@ -5,10 +5,10 @@ import pytest
 from matplotlib.image import imread
 from study_folders import write_runs
 
-from training.study_plan import plan_conditions, plan_runs, recipes_of_tables
-from training.study_results import collect
-from training.study_summary import render, summarise
-from training.study_tables import to_csv, to_markdown
+from training.studies.plan import plan_conditions, plan_runs, recipes_of_tables
+from training.studies.results import collect
+from training.studies.summary import render, summarise
+from training.studies.tables import to_csv, to_markdown
 
 ERRORS = {
     "standard": [7.0, 7.2, 7.4],

@@ -10,11 +10,12 @@ import time
 import keras_tuner
 import pytest
 
-from training import data, network
-from training.hypermodel import RecipeHyperModel
+from training import data
+from training.loop import network
 from training.recipes import get_recipe
 from training.tune import hold_out, main, parse_budget
-from training.tuner import make_tuner
+from training.tuning.hypermodel import RecipeHyperModel
+from training.tuning.tuner import make_tuner
 
 DIGITS = "resnet20_multiception_digits"
 TINY = ["epochs=2", "train_split=train[:80]"]

@@ -2,8 +2,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training.recipes import get_recipe
-from training.tune_figures import draw_search
-from training.tune_results import TrialResult, find_winner, pareto_front, to_csv, to_markdown
+from training.tuning.figures import draw_search
+from training.tuning.results import TrialResult, find_winner, pareto_front, to_csv, to_markdown
 
 DIGITS = "resnet20_multiception_digits"
 

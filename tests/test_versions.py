@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from test_servable import export_half_plus
 
-from serving.errors import ServingError
-from serving.loading import Loading
-from serving.versions import ServedModel
+from serving.engine.errors import ServingError
+from serving.lifecycle.loading import Loading
+from serving.lifecycle.versions import ServedModel
 
 ONCE = Loading(file_system_poll_wait_seconds=0)
 

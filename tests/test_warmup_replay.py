@@ -6,11 +6,11 @@ import tensorflow as tf
 from saved_models import export_half_plus
 from tensorflow_serving.apis import prediction_log_pb2
 
-from serving.errors import ServingError
-from serving.loading import Loading
-from serving.servable import Servable
-from serving.versions import ServedModel
-from serving.warmup_replay import MAX_RECORDS, WARMUP_FILE, replay_warmup
+from serving.engine.errors import ServingError
+from serving.engine.servable import Servable
+from serving.engine.warmup_replay import MAX_RECORDS, WARMUP_FILE, replay_warmup
+from serving.lifecycle.loading import Loading
+from serving.lifecycle.versions import ServedModel
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 
 import keras_multiception as km
-from training import arrays, digits, image_folder, images, tfds_reader
-from training.batches import evaluation_batches, require_batch, training_batches
 from training.machine import gpu_names
+from training.pipeline.batches import evaluation_batches, require_batch, training_batches
+from training.readers import arrays, digits, image_folder, images, tfds_reader
 
 __all__ = [
     "evaluation_batches",
@@ -27,7 +27,7 @@ def load(dataset, split, data_dir=None, image_size=0, archive_dir=None):
     """Read a split of a data set into memory.
 
     Args:
-        dataset: String. "folder" is a user's own images by class, see `training.image_folder`;
+        dataset: String. "folder" is a user's own images by class, see `readers.image_folder`;
             "digits" is scikit-learn's; the others of `keras_multiception.preprocessing.DATASETS`
             are read, or downloaded, by TensorFlow Datasets. Any of them is read without it where
             `data_dir` has what `training.write_arrays` wrote.

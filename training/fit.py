@@ -11,11 +11,12 @@ import sys
 import keras
 
 import keras_multiception as km
-from training import data, metrics, network, strategies
-from training.callbacks import AveragedWeights, Recorder
+from training import data, metrics
+from training.loop import network, strategies
+from training.loop.callbacks import AveragedWeights, Recorder
+from training.loop.strategies import Execution
 from training.machine import import_tensorflow
 from training.run_folder import RunFolder, replacing
-from training.strategies import Execution
 
 
 def train(
@@ -145,7 +146,7 @@ def _fit(model, strategy, recipe, facts, folder, history, batches, steps, test_s
             **common,
         )
     else:
-        from training import distributed_fit  # needs TensorFlow
+        from training.loop import distributed_fit  # needs TensorFlow
 
         distributed_fit.fit(
             model,

@@ -20,8 +20,8 @@ import time
 
 import numpy as np
 
-from training.augmentation import Augmentation, draw
 from training.cli import Parser
+from training.pipeline.augmentation import Augmentation, draw
 
 AUGMENTATIONS = {
     "none": Augmentation(),
@@ -122,7 +122,7 @@ def _batches(args, batch_size, augmentation):
     import keras_multiception as km
 
     name = {"tf.data": "tensorflow", "numpy": "numpy"}[args.pipeline]
-    implementation = importlib.import_module(f"training.batches_{name}")
+    implementation = importlib.import_module(f"training.pipeline.batches_{name}")
 
     rng = np.random.default_rng(0)
     shape = (args.examples, args.image_size, args.image_size, 3)

@@ -57,8 +57,8 @@ def write(paths, output, data_dir=None):
     """
     _require_free(output)
 
-    from training.report_page import write_report  # imports Matplotlib and TensorFlow
-    from training.report_runs import measure_runs, read_runs
+    from training.reports.page import write_report  # imports Matplotlib and TensorFlow
+    from training.reports.runs import measure_runs, read_runs
 
     runs = read_runs(paths)
     report, mistakes = measure_runs(runs, data_dir)

@@ -15,8 +15,8 @@ import shlex
 import sys
 
 from training.cli import Parser
-from training.study_plan import plan_conditions, plan_runs, recipes_of_tables
-from training.study_runs import find_gpus, train_runs
+from training.studies.plan import plan_conditions, plan_runs, recipes_of_tables
+from training.studies.runs import find_gpus, train_runs
 
 _OF_THE_MACHINE = ("--workdir", "--data_dir", "--output", "--parallel", "--note", "--summary_only")
 
@@ -69,14 +69,14 @@ def main(argv=None):
 
 
 def _summarise(runs, args, argv):
-    from training.study_summary import summarise  # imports Keras, which takes seconds
+    from training.studies.summary import summarise  # imports Keras, which takes seconds
 
     command = _command(sys.argv[1:] if argv is None else argv)
     summarise(runs, args.workdir, _output(args), command=command, note=args.note)
 
 
 def _render(path):
-    from training.study_summary import render
+    from training.studies.summary import render
 
     render(path)
 

@@ -28,9 +28,9 @@ import dataclasses
 import sys
 
 from training.cli import Parser
+from training.loop.strategies import JIT, STRATEGIES, Execution
 from training.paper_tables import NUMERALS
 from training.recipes import RECIPES, describe, get_recipe, paper_cells
-from training.strategies import JIT, STRATEGIES, Execution
 
 _RESUME = "The same command resumes after the last whole epoch."
 _CHOICES = {"strategy": STRATEGIES, "jit": tuple(JIT)}

@@ -47,7 +47,10 @@ def main(argv=None):
             raise ValueError(f"`trials` must be at least 1. Received: trials={args.trials}")
         recipe = hold_out(get_recipe(args.recipe, args.set, args.quick), args.validation_split)
         budget = parse_budget(args.budget)
-        from training.tuner import is_worker, make_tuner  # imports TensorFlow, which takes seconds
+        from training.tuning.tuner import (  # imports TensorFlow, which takes seconds
+            is_worker,
+            make_tuner,
+        )
 
         make = functools.partial(
             make_tuner, recipe, args.workdir, args.algorithm, args.trials, budget, args.data_dir
@@ -154,7 +157,7 @@ def _require_same(args, recipe, budget):
 
 def _summarise(tuner, args):
     """Write what has been found so far, and return the winner or `None`."""
-    from training.tune_summary import write_search
+    from training.tuning.summary import write_search
 
     introduction = (
         f"A {args.algorithm} search around `{args.recipe}`{' --quick' if args.quick else ''}"

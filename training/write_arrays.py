@@ -28,7 +28,8 @@ def main(argv=None):
     parser.add_argument("--splits", nargs="+", default=["train", "test"], help="splits to write")
     args = parser.parse_args(argv)
 
-    from training import arrays, data
+    from training import data
+    from training.readers import arrays
 
     try:
         facts = data.facts(args.dataset, args.data_dir, args.image_size)

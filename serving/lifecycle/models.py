@@ -1,0 +1,203 @@
+"""The models of a server: made from a `ModelServerConfig`, and remade when it changes."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from tensorflow_serving.config.model_server_config_pb2 import ModelConfig, ModelServerConfig
+
+from serving.engine.errors import ServingError
+from serving.lifecycle.config_files import read_config
+from serving.lifecycle.loading import DEFAULT_LOADING, Loading
+from serving.lifecycle.versions import ServedModel
+
+_LOGGER = logging.getLogger("serving")
+
+
+class Models:
+    """The models that a configuration names, served while the context is open.
+
+    Args:
+        config: The configuration.
+        loading: How versions are found and loaded.
+        allow_version_labels_for_unavailable_models: Whether labels may be given to versions that
+            are not loaded.
+
+    Raises:
+        ValueError: If the configuration is not one that can be served; on entering the context,
+            if a model has no version that loads, or a label's version is not loaded.
+    """
+
+    def __init__(
+        self,
+        config: ModelServerConfig,
+        loading: Loading = DEFAULT_LOADING,
+        allow_version_labels_for_unavailable_models: bool = False,
+    ):
+        self.config = config
+        self._configs = _model_configs(config)
+        self._loading = loading
+        self._allow_labels = allow_version_labels_for_unavailable_models
+        self._models: dict[str, ServedModel] = {}
+        self._reload_lock = threading.Lock()
+
+    def __enter__(self) -> Models:
+        try:
+            self.reload(self.config)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exception) -> None:
+        models, self._models = self._models, {}
+        for model in models.values():
+            model.__exit__()
+
+    def __iter__(self) -> Iterator[ServedModel]:
+        return iter(self._models.values())
+
+    def get(self, name: str) -> ServedModel:
+        """Looks a model up to call it.
+
+        Args:
+            name: The model's name.
+
+        Returns:
+            The model.
+
+        Raises:
+            ServingError: NOT_FOUND, if there is none; INVALID_ARGUMENT, if the name is empty.
+        """
+        if not name:
+            raise ServingError("INVALID_ARGUMENT", "ModelSpec has no name specified.")
+        model = self._models.get(name)
+        if model is None:
+            raise ServingError("NOT_FOUND", f"Servable not found for request: Latest({name})")
+        return model
+
+    def get_for_status(self, name: str) -> ServedModel:
+        """Looks a model up to ask for its versions.
+
+        Args:
+            name: The model's name.
+
+        Returns:
+            The model.
+
+        Raises:
+            ServingError: NOT_FOUND, if there is none.
+        """
+        model = self._models.get(name)
+        if model is None:
+            raise ServingError("NOT_FOUND", f"Could not find any versions of model {name}")
+        return model
+
+    def reload(self, config: ModelServerConfig) -> None:
+        """Takes up another configuration; models that both name keep serving meanwhile.
+
+        Args:
+            config: The new configuration. If it cannot be served, the old one stays.
+
+        Raises:
+            ValueError: If it is not one that can be served, or a new model has no version that
+                loads.
+            ServingError: FAILED_PRECONDITION, if a label's version is not loaded.
+        """
+        configs = _model_configs(config)
+        with self._reload_lock, contextlib.ExitStack() as undo:
+            models = {}
+            for name, wanted in configs.items():
+                model = self._models.get(name)
+                if model is None or model.base_path != Path(wanted.base_path):
+                    policy = wanted.model_version_policy
+                    model = ServedModel(name, wanted.base_path, self._loading, policy)
+                    undo.enter_context(model)
+                elif model.policy != wanted.model_version_policy:
+                    undo.callback(_set_policy, model, model.policy)
+                    _set_policy(model, wanted.model_version_policy)
+                models[name] = model
+            for name, wanted in configs.items():
+                self._check_labels(models[name], wanted.version_labels)
+            undo.pop_all()
+            self.config = config
+            gone = [model for model in self._models.values() if model not in models.values()]
+            self._models = models
+            for name, wanted in configs.items():
+                models[name].labels = dict(wanted.version_labels)
+        for model in gone:
+            model.__exit__()
+
+    def _check_labels(self, model: ServedModel, labels: Mapping[str, int]) -> None:
+        available = {s.version for s in model.status() if s.state == "AVAILABLE"}
+        for label, version in labels.items():
+            if version not in available and not self._allow_labels:
+                raise ServingError(
+                    "FAILED_PRECONDITION",
+                    f"Request to assign label {label} to version {version} of model {model.name}, "
+                    "which is not currently available for inference",
+                )
+
+
+@contextlib.contextmanager
+def following(models: Models, path: str | Path, poll_wait_seconds: float) -> Iterator[None]:
+    """Rereads a model config file while the context is open, and reloads when it has changed.
+
+    Args:
+        models: The models.
+        path: The file.
+        poll_wait_seconds: Seconds between two readings; 0 reads no more.
+
+    Yields:
+        Nothing.
+    """
+    closing = threading.Event()
+
+    def follow() -> None:
+        known = models.config
+        while not closing.wait(poll_wait_seconds):
+            try:
+                config = read_config(path, ModelServerConfig)
+                if config != known:
+                    known = config
+                    models.reload(config)
+            except (ValueError, ServingError) as error:
+                _LOGGER.error("The model config file was not taken up: %s", error)
+
+    follower = threading.Thread(target=follow, daemon=True)
+    if poll_wait_seconds:
+        follower.start()
+    try:
+        yield
+    finally:
+        closing.set()
+        if poll_wait_seconds:
+            follower.join()
+
+
+def _set_policy(model: ServedModel, policy) -> None:
+    model.policy = policy
+    model.poll()
+
+
+def _model_configs(config: ModelServerConfig) -> dict[str, ModelConfig]:
+    if config.WhichOneof("config") != "model_config_list":
+        raise ValueError(
+            "`model_config_file` must hold a `model_config_list`. "
+            f"Received: {config.WhichOneof('config') or 'nothing'}"
+        )
+    configs: dict[str, ModelConfig] = {}
+    for wanted in config.model_config_list.config:
+        if wanted.name in configs:
+            raise ValueError(f"Each model must have its own `name`. Received: name={wanted.name!r}")
+        if wanted.model_platform not in ("", "tensorflow") or "://" in wanted.base_path:
+            raise ValueError(
+                "Only SavedModels in local folders can be served. Received: "
+                f"model_platform={wanted.model_platform!r}, base_path={wanted.base_path!r}"
+            )
+        configs[wanted.name] = wanted
+    return configs

@@ -1,0 +1,1 @@
+"""How versions come under a base path: whole, described, checked, and gone again."""

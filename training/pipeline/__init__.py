@@ -1,0 +1,1 @@
+"""From arrays in memory to augmented batches, by tf.data or by NumPy."""

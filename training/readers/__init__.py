@@ -1,0 +1,1 @@
+"""Where images come from: archives, arrays, folders, TFDS; used through `training.data`."""

@@ -1,0 +1,117 @@
+"""Data sets as NumPy files, which need nothing but NumPy to be read.
+
+<data_dir>/<data set>/arrays.json   what is known of the data set; size and SHA-256 by split
+<data_dir>/<data set>/train.npz     `images`, uint8, and `labels`, int64
+"""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import zipfile
+
+import numpy as np
+
+import keras_multiception as km
+from training.readers import splits
+from training.run_folder import replacing
+
+
+def exist(dataset, data_dir):
+    """Return whether a directory has a data set as arrays."""
+    return data_dir is not None and (pathlib.Path(data_dir) / dataset / "arrays.json").is_file()
+
+
+def write(dataset, data_dir, facts, contents):
+    """Write a data set: all of it or nothing.
+
+    Args:
+        dataset: String, its name.
+        data_dir: Path of the directory to write it in.
+        facts: A `keras_multiception.preprocessing.Dataset`.
+        contents: Iterable of (name of a split, images, labels); only one is held at a time.
+
+    Returns:
+        The `pathlib.Path` of the folder.
+
+    Raises:
+        ValueError: If the directory has the data set already.
+    """
+    folder = pathlib.Path(data_dir) / dataset
+    if folder.exists():
+        raise ValueError(f"`output` must not have {dataset} already. Received: {folder}")
+    with replacing(folder) as temporary:
+        temporary.mkdir()
+        index = {}
+        for name, images, labels in contents:
+            path = temporary / f"{name}.npz"
+            np.savez(path, images=images, labels=labels)
+            index[name] = {"examples": len(images), "sha256": _sha256(path)}
+        known = {**dataclasses.asdict(facts), "splits": index}
+        (temporary / "arrays.json").write_text(json.dumps(known, indent=2) + "\n")
+    return folder
+
+
+def load(dataset, split, data_dir):
+    """Read a split.
+
+    Args:
+        dataset: String, the name of the data set.
+        split: String in the notation of TensorFlow Datasets.
+        data_dir: Path of the directory, as `write` filled it.
+
+    Returns:
+        Images, uint8 of shape (examples, height, width, 3), and labels, int64.
+
+    Raises:
+        ValueError: If the split is unknown or a file is not as it was written.
+    """
+    index = _index(dataset, data_dir)["splits"]
+    parts = splits.select(split, {name: entry["examples"] for name, entry in index.items()})
+    pieces = []
+    for name, part in parts:
+        images, labels = _read(
+            pathlib.Path(data_dir) / dataset / f"{name}.npz", index[name]["sha256"]
+        )
+        pieces.append((images[part], labels[part]))
+    if len(pieces) == 1:
+        return pieces[0]
+    images, labels = zip(*pieces, strict=True)
+    return np.concatenate(images), np.concatenate(labels)
+
+
+def facts(dataset, data_dir):
+    """Return the `keras_multiception.preprocessing.Dataset` that was written with the arrays."""
+    index = _index(dataset, data_dir)
+    fields = dataclasses.fields(km.preprocessing.Dataset)
+    return km.preprocessing.Dataset(**{field.name: tuple(index[field.name]) for field in fields})
+
+
+def _index(dataset, data_dir):
+    path = pathlib.Path(data_dir) / dataset / "arrays.json"
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"`data_dir` has a file that cannot be read ({error}). Received: {path}"
+        ) from error
+
+
+def _read(path, sha256):
+    try:
+        if _sha256(path) == sha256:
+            with np.load(path) as file:
+                return file["images"], file["labels"]
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"`data_dir` has a file that cannot be read ({error}). Received: {path}"
+        ) from error
+    raise ValueError(
+        f"`data_dir` must have arrays as they were written, of SHA-256 {sha256}; copy or write "
+        f"them again. Received: {path}"
+    )
+
+
+def _sha256(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

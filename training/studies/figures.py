@@ -1,0 +1,99 @@
+"""The learning curves of a study, as in the paper's Figure 3."""
+
+import math
+import statistics
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from training.costs_figure import COLOURS
+from training.studies.names import condition_name, panel_name, setting_name, varying_keys
+
+TYPE_COLOURS = COLOURS | {"mixconv_depthwise": "#009e73"}
+_TICKS = (1, 1.5, 2, 3, 4, 5, 7, 10, 15, 20, 30, 40, 50, 70, 100)
+DPI = 150
+GREY = "#a9afb5"
+
+
+def draw_curves(results):
+    """Draw the test error over the epochs: a line for the mean, a band from best to worst seed.
+
+    Args:
+        results: Dictionary, as of `training.studies.results.collect`.
+
+    Returns:
+        A Matplotlib figure with a panel for each network and data set.
+    """
+    panels: dict[str, list] = {}
+    for each in results["conditions"]:
+        if each["runs"]:
+            panels.setdefault(panel_name(each["recipe"]), []).append(each)
+    varying = varying_keys(results["conditions"])
+    columns = {1: 1, 2: 2, 4: 2}.get(len(panels), 3)
+    rows = max(1, math.ceil(len(panels) / columns))
+    figure = Figure((6.4 if columns == 1 else 4.6 * columns, 4.2 * rows + 0.4), DPI)
+    figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.12)
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for ax, (title, conditions) in zip(axes, panels.items(), strict=False):
+        _draw_panel(ax, conditions, varying)
+        ax.set_title(title, loc="left", fontsize=11, pad=10)
+    for ax in axes[len(panels) :]:
+        ax.set_axis_off()
+    figure.supxlabel(_caption(results), fontsize=8, color="#5c6368")
+    return figure
+
+
+def _draw_panel(ax, conditions, varying):
+    colours = _colours(conditions)
+    types = {each["recipe"]["conv"] for each in conditions}
+    name_of = setting_name if varying and len(types) == 1 else condition_name
+    lowest, highest = 100.0, 0.0
+    for each in sorted(conditions, key=lambda c: c["mean"]):
+        curves = [run["error_by_epoch"] for run in each["runs"]]
+        by_epoch = list(zip(*curves, strict=True))
+        epochs = range(1, len(by_epoch) + 1)
+        colour = colours[each["label"]]
+        name = name_of(each["recipe"], varying)
+        mean = [statistics.fmean(errors) for errors in by_epoch]
+        label = f"{name}  {each['mean']:.2f} %"
+        marker = "o" if len(mean) <= 15 else None
+        ax.plot(epochs, mean, color=colour, lw=1.6, label=label, marker=marker, ms=3.5, zorder=3)
+        if len(curves) > 1:
+            low, high = ([pick(errors) for errors in by_epoch] for pick in (min, max))
+            ax.fill_between(epochs, low, high, color=colour, alpha=0.18, lw=0, zorder=2)
+        lowest = min(lowest, *map(min, curves))
+        highest = max(highest, *map(max, curves))
+    ax.set_yscale("log")
+    ax.set_ylim(max(lowest, 0.5) * 0.93, max(highest, 1) * 1.05)
+    ax.yaxis.set_major_locator(FixedLocator(_TICKS))
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %"))
+    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    ax.set_xlabel("epoch", fontsize=9)
+    ax.set_ylabel("top-1 test error", fontsize=9)
+    ax.grid(axis="y", color="#e4e6e8", lw=0.8, zorder=0)
+    ax.tick_params(length=0, labelsize=9)
+    ax.spines[:].set_visible(False)
+    ax.spines["bottom"].set(visible=True, color=GREY)
+    ax.legend(framealpha=1, edgecolor="none", fontsize=8.5, loc="upper right", handlelength=1.4)
+
+
+def _colours(conditions):
+    """Return a colour for each condition: of its type, or of a map if a type comes twice."""
+    types = [each["recipe"]["conv"] for each in conditions]
+    if len(set(types)) == len(types):
+        return {each["label"]: TYPE_COLOURS[each["recipe"]["conv"]] for each in conditions}
+    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(conditions)))
+    return {each["label"]: colour for each, colour in zip(conditions, colours, strict=False)}
+
+
+def _caption(results):
+    counts = sorted({len(each["runs"]) for each in results["conditions"] if each["runs"]})
+    seeds = " to ".join(str(count) for count in dict.fromkeys((counts or [0])[:1] + counts[-1:]))
+    band = "" if counts == [1] else "; band: from the best to the worst seed"
+    unfinished = f"; {len(results['missing'])} runs missing" if results["missing"] else ""
+    mean = "one seed" if counts == [1] else f"mean of {seeds} seeds"
+    text = f"{mean}{band}; legend: error at the end{unfinished}"
+    return f"{text}\n{results['note']}" if results["note"] else text
