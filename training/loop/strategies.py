@@ -5,8 +5,6 @@ import dataclasses
 import json
 import os
 
-import keras
-
 STRATEGIES = ("none", "mirrored", "multi_worker")
 JIT = {"auto": "auto", "true": True, "false": False}
 
@@ -65,6 +63,8 @@ def make_strategy(execution):
     """
     if execution.strategy == "none":
         return None
+    import keras  # takes seconds; the command line needs the names above
+
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
             f'`strategy` must be "none" with the {keras.backend.backend()} backend of Keras. '
