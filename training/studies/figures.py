@@ -2,6 +2,7 @@
 
 import math
 import statistics
+import textwrap
 
 import matplotlib
 import numpy as np
@@ -15,6 +16,7 @@ TYPE_COLOURS = COLOURS | {"mixconv_depthwise": "#009e73"}
 _TICKS = (1, 1.5, 2, 3, 4, 5, 7, 10, 15, 20, 30, 40, 50, 70, 100)
 DPI = 150
 GREY = "#a9afb5"
+CAPTION_WIDTH = 90  # characters
 
 
 def draw_curves(results):
@@ -96,4 +98,4 @@ def _caption(results):
     unfinished = f"; {len(results['missing'])} runs missing" if results["missing"] else ""
     mean = "one seed" if counts == [1] else f"mean of {seeds} seeds"
     text = f"{mean}{band}; legend: error at the end{unfinished}"
-    return f"{text}\n{results['note']}" if results["note"] else text
+    return "\n".join([text, *textwrap.wrap(results["note"], CAPTION_WIDTH)])
