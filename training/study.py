@@ -11,10 +11,9 @@ several studies may share a workdir.
 import functools
 import os
 import pathlib
-import shlex
 import sys
 
-from training.cli import Parser
+from training.cli import Parser, command_of
 from training.studies.plan import plan_conditions, plan_runs, recipes_of_tables
 from training.studies.runs import find_gpus, train_runs
 
@@ -71,7 +70,7 @@ def main(argv=None):
 def _summarise(runs, args, argv):
     from training.studies.summary import summarise  # imports Keras, which takes seconds
 
-    command = _command(sys.argv[1:] if argv is None else argv)
+    command = command_of("training.study", argv, _OF_THE_MACHINE)
     summarise(runs, args.workdir, _output(args), command=command, note=args.note)
 
 
@@ -83,17 +82,6 @@ def _render(path):
 
 def _output(args):
     return args.output or args.workdir / "study"
-
-
-def _command(argv):
-    """Return the command without what belongs to one machine."""
-    kept, skip = [], False
-    for word in argv:
-        if word.startswith("--"):
-            skip = word.partition("=")[0] in _OF_THE_MACHINE
-        if not skip:
-            kept.append(shlex.quote(word))
-    return " ".join(("python -m training.study", *kept))
 
 
 def _parser():

@@ -1,0 +1,1 @@
+"""Compressed forms of trained networks: how each is made, measured and shown."""

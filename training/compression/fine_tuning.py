@@ -1,0 +1,140 @@
+"""Further training of a network, of Keras 3 or Keras 2, that goes on where it was stopped."""
+
+import dataclasses
+import math
+
+import keras
+import numpy as np
+
+from training import data
+from training.run_folder import replacing
+
+
+@dataclasses.dataclass(frozen=True)
+class FineTuning:
+    """How a network is trained further.
+
+    Attributes:
+        epochs: Number of passes over the training split.
+        learning_rate: Highest learning rate, from which a cosine falls to zero.
+        batch_size: Images per step.
+        seed: Seed of the order of the images and their augmentation.
+    """
+
+    epochs: int = 2
+    learning_rate: float = 0.01
+    batch_size: int = 64
+    seed: int = 0
+
+    def __post_init__(self):
+        for name, least in {"epochs": 1, "batch_size": 1, "seed": 0}.items():
+            if getattr(self, name) < least:
+                value = getattr(self, name)
+                raise ValueError(f"`{name}` must be at least {least}. Received: {name}={value}")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(
+                "`learning_rate` must be a finite number above 0. "
+                f"Received: learning_rate={self.learning_rate}"
+            )
+
+    def steps_per_epoch(self, examples):
+        """Return the steps of an epoch over a number of images."""
+        data.require_batch(examples, self.batch_size)
+        return examples // self.batch_size
+
+
+def fine_tune(model, tuning, train_set, facts, checkpoint, *, augmentation, callbacks=()):
+    """Train a network further, or go on from a checkpoint.
+
+    Args:
+        model: A `keras.Model` or `tf_keras.Model` that gives class probabilities; it is trained
+            in place.
+        tuning: A `FineTuning`.
+        train_set: Images, uint8, and labels.
+        facts: A `keras_multiception.preprocessing.Dataset`, whose statistics to normalise with.
+        checkpoint: Path of a file for the state after each epoch; it is removed at the end by
+            who keeps the result.
+        augmentation: Dictionary of `pad_and_crop` and `flip`, as for `data.training_batches`.
+        callbacks: Callbacks of the model's own Keras.
+
+    Returns:
+        A list of a dictionary for each epoch trained here: `loss` and `accuracy`.
+
+    Raises:
+        FloatingPointError: If the loss is not finite.
+        ValueError: If the checkpoint is of another model.
+    """
+    module = _keras_of(model)
+    steps = tuning.steps_per_epoch(len(train_set[0]))
+    schedule = module.optimizers.schedules.CosineDecay(tuning.learning_rate, steps * tuning.epochs)
+    model.compile(
+        module.optimizers.SGD(schedule, momentum=0.9, nesterov=True),
+        "sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+        jit_compile=False,
+    )
+    model.optimizer.build(model.trainable_variables)
+    done = _restore(model, checkpoint)
+    history = []
+    for epoch in range(done, tuning.epochs):
+        batches = data.training_batches(
+            *train_set,
+            dataset=facts,
+            batch_size=tuning.batch_size,
+            epochs=epoch + 1,
+            first_epoch=epoch,
+            seed=tuning.seed,
+            **augmentation,
+        )
+        log = model.fit(
+            batches,
+            steps_per_epoch=steps,
+            epochs=epoch + 1,
+            initial_epoch=epoch,
+            shuffle=False,  # the batches come shuffled
+            callbacks=list(callbacks),
+            verbose=2,
+        ).history
+        row = {key: float(log[key][-1]) for key in ("loss", "accuracy")}
+        if not math.isfinite(row["loss"]):
+            raise FloatingPointError(
+                f"The loss is not finite in epoch {epoch + 1}; lower --learning_rate."
+            )
+        history.append(row)
+        _save(model, checkpoint, epoch + 1)
+    return history
+
+
+def _keras_of(model):
+    if isinstance(model, keras.Model):
+        return keras
+    import tf_keras
+
+    return tf_keras
+
+
+def _state(model):
+    return [*model.variables, *model.optimizer.variables]
+
+
+def _save(model, checkpoint, epochs):
+    arrays = {f"{i:05}": np.asarray(variable) for i, variable in enumerate(_state(model))}
+    with replacing(checkpoint) as temporary:
+        np.savez(temporary, epochs=epochs, **arrays)
+
+
+def _restore(model, checkpoint):
+    """Bring a compiled model to a checkpoint; return the number of epochs it has seen."""
+    if not checkpoint.is_file():
+        return 0
+    state = _state(model)
+    with np.load(checkpoint) as saved:
+        shapes = [saved[f"{i:05}"].shape for i in range(len(saved.files) - 1)]
+        if shapes != [tuple(variable.shape) for variable in state]:
+            raise ValueError(
+                "`run` has a checkpoint of another network; was it written by another version? "
+                f"Remove it to begin anew. Received: {checkpoint}"
+            )
+        for i, variable in enumerate(state):
+            variable.assign(saved[f"{i:05}"])
+        return int(saved["epochs"])

@@ -1,0 +1,118 @@
+"""The results of several compressed runs, as one dictionary."""
+
+import json
+import os
+import platform
+import statistics
+from importlib.metadata import PackageNotFoundError, version
+
+from training.compression.timing import time_artefacts
+
+_PACKAGES = (
+    "keras",
+    "tensorflow",
+    "tf_keras",
+    "tensorflow-model-optimization",
+    "ai-edge-litert",
+    "numpy",
+)
+
+
+def collect(compressors, recipes, *, command="", note=""):
+    """Gather what was measured, seeds of one configuration together.
+
+    Args:
+        compressors: List of `Compressor`.
+        recipes: List of `Compression`; those that a run lacks are left out.
+        command: String, the command that made it.
+        note: String, what a reader must know.
+
+    Returns:
+        A dictionary fit for JSON: `command`, `note`, `versions`, `hardware`, and `networks`, each
+        with its run's `recipe`, `fine_tuning` and `artefacts`.
+    """
+    return {
+        "command": command,
+        "note": note,
+        "versions": {"python": platform.python_version(), **_versions()},
+        "hardware": {"machine": platform.machine(), "cpus": os.cpu_count()},
+        "networks": [_network(group, recipes) for group in _groups(compressors)],
+    }
+
+
+def add_times(results, compressors, recipes, rounds):
+    """Time every artefact of the first seed of each network, all in turns.
+
+    Args:
+        results: What `collect` returns; the times are added to its artefacts.
+        compressors: List of `Compressor`, as given to `collect`.
+        recipes: List of `Compression`.
+        rounds: Integer, how often each is measured.
+    """
+    groups = _groups(compressors)
+    paths = {
+        (index, recipe.name): group[0].artefact(recipe)
+        for index, group in enumerate(groups)
+        for recipe in recipes
+        if group[0].result(recipe)
+    }
+    times = time_artefacts(paths, groups[0][0].facts, rounds)
+    for index, network in enumerate(results["networks"]):
+        for artefact in network["artefacts"]:
+            runtimes = times.get((index, artefact["recipe"]), {})
+            artefact["times"] = runtimes
+            for measure in ("batch_1_ms", "images_per_second"):
+                artefact[measure] = {
+                    name: statistics.median(values[measure]) for name, values in runtimes.items()
+                }
+
+
+def _groups(compressors):
+    """Return lists of the compressors whose runs differ in their seed alone."""
+    groups: dict[str, list] = {}
+    for each in compressors:
+        shared = {key: value for key, value in each.recipe.items() if key != "seed"}
+        groups.setdefault(json.dumps(shared, sort_keys=True), []).append(each)
+    return list(groups.values())
+
+
+def _network(group, recipes):
+    made = [(recipe, [(each, each.result(recipe)) for each in group]) for recipe in recipes]
+    metrics = group[0].run.metrics()
+    return {
+        "recipe": {key: value for key, value in group[0].recipe.items() if key != "seed"},
+        "parameters": metrics["parameters"]["trainable"] if metrics else None,
+        "settings": group[0].settings,
+        "artefacts": [
+            _artefact(recipe, [(each, result) for each, result in pairs if result])
+            for recipe, pairs in made
+            if any(result for _, result in pairs)
+        ],
+    }
+
+
+def _artefact(recipe, pairs):
+    accuracies = [100 * result["test"]["top1"] for _, result in pairs]
+    first = pairs[0][1]
+    return {
+        "recipe": recipe.name,
+        "description": recipe.description,
+        "n": len(pairs),
+        "seeds": [each.recipe["seed"] for each, _ in pairs],
+        "accuracies": [round(accuracy, 4) for accuracy in accuracies],
+        "accuracy": statistics.fmean(accuracies),
+        "sd": statistics.stdev(accuracies) if len(accuracies) > 1 else None,
+        "test_examples": first["test"]["examples"],
+        "sizes": first["sizes"],
+        "kernels": first["kernels"],
+    }
+
+
+def _versions():
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

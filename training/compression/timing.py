@@ -1,0 +1,80 @@
+"""How long the artefacts take, measured in turns, so that their ratios hold on a busy machine."""
+
+import pathlib
+import tempfile
+import time
+
+import keras
+import numpy as np
+
+import keras_multiception as km
+from keras_multiception import compression
+
+BATCH_SIZE = 32  # of the throughput
+THREADS = (1, 2)
+_SECONDS = 0.05  # of one measurement, at least one call
+
+
+def time_artefacts(artefacts, facts, rounds=7):
+    """Time LiteRT models, and as SavedModels those that there are as Keras models.
+
+    Args:
+        artefacts: Dictionary from a name to the path of a `model.tflite`, with or without a
+            `model.keras` beside it.
+        facts: A `keras_multiception.preprocessing.Dataset`.
+        rounds: Integer, how often each is measured, in turns; one more round warms up.
+
+    Returns:
+        A dictionary from the name to one of runtimes, "LiteRT, 1 thread", "LiteRT, 2 threads" and
+        "SavedModel", each with `batch_1_ms` and `images_per_second`: lists of a value a round.
+    """
+    images = np.random.default_rng(0).uniform(0, 255, (BATCH_SIZE, *facts.image_shape))
+    images = images.astype("float32")
+    with tempfile.TemporaryDirectory() as folder:
+        calls = {}
+        for index, (name, path) in enumerate(artefacts.items()):
+            for threads in THREADS:
+                runtime = f"LiteRT, {threads} thread{'s' if threads > 1 else ''}"
+                # one for each batch size: another size allocates anew
+                one, many = (compression.LiteRTModel(path, num_threads=threads) for _ in range(2))
+                calls[name, runtime] = one.predict, many.predict
+            model = path.with_name("model.keras")
+            if model.is_file():
+                saved = _saved_model(model, pathlib.Path(folder) / str(index), facts)
+                calls[name, "SavedModel"] = saved, saved
+        took = {key: ([], []) for key in calls}
+        for _ in range(rounds + 1):
+            for key, (one, many) in calls.items():
+                took[key][0].append(_time(one, images[:1]))
+                took[key][1].append(_time(many, images))
+    results: dict = {}
+    for (name, runtime), (ones, manys) in took.items():
+        results.setdefault(name, {})[runtime] = {
+            "batch_1_ms": [round(1000 * seconds, 4) for seconds in ones[1:]],
+            "images_per_second": [round(BATCH_SIZE / seconds, 1) for seconds in manys[1:]],
+        }
+    return results
+
+
+def _saved_model(path, folder, facts):
+    import tensorflow as tf
+
+    model = keras.models.load_model(path, compile=False)
+    km.export_saved_model(model, folder, facts)
+    loaded = tf.saved_model.load(str(folder))
+    signature = loaded.signatures["serving_default"]
+
+    def call(images):
+        return loaded and signature(image=tf.constant(images))["probabilities"].numpy()
+
+    return call
+
+
+def _time(call, images):
+    """Return the seconds of one call, the mean over as many as fill the time of a measurement."""
+    calls, begin, gone = 0, time.perf_counter(), 0.0
+    while gone < _SECONDS:
+        call(images)
+        calls += 1
+        gone = time.perf_counter() - begin
+    return gone / calls
