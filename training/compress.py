@@ -71,7 +71,7 @@ def _compress(args, recipes, command):
     ]
     for compressor in compressors:
         with compressor.run.lock():
-            for recipe in recipes:
+            for recipe in filter(compressor.applies, recipes):
                 result = compressor.make(recipe)
                 print(
                     f"{compressor.run.path} {recipe.name:<14}"

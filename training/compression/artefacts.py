@@ -18,6 +18,7 @@ import numpy as np
 from keras_multiception import compression
 from training import data, metrics
 from training.compression.fine_tuning import fine_tune
+from training.compression.recipes import split_step
 from training.compression.steps import fused, is_legacy, of_pixels, prepare, with_pixels
 from training.run_folder import RunFolder, replacing, write_json
 
@@ -59,14 +60,20 @@ class Compressor:
         }
         self._require_same_settings()
 
-    def result(self, compression_):
+    def result(self, recipe):
         """Return what was measured of an artefact, or `None` before it is finished."""
-        path = self.folder / compression_.name / "result.json"
+        path = self.folder / recipe.name / "result.json"
         return json.loads(path.read_text()) if path.is_file() else None
 
-    def artefact(self, compression_):
+    def artefact(self, recipe):
         """Return the path of an artefact's LiteRT model."""
-        return self.folder / compression_.name / "model.tflite"
+        return self.folder / recipe.name / "model.tflite"
+
+    def applies(self, recipe):
+        """Return whether a recipe can be followed: branches are those of Multiception."""
+        return self.recipe["conv"] == "multiception" or not any(
+            split_step(step)[0] == "branches" for step in recipe.training_steps
+        )
 
     def make(self, recipe):
         """Make the artefact of a recipe and measure it, unless it is finished.

@@ -22,7 +22,7 @@ _NUMBERED = {
     "prunedw": ("{} % pruned, depthwise kernels too, float32.", ("prunedw{}",)),
     "cluster": ("Weights of each kernel clustered to {} values, float32.", ("cluster{}",)),
     "branches": (
-        "The least {} % of the kernel branches removed, fused, float32.",
+        "Kernel branches with under {} % of their layer's weights removed, fused, float32.",
         ("branches{}", "fuse"),
     ),
     "pqat": (
@@ -38,7 +38,7 @@ _NUMBERED = {
         ("prune50", "cluster{}", "quantize", "int8"),
     ),
     "branchesqat": (
-        "The least {} % of the kernel branches removed, quantisation-aware training, int8.",
+        "Kernel branches under {} % removed, quantisation-aware training, int8.",
         ("branches{}", "quantize", "int8"),
     ),
 }
@@ -46,7 +46,7 @@ _DEFAULT_NUMBERS = {"pqat": 50, "cqat": 16, "pcqat": 16}
 _LIMITS = {"cluster": (2, 256), "cqat": (2, 256), "pcqat": (2, 256)}
 DEFAULT = (
     "float,fused,float16,dynamic,ptq,tuned,qat,prune50,prune80,prune2to4,pqat,cluster16,cqat,pcqat,"
-    "branches30,branchesqat30"
+    "branches40,branchesqat40"
 )
 
 

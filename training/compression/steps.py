@@ -67,8 +67,8 @@ def prepare(step, model, before, facts, total_steps):
     if kind == "tune":
         return model, [], lambda trained: trained
     if kind == "branches":
-        least = compression.prune_branches(model, threshold=number / 100)
-        return least, [], lambda trained: trained
+        smaller = compression.prune_branches(model, threshold=number / 100, verbose=False)
+        return smaller, [], lambda trained: trained
     legacy = as_legacy(model, facts)
     if kind in (BLOCKS, "prune", "prunedw"):
         blocks, sparsity = ("2:4", 0.5) if kind == BLOCKS else (None, number / 100)
