@@ -1,45 +1,187 @@
-"""Asks a TF Serving-compatible server what is in some image files.
+"""Asks a TF Serving-compatible server what is in some images, over REST or gRPC.
 
-Over REST it needs the standard library only.
+    python -m serving.client --image FILE [FILE ...] --model_name NAME
+    python -m serving.client --image FOLDER --url grpc://127.0.0.1:8500 --json > answers.json
+    find . -name "*.png" | python -m serving.client --image -   # or one image file
 
-python -m serving.client --image FILE [FILE ...] --model_name NAME
+REST works without TensorFlow; gRPC needs it.
 """
 
 from __future__ import annotations
 
-import argparse
-import base64
-import http.client
-import json
+import os
 import sys
-import urllib.error
-import urllib.parse
-import urllib.request
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING
 
-from serving.server_error import ServerError
+from tqdm import tqdm
 
-_IMAGE_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM")
+from serving.clients.batches import array_batches, batches
+from serving.clients.command_line import parse, print_json, print_table
+from serving.clients.image_files import named_images, read_image
+from serving.clients.prediction import Prediction, read_predictions
+from serving.clients.rest_client import RestClient
+from serving.clients.retries import retried
+from serving.clients.server_error import ServerError
+from serving.clients.target import Target
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["Client", "Prediction", "ServerError", "predict"]
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """What the model says of one image.
+class Client:
+    """Asks one model of one server; connections stay open between requests.
+
+    Threads may share it.
 
     Args:
-        label: The name of the likeliest class.
-        class_id: Its number.
-        probability: Its probability.
-        probabilities: Those of all classes.
+        url: The server's URL: `http://HOST:PORT` for REST, `grpc://HOST:PORT` for gRPC.
+        model_name: The model's name.
+        version: The model's version; `None` for the latest.
+        label: The version's label, in place of its number.
+        signature_name: A signature that takes encoded images and gives `probabilities`, `class_id`
+            and `label`.
+        timeout: Seconds for each request to be answered.
+        retries: How often a request is sent again if the server cannot be reached, or answers
+            that it has too much to do: HTTP's 429 and 503, gRPC's UNAVAILABLE and
+            RESOURCE_EXHAUSTED. What failed otherwise is not sent again.
+        backoff: Seconds before the second try; they double, and a random part comes to them.
+        batch_size: How many images a request has at most.
+
+    Raises:
+        ValueError: If the URL or a number is none that can be used.
+
+    Example:
+        >>> with Client("grpc://127.0.0.1:8500", model_name="digits") as client:
+        ...     for answer in client.stream(find_images("scans"), progress=None):
+        ...         print(answer.label)
     """
 
-    label: str
-    class_id: int
-    probability: float
-    probabilities: tuple[float, ...]
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8501",
+        *,
+        model_name: str = "default",
+        version: int | None = None,
+        label: str | None = None,
+        signature_name: str = "serving_bytes",
+        timeout: float = 10.0,
+        retries: int = 2,
+        backoff: float = 0.25,
+        batch_size: int = 32,
+    ):
+        for name, value, least in (
+            ("retries", retries, 0),
+            ("backoff", backoff, 0),
+            ("batch_size", batch_size, 1),
+        ):
+            if not least <= value < float("inf"):
+                raise ValueError(f"`{name}` must be {least} or more. Received: {name}={value}")
+        target = Target(url, model_name, version, label, timeout)
+        self._signature_name = signature_name
+        self._retries, self._backoff, self._batch_size = retries, backoff, batch_size
+        if target.scheme == "grpc":
+            from serving.clients.grpc_client import GrpcClient
+
+            self._sender: RestClient | GrpcClient = GrpcClient(target)
+        else:
+            self._sender = RestClient(target)
+
+    def predict(
+        self, images: Iterable[str | Path | bytes], progress: bool | None = False
+    ) -> list[Prediction]:
+        """Sends images, several in a request, and waits for all answers.
+
+        Args:
+            images: Files' paths, or encoded images as bytes: JPEG, PNG, GIF or BMP.
+            progress: Whether to show a bar on the standard error; `None` for only on a terminal.
+
+        Returns:
+            A prediction for each image, in order.
+
+        Raises:
+            OSError: If a file cannot be read.
+            ValueError: If an image is none.
+            ConnectionError: If the server cannot be reached.
+            TimeoutError: If it does not answer in time.
+            ServerError: If it answers with an error, or with something else than predictions.
+        """
+        return list(self.stream(images, progress))
+
+    def stream(
+        self, images: Iterable[str | Path | bytes], progress: bool | None = False
+    ) -> Iterator[Prediction]:
+        """Does as `predict`, but reads each file and yields each answer when it is its turn."""
+        if isinstance(images, (str, bytes)):
+            raise ValueError(f"`images` must be a list of images. Received: images={images[:99]!r}")
+        read = batches(map(read_image, images), self._batch_size)
+        total = len(images) if isinstance(images, Sequence) else None
+        return self._answers(read, self._signature_name, total, progress)
+
+    def predict_arrays(self, images: np.ndarray, progress: bool | None = False) -> list[Prediction]:
+        """Sends images as pixels: to `serving_uint8`, or floats to `serving_default`.
+
+        Args:
+            images: Array of shape `[N, H, W, C]` with values from 0 to 255.
+            progress: As in `predict`.
+
+        Returns:
+            A prediction for each image.
+
+        Raises:
+            ValueError: If the array has another shape or dtype; else as `predict`.
+        """
+        import numpy as np
+
+        if images.ndim != 4 or (images.dtype != np.uint8 and images.dtype.kind != "f"):
+            raise ValueError(
+                "`images` must be an array [N, H, W, C] of uint8 or floats. "
+                f"Received: images of shape {images.shape} and dtype {images.dtype}"
+            )
+        pixels = np.ascontiguousarray(images, None if images.dtype == np.uint8 else np.float32)
+        name = "serving_uint8" if pixels.dtype == np.uint8 else "serving_default"
+        rows = array_batches(pixels, self._batch_size)
+        return list(self._answers(rows, name, len(pixels), progress))
+
+    def states(self) -> dict[int, str]:
+        """Asks for the states of the model's versions, such as `{2: "AVAILABLE"}`."""
+        return retried(self._sender.states, self._retries, self._backoff)
+
+    def is_ready(self) -> bool:
+        """Asks once whether a version can answer; an error is a no."""
+        try:
+            return "AVAILABLE" in self._sender.states().values()
+        except (OSError, ServerError):
+            return False
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._sender.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def _answers(
+        self,
+        requests: Iterable[list[bytes] | np.ndarray],
+        signature_name: str,
+        total: int | None,
+        progress: bool | None,
+    ) -> Iterator[Prediction]:
+        disable = None if progress is None else not progress  # tqdm: `None` looks for a terminal
+        with tqdm(total=total, unit="image", disable=disable) as bar:
+            for batch in requests:
+                send = partial(self._sender.predict, batch, signature_name)
+                rows = retried(send, self._retries, self._backoff)
+                yield from read_predictions(rows, len(batch))
+                bar.update(len(batch))
 
 
 def predict(
@@ -51,169 +193,17 @@ def predict(
     signature_name: str = "serving_bytes",
     timeout: float = 10.0,
 ) -> list[Prediction]:
-    """Sends images to a server, all in one request.
-
-    Args:
-        images: Files' paths, or encoded images as bytes: JPEG, PNG, GIF or BMP.
-        url: The server's URL: `http://HOST:PORT` for REST, `grpc://HOST:PORT` for gRPC.
-        model_name: The model's name.
-        version: The model's version; `None` for the latest.
-        signature_name: A signature that takes encoded images and gives `probabilities`, `class_id`
-            and `label`.
-        timeout: Seconds to wait for the server.
-
-    Returns:
-        A prediction for each image, in order.
-
-    Raises:
-        OSError: If a file cannot be read.
-        ValueError: If an image or the URL is none.
-        ConnectionError: If the server cannot be reached.
-        TimeoutError: If it does not answer in time.
-        ServerError: If it answers with an error, or with something else than predictions.
+    """Sends images to a server, by a `Client` of its own; see there for arguments and errors.
 
     Example:
         >>> [answer] = predict(["seven.png"], model_name="digits")
         >>> answer.label
         'seven'
     """
-    scheme, _, address = url.partition("://")
-    if scheme not in ("http", "https", "grpc"):
-        raise ValueError(
-            f"`url` must begin with http://, https:// or grpc://. Received: url={url!r}"
-        )
-    encoded = [_encoded(image) for image in images]
-    if scheme == "grpc":
-        from serving.grpc_client import predict_rows
-
-        rows = predict_rows(encoded, address, model_name, version, signature_name, timeout)
-        return _predictions(rows, len(encoded))
-    instances = [{"b64": base64.b64encode(image).decode()} for image in encoded]
-    where = f"/v1/models/{urllib.parse.quote(model_name, safe='')}"
-    if version is not None:
-        where += f"/versions/{version}"
-    request = urllib.request.Request(
-        f"{url.rstrip('/')}{where}:predict",
-        json.dumps({"signature_name": signature_name, "instances": instances}).encode(),
-        {"Content-Type": "application/json"},
-    )
-    return _predictions(_rows(_send(request, url, timeout)), len(instances))
-
-
-def _encoded(image: str | Path | bytes) -> bytes:
-    if isinstance(image, bytes):
-        name, data = f"{len(image)} bytes", image
-    else:
-        name = str(image)
-        try:
-            data = Path(image).read_bytes()
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"There is no file {name}.") from error
-        except OSError as error:
-            raise OSError(f"Cannot read {name}: {error.strerror}.") from error
-    if not data.startswith(_IMAGE_STARTS):
-        raise ValueError(f"Expected a JPEG, PNG, GIF or BMP image. Received: {name}")
-    return data
-
-
-def _send(request: urllib.request.Request, url: str, timeout: float) -> bytes:
-    late = f"The server at {url} did not answer within {timeout:g} seconds."
-    try:
-        with urllib.request.urlopen(request, timeout=timeout) as response:
-            return response.read()
-    except urllib.error.HTTPError as error:
-        raise ServerError(_error_text(error), error.code) from error
-    except TimeoutError as error:
-        raise TimeoutError(late) from error
-    except urllib.error.URLError as error:
-        if isinstance(error.reason, TimeoutError):
-            raise TimeoutError(late) from error
-        reason = getattr(error.reason, "strerror", None) or error.reason
-        raise ConnectionError(f"Cannot reach the server at {url}: {reason}.") from error
-    except (OSError, http.client.HTTPException) as error:
-        raise ConnectionError(f"The server at {url} broke the connection: {error}.") from error
-
-
-def _error_text(answer: urllib.error.HTTPError) -> str:
-    try:
-        return f"The server answered: {json.loads(answer.read())['error']}"
-    except (OSError, ValueError, TypeError, KeyError):
-        return f"The server answered with HTTP status {answer.code}: {answer.reason}."
-
-
-def _rows(body: bytes) -> object:
-    try:
-        return json.loads(body)["predictions"]
-    except (ValueError, TypeError, KeyError):
-        return None
-
-
-def _predictions(rows, count: int) -> list[Prediction]:
-    try:
-        found = [
-            Prediction(
-                label=str(row["label"]),
-                class_id=int(row["class_id"]),
-                probability=float(max(row["probabilities"])),
-                probabilities=tuple(row["probabilities"]),
-            )
-            for row in rows
-        ]
-    except (ValueError, TypeError, KeyError) as error:
-        raise ServerError(
-            "The server answered without `label`, `class_id` and `probabilities` for each image; "
-            "does this signature classify images?",
-            200,
-        ) from error
-    if len(found) != count:
-        raise ServerError(f"The server answered for {len(found)} images instead of {count}.", 200)
-    return found
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")
-
-
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser(
-        prog="python -m serving.client",
-        description="Ask a TF Serving-compatible server what is in some image files.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--image", nargs="+", required=True, metavar="FILE", help="image files")
-    parser.add_argument(
-        "--host", default="127.0.0.1", help="the server's address (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--port", type=int, default=8501, help="the server's REST port (default: %(default)s)"
-    )
-    parser.add_argument("--url", help="the server's URL, in place of --host and --port")
-    parser.add_argument(
-        "--model_name", default="default", help="the model's name (default: %(default)s)"
-    )
-    parser.add_argument("--version", type=int, help="the model's version; the latest if not given")
-    parser.add_argument(
-        "--signature_name",
-        default="serving_bytes",
-        help="the signature to call (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--timeout", type=float, default=10.0, help="seconds to wait (default: %(default)s)"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    flags = parser.parse_args(arguments)
-    if not 0 < flags.port < 65536:
-        parser.error(f"argument --port: must be from 1 to 65535, not {flags.port}")
-    if not 0 < flags.timeout < float("inf"):
-        parser.error(f"argument --timeout: must be a positive number, not {flags.timeout}")
-    return flags
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
-    return "\n".join(lines)
+    with Client(
+        url, model_name=model_name, version=version, signature_name=signature_name, timeout=timeout
+    ) as client:
+        return client.predict(images)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -225,28 +215,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    flags = _parse(arguments)
-    host = f"[{flags.host}]" if ":" in flags.host else flags.host
+    flags = parse(arguments)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        answers = predict(
-            flags.image,
-            flags.url or f"http://{host}:{flags.port}",
+        named = named_images(flags.image, sys.stdin.buffer)
+        names, images = zip(*named, strict=True)
+        with Client(
+            flags.url,
             model_name=flags.model_name,
             version=flags.version,
+            label=flags.label,
             signature_name=flags.signature_name,
             timeout=flags.timeout,
-        )
+            retries=flags.retries,
+            batch_size=flags.batch_size,
+        ) as client:
+            progress = flags.progress or (None if len(images) > flags.batch_size else False)
+            answers = client.stream(images, progress)
+            if flags.json:
+                print_json(names, answers, tqdm.write)
+            else:
+                print_table(names, answers, flags.top, tqdm.write)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `... | head` has enough
+        return 1
     except (OSError, ValueError, ServerError) as error:
         print(f"serving.client: error: {error}", file=sys.stderr)
         return 1
-    pairs = list(zip(flags.image, answers, strict=True))
-    if flags.json:
-        rows = [{"file": file, **asdict(answer)} for file, answer in pairs]
-        print(json.dumps(rows, indent=2, ensure_ascii=False))
-        return 0
-    header = ("file", "label", "class", "probability")
-    cells = [(f, a.label, str(a.class_id), f"{a.probability:.4f}") for f, a in pairs]
-    print(_table([header, *cells]))
     return 0
 
 

@@ -8,51 +8,16 @@ import subprocess
 import sys
 import threading
 
-import numpy as np
 import pytest
-import tensorflow as tf
+from light_model import light_server, write_image
 from PIL import Image
 
-from serving import client, server
-from serving.lifecycle.config_files import single_model
-from serving.model_server import ServerOptions, model_server
-
-LABELS = ["dark", "bright"]
+from serving import client
 
 
 @pytest.fixture(scope="module")
 def light(tmp_path_factory):
-    """A server of a model with the contract of `serving.export`: it tells dark from bright."""
-    base_path = tmp_path_factory.mktemp("light")
-    module = tf.Module()
-    module.labels = tf.constant(LABELS)
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
-    def light(image_bytes):
-        decode = lambda data: tf.reduce_mean(  # noqa: E731
-            tf.cast(tf.io.decode_image(data, channels=3, expand_animations=False), tf.float32)
-        )
-        bright = tf.map_fn(decode, image_bytes, fn_output_signature=tf.float32) / 255
-        probabilities = tf.stack([1 - bright, bright], axis=1)
-        class_id = tf.argmax(probabilities, axis=1)
-        return {
-            "probabilities": probabilities,
-            "class_id": class_id,
-            "label": tf.gather(module.labels, class_id),
-        }
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
-    def size(image_bytes):
-        return {"size": tf.strings.length(image_bytes)}
-
-    module.light, module.size = light, size
-    tf.saved_model.save(
-        module, str(base_path / "2"), signatures={"serving_bytes": light, "size": size}
-    )
-    with (
-        server.listen("127.0.0.1", 0) as listener,
-        model_server(single_model("light", base_path), listener, ServerOptions(port=0)) as running,
-    ):
+    with light_server(tmp_path_factory.mktemp("light")) as running:
         yield running
 
 
@@ -64,12 +29,11 @@ def url(light):
 @pytest.fixture
 def images(tmp_path):
     """A dark and a bright file in each format."""
-    paths = []
-    for index, suffix in enumerate(["png", "jpeg", "bmp", "gif"]):
-        path = tmp_path / f"{suffix}.{suffix}"
-        Image.fromarray(np.full((4, 6, 3), [0, 204][index % 2], np.uint8)).save(path)
-        paths.append(str(path))
-    return paths
+    suffixes = ("png", "jpeg", "bmp", "gif")
+    return [
+        str(write_image(tmp_path / f"{suffix}.{suffix}", [0, 204][index % 2]))
+        for index, suffix in enumerate(suffixes)
+    ]
 
 
 @pytest.fixture

@@ -1,0 +1,139 @@
+"""Asks a server over TF Serving's gRPC API; needs tensorflow-serving-api and TensorFlow."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import grpc
+import tensorflow as tf
+from tensorflow_serving.apis import (
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    model_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
+
+from serving.clients.server_error import ServerError
+from serving.clients.target import Target
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_OPTIONS = [
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.enable_retries", 0),  # whoever calls decides
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+]
+# What gRPC itself says where it has no connection; all else it passes on from the server.
+_UNREACHED = ("failed to connect", "DNS resolution failed", "connections to all backends failing")
+
+
+class GrpcClient:
+    """Sends single requests over one channel: no retries, no batches.
+
+    Args:
+        target: What is asked.
+    """
+
+    def __init__(self, target: Target):
+        self._target = target
+        self._address = target.url.partition("://")[2].rstrip("/")
+        self._channel = grpc.insecure_channel(self._address, options=_OPTIONS)
+        self._predictions = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
+        self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
+        self._input_names: dict[str, str] = {}
+
+    def predict(self, images: Sequence[bytes] | np.ndarray, signature_name: str) -> object:
+        """Sends images in one request.
+
+        Args:
+            images: Encoded images, or an array of pixels.
+            signature_name: A signature with one input.
+
+        Returns:
+            The outputs of each image, by name, as REST's row format has them.
+
+        Raises:
+            ConnectionError: If the server cannot be reached.
+            TimeoutError: If it does not answer in time.
+            ServerError: If it answers with an error.
+        """
+        deadline = time.monotonic() + self._target.timeout
+        request = predict_pb2.PredictRequest(model_spec=self._spec(signature_name))
+        name = self._input_name(signature_name, deadline)
+        tensor = (
+            tf.make_tensor_proto(list(images), tf.string)
+            if isinstance(images, Sequence)
+            else tf.make_tensor_proto(images)
+        )
+        request.inputs[name].CopyFrom(tensor)
+        response = self._call(self._predictions.Predict, request, deadline)
+        columns = {name: _values(proto) for name, proto in response.outputs.items()}
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+    def states(self) -> dict[int, str]:
+        """Asks for the state of the model's versions; raises as `predict` does."""
+        request = get_model_status_pb2.GetModelStatusRequest(model_spec=self._spec(""))
+        deadline = time.monotonic() + self._target.timeout
+        answer = self._call(self._models.GetModelStatus, request, deadline)
+        state = get_model_status_pb2.ModelVersionStatus.State
+        return {found.version: state.Name(found.state) for found in answer.model_version_status}
+
+    def close(self) -> None:
+        """Closes the channel."""
+        self._channel.close()
+
+    def _spec(self, signature_name: str) -> model_pb2.ModelSpec:
+        spec = model_pb2.ModelSpec(name=self._target.model_name, signature_name=signature_name)
+        if self._target.version is not None:
+            spec.version.value = self._target.version
+        if self._target.label is not None:
+            spec.version_label = self._target.label
+        return spec
+
+    def _input_name(self, signature_name: str, deadline: float) -> str:
+        if signature_name not in self._input_names:
+            asked = get_model_metadata_pb2.GetModelMetadataRequest(
+                model_spec=self._spec(""), metadata_field=["signature_def"]
+            )
+            answer = self._call(self._predictions.GetModelMetadata, asked, deadline)
+            signatures = get_model_metadata_pb2.SignatureDefMap()
+            answer.metadata["signature_def"].Unpack(signatures)
+            signature = signatures.signature_def.get(signature_name)
+            if signature is None:
+                return ""  # the server will say that there is none
+            self._input_names[signature_name] = next(iter(signature.inputs), "")
+        return self._input_names[signature_name]
+
+    def _call(self, method: Callable, request, deadline: float):
+        try:
+            return method(request, timeout=max(0.0, deadline - time.monotonic()))
+        except grpc.RpcError as error:
+            raise self._told(error) from error
+
+    def _told(self, error: grpc.RpcError) -> Exception:
+        code, details = error.code(), error.details() or ""
+        if code == grpc.StatusCode.DEADLINE_EXCEEDED:
+            return self._target.late()
+        if code != grpc.StatusCode.UNAVAILABLE:
+            return ServerError(f"The server answered: {details}", code.value[0])
+        if details.startswith(_UNREACHED):
+            reason = details.rpartition(": ")[2]
+            return ConnectionError(
+                f"Cannot reach the server at {self._address} over gRPC: {reason}."
+            )
+        return ServerError(
+            f"The server at {self._address} is not available: {details}", code.value[0]
+        )
+
+
+def _values(proto) -> list:
+    array = tf.make_ndarray(proto)
+    if array.dtype.kind == "O":
+        return [value.decode() if isinstance(value, bytes) else value for value in array.tolist()]
+    return array.tolist()

@@ -1,0 +1,112 @@
+"""Which image files are meant, and what is in them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO, NoReturn
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp")
+STDIN = "-"
+_IMAGE_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM")
+
+
+def find_images(path: str | Path) -> list[Path]:
+    """Finds the image files of a folder and the folders in it, in the order of their names.
+
+    Args:
+        path: The folder. A path that is none is taken for that of an image file, whatever its
+            name.
+
+    Returns:
+        The files whose names end as those of images do; names that begin with a dot are left out.
+
+    Raises:
+        OSError: If a folder cannot be read.
+        ValueError: If there is no image file.
+
+    Example:
+        >>> find_images("photos")
+        [PosixPath('photos/cat.jpg'), PosixPath('photos/june/dog.png')]
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return [path]
+    found = sorted(
+        Path(folder, name)
+        for folder, folders, names in os.walk(path, onerror=_cannot_read)
+        for name in names
+        if name.lower().endswith(IMAGE_SUFFIXES)
+    )
+    found = [file for file in found if not _is_hidden(file.relative_to(path))]
+    if not found:
+        raise ValueError(f"There is no {', '.join(IMAGE_SUFFIXES)} file in the folder {path}.")
+    return found
+
+
+def named_images(paths: Sequence[str], stdin: BinaryIO) -> list[tuple[str, Path | bytes]]:
+    """Finds the images that the arguments of a command mean.
+
+    Args:
+        paths: Files, folders, and `-` for the standard input: one image file, or the paths of
+            files and folders, one a line.
+        stdin: The standard input.
+
+    Returns:
+        Names, and the files' paths or the image that was read.
+
+    Raises:
+        OSError: If a folder cannot be read.
+        ValueError: If there is no image in a folder or on the standard input.
+    """
+    found: list[tuple[str, Path | bytes]] = []
+    for path in paths:
+        if path == STDIN:
+            data = stdin.read()
+            if b"\0" in data:  # as in every image file, and in no path
+                found.append((STDIN, data))
+                continue
+            lines = [os.fsdecode(line) for line in data.splitlines() if line.strip()]
+            if not lines:
+                raise ValueError("There is neither an image nor a path on the standard input.")
+        else:
+            lines = [path]
+        found += [(str(file), file) for line in lines for file in find_images(line)]
+    return found
+
+
+def read_image(image: str | Path | bytes) -> bytes:
+    """Reads an image file as it is, encoded.
+
+    Args:
+        image: The file's path, or what is in it.
+
+    Returns:
+        What is in it.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If it is none that the model can decode.
+    """
+    if isinstance(image, bytes):
+        name, data = f"{len(image)} bytes", image
+    else:
+        name = str(image)
+        try:
+            data = Path(image).read_bytes()
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"There is no file {name}.") from error
+        except OSError as error:
+            _cannot_read(error)
+    if not data.startswith(_IMAGE_STARTS):
+        raise ValueError(f"Expected a JPEG, PNG, GIF or BMP image. Received: {name}")
+    return data
+
+
+def _is_hidden(file: Path) -> bool:
+    return any(part.startswith(".") for part in file.parts)
+
+
+def _cannot_read(error: OSError) -> NoReturn:
+    raise OSError(f"Cannot read {error.filename}: {error.strerror}.") from error

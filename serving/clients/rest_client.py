@@ -1,0 +1,148 @@
+"""Asks a server over TF Serving's REST API, on connections that stay open between requests.
+
+The specification is TensorFlow Serving's public REST guide:
+https://github.com/tensorflow/serving/blob/master/tensorflow_serving/g3doc/api_rest.md
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+import orjson
+import urllib3
+from urllib3.exceptions import HTTPError, NewConnectionError
+from urllib3.exceptions import TimeoutError as LateError
+
+from serving.clients.server_error import ServerError
+from serving.clients.target import Target
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_CHUNK_BYTES = 2**16
+
+
+class RestClient:
+    """Sends single requests: no retries, no batches.
+
+    Args:
+        target: What is asked.
+    """
+
+    def __init__(self, target: Target):
+        self._target = target
+        self._pool = _pool(target.url)
+        self._path = f"/v1/models/{urllib.parse.quote(target.model_name, safe='')}"
+        if target.version is not None:
+            self._path += f"/versions/{target.version}"
+        if target.label is not None:
+            self._path += f"/labels/{urllib.parse.quote(target.label, safe='')}"
+
+    def predict(self, images: Sequence[bytes] | np.ndarray, signature_name: str) -> object:
+        """Sends images in one request.
+
+        Args:
+            images: Encoded images, or an array of pixels.
+            signature_name: A signature with one input.
+
+        Returns:
+            What the answer has as `predictions`; `None` if it has none.
+
+        Raises:
+            ConnectionError: If the server cannot be reached.
+            TimeoutError: If it does not answer in time.
+            ServerError: If it answers with an error.
+        """
+        instances = (
+            [{"b64": base64.b64encode(image).decode()} for image in images]
+            if isinstance(images, Sequence)
+            else images
+        )
+        body = orjson.dumps(
+            {"signature_name": signature_name, "instances": instances},
+            option=orjson.OPT_SERIALIZE_NUMPY,
+        )
+        answer = self._send("POST", f"{self._path}:predict", body)
+        try:
+            return json.loads(answer)["predictions"]
+        except (ValueError, TypeError, KeyError):
+            return None
+
+    def states(self) -> dict[int, str]:
+        """Asks for the state of the model's versions; raises as `predict` does."""
+        answer = self._send("GET", self._path)
+        try:
+            found = json.loads(answer)["model_version_status"]
+            return {int(version["version"]): version["state"] for version in found}
+        except (ValueError, TypeError, KeyError) as error:
+            raise ServerError("The server answered without `model_version_status`.", 200) from error
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._pool.clear()
+
+    def _send(self, method: str, path: str, body: bytes | None = None) -> bytes:
+        url = self._target.url
+        deadline = time.monotonic() + self._target.timeout
+        try:
+            response = self._pool.request(
+                method,
+                url.rstrip("/") + path,
+                body=body,
+                headers={"Content-Type": "application/json"} if body else None,
+                timeout=urllib3.Timeout(total=self._target.timeout),
+                retries=False,
+                redirect=False,
+                preload_content=False,
+            )
+            answer = self._read(response, deadline)
+        except NewConnectionError as error:
+            cause = error.__cause__ or error.__context__
+            reason = getattr(cause, "strerror", None) or cause or error
+            raise ConnectionError(f"Cannot reach the server at {url}: {reason}.") from error
+        except LateError as error:
+            raise self._target.late() from error
+        except HTTPError as error:
+            reason = error.__cause__ or error
+            raise ConnectionError(f"The server at {url} broke the connection: {reason}.") from error
+        if response.status != HTTPStatus.OK:
+            raise ServerError(_error_text(answer, response.status), response.status)
+        return answer
+
+    def _read(self, response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
+        """A read may take as long as the socket's timeout: a trickle is cut off here."""
+        chunks = []
+        try:
+            while chunk := response.read1(_CHUNK_BYTES):
+                chunks.append(chunk)
+                if time.monotonic() > deadline:
+                    raise self._target.late()
+        except BaseException:
+            response.close()
+            raise
+        response.release_conn()
+        return b"".join(chunks)
+
+
+def _pool(url: str) -> urllib3.PoolManager:
+    """Through a proxy where the environment names one, as `urllib.request` reads it."""
+    parts = urllib.parse.urlsplit(url)
+    host = parts.hostname or ""
+    proxy = None if urllib.request.proxy_bypass(host) else urllib.request.getproxies()
+    proxy_url = (proxy or {}).get(parts.scheme)
+    return urllib3.ProxyManager(proxy_url) if proxy_url else urllib3.PoolManager()
+
+
+def _error_text(answer: bytes, status: int) -> str:
+    try:
+        return f"The server answered: {json.loads(answer)['error']}"
+    except (ValueError, TypeError, KeyError):
+        known = [known.phrase for known in HTTPStatus if known == status]
+        return f"The server answered with HTTP status {': '.join([str(status), *known])}."

@@ -1,0 +1,252 @@
+"""What the client does when a server has too much to do, is slow, or goes away: real servers."""
+
+import http.server
+import io
+import json
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import grpc
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from tensorflow_serving.apis import prediction_service_pb2_grpc
+
+from serving.client import Client, ServerError
+from serving.clients.retries import retried
+
+
+def a_png():
+    buffer = io.BytesIO()
+    Image.new("RGB", (2, 2)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+IMAGE = a_png()
+ROW = {"label": "dark", "class_id": 0, "probabilities": [0.75, 0.25]}
+
+
+class Scripted(http.server.ThreadingHTTPServer):
+    """Answers one request after the other with the statuses of a script; `None` hangs up."""
+
+    daemon_threads = True
+
+    def __init__(self, script):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.script, self.bodies, self.connections = list(script), [], 0
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def get_request(self):
+        self.connections += 1
+        return super().get_request()
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.bodies.append(body)
+        status = self.server.script.pop(0)
+        if status is None:
+            self.close_connection = True
+            return
+        rows = [ROW] * len(json.loads(body)["instances"])
+        answer = json.dumps({"predictions": rows} if status == 200 else {"error": "too much"})
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer.encode())
+
+    def log_message(self, *_):
+        pass
+
+
+@contextmanager
+def scripted(*script):
+    with Scripted(script) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize("failure", [503, 429, None])
+def test_a_busy_server_is_asked_again(failure):
+    with scripted(failure, failure, 200) as server, Client(server.url, backoff=0.01) as client:
+        [answer] = client.predict([IMAGE])
+        assert answer.probability == 0.75
+        assert len(server.bodies) == 3
+        assert len(set(server.bodies)) == 1
+
+
+def test_waits_grow():
+    began = time.monotonic()
+    with scripted(503, 503, 200) as server, Client(server.url, backoff=0.1) as client:
+        client.predict([IMAGE])
+    assert time.monotonic() - began >= 0.1 + 0.2
+
+
+@pytest.mark.parametrize(("retries", "prefix"), [(0, ""), (1, "After 2 tries: ")])
+def test_the_last_error_tells_the_tries(retries, prefix):
+    with (
+        scripted(*[503] * 9) as server,
+        Client(server.url, retries=retries, backoff=0.01) as client,
+        pytest.raises(ServerError) as caught,
+    ):
+        client.predict([IMAGE])
+    assert (str(caught.value), caught.value.status) == (
+        f"{prefix}The server answered: too much",
+        503,
+    )
+    assert len(server.bodies) == 1 + retries
+
+
+@pytest.mark.parametrize("status", [301, 400, 404, 413, 500, 502, 504])
+def test_what_failed_otherwise_is_not_sent_again(status):
+    with (
+        scripted(503, status, 200) as server,
+        Client(server.url, retries=5, backoff=0.01) as client,
+        pytest.raises(ServerError, match=r"^After 2 tries: ") as caught,
+    ):
+        client.predict([IMAGE])
+    assert caught.value.status == status
+    assert len(server.bodies) == 2
+
+
+def test_connections_are_kept():
+    with scripted(*[200] * 5) as server, Client(server.url, batch_size=2) as client:
+        assert len(client.predict([IMAGE] * 10)) == 10
+        assert len(server.bodies) == 5
+        assert server.connections == 1
+
+
+def test_a_server_that_dies_between_batches():
+    with scripted(200, None) as server:
+        client = Client(server.url, batch_size=2, retries=2, backoff=0.01)
+        answers = client.stream([IMAGE] * 4)
+        assert [next(answers).label for _ in range(2)] == ["dark", "dark"]
+        server.socket.close()
+        with pytest.raises(ConnectionError, match=r"^After 3 tries: Cannot reach .*refused\.$"):
+            next(answers)
+        assert len(server.bodies) == 2
+        server.socket = socket.socket()  # for `shutdown`, which closes it
+        client.close()
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n"])
+def test_a_slow_server_is_given_up_once(answer):
+    """It sends a byte now and then: every one on time, and all of them never."""
+    accepted = []
+
+    def trickle(listener):
+        while True:
+            try:
+                peer, _ = listener.accept()
+            except OSError:
+                return
+            accepted.append(peer)
+            with peer:
+                try:
+                    peer.sendall(answer)
+                    while answer:
+                        time.sleep(0.05)
+                        peer.sendall(b" ")
+                    peer.recv(1)
+                    done.wait(5)
+                except OSError:
+                    pass
+
+    done = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+        pool.submit(trickle, listener)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        began = time.monotonic()
+        words = r"^The server at .* within 0\.3 seconds\.$"
+        with Client(url, timeout=0.3) as client, pytest.raises(TimeoutError, match=words):
+            client.predict([IMAGE])
+        assert 0.3 <= time.monotonic() - began < 2
+        done.set()
+        listener.shutdown(socket.SHUT_RDWR)
+    assert len(accepted) == 1
+
+
+class Busy(prediction_service_pb2_grpc.PredictionServiceServicer):
+    def __init__(self, codes):
+        self.codes, self.calls = list(codes), 0
+
+    def GetModelMetadata(self, request, context):
+        self.calls += 1
+        code = self.codes.pop(0)
+        if code == "SLEEP":
+            time.sleep(0.5)
+            code = "CANCELLED"
+        context.abort(getattr(grpc.StatusCode, code), "too much")
+
+
+@pytest.mark.parametrize(
+    ("codes", "calls", "error", "words"),
+    [
+        (["UNAVAILABLE", "RESOURCE_EXHAUSTED", "INTERNAL"], 3, ServerError, "^After 3 tries: "),
+        (["UNAVAILABLE"] * 9, 3, ServerError, r"^After 3 tries: .* is not available: too much"),
+        (["INVALID_ARGUMENT"], 1, ServerError, "^The server answered: too much"),
+        (["SLEEP"], 1, TimeoutError, r"did not answer within 0\.2 seconds\."),
+    ],
+)
+def test_grpc(codes, calls, error, words):
+    busy = Busy(codes)
+    server = grpc.server(ThreadPoolExecutor(2))
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(busy, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        timeout = 0.2 if "SLEEP" in codes else 10
+        with (
+            Client(f"grpc://127.0.0.1:{port}", timeout=timeout, backoff=0.01) as client,
+            pytest.raises(error, match=words),
+        ):
+            client.predict([IMAGE])
+        assert busy.calls == calls
+    finally:
+        server.stop(None)
+
+
+PASSING = (429, 503, 8, 14)
+
+
+@settings(deadline=None)
+@given(
+    statuses=st.lists(st.sampled_from([*PASSING, 400, 500, 4, None]), max_size=6),
+    retries=st.integers(0, 4),
+)
+def test_any_order_of_failures(statuses, retries):
+    """`None` is a broken connection; after the failures the answer comes."""
+    left, tries = [*statuses], 0
+
+    def send():
+        nonlocal tries
+        tries += 1
+        if not left:
+            return "answer"
+        status = left.pop(0)
+        raise ConnectionError("broken") if status is None else ServerError("failed", status)
+
+    lasting = [i for i, status in enumerate(statuses) if status not in (*PASSING, None)]
+    expected = min([retries, len(statuses), *lasting]) + 1
+    if expected == len(statuses) + 1:
+        assert retried(send, retries, 0) == "answer"
+    else:
+        with pytest.raises((ConnectionError, ServerError)) as caught:
+            retried(send, retries, 0)
+        assert str(caught.value).startswith(f"After {expected} tries: ") == (expected > 1)
+    assert tries == expected
