@@ -1,0 +1,141 @@
+"""Networks of `tf_keras` in other layers that compute the same and can be quantized.
+
+Only what follows a convolution or an addition of two can be told from its 8-bit form; so the rest
+is written in terms of these.
+"""
+
+import collections
+import copy
+
+import numpy as np
+
+CONVOLUTIONS = ("Conv2D", "DepthwiseConv2D", "SeparableConv2D")
+MERGES = ("Add", "Average", "Multiply")
+
+
+def rewrite_for_quantization(model):
+    """Rebuild a network so that each of its operations has an 8-bit form.
+
+    - A batch norm that does not follow a convolution or dense layer gets a 1x1 depthwise
+      convolution with ones in front, which it can be folded into.
+    - `Rescaling` with an offset becomes a 1x1 depthwise convolution.
+    - `Average` becomes `Add` and `Rescaling`.
+    - `Add` and `Multiply` of more than two inputs become several of two.
+
+    Args:
+        model: A Functional `tf_keras.Model`, each layer called once.
+
+    Returns:
+        A new model, and the names of the 1x1 depthwise convolutions in it.
+    """
+    import tf_keras
+
+    config = copy.deepcopy(model.get_config())
+    entries, weights = [], {}
+    for entry in config["layers"]:
+        layer = model.get_layer(entry["name"])
+        kind = entry["class_name"]
+        if kind == "BatchNormalization" and not follows_convolution(model, layer):
+            name = f"{layer.name}_unit"
+            unit = _depthwise(name, entry["inbound_nodes"], False)
+            weights[name] = [np.ones((1, 1, layer.input.shape[-1], 1))]
+            entry["inbound_nodes"] = _calls(name)
+            entries += [unit, entry]
+        elif kind == "Rescaling" and np.any(layer.offset):
+            entries.append(_depthwise(layer.name, entry["inbound_nodes"], True))
+            channels = layer.input.shape[-1]
+            scale, offset = (np.broadcast_to(x, channels) for x in (layer.scale, layer.offset))
+            weights[layer.name] = [scale.reshape(1, 1, -1, 1), offset]
+        elif kind in MERGES:
+            entries += _merges(entry)
+        else:
+            entries.append(entry)
+    config["layers"] = entries
+    rewritten = tf_keras.Model.from_config(config)
+    for layer in rewritten.layers:
+        if layer.name in weights:
+            layer.set_weights(weights[layer.name])
+        elif layer.weights:
+            layer.set_weights(model.get_layer(layer.name).get_weights())
+    return rewritten, set(weights)
+
+
+def follows_convolution(model, norm):
+    """Return whether a batch norm can be folded into the layer in front of it.
+
+    Args:
+        model: A Functional `tf_keras.Model`, each layer called once.
+        norm: One of its batch norms.
+
+    Returns:
+        A boolean.
+    """
+    layer = norm.input._keras_history.layer
+    return (
+        type(layer).__name__ in (*CONVOLUTIONS, "Dense")
+        and layer.activation.__name__ == "linear"
+        and readers(model)[layer.name] == 1
+    )
+
+
+def readers(model):
+    """Count who reads the output of each layer: other layers, or the end of the model.
+
+    Args:
+        model: A Functional `tf_keras.Model`, each layer called once.
+
+    Returns:
+        Mapping from names to integers.
+    """
+    import tensorflow as tf
+
+    counts: collections.Counter = collections.Counter()
+    read = [tf.nest.flatten(layer.input) for layer in model.layers if not is_input(layer)]
+    for tensors in (*read, model.outputs):
+        counts.update({x._keras_history.layer.name for x in tensors})
+    return counts
+
+
+def is_input(layer):
+    """Return whether a layer is an input of its model."""
+    return type(layer).__name__ == "InputLayer"
+
+
+def _depthwise(name, inbound_nodes, use_bias):
+    """Return the entry of a frozen 1x1 depthwise convolution in a model's config."""
+    from tf_keras import layers
+
+    layer = layers.DepthwiseConv2D(1, use_bias=use_bias, trainable=False, name=name)
+    return _entry(layer, inbound_nodes)
+
+
+def _entry(layer, inbound_nodes):
+    import tf_keras
+
+    return {
+        **tf_keras.layers.serialize(layer),
+        "name": layer.name,
+        "inbound_nodes": inbound_nodes,
+    }
+
+
+def _calls(*names):
+    return [[[name, 0, 0, {}] for name in names]]
+
+
+def _merges(entry):
+    """Return the entries of a merge as merges of two, and the division of an average."""
+    from tf_keras import layers
+
+    name, ((first, *others),) = entry["name"], entry["inbound_nodes"]
+    is_mean = entry["class_name"] == "Average"
+    kind = layers.Add if is_mean else getattr(layers, entry["class_name"])
+    entries: list = []
+    for index, other in enumerate(others, start=1):
+        is_last = index == len(others) and not is_mean
+        layer = kind(name=name if is_last else f"{name}_{index}")
+        entries.append(_entry(layer, [[first, other]]))
+        (first,) = _calls(layer.name)[0]
+    if is_mean:
+        entries.append(_entry(layers.Rescaling(1 / (1 + len(others)), name=name), [[first]]))
+    return entries
