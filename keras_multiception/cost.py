@@ -30,6 +30,7 @@ def cost(model, input_shape=None):
     - *Unknown layers*: a layer of any other class that owns a weight of two or more axes, such as
       a custom or a recurrent one, and a product of two tensors, such as attention or a matrix
       product: their multiply-adds are `None` and in no sum, and their names are listed.
+    - *Traffic*: each layer reads its inputs and writes its outputs once, in its compute dtype.
     - *Peak memory*: each layer writes its output into new memory, in the layer's compute dtype;
       that is freed after the last layer that reads it. Layers run in Keras' order. Weights, and
       what a layer needs for itself while it computes, are not counted.
@@ -153,6 +154,7 @@ class _Walk:
                 count(getattr(operation, "trainable_weights", ())),
                 count(getattr(operation, "non_trainable_weights", ())),
                 multiply_adds(operation, inputs, outputs),
+                sum(map(_bytes, (*inputs, *outputs))),
                 memory,
                 self.fields[id(outputs[0])],
             )

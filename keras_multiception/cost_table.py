@@ -30,6 +30,7 @@ class LayerCost:
         trainable_parameters: Number of trainable weights not counted at an earlier layer.
         non_trainable_parameters: Number of the other weights not counted at an earlier layer.
         multiply_adds: Number of multiply-adds; `None` where they are unknown.
+        traffic: Bytes of its inputs and outputs.
         peak_memory: Bytes of all activations that exist while it runs.
         receptive_field: `ReceptiveField` of its output; `None` where it is unknown.
     """
@@ -40,6 +41,7 @@ class LayerCost:
     trainable_parameters: int
     non_trainable_parameters: int
     multiply_adds: int | None
+    traffic: int
     peak_memory: int
     receptive_field: ReceptiveField | None
 
