@@ -1,96 +1,153 @@
-"""Measure what `model.fit` costs over the bare training step it wraps.
+"""Measure how fast the networks train and answer, in every form, against plain Keras and PyTorch.
 
-    python -m training.benchmark --model resnet20 --conv multiception
+    python -m training.benchmark
+    python -m training.benchmark --quick
+    python -m training.benchmark --model resnet20 resnet50 --conv multiception --onednn both
+    KERAS_BACKEND=jax python -m training.benchmark --forms plain separate dense branches
+    python -m training.benchmark --render training/results/benchmark.json
 
-Both train the same network on the same batch, with a default `compile()`, taking turns in one
-process; ratios between them hold where absolute times drift with the load of the machine.
+Everything takes turns, round by round, on the same cores, so that the ratios hold where absolute
+times drift with the load of the machine. What stands for what is in the page that it writes.
 """
 
-import argparse
-import platform
-import statistics
+import os
+import pathlib
 import sys
-import time
 
-import keras
-import numpy as np
-import tensorflow as tf
+from training.benchmarks.plan import CHOICES, TASKS, Plan
+from training.benchmarks.rounds import run
+from training.cli import Parser, command_of
 
-import keras_multiception as km
+CONVS = ("standard", "dsconv", "mixconv", "multiception")
+_OF_THE_MACHINE = ("--output", "--note")
+_QUICK = {
+    "conv": ["multiception"],
+    "forms": ["plain", "fast", "separate", "torch"],
+    "task": ["train_step", "inference"],
+    "batch_size": 16,
+    "inference_batch_sizes": [1],
+    "rounds": 3,
+    "seconds": 0.1,
+}
 
 
-def compare_fit_with_bare_step(model, batch_size, steps, rounds):
-    """Time `model.fit` and a bare compiled training step, in turns.
+def main(argv=None):
+    """Measure from the command line.
 
     Args:
-        model: A compiled classifier `keras.Model` with a known input shape.
-        batch_size: Integer, images per step.
-        steps: Integer, steps per measurement.
-        rounds: Integer, measurements of each.
+        argv: List of arguments; the default is the process's.
 
     Returns:
-        A dictionary of two lists of seconds per step, `fit` and `bare step`.
+        The exit code: 0, 1 if a process failed or a file could not be written, 130 if it was
+        interrupted. Bad usage exits with 2 and one line on the standard error.
     """
-    rng = np.random.default_rng(0)
-    x = tf.constant(rng.normal(size=(batch_size, *model.input_shape[1:])), tf.float32)
-    y = tf.constant(rng.integers(0, model.output_shape[-1], batch_size))
-    batches = tf.data.Dataset.from_tensors((x, y)).repeat(steps)
+    parser = _parser()
+    args = parser.parse_args(argv)
+    try:
+        if args.render:
+            from training.benchmarks import pages  # imports Keras, which takes seconds
 
-    @tf.function
-    def bare_step():
-        with tf.GradientTape() as tape:
-            loss = model.compute_loss(x=x, y=y, y_pred=model(x, training=True))
-        variables = model.trainable_variables
-        model.optimizer.apply(tape.gradient(loss, variables), variables)
-        return loss
+            pages.render(args.render)
+            return 0
+        plan = _plan(args)
+        args.output.parent.mkdir(parents=True, exist_ok=True)  # fails now rather than at the end
+        results = run(plan, args.onednn, args.memory and not args.quick)
+        results["command"] = command_of("training.benchmark", argv, _OF_THE_MACHINE)
+        results["note"] = args.note
+        from training.benchmarks import pages
 
-    def run_bare():
-        for _ in range(steps):
-            loss = bare_step()
-        return loss.numpy()
-
-    runs = {"fit": lambda: model.fit(batches, shuffle=False, verbose=0), "bare step": run_bare}
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds + 1):  # the first round warms up
-        for name, run in runs.items():
-            begin = time.perf_counter()
-            run()
-            seconds[name].append((time.perf_counter() - begin) / steps)
-    return {name: values[1:] for name, values in seconds.items()}
-
-
-def main(arguments=None):
-    """Run the command line."""
-    parser = argparse.ArgumentParser(prog="python -m training.benchmark", description=__doc__)
-    parser.add_argument("--model", default="resnet20", choices=km.list_models())
-    parser.add_argument("--conv", default="multiception")
-    parser.add_argument("--batch_size", type=int, default=128)
-    parser.add_argument("--steps", type=int, default=10, help="steps per measurement")
-    parser.add_argument("--rounds", type=int, default=7, help="measurements of each")
-    args = parser.parse_args(arguments)
-
-    model = km.create_model(args.model, conv=args.conv)
-    model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
-    seconds = compare_fit_with_bare_step(model, args.batch_size, args.steps, args.rounds)
-
-    gpus = [gpu.name for gpu in tf.config.list_physical_devices("GPU")]
-    print(
-        f"{args.model} {args.conv}, batch {args.batch_size}, {platform.machine()}, "
-        f"{', '.join(gpus) or 'CPU'}; keras {keras.__version__}, tensorflow {tf.__version__}"
-    )
-    print(f"{'':<12}{'median ms':>10}{'min':>8}{'max':>8}{'images/s':>10}{'n':>4}")
-    for name, values in seconds.items():
-        median = statistics.median(values)
-        print(
-            f"{name:<12}{1e3 * median:>10.1f}{1e3 * min(values):>8.1f}{1e3 * max(values):>8.1f}"
-            f"{args.batch_size / median:>10.0f}{len(values):>4}"
-        )
-    ratios = [fit / bare for fit, bare in zip(*seconds.values(), strict=True)]
-    print(
-        f"fit / bare step, round by round: median {statistics.median(ratios):.3f}, "
-        f"from {min(ratios):.3f} to {max(ratios):.3f}"
-    )
+        pages.write(results, args.output)
+    except ValueError as error:
+        parser.error(error)
+    except (OSError, RuntimeError) as error:
+        print(f"{parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    print(f"The results are in {args.output}.md, .csv, .json and .png.")
     return 0
+
+
+def _plan(args):
+    """Check the arguments and make a `Plan` of them."""
+    cores = len(os.sched_getaffinity(0))
+    values = {
+        name: _QUICK[name] if args.quick and name in _QUICK else getattr(args, name)
+        for name in (*_QUICK, "model", "steps", "threads")
+    }
+    values["threads"] = values["threads"] or cores
+    for name in ("batch_size", "rounds", "steps", "threads"):
+        if values[name] < 1:
+            raise ValueError(f"`{name}` must be at least 1. Received: {name}={values[name]}")
+    if values["threads"] > cores:
+        raise ValueError(
+            f"`threads` must be at most the number of cores that this process may use, {cores}. "
+            f"Received: threads={values['threads']}"
+        )
+    if min(values["inference_batch_sizes"]) < 1:
+        raise ValueError(
+            "`inference_batch_sizes` must be at least 1 each. "
+            f"Received: inference_batch_sizes={values['inference_batch_sizes']}"
+        )
+    if not 0 <= values["seconds"] <= 60:
+        raise ValueError(
+            f"`seconds` must be between 0 and 60. Received: seconds={values['seconds']}"
+        )
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    if backend not in ("tensorflow", "jax"):
+        raise ValueError(f"`KERAS_BACKEND` must be tensorflow or jax. Received: {backend}")
+    chosen = values.pop("forms")
+    forms = [form for name, parts in CHOICES.items() if name in chosen for form in parts]
+    tasks = values.pop("task") + (["branches"] if "branches" in chosen else [])
+    return Plan(
+        tuple(values.pop("model")), tuple(values.pop("conv")), tuple(tasks), tuple(forms), **values
+    )
+
+
+def _parser():
+    parser = Parser(prog="python -m training.benchmark", description=__doc__.splitlines()[0])
+
+    def several(name, default, help, **options):
+        parser.add_argument(name, nargs="+", default=default, help=help, **options)
+
+    several("--model", ["resnet20"], "networks, as of km.list_models(); default: %(default)s")
+    several("--conv", list(CONVS), "types of convolution; default: all", choices=CONVS)
+    tasks = [task for task in TASKS if task != "branches"]
+    several("--task", tasks, "what to measure; default: all", choices=tasks)
+    forms = [form for form in CHOICES if form != "branches"]
+    several("--forms", forms, "default: all but branches", choices=tuple(CHOICES))
+    parser.add_argument("--batch_size", type=int, default=128, help="of training (%(default)s)")
+    several("--inference_batch_sizes", [1, 32, 128], "default: %(default)s", type=int)
+    parser.add_argument("--rounds", type=int, default=7, help="turns of each (%(default)s)")
+    parser.add_argument("--steps", type=int, default=5, help="of one fit (%(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, default=0.3, help="a turn takes at least (%(default)s)"
+    )
+    parser.add_argument("--threads", type=int, help="cores for every process; default: all")
+    parser.add_argument(
+        "--onednn",
+        choices=("on", "off", "both"),
+        default="on",
+        help="in TensorFlow on a CPU; both: the forms with it off beside them (%(default)s)",
+    )
+    parser.add_argument(
+        "--no_memory", dest="memory", action="store_false", help="skip the memory of training steps"
+    )
+    parser.add_argument("--quick", action="store_true", help="a few things, in a minute or two")
+    parser.add_argument("--note", default="", help="what readers must know")
+    parser.add_argument(
+        "--output",
+        type=pathlib.Path,
+        default=pathlib.Path("runs/benchmark"),
+        help="files to write, without suffix (%(default)s)",
+    )
+    parser.add_argument(
+        "--render",
+        type=pathlib.Path,
+        metavar="JSON",
+        help="make tables and figure again from a result file and stop",
+    )
+    return parser
 
 
 if __name__ == "__main__":

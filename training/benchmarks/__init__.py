@@ -1,0 +1,1 @@
+"""What `python -m training.benchmark` measures, and how it shows it."""

@@ -1,0 +1,105 @@
+"""Forms of the depthwise branches of one Multiception, forward and backward, compiled.
+
+Backends whose compiler does not know depthwise convolutions on a CPU well (JAX) may do better
+with another form of the same numbers; these are the candidates.
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+from training.benchmarks.plan import Case, Job
+
+KERNEL_SIZES = (3, 5, 7)
+IMAGE = (32, 32, 16)  # the first stage of a CIFAR ResNet
+
+
+def make_jobs(plan):
+    """Make a measurement of each form.
+
+    Args:
+        plan: A `Plan`.
+
+    Returns:
+        A dictionary from `Case` to `Job`.
+    """
+    rng = np.random.default_rng(0)
+    x = ops.convert_to_tensor(rng.normal(size=(plan.batch_size, *IMAGE)), "float32")
+    kernels = [
+        ops.convert_to_tensor(rng.normal(size=(k, k, IMAGE[-1], 1)), "float32")
+        for k in KERNEL_SIZES
+    ]
+    return {
+        Case("branches", "branches 3-5-7", "multiception", plan.batch_size, form): Job(
+            _forward_and_backward(function, x, kernels)
+        )
+        for form, function in FORMS.items()
+        if form in plan.forms
+    }
+
+
+def grouped(x, kernels):
+    """A depthwise convolution for each kernel, which JAX runs as a grouped convolution."""
+    return [ops.depthwise_conv(x, kernel, padding="same") for kernel in kernels]
+
+
+def padded(x, kernels):
+    """One depthwise convolution with a multiplier, the kernels padded to the largest."""
+    largest = max(kernel.shape[0] for kernel in kernels)
+    margins = [(largest - kernel.shape[0]) // 2 for kernel in kernels]
+    same_size = [
+        ops.pad(kernel, [[margin] * 2, [margin] * 2, [0, 0], [0, 0]])
+        for kernel, margin in zip(kernels, margins, strict=True)
+    ]
+    y = ops.depthwise_conv(x, ops.concatenate(same_size, axis=-1), padding="same")
+    y = ops.reshape(y, (*x.shape, len(kernels)))
+    return [y[..., index] for index in range(len(kernels))]
+
+
+def shifted(x, kernels):
+    """A sum of products of the image, shifted, with one entry of the kernel each."""
+    reach = max(kernel.shape[0] for kernel in kernels) // 2
+    line = ops.pad(x, [[0, 0], [reach, reach], [reach, reach], [0, 0]])
+    height, width = x.shape[1:3]
+
+    def apply(kernel):
+        size = kernel.shape[0]
+        first = reach - size // 2
+        return sum(
+            line[:, first + i : first + i + height, first + j : first + j + width]
+            * kernel[i, j, :, 0]
+            for i in range(size)
+            for j in range(size)
+        )
+
+    return [apply(kernel) for kernel in kernels]
+
+
+FORMS = {"grouped": grouped, "padded": padded, "shifted": shifted}
+
+
+def _forward_and_backward(function, x, kernels):
+    def loss(x, kernels):
+        return sum(ops.sum(ops.square(y)) for y in function(x, kernels))
+
+    compiled = {"tensorflow": _tensorflow, "jax": _jax}[keras.backend.backend()](loss)
+    return lambda: keras.ops.convert_to_numpy(compiled(x, kernels)[0])
+
+
+def _tensorflow(loss):
+    import tensorflow as tf
+
+    @tf.function(autograph=False)
+    def run(x, kernels):
+        with tf.GradientTape() as tape:
+            tape.watch((x, kernels))
+            value = loss(x, kernels)
+        return value, tape.gradient(value, (x, kernels))
+
+    return run
+
+
+def _jax(loss):
+    import jax
+
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))

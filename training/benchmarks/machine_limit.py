@@ -1,0 +1,78 @@
+"""What the machine can do at most, measured: matrix products and a stream through memory."""
+
+import os
+import pathlib
+import platform
+from concurrent.futures import ThreadPoolExecutor
+
+import keras
+import numpy as np
+
+from training.benchmarks.plan import Case, Job
+from training.machine import gpu_names
+
+# bytes of each of three arrays to stream: far more than a cache holds
+_STREAM, _STREAM_ON_GPU = 64 * 2**20, 2**30
+# instructions that decide how fast a network can be
+_FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_tile")
+
+
+def make_jobs(threads):
+    """Make the two measurements of the machine.
+
+    Args:
+        threads: Integer, how many threads stream; the matrix product takes the cores it may use.
+
+    Returns:
+        A dictionary from `Case` to `Job`. The unit of `"product"` is a billion (1e9) floating
+        point operations in float32, of `"stream"` a billion bytes read and written.
+    """
+    if gpu_names():
+        size, stream = 8192, Job(_stream_on_gpu(), 3 * _STREAM_ON_GPU / 1e9)
+    else:
+        size, stream = 2048, Job(_stream(threads), 3 * _STREAM / 1e9)
+    return {
+        Case("limit", "", "", 0, "product"): Job(_product(size), 2 * size**3 / 1e9),
+        Case("limit", "", "", 0, "stream"): stream,
+    }
+
+
+def cpu_facts():
+    """Return the name of the CPU and its instructions that matter here, as a dictionary."""
+    try:
+        text = pathlib.Path("/proc/cpuinfo").read_text()
+    except OSError:
+        text = ""
+    facts = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+    facts = {key.strip(): value.strip() for key, value in facts.items()}
+    flags = facts.get("flags", facts.get("Features", "")).split()
+    return {
+        "cpu": facts.get("model name", platform.machine()),
+        "cpu_flags": [flag for flag in _FLAGS if flag in flags],
+        "cores": os.cpu_count(),
+    }
+
+
+def _product(size):
+    rng = np.random.default_rng(0)
+    a, b = (keras.ops.convert_to_tensor(rng.normal(size=(size, size)), "float32") for _ in range(2))
+    return lambda: _wait(keras.ops.matmul(a, b))
+
+
+def _stream(threads):
+    """Add two arrays into a third, a part in each thread: nothing is allocated."""
+    parts = [
+        [np.ones(_STREAM // 4 // threads, "float32") for _ in range(3)] for _ in range(threads)
+    ]
+    pool = ThreadPoolExecutor(threads)
+    return lambda: list(pool.map(lambda part: np.add(part[0], part[1], out=part[2]), parts))
+
+
+def _stream_on_gpu():
+    a, b = (keras.ops.ones((_STREAM_ON_GPU // 4,)) for _ in range(2))
+    return lambda: _wait(keras.ops.add(a, b))
+
+
+def _wait(x):
+    """Wait for the end of a computation, by one number of its result."""
+    return np.asarray(keras.ops.convert_to_numpy(keras.ops.ravel(x)[:1]))

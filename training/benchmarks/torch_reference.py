@@ -1,0 +1,204 @@
+"""The networks of the paper in PyTorch, as plainly as its modules allow: something to race with.
+
+Written from the paper and the published tables of the backbones. The modules have the names of
+`km.load_torch_state_dict`, so that the weights can go from one side to the other.
+"""
+
+import torch
+from torch import nn
+
+KERNEL_SIZES = ((3, 5, 7), (3, 5), (3, 3))  # of Multiception, by stage
+BLOCKS = {"resnet20": 3, "resnet32": 5, "resnet50": 8, "resnet56": 9, "resnet110": 18}
+# of MobileNetV2: expansion, filters, blocks and the stride of the first block, of each stage
+STAGES = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+REPLACEABLE_STAGES = 2
+STEM_FILTERS, HEAD_FILTERS = 32, 1280
+
+
+def create_model(name, conv, classes=10):
+    """Build a network that gives logits.
+
+    Args:
+        name: A key of `BLOCKS`, or `"mobilenetv2"`.
+        conv: A key of `CONVOLUTIONS`.
+        classes: Integer.
+
+    Returns:
+        A `torch.nn.Module` that takes images, channels first.
+
+    Raises:
+        ValueError: If there is no such network here.
+    """
+    if name == "mobilenetv2":
+        return MobileNetV2(conv, classes)
+    if name not in BLOCKS:
+        raise ValueError(
+            f"`name` must be one of {', '.join(BLOCKS)}, mobilenetv2. Received: name={name!r}"
+        )
+    return ResNet(BLOCKS[name], conv, classes)
+
+
+class Multiception(nn.Module):
+    """Algorithm 1 of the paper; the 1x1 convolution carries the stride."""
+
+    def __init__(self, inputs, outputs, stride, kernel_sizes):
+        super().__init__()
+        self.seps = nn.ModuleList(_conv(inputs, inputs, k, groups=inputs) for k in kernel_sizes)
+        self.bn1 = nn.BatchNorm2d(inputs * len(kernel_sizes))
+        self.pointwise = nn.Conv2d(inputs * len(kernel_sizes), outputs, 1, stride)
+        self.bn2 = nn.BatchNorm2d(outputs)
+
+    def forward(self, x):
+        """Apply the convolution and its batch norms."""
+        branches = torch.cat([branch(x) for branch in self.seps], 1)
+        return self.bn2(self.pointwise(self.bn1(branches)))
+
+
+class MixConv(nn.ModuleList):
+    """A full convolution for each group of channels, the remainder in the first group."""
+
+    def __init__(self, inputs, outputs, stride, kernel_sizes):
+        groups = len(kernel_sizes)
+        self.shares, widths = (
+            [total - total // groups * (groups - 1)] + [total // groups] * (groups - 1)
+            for total in (inputs, outputs)
+        )
+        super().__init__(
+            _conv(share, width, k, stride)
+            for share, width, k in zip(self.shares, widths, kernel_sizes, strict=True)
+        )
+
+    def forward(self, x):
+        """Apply each convolution to its group."""
+        groups = torch.split(x, self.shares, 1)
+        return torch.cat([conv(group) for conv, group in zip(self, groups, strict=True)], 1)
+
+
+class SeparableConv(nn.Module):
+    """A depthwise convolution with the stride, a 1x1 convolution with a bias, batch norm."""
+
+    def __init__(self, inputs, outputs, stride):
+        super().__init__()
+        self.depthwise = _conv(inputs, inputs, 3, stride, groups=inputs)
+        self.pointwise = nn.Conv2d(inputs, outputs, 1)
+        self.bn = nn.BatchNorm2d(outputs)
+
+    def forward(self, x):
+        """Apply the convolutions and the batch norm."""
+        return self.bn(self.pointwise(self.depthwise(x)))
+
+
+class BasicBlock(nn.Module):
+    """The residual block of the CIFAR ResNets."""
+
+    def __init__(self, inputs, outputs, stride, conv, stage):
+        super().__init__()
+        self.conv_bn = CONVOLUTIONS[conv](inputs, outputs, stride, KERNEL_SIZES[stage])
+        self.conv2 = _conv(outputs, outputs, 3)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        same = inputs == outputs and stride == 1
+        self.downsample = nn.Identity() if same else _conv_bn(inputs, outputs, 1, stride)
+
+    def forward(self, x):
+        """Apply the block."""
+        y = self.bn2(self.conv2(torch.relu(self.conv_bn(x))))
+        return torch.relu(y + self.downsample(x))
+
+
+class ResNet(nn.Module):
+    """The 6n + 2 layers of the CIFAR ResNets."""
+
+    def __init__(self, blocks, conv, classes):
+        super().__init__()
+        self.conv1 = _conv(3, 16, 3)
+        self.bn1 = nn.BatchNorm2d(16)
+        width = 16
+        for stage, filters in enumerate((16, 32, 64)):
+            layer = nn.Sequential()
+            for block in range(blocks):
+                stride = 2 if stage and not block else 1
+                layer.append(BasicBlock(width, filters, stride, conv, stage))
+                width = filters
+            self.add_module(f"layer{stage + 1}", layer)
+        self.fc = nn.Linear(width, classes)
+
+    def forward(self, x):
+        """Return logits."""
+        x = torch.relu(self.bn1(self.conv1(x)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return self.fc(x.mean((2, 3)))
+
+
+class InvertedResidual(nn.Module):
+    """The block of MobileNetV2; with `conv`, its depthwise and 1x1 convolutions make way."""
+
+    def __init__(self, inputs, outputs, stride, expansion, conv, stage):
+        super().__init__()
+        width = inputs * expansion
+        self.conv = nn.Sequential()
+        if expansion > 1:
+            self.conv.append(_conv_bn(inputs, width, 1).append(nn.ReLU6()))
+        if conv is None:
+            self.conv.append(_conv_bn(width, width, 3, stride, groups=width).append(nn.ReLU6()))
+            self.conv.append(_conv(width, outputs, 1))
+        else:
+            sizes = KERNEL_SIZES[stage]
+            self.conv.append(CONVOLUTIONS[conv](width, outputs, stride, sizes))
+            self.conv.append(nn.ReLU())
+        self.conv.append(nn.BatchNorm2d(outputs))
+        self.adds = inputs == outputs and stride == 1
+
+    def forward(self, x):
+        """Apply the block."""
+        return x + self.conv(x) if self.adds else self.conv(x)
+
+
+class MobileNetV2(nn.Module):
+    """MobileNetV2 with the first convolution at stride 1, as the paper has it for STL-10."""
+
+    def __init__(self, conv, classes):
+        super().__init__()
+        width = STEM_FILTERS
+        self.features = nn.Sequential(_conv_bn(3, width, 3).append(nn.ReLU6()))
+        for stage, (expansion, filters, blocks, first_stride) in enumerate(STAGES):
+            kind = conv if stage < REPLACEABLE_STAGES else None
+            for block in range(blocks):
+                stride = 1 if block else first_stride
+                self.features.append(
+                    InvertedResidual(width, filters, stride, expansion, kind, stage)
+                )
+                width = filters
+        self.features.append(_conv_bn(width, HEAD_FILTERS, 1).append(nn.ReLU6()))
+        self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(HEAD_FILTERS, classes))
+
+    def forward(self, x):
+        """Return logits."""
+        return self.classifier(self.features(x).mean((2, 3)))
+
+
+def _conv(inputs, outputs, kernel_size, stride=1, groups=1):
+    return nn.Conv2d(
+        inputs, outputs, kernel_size, stride, kernel_size // 2, groups=groups, bias=False
+    )
+
+
+def _conv_bn(inputs, outputs, kernel_size, stride=1, groups=1):
+    return nn.Sequential(
+        _conv(inputs, outputs, kernel_size, stride, groups), nn.BatchNorm2d(outputs)
+    )
+
+
+CONVOLUTIONS = {
+    "standard": lambda inputs, outputs, stride, _: _conv_bn(inputs, outputs, 3, stride),
+    "dsconv": lambda inputs, outputs, stride, _: SeparableConv(inputs, outputs, stride),
+    "mixconv": lambda inputs, outputs, stride, _: MixConv(inputs, outputs, stride, (3, 5, 7)),
+    "multiception": Multiception,
+}
