@@ -19,7 +19,7 @@ def import_tfmot():
     import tf_keras  # noqa: F401 (it makes `tf.compat.v2.keras` anew)
 
     for lazy in (tf.keras, tf.compat.v2.keras):
-        lazy.__version__  # noqa: B018
+        lazy.layers  # noqa: B018
     variable = "TF_USE_LEGACY_KERAS"
     before = os.environ.get(variable)
     try:

@@ -1,20 +1,18 @@
 """The rewriting of a network: a new model with other convolutions and the same of all else."""
 
 import collections
-import functools
 import itertools
 
 import keras
 import numpy as np
-from keras import layers, tree
+from keras import layers
 
 from keras_multiception.blocks import conv_bn
-from keras_multiception.copying import copy_state, copy_values, rebuild_layer
-from keras_multiception.cost import cost
-from keras_multiception.graph import graph_of
+from keras_multiception.copying import copy_values
 from keras_multiception.layers.multiception_conv2d import MulticeptionConv2D
 from keras_multiception.primitives import CHANNELS_LAST
 from keras_multiception.surgery.plan import plan_replacements
+from keras_multiception.surgery.rebuild import rebuild, report_costs
 
 
 def replace_convolutions(
@@ -79,63 +77,23 @@ def replace_convolutions(
         >>> model = km.replace_convolutions(vgg, kernel_sizes=(3, 5), where="block[45]_conv.")
     """
     sites = plan_replacements(model, conv, kernel_sizes, where, absorb)
-    new_model = _Surgeon(sites, conv).operate(model)
+    new_model = _operate(model, sites, conv)
     if verbose:
         _report(model, new_model, sites, conv)
     return new_model
 
 
-class _Surgeon:
-    """Rebuilds a model with other layers in some places."""
-
-    def __init__(self, sites, conv):
-        self.sites = [site for site in sites if site.reason is None]
-        # from a layer of the old model to those, one after the other, that take its place
-        self.successors: dict = {layer: [] for site in self.sites for layer in site.absorbed}
-        self.successors.update((site.output, _new_layers(site, conv)) for site in self.sites)
-        self.replaced = set(self.successors)
-
-    def operate(self, model):
-        """Return the new model, with all that is kept of the old one."""
-        self.successors[model] = [self.rebuild(model)]
-        # a model comes behind its layers, and what it makes of `trainable` they may undo
-        for old, successors in reversed(self.successors.items()):
-            for new in successors if isinstance(old, layers.Layer) else ():
-                new.trainable = old.trainable
-                if old not in self.replaced and graph_of(old) is None:
-                    copy_state(old, new)
-        for site in self.sites:
-            if site.batch_norm is not None:
-                (conv,) = (x for x in self.successors[site.output] if x.name == site.output.name)
-                _copy_batch_norm(site.batch_norm, conv)
-        return self.successors[model][0]
-
-    def rebuild(self, model):
-        """Return a copy of a model; its layers have new weights."""
-        graph = graph_of(model)
-        if isinstance(model, keras.Sequential):
-            old = [graph.inputs[0]._keras_history.operation, *model.layers]
-            return keras.Sequential([new for x in old for new in self.follow(x)], name=model.name)
-        inputs = tree.map_structure(
-            lambda x: self.follow(x._keras_history.operation)[0].output, model.input
-        )
-        outputs = graph._run_through_graph(inputs, call_fn=self.call)
-        return keras.Model(inputs, outputs, name=model.name)
-
-    def follow(self, operation):
-        """Return what takes the place of a layer, a model or an operation."""
-        if operation not in self.successors:
-            rebuild = rebuild_layer if graph_of(operation) is None else self.rebuild
-            self.successors[operation] = [rebuild(operation)]
-        return self.successors[operation]
-
-    def call(self, operation, *args, **kwargs):
-        """Call what takes the place of a layer, a model or an operation."""
-        successors = self.follow(operation)
-        if not successors:
-            return tree.flatten((args, kwargs))[0]
-        first, *others = successors
-        return functools.reduce(lambda x, layer: layer(x), others, first(*args, **kwargs))
+def _operate(model, sites, conv):
+    """Return the new model, with all that is kept of the old one."""
+    sites = [site for site in sites if site.reason is None]
+    successors: dict = {layer: [] for site in sites for layer in site.absorbed}
+    successors.update((site.output, _new_layers(site, conv)) for site in sites)
+    new_model = rebuild(model, successors)
+    for site in sites:
+        if site.batch_norm is not None:
+            (new,) = (x for x in successors[site.output] if x.name == site.output.name)
+            _copy_batch_norm(site.batch_norm, new)
+    return new_model
 
 
 def _new_layers(site, conv):
@@ -216,18 +174,8 @@ def _report(old, new, sites, conv):
     replaced = len(sites) - sum(map(len, left.values()))
     kind = getattr(conv, "__name__", conv)
     print(f"{replaced} of {len(sites)} convolutions of the model {old.name!r} are now {kind}.")
-    for (label, before), after in zip(_costs(old).items(), _costs(new).values(), strict=True):
-        change = f"  ({after / before - 1:+.1%})" if before else ""
-        print(f"  {label:<13} {before:>15,} -> {after:>15,}{change}")
+    report_costs(old, new)
     if left:
         print("Not replaced:")
     for reason, names in left.items():
         print(f"  {', '.join(names)}: {reason}")
-
-
-def _costs(model):
-    try:
-        total = cost(model)
-    except ValueError:  # the size of the input is open, and so are the multiply-adds
-        return {"parameters": model.count_params()}
-    return {"parameters": total.parameters, "multiply-adds": total.multiply_adds}

@@ -1,0 +1,192 @@
+"""Whole kernel branches dropped by the scale analysis: smaller without special kernels."""
+
+import collections
+import dataclasses
+
+import numpy as np
+
+from keras_multiception.copying import copy_state, copy_values
+from keras_multiception.layers.arguments import standardize_kernel_sizes
+from keras_multiception.layers.multiception_conv2d import MulticeptionConv2D
+from keras_multiception.scale_analysis.shares import size_name, weight_shares
+from keras_multiception.scale_analysis.walk import multiception_layers
+from keras_multiception.surgery.rebuild import rebuild, report_costs
+
+
+@dataclasses.dataclass(frozen=True)
+class Branch:
+    """One branch of a `MulticeptionConv2D`.
+
+    Attributes:
+        layer: Name of the layer, as in `km.scale_analysis.ScaleShares`.
+        index: Integer, its position in the layer's `kernel_sizes`.
+        kernel_size: Tuple (height, width).
+        share: Float, its share in the layer; `None` if none was asked for.
+    """
+
+    layer: str
+    index: int
+    kernel_size: tuple
+    share: float | None = None
+
+
+def weakest_branches(model, keep=None, threshold=None, shares=None):
+    """Find the branches that count least; in each layer the strongest is never among them.
+
+    Args:
+        model: A trained model that has `MulticeptionConv2D` layers.
+        keep: Positive integer, how many branches a layer keeps at most.
+        threshold: Float in 0..1: branches of a smaller share in their layer are found. Either
+            `keep` or `threshold`.
+        shares: List of `km.scale_analysis.ScaleShares` of the model. The default is
+            `km.scale_analysis.weight_shares(model)`; `energy_shares` reads images.
+
+    Returns:
+        A list of `Branch`, in the order of the network.
+
+    Raises:
+        ValueError: If an argument is out of its range, or `shares` are not those of the model.
+    """
+    if (keep is None) == (threshold is None):
+        raise ValueError(
+            "Either `keep` or `threshold` must be given. "
+            f"Received: keep={keep}, threshold={threshold}"
+        )
+    if keep is not None and not (isinstance(keep, int) and keep >= 1):
+        raise ValueError(f"`keep` must be a positive integer. Received: keep={keep!r}")
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise ValueError(f"`threshold` must be in 0..1. Received: threshold={threshold}")
+    found = multiception_layers(model)
+    shares = weight_shares(model) if shares is None else shares
+    expected = [(name, layer.kernel_sizes) for name, layer in found.items()]
+    received = [(entry.layer, entry.kernel_sizes) for entry in shares]
+    if received != expected:
+        raise ValueError(
+            "`shares` must be those of the model, one entry for each MulticeptionConv2D. "
+            f"Received: shares of {[name for name, _ in received]}"
+        )
+    branches = []
+    for entry in shares:
+        values = np.nan_to_num(entry.branches)  # nothing gets through: all count nothing
+        strongest = np.argsort(-values, kind="stable")
+        kept = strongest[:keep] if threshold is None else strongest[values[strongest] >= threshold]
+        gone = set(range(len(values))) - {int(strongest[0]), *kept.tolist()}
+        branches += [
+            Branch(entry.layer, index, entry.kernel_sizes[index], float(values[index]))
+            for index in sorted(gone)
+        ]
+    return branches
+
+
+def prune_branches(model, keep=None, threshold=None, remove=None, shares=None, verbose=True):
+    """Return a copy of a network without some of its kernel branches, to fine-tune.
+
+    A branch goes as a whole: its depthwise kernels, its channels of the first batch norm and the
+    rows of the pointwise kernel that read them. So the network is smaller and faster as it is,
+    on any hardware, and answers as if those rows were zero.
+
+    - *Kept*: all other weights, names, `trainable` and dtype policies.
+    - *Dropped*: the branches, the mean of what they added as well (fine-tuning moves the
+      statistics of the second batch norm there), what `compile` set, and the class of a model
+      that is neither a plain Functional nor a plain Sequential one.
+
+    Args:
+        model: A trained Functional `keras.Model` or built `keras.Sequential` that has
+            `MulticeptionConv2D` layers; nested ones are opened. It stays as it is.
+        keep: Positive integer: each layer keeps at most so many branches, those of the largest
+            shares.
+        threshold: Float in 0..1: branches of a smaller share in their layer go; the strongest of
+            a layer stays.
+        remove: List of pairs (name of a layer, kernel size): all branches of this size go. One of
+            `keep`, `threshold` and `remove`. Names are those of the scale analysis.
+        shares: List of `km.scale_analysis.ScaleShares` to go by. The default is
+            `km.scale_analysis.weight_shares(model)`.
+        verbose: Boolean, whether to print what was dropped, and the costs before and after.
+            `weakest_branches` returns the same as data, in advance.
+
+    Returns:
+        A new, uncompiled model, also if there was nothing to drop.
+
+    Raises:
+        ValueError: If an argument is out of its range, `remove` names what the model has not, or
+            would leave a layer without a branch.
+
+    Example:
+        >>> from keras_multiception.compression import prune_branches
+        >>> model = prune_branches(km.ResNet20(), keep=2)
+        Dropped 7 of 21 branches of the model 'resnet20'.
+    """
+    if sum(x is not None for x in (keep, threshold, remove)) != 1:
+        raise ValueError(
+            "One of `keep`, `threshold` and `remove` must be given. "
+            f"Received: keep={keep}, threshold={threshold}, remove={remove}"
+        )
+    if remove is None:
+        branches = weakest_branches(model, keep, threshold, shares)
+    else:
+        branches = _named_branches(multiception_layers(model), remove)
+    found = multiception_layers(model)
+    successors, kept = {}, {}
+    for name, layer in found.items():
+        gone = {branch.index for branch in branches if branch.layer == name}
+        if gone:
+            kept[layer] = [i for i in range(len(layer.kernel_sizes)) if i not in gone]
+            config = layer.get_config()
+            config["kernel_sizes"] = [layer.kernel_sizes[i] for i in kept[layer]]
+            successors[layer] = [MulticeptionConv2D.from_config(config)]
+    new_model = rebuild(model, successors)
+    for layer, (new,) in successors.items():
+        _copy_branches(layer, new, kept[layer])
+    if verbose:
+        _report(model, new_model, found, branches)
+    return new_model
+
+
+def _named_branches(found, remove):
+    branches = []
+    for name, size in remove:
+        (size,) = standardize_kernel_sizes([size])
+        sizes = found[name].kernel_sizes if name in found else ()
+        if size not in sizes:
+            has = f"it has {', '.join(map(size_name, sizes))}" if sizes else f"one of {[*found]}"
+            raise ValueError(
+                "`remove` must name layers of the model and kernel sizes that they have: "
+                f"{has}. Received: ({name!r}, {size})"
+            )
+        branches += [Branch(name, i, size) for i, other in enumerate(sizes) if other == size]
+    branches = list(dict.fromkeys(branches))
+    for name, count in collections.Counter(branch.layer for branch in branches).items():
+        if count == len(found[name].kernel_sizes):
+            raise ValueError(
+                "`remove` must leave each layer a branch. "
+                f"Received: all kernel sizes of {name!r}, remove={remove}"
+            )
+    return branches
+
+
+def _copy_branches(old, new, kept):
+    """Hand on the weights of the branches that are kept."""
+    for index, conv in zip(kept, new.depthwise_convs, strict=True):
+        copy_state(old.depthwise_convs[index], conv)
+    copy_state(old.pointwise_bn, new.pointwise_bn)
+    is_kept = np.isin(np.arange(len(old.kernel_sizes)), kept)
+    channels = np.repeat(is_kept, old.depthwise_bn.gamma.shape[0] // len(is_kept))
+    for a, b in zip(old.depthwise_bn.weights, new.depthwise_bn.weights, strict=True):
+        b.assign(copy_values(a)[channels])
+    new.pointwise_conv.kernel.assign(copy_values(old.pointwise_conv.kernel)[:, :, channels])
+    if old.use_bias:
+        new.pointwise_conv.bias.assign(copy_values(old.pointwise_conv.bias))
+    for part in ("depthwise_bn", "pointwise_conv"):
+        getattr(new, part).trainable = getattr(old, part).trainable
+
+
+def _report(old, new, found, branches):
+    total = sum(len(layer.kernel_sizes) for layer in found.values())
+    print(f"Dropped {len(branches)} of {total} branches of the model {old.name!r}.")
+    dropped = collections.defaultdict(list)
+    for branch in branches:
+        share = "" if branch.share is None else f" ({branch.share:.1%})"
+        dropped[branch.layer].append(size_name(branch.kernel_size) + share)
+    for name, sizes in dropped.items():
+        print(f"  {name}: {', '.join(sizes)}")
+    report_costs(old, new)

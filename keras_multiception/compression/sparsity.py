@@ -1,0 +1,129 @@
+"""How many weights are zero, how many differ, and how small that can be written."""
+
+import os
+import zlib
+
+import keras
+import numpy as np
+
+from keras_multiception.compression.clustering import strip_clustering
+from keras_multiception.compression.kernels import KINDS, kernels
+from keras_multiception.compression.litert_operators import read_litert
+from keras_multiception.compression.litert_weights import litert_buffers, litert_kernels
+from keras_multiception.compression.pruning import strip_pruning
+from keras_multiception.compression.wrappers import is_wrapped, settle
+
+
+def sparsity_report(model):
+    """Count zeros and distinct values in the kernels of a network; no bias or batch norm.
+
+    Args:
+        model: A built `keras.Model`; a `tf_keras.Model`, plain or by `prune_model` or
+            `cluster_model`; or a LiteRT file, as bytes or as a path. (Of a model with the wrappers
+            of quantisation, convert it and pass the file.)
+
+    Returns:
+        A dictionary from each of `"standard"`, `"depthwise"`, `"pointwise"` and `"dense"` that
+        the network has, and from `"total"`, to a dictionary:
+
+        - `parameters`: how many weights these kernels have,
+        - `nonzero`: how many of them are not zero,
+        - `sparsity`: the share of those that are, a float in 0..1,
+        - `distinct`: the largest number of distinct values in one kernel.
+
+    Raises:
+        ValueError: If `model` is none of these.
+
+    Example:
+        >>> sparsity_report(strip_pruning(pruned))["pointwise"]["sparsity"]
+    """
+    content = _content(model)
+    found = kernels(_plain(model)) if content is None else litert_kernels(content)
+    kinds = [kind for kind in KINDS if kind in {k for _, k, _ in found}]
+    report = {kind: _counts([x for _, k, x in found if k == kind]) for kind in kinds}
+    return {**report, "total": _counts([x for _, _, x in found])}
+
+
+def size_report(model):
+    """Measure a network in bytes: as it is, deflated, and at the entropy of its weights.
+
+    The entropy is a bound, by Shannon, for codes that give each symbol a word of its own. Symbols
+    are the numbers of an array of weights in the dtype of the file: bytes of int8, words of
+    float32. An array of `n` of them, the share of symbol `s` being `p(s)`, takes `n * H` bits,
+    `H = -sum(p * log2(p))`, and its table takes 4 bytes more than the symbol for each that
+    occurs; an array takes its own bytes if these are fewer. A code that looks at several symbols
+    at a time, as deflate does, can be shorter.
+
+    Args:
+        model: A LiteRT file, as bytes or as a path; or a model as in `sparsity_report`, of which
+            the weights are measured, one after the other, without wrappers and optimizer.
+
+    Returns:
+        A dictionary of integers: `raw`, the bytes as they are; `deflated`, as in a zip file (zlib
+        at level 9); `weights`, those of `raw` that are weights and other constants; `entropy`,
+        `raw` with each of these arrays at its bound.
+
+    Raises:
+        ValueError: If `model` is none of these.
+    """
+    content = _content(model)
+    if content is None:
+        arrays = [np.asarray(array) for array in _plain(model).get_weights()]
+        content = b"".join(array.tobytes() for array in arrays)
+    else:
+        arrays = litert_buffers(content)
+    weights = sum(array.nbytes for array in arrays)
+    return {
+        "raw": len(content),
+        "deflated": len(zlib.compress(content, 9)),
+        "weights": weights,
+        "entropy": len(content) - weights + sum(map(_coded_bytes, arrays)),
+    }
+
+
+def _content(model):
+    """Return the bytes of a file, and `None` for a model."""
+    is_file = isinstance(model, str | os.PathLike | bytes | bytearray | memoryview)
+    return read_litert(model) if is_file else None
+
+
+def _plain(model):
+    """Return a model without wrappers."""
+    if isinstance(model, keras.Model):
+        return model
+    import tf_keras
+
+    if not isinstance(model, tf_keras.Model):
+        raise ValueError(
+            "`model` must be a model of Keras 3 or tf_keras, or a LiteRT file as bytes or path. "
+            f"Received: model={model!r}"
+        )
+    found = settle(model)
+    if "pruned" in found:
+        return strip_pruning(model)
+    if "clustered" in found:
+        return strip_clustering(model)
+    if is_wrapped(model):
+        raise ValueError(
+            "`model` must have no wrappers of quantisation: convert it, and pass the LiteRT file. "
+            f"Received: model={model!r}"
+        )
+    return model
+
+
+def _counts(arrays):
+    parameters = sum(array.size for array in arrays)
+    nonzero = sum(int(np.count_nonzero(array)) for array in arrays)
+    return {
+        "parameters": parameters,
+        "nonzero": nonzero,
+        "sparsity": 1 - nonzero / parameters if parameters else 0.0,
+        "distinct": max((len(np.unique(array)) for array in arrays), default=0),
+    }
+
+
+def _coded_bytes(array):
+    _, counts = np.unique(array, return_counts=True)
+    bits = -float(np.sum(counts * np.log2(counts / array.size)))
+    table = len(counts) * (array.itemsize + 4)
+    return min(array.nbytes, int(np.ceil(bits / 8)) + table)

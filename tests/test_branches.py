@@ -1,0 +1,193 @@
+"""Whole branches dropped."""
+
+import keras
+import numpy as np
+import pytest
+from fusion_checks import randomize
+from keras import layers, ops
+
+import keras_multiception as km
+from keras_multiception.compression import Branch, prune_branches, weakest_branches
+
+pytestmark = pytest.mark.backend
+
+shares_of = km.scale_analysis.weight_shares
+
+
+def prune(model, **kwargs):
+    return prune_branches(model, verbose=False, **kwargs)
+
+
+def network(**kwargs):
+    def conv(filters, sizes, name, strides=1):
+        return km.layers.MulticeptionConv2D(filters, sizes, strides, name=name, **kwargs)
+
+    x = inputs = keras.Input((8, 8, 3))
+    x = layers.ReLU()(conv(6, (3, 5, 7), "a")(x))
+    x = layers.Add()([conv(6, (3, 3), "b")(x), x])
+    x = conv(4, (1, (3, 5)), "c", 2)(x)
+    return randomize(keras.Model(inputs, layers.GlobalAveragePooling2D()(x), name="net"))
+
+
+def small(name):
+    if name == "surgery":
+        x = inputs = keras.Input((8, 8, 8))
+        for index in range(3):
+            x = layers.Conv2D(8, 3, padding="same", name=f"conv_{index}")(x)
+        vgg = keras.Model(inputs, layers.GlobalAveragePooling2D()(x))
+        return randomize(km.replace_convolutions(vgg, verbose=False))
+    narrow = {"alpha": 0.35} if name == "mobilenetv2" else {}
+    return randomize(km.create_model(name, input_shape=(16, 16, 3), **narrow))
+
+
+def zeroed(model, branches):
+    """Return a copy whose pointwise kernels do not read the branches."""
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    found = km.scale_analysis.multiception_layers(copy)
+    for branch in branches:
+        layer = found[branch.layer]
+        kernel = np.array(ops.convert_to_numpy(layer.pointwise_conv.kernel))
+        channels = kernel.shape[2] // len(layer.kernel_sizes)
+        kernel[:, :, branch.index * channels : (branch.index + 1) * channels] = 0
+        layer.pointwise_conv.kernel.assign(kernel)
+    return copy
+
+
+def answers(model, seed=0):
+    x = np.random.default_rng(seed).normal(size=(2, *model.input_shape[1:])).astype("float32")
+    return ops.convert_to_numpy(model(x))
+
+
+def check(model, new, branches):
+    expected = answers(zeroed(model, branches))
+    np.testing.assert_allclose(answers(new), expected, atol=2e-5 * np.abs(expected).max())
+    a, b = km.cost(model), km.cost(new)
+    assert (b.parameters < a.parameters, b.multiply_adds < a.multiply_adds) == (True, True)
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"use_bias": False, "activation": "relu"}])
+def test_answers_are_those_without_the_branches(kwargs):
+    model = network(**kwargs)
+    before = [np.array(w) for w in model.get_weights()]
+    branches = weakest_branches(model, keep=1)
+    assert [branch.layer for branch in branches] == ["a", "a", "b", "c"]
+    new = prune(model, keep=1)
+    check(model, new, branches)
+    assert (new.name, [x.name for x in new.layers]) == ("net", [x.name for x in model.layers])
+    for a, b in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "surgery",
+        "resnet20",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("mobilenetv2", "seresnet20")),
+    ],
+)
+def test_zoo(name):
+    model = small(name)
+    check(model, prune(model, threshold=0.4), weakest_branches(model, threshold=0.4))
+
+
+def test_dropped_are_the_least_shares():
+    model = network()
+    shares = shares_of(model)
+    (entry, *_) = shares
+    order = np.argsort(-entry.branches)
+    branches = [x for x in weakest_branches(model, keep=2) if x.layer == "a"]
+    assert branches == [
+        Branch("a", order[2], entry.kernel_sizes[order[2]], float(entry.branches[order[2]]))
+    ]
+    middle = float(np.sort(entry.branches)[1])
+    indices = {x.index for x in weakest_branches(model, threshold=middle) if x.layer == "a"}
+    assert indices == {order[2]}
+    assert weakest_branches(model, threshold=0) == []
+    strongest = [int(np.argmax(x.branches)) for x in shares]
+    gone = {(x.layer, x.index) for x in weakest_branches(model, threshold=1)}
+    assert gone == {
+        (x.layer, i)
+        for x, best in zip(shares, strongest, strict=True)
+        for i in range(len(x.kernel_sizes))
+        if i != best
+    }
+
+
+def test_shares_by_energy():
+    model = network()
+    images = np.random.default_rng(1).normal(size=(4, 8, 8, 3)).astype("float32")
+    shares = km.scale_analysis.energy_shares(model, images)
+    branches = weakest_branches(model, keep=1, shares=shares)
+    assert branches[-1].share == pytest.approx(float(shares[-1].branches.min()))
+    check(model, prune(model, keep=1, shares=shares), branches)
+
+
+def test_named_branches_go(capsys):
+    model = network()
+    new = prune_branches(model, remove=[("a", 5), ("c", (3, 5))])
+    check(model, new, [Branch("a", 1, (5, 5)), Branch("c", 1, (3, 5))])
+    found = km.scale_analysis.multiception_layers(new)
+    assert [x.kernel_sizes for x in found.values()] == [((3, 3), (7, 7)), ((3, 3),) * 2, ((1, 1),)]
+    out = capsys.readouterr().out
+    for part in ("Dropped 2 of 7 branches", "a: 5x5", "c: 3x5", "parameters", "multiply-adds"):
+        assert part in out
+
+
+def test_nested_and_shared_layers():
+    conv = km.layers.MulticeptionConv2D(4, (3, 5), name="conv")
+    inner = keras.Sequential([keras.Input((6, 6, 4)), conv], name="inner")
+    x = inputs = keras.Input((6, 6, 4))
+    model = randomize(keras.Model(inputs, inner(inner(x))))
+    new = prune(model, remove=[("inner/conv", 3)])
+    check(model, new, [Branch("inner/conv", 0, (3, 3))])
+    assert new.count_params() < model.count_params()
+
+
+def test_flags_and_policy_stay():
+    keras.config.set_dtype_policy("mixed_float16")
+    model = network()
+    model.get_layer("a").trainable = False
+    new = prune(model, keep=1)
+    assert [new.get_layer(x).trainable for x in "abc"] == [False, True, True]
+    assert new.get_layer("b").dtype_policy.name == "mixed_float16"
+
+
+def test_every_parameter_is_trained_and_the_file_loads(tmp_path):
+    new = prune(network(), keep=1)
+    new.compile(keras.optimizers.SGD(0.1), "mse")
+    before = [np.array(ops.convert_to_numpy(w)) for w in new.trainable_weights]
+    rng = np.random.default_rng(0)
+    new.fit(rng.normal(size=(8, 8, 8, 3)), rng.normal(size=(8, 4)), verbose=0)
+    for old, weight in zip(before, new.trainable_weights, strict=True):
+        # a batch norm behind takes constants off again
+        if not weight.path.endswith(("bias", "depthwise_bn/beta")):
+            assert not np.array_equal(old, ops.convert_to_numpy(weight)), weight.path
+    new.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(answers(loaded), answers(new), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({}, "One of `keep`, `threshold` and `remove`"),
+        ({"keep": 1, "threshold": 0.1}, "One of `keep`, `threshold` and `remove`"),
+        ({"keep": 0}, "`keep` must be a positive integer. Received: keep=0"),
+        ({"keep": 1.5}, "`keep` must be a positive integer"),
+        ({"threshold": 1.5}, "`threshold` must be in 0..1"),
+        ({"remove": [("z", 3)]}, r"`remove` must name layers.*Received: \('z', \(3, 3\)\)"),
+        ({"remove": [("a", 9)]}, "it has 3x3, 5x5, 7x7"),
+        ({"remove": [("b", 3)]}, "`remove` must leave each layer a branch.*'b'"),
+        ({"keep": 1, "shares": []}, "`shares` must be those of the model"),
+    ],
+)
+def test_bad_arguments(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        prune_branches(network(), **kwargs)
+
+
+def test_models_without_branches_are_refused():
+    with pytest.raises(ValueError, match="MulticeptionConv2D"):
+        prune_branches(keras.Sequential([keras.Input((4,)), layers.Dense(2)]), keep=1)
