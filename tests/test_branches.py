@@ -24,7 +24,7 @@ def network(**kwargs):
 
     x = inputs = keras.Input((8, 8, 3))
     x = layers.ReLU()(conv(6, (3, 5, 7), "a")(x))
-    x = layers.Add()([conv(6, (3, 3), "b")(x), x])
+    x = layers.ReLU()(layers.Add()([conv(6, (3, 3), "b")(x), x]))
     x = conv(4, (1, (3, 5)), "c", 2)(x)
     return randomize(keras.Model(inputs, layers.GlobalAveragePooling2D()(x), name="net"))
 

@@ -34,8 +34,8 @@ def quantize_model(model, preserve=()):
         model: A model of Keras 3 that `to_tf_keras` takes, or a Functional model of `tf_keras`,
             without the wrappers of pruning or clustering; it stays as it is.
         preserve: Tuple of strings, what training is to keep of the kernels of convolutions and
-            dense layers, depthwise ones excepted: `"sparsity"`, their zeros; `"clusters"`, that
-            they have few different values.
+            dense layers: `"sparsity"`, their zeros; `"clusters"`, that they have few different
+            values, depthwise ones excepted.
 
     Returns:
         An uncompiled Functional `tf_keras.Model`, its layers in wrappers.

@@ -19,25 +19,34 @@ class DepthwiseWeightsQuantizer(quantizers.LastValueQuantizer):
     """Symmetric 8-bit ranges, one for each output channel of a depthwise kernel.
 
     The toolkit's own would be one for each index of the last axis of (height, width, channels,
-    multiplier), the multiplier.
+    multiplier), the multiplier. And it has none that preserves sparsity.
+
+    Args:
+        preserve_sparsity: Boolean, whether weights that are zero stay zero.
     """
 
-    def __init__(self):
+    def __init__(self, preserve_sparsity=False):
         super().__init__(per_axis=True, **NARROW)
+        self.preserve_sparsity = preserve_sparsity
 
     def build(self, tensor_shape, name, layer):
-        """Make the variables of the ranges."""
-        return super().build((tensor_shape[2] * tensor_shape[3],), name, layer)
+        """Make the variables of the ranges, and remember which weights are zero."""
+        variables = super().build((tensor_shape[2] * tensor_shape[3],), name, layer)
+        if self.preserve_sparsity:
+            kernel = getattr(layer.layer, name)
+            variables["sparsity_mask"] = tf.cast(tf.not_equal(kernel, 0), kernel.dtype)
+        return variables
 
     def __call__(self, inputs, training, weights, **kwargs):
         """Fake-quantize the kernel."""
         height, width, channels, multiplier = inputs.shape
-        kernel = tf.reshape(inputs, (height, width, 1, channels * multiplier))
+        kernel = inputs * weights["sparsity_mask"] if self.preserve_sparsity else inputs
+        kernel = tf.reshape(kernel, (height, width, 1, channels * multiplier))
         return tf.reshape(super().__call__(kernel, training, weights, **kwargs), inputs.shape)
 
     def get_config(self):
         """Return the arguments."""
-        return {}
+        return {"preserve_sparsity": self.preserve_sparsity}
 
 
 class DepthwiseQuantizeConfig(tfmot.quantization.keras.QuantizeConfig):
@@ -45,14 +54,16 @@ class DepthwiseQuantizeConfig(tfmot.quantization.keras.QuantizeConfig):
 
     Args:
         quantize_activation: Boolean, whether its output is.
+        preserve_sparsity: Boolean, whether zeros of the kernel stay zero.
     """
 
-    def __init__(self, quantize_activation=True):
+    def __init__(self, quantize_activation=True, preserve_sparsity=False):
         self.quantize_activation = quantize_activation
+        self.preserve_sparsity = preserve_sparsity
 
     def get_weights_and_quantizers(self, layer):
         """Return the kernel and its quantizer."""
-        return [(layer.depthwise_kernel, DepthwiseWeightsQuantizer())]
+        return [(layer.depthwise_kernel, DepthwiseWeightsQuantizer(self.preserve_sparsity))]
 
     def get_activations_and_quantizers(self, layer):
         """Return the activation and its quantizer."""
@@ -75,7 +86,10 @@ class DepthwiseQuantizeConfig(tfmot.quantization.keras.QuantizeConfig):
 
     def get_config(self):
         """Return the arguments."""
-        return {"quantize_activation": self.quantize_activation}
+        return {
+            "quantize_activation": self.quantize_activation,
+            "preserve_sparsity": self.preserve_sparsity,
+        }
 
 
 class OutputQuantizeConfig(tfmot.quantization.keras.QuantizeConfig):
@@ -98,9 +112,11 @@ class OutputQuantizeConfig(tfmot.quantization.keras.QuantizeConfig):
 
     def set_quantize_weights(self, layer, quantize_weights):
         """Do nothing."""
+        pass  # AutoGraph needs a statement
 
     def set_quantize_activations(self, layer, quantize_activations):
         """Do nothing."""
+        pass  # AutoGraph needs a statement
 
     def get_output_quantizers(self, layer):
         """Return the quantizer of the output, if it is to be quantized."""
@@ -128,26 +144,28 @@ def make_scheme(preserve, fixed):
         base = combine.Default8BitPrunePreserveQuantizeScheme()
     else:
         base = tfmot.quantization.keras.default_8bit.Default8BitQuantizeScheme()
-    return _Scheme(base, fixed)
+    return _Scheme(base, fixed, "sparsity" in preserve)
 
 
 class _Scheme(tfmot.quantization.keras.QuantizeScheme):
-    def __init__(self, base, fixed):
+    def __init__(self, base, fixed, preserve_sparsity):
         self._base = base
         self._fixed = fixed
+        self._preserve_sparsity = preserve_sparsity
 
     def get_layout_transformer(self):
         return _LayoutTransform(self._base, self.get_quantize_registry(), self._fixed)
 
     def get_quantize_registry(self):
-        return _Registry(self._base.get_quantize_registry())
+        return _Registry(self._base.get_quantize_registry(), self._preserve_sparsity)
 
 
 class _Registry(tfmot.quantization.keras.QuantizeRegistry):
     """That of the base, and the layers of our networks that it does not know."""
 
-    def __init__(self, base):
+    def __init__(self, base, preserve_sparsity):
         self._base = base
+        self._preserve_sparsity = preserve_sparsity
         self._default = tfmot.quantization.keras.default_8bit.Default8BitQuantizeRegistry()
 
     def supports(self, layer):
@@ -159,7 +177,7 @@ class _Registry(tfmot.quantization.keras.QuantizeRegistry):
     def get_quantize_config(self, layer):
         kind = type(layer).__name__
         if kind == "DepthwiseConv2D":
-            return DepthwiseQuantizeConfig()
+            return DepthwiseQuantizeConfig(True, self._preserve_sparsity)
         if kind in ("Multiply", "Rescaling"):
             return OutputQuantizeConfig()
         return self._base.get_quantize_config(layer)
@@ -194,7 +212,7 @@ class _LayoutTransform(tfmot.quantization.keras.QuantizeLayoutTransform):
             return OutputQuantizeConfig(not joined)
         config = self._registry.get_quantize_config(layer)
         if isinstance(config, DepthwiseQuantizeConfig):
-            return DepthwiseQuantizeConfig(not joined)
+            return DepthwiseQuantizeConfig(not joined, config.preserve_sparsity)
         if joined:
             config.activation_attrs = []
         return config
