@@ -14,7 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 
-def closed_loop(send: Callable[[], object], clients: int, seconds: float) -> np.ndarray:
+def closed_loop(
+    send: Callable[[], object], clients: int, seconds: float
+) -> tuple[np.ndarray, float]:
     """Lets clients send one request after the other.
 
     Args:
@@ -23,9 +25,10 @@ def closed_loop(send: Callable[[], object], clients: int, seconds: float) -> np.
         seconds: For how long.
 
     Returns:
-        How long each answer took, in seconds.
+        How long each answer took, and how long it was until the last, in seconds.
     """
-    end = time.perf_counter() + seconds
+    started = time.perf_counter()
+    end = started + seconds
 
     def client(_) -> list[float]:
         took = []
@@ -35,10 +38,13 @@ def closed_loop(send: Callable[[], object], clients: int, seconds: float) -> np.
         return took
 
     with ThreadPoolExecutor(clients) as pool:
-        return np.concatenate(list(pool.map(client, range(clients))))
+        took = np.concatenate(list(pool.map(client, range(clients))))
+    return took, time.perf_counter() - started
 
 
-def open_loop(send: Callable[[], object], clients: int, seconds: float, rate: float) -> np.ndarray:
+def open_loop(
+    send: Callable[[], object], clients: int, seconds: float, rate: float
+) -> tuple[np.ndarray, float]:
     """Sends requests at a fixed rate.
 
     Args:
@@ -48,7 +54,8 @@ def open_loop(send: Callable[[], object], clients: int, seconds: float, rate: fl
         rate: Requests per second.
 
     Returns:
-        How long after its due time each answer came, in seconds.
+        How long after its due time each answer came, and how long it was until the last, in
+        seconds.
     """
     begun = time.perf_counter()
 
@@ -58,7 +65,8 @@ def open_loop(send: Callable[[], object], clients: int, seconds: float, rate: fl
         return time.perf_counter() - begun - due
 
     with ThreadPoolExecutor(clients) as pool:
-        return np.array(list(pool.map(one, np.arange(0, seconds, 1 / rate))))
+        took = np.array(list(pool.map(one, np.arange(0, seconds, 1 / rate))))
+    return took, max(seconds, time.perf_counter() - begun)
 
 
 def rest_sender(url: str, model: str, signature_name: str, image: np.ndarray):
@@ -105,7 +113,16 @@ def grpc_sender(address: str, model: str, signature_name: str, image: np.ndarray
         tensor.tensor_shape.dim.add(size=size)
     request.inputs[input_name].CopyFrom(tensor)
     stub = prediction_service_pb2_grpc.PredictionServiceStub(grpc.insecure_channel(address))
-    return lambda: stub.Predict(request, timeout=60)
+
+    def send():
+        try:
+            return stub.Predict(request, timeout=60)
+        except grpc.RpcError as error:  # which another process could not be told
+            raise RuntimeError(
+                f"The server answered {error.code().name}: {error.details()}"
+            ) from None
+
+    return send
 
 
 @contextlib.contextmanager
