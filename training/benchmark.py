@@ -13,6 +13,7 @@ times drift with the load of the machine. What stands for what is in the page th
 import os
 import pathlib
 import sys
+from typing import Any
 
 from training.benchmarks.plan import CHOICES, TASKS, Plan
 from training.benchmarks.rounds import run
@@ -20,7 +21,7 @@ from training.cli import Parser, command_of
 
 CONVS = ("standard", "dsconv", "mixconv", "multiception")
 _OF_THE_MACHINE = ("--output", "--note")
-_QUICK = {
+_QUICK: dict[str, Any] = {
     "conv": ["multiception"],
     "forms": ["plain", "fast", "separate", "torch"],
     "task": ["train_step", "inference"],
@@ -71,7 +72,7 @@ def main(argv=None):
 def _plan(args):
     """Check the arguments and make a `Plan` of them."""
     cores = len(os.sched_getaffinity(0))
-    values = {
+    values: dict[str, Any] = {
         name: _QUICK[name] if args.quick and name in _QUICK else getattr(args, name)
         for name in (*_QUICK, "model", "steps", "threads")
     }
@@ -96,6 +97,8 @@ def _plan(args):
     backend = os.environ.get("KERAS_BACKEND", "tensorflow")
     if backend not in ("tensorflow", "jax"):
         raise ValueError(f"`KERAS_BACKEND` must be tensorflow or jax. Received: {backend}")
+    if backend != "tensorflow" and args.onednn == "both":
+        raise ValueError(f"`onednn` is about TensorFlow alone. Received: onednn=both on {backend}")
     chosen = values.pop("forms")
     forms = [form for name, parts in CHOICES.items() if name in chosen for form in parts]
     tasks = values.pop("task") + (["branches"] if "branches" in chosen else [])

@@ -14,7 +14,12 @@ from training.studies.names import CONVOLUTIONS, MODELS
 DPI = 150
 GREY, DARK, BAND = "#a9afb5", "#5c6368", "#f5f6f7"
 LIMIT = "serial limit"
-_TICKS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 8, 10, 15, 20, 30)
+# up to which ratio of the ends of an axis which ticks are apart
+_TICKS = {
+    6: (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 8),
+    40: (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20),
+    float("inf"): (0.001, 0.01, 0.1, 1, 10, 100, 1000),
+}
 
 
 def draw(results):
@@ -69,7 +74,7 @@ def _draw_panel(ax, rows, lines):
     convs = [conv for conv in COLOURS if conv in {row["conv"] for row in rows}]
     for place in range(0, len(lines), 2):
         ax.axhspan(place - 0.5, place + 0.5, color=BAND, lw=0, zorder=0)
-    ax.axvline(1, color=DARK, lw=1, zorder=1)
+    ax.axvline(1, color=DARK, lw=1.2, zorder=2)
     step = 0.66 / max(len(convs), 3)
     values = [1.0]
     for row in rows:
@@ -86,13 +91,23 @@ def _draw_panel(ax, rows, lines):
             place = lines.index(LIMIT) + offset
             ax.plot(limit, place, "D", mfc="white", mec=colour, ms=4.5, mew=1.4, zorder=3)
             values.append(limit)
+    measured = {form_name(row) for row in rows} | {LIMIT}
+    for place, name in enumerate(lines):
+        if name not in measured:
+            ax.text(
+                0.5,
+                place,
+                "\N{EN DASH}",
+                color=GREY,
+                va="center",
+                transform=ax.get_yaxis_transform(),
+            )
     ax.set_xscale("log")
     ax.set_xlim(
         min(ax.get_xlim()[0], min(values) / 1.15), max(ax.get_xlim()[1], max(values) * 1.15)
     )
-    span = max(values) / min(values)
-    ticks = _TICKS if span < 5 else [t for t in _TICKS if t not in (0.3, 0.7, 1.5, 3, 6, 8, 15, 30)]
-    ax.xaxis.set_major_locator(FixedLocator(ticks))
+    span = ax.get_xlim()[1] / ax.get_xlim()[0]
+    ax.xaxis.set_major_locator(FixedLocator(next(t for most, t in _TICKS.items() if span < most)))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}x"))
     ax.set_yticks(range(len(lines)), lines)

@@ -31,7 +31,8 @@ def make_jobs(plan):
     """
     torch.manual_seed(0)
     torch.set_num_threads(plan.threads)
-    jobs, left_out = {}, []
+    jobs: dict = {}
+    left_out = []
     for name, conv in plan.networks():
         try:
             network = torch_reference.create_model(name, conv)
@@ -64,7 +65,7 @@ def environment(plan):
 
 def _jobs(plan, network, name, conv, form):
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    place = {"device": device, "memory_format": LAYOUTS[form]}
+    place: dict = {"device": device, "memory_format": LAYOUTS[form]}
     trained = copy.deepcopy(network).to(**place)
     size = IMAGE_SIZES.get(name, 32)
 
