@@ -22,7 +22,7 @@ FAST += ("--rounds", "1", "--learning_rate", "0.05")
 def classifier(conv):
     x = inputs = keras.Input((32, 32, 3))
     x = keras.layers.Conv2D(8, 3, 2, padding="same", use_bias=False, name="stem_conv")(x)
-    x = keras.layers.BatchNormalization(name="stem_bn")(x)
+    x = keras.layers.BatchNormalization(momentum=0.9, name="stem_bn")(x)
     x = keras.layers.ReLU(name="stem_relu")(x)
     x = conv(8, (3, 5), 2, name="stage1_conv")(x)
     x = keras.layers.ReLU(name="stage1_relu")(x)

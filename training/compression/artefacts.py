@@ -82,8 +82,8 @@ class Compressor:
             recipe: A `Compression`.
 
         Returns:
-            A dictionary: `recipe`, `description`, `test` (`examples`, `loss`, `top1`),
-            `kernels` (weights and non-zero ones), `sizes` in bytes, `operators`.
+            A dictionary: `recipe`, `description`, `test` (`examples`, `loss`, `top1`), `sizes` in
+            bytes and `kernels`, as `compression.size_report` and `sparsity_report` give them.
         """
         if (result := self.result(recipe)) is not None:
             return result
@@ -96,7 +96,8 @@ class Compressor:
         if not is_legacy(model):
             with replacing(path.with_name("model.keras")) as temporary:
                 model.save(temporary)
-        litert = self._convert(model, recipe.conversion)
+        calibrated = recipe.conversion == "int8" and "quantize" not in recipe.steps
+        litert = self._convert(model, recipe.conversion, calibrated)
         with replacing(path) as temporary:
             temporary.write_bytes(litert)
         result = {
@@ -104,6 +105,7 @@ class Compressor:
             "description": recipe.description,
             "test": self._measure(litert),
             "sizes": compression.size_report(litert),
+            "kernels": compression.sparsity_report(litert),
         }
         write_json(path.with_name("result.json"), result)
         return result
@@ -140,9 +142,9 @@ class Compressor:
             np.savez(temporary, **arrays)
         checkpoint.unlink()
 
-    def _convert(self, model, quantization):
+    def _convert(self, model, quantization, calibrated):
         representative = None
-        if quantization == "int8":
+        if calibrated:
             pixels = self._load("train")[0][:CALIBRATION_IMAGES]
             representative = np.split(pixels.astype("float32"), len(pixels))
         if not is_legacy(model):

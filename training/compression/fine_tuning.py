@@ -91,8 +91,8 @@ def fine_tune(model, tuning, train_set, facts, checkpoint, *, augmentation, call
             steps_per_epoch=steps,
             epochs=epoch + 1,
             initial_epoch=epoch,
-            shuffle=False,  # the batches come shuffled
             callbacks=list(callbacks),
+            shuffle=False,  # the batches come shuffled
             verbose=2,
         ).history
         row = {key: float(log[key][-1]) for key in ("loss", "accuracy")}

@@ -48,7 +48,8 @@ def to_csv(results):
             row = {key: recipe[key] for key in ("model", "conv", "dataset")}
             row |= {key: each[key] for key in ("recipe", "n", "accuracy", "sd", "test_examples")}
             row |= {"parameters": network["parameters"]} | each["sizes"]
-            row |= {key: each["kernels"]["total"][key] for key in ("parameters", "nonzero")}
+            total = each["kernels"]["total"]
+            row |= {"kernel_weights": total["parameters"], "nonzero": total["nonzero"]}
             for measure in ("batch_1_ms", "images_per_second"):
                 times = each.get(measure, {})
                 row |= {f"{measure} {runtime}": times.get(runtime) for runtime in _RUNTIMES}
@@ -127,7 +128,7 @@ def _zeros(networks):
     for network in networks:
         for each in network["artefacts"]:
             kinds = [each["kernels"].get(kind) for kind in (*_KINDS, "total")]
-            shares = [1 - k["nonzero"] / k["parameters"] if k else None for k in kinds]
+            shares = [kind and kind["sparsity"] for kind in kinds]
             if max(share or 0 for share in shares) > 0.02:
                 cells = [_number(share, ".1%") for share in shares]
                 rows.append((network_name(network), each["recipe"], *cells))
