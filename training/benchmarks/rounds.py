@@ -28,7 +28,7 @@ def run(plan, onednn="on", memory=True):
         ValueError: If there is nothing to measure.
     """
     settings = {"on": ["1"], "off": ["0"], "both": ["1", "0"]}[onednn]
-    left_out = []
+    left_out: list[str] = []
     with contextlib.ExitStack() as stack:
         workers = {
             name: stack.enter_context(Worker(*args))
@@ -67,7 +67,7 @@ def run(plan, onednn="on", memory=True):
 def _sides(plan, settings, left_out):
     """Return the arguments of a `Worker` by the name of each side."""
     torch_forms = [form for form in plan.forms if form.startswith("torch")]
-    sides = {}
+    sides: dict[str, tuple] = {}
     if len(torch_forms) < len(plan.forms):
         names = ["keras", "keras, oneDNN off"]
         for name, setting in zip(names, settings, strict=False):

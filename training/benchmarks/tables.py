@@ -146,7 +146,7 @@ def _rows(results):
 
 
 def _memory_rows(results):
-    rows = [("network", "form", "built", "at most", "the step's own")]
+    rows: list[tuple] = [("network", "form", "built", "at most", "the step's own")]
     for row in results["memory"]:
         network = f"{MODELS.get(row['model'], row['model'])}, {CONVOLUTIONS[row['conv']]}"
         sizes = row["before"], row["peak"], row["peak"] - row["before"]

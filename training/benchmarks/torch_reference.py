@@ -133,7 +133,8 @@ class ResNet(nn.Module):
     def forward(self, x):
         """Return logits."""
         x = torch.relu(self.bn1(self.conv1(x)))
-        x = self.layer3(self.layer2(self.layer1(x)))
+        for stage in (1, 2, 3):
+            x = self.get_submodule(f"layer{stage}")(x)
         return self.fc(x.mean((2, 3)))
 
 
