@@ -73,7 +73,7 @@ def _draw_throughput(ax: Axes, rows: Sequence[dict], apis: dict[str, list[dict]]
     ax.axhspan(min(alone), max(alone), color=_PALE, lw=0, zorder=0)
     ax.axhline(median(alone), color=_GREY, lw=1.3, ls=(0, (4, 3)), zorder=1)
     ax.annotate(
-        "in process, whole batches",
+        f"in process, whole batches  {_short(median(alone))}",
         (0, max(alone)),
         (4, 3),
         xycoords=("axes fraction", "data"),
@@ -92,7 +92,7 @@ def _draw(ax: Axes, title: str, series: Sequence[_Series]) -> None:
         mid, low, high = (one.values(of) for of in ("median", "min", "max"))
         style = {"color": one.colour, "alpha": one.strength}
         ax.plot(clients, mid, marker="o", ms=5, lw=2, zorder=3, **style)
-        ax.vlines(clients, low, high, lw=9, zorder=2, color=one.colour, alpha=0.3)
+        ax.vlines(clients, low, high, lw=5, zorder=2, color=one.colour, alpha=0.3)
     ax.set_title(title, loc="left", fontsize=10.5)
     ax.set_xlabel("requests at once")
     ax.set_xscale("log", base=2)

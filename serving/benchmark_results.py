@@ -84,10 +84,10 @@ def _processor() -> str:
 
 
 def machine_text(facts: dict) -> str:
-    """Tells of the machine in one line."""
+    """Tells in one line what the figures depend on."""
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     devices = ", ".join([f"{facts['processor']}, {facts['cores']} cores", *facts["gpus"]])
-    return f"{devices}; {versions}"
+    return f"{devices}, load average {facts['load average before']}; {versions}"
 
 
 def table(rows: Sequence[dict]) -> str:
