@@ -6,6 +6,7 @@ imported where they are used, and leave `keras` and `tf.keras` what they are.
 """
 
 from keras_multiception.compression.branches import Branch, prune_branches, weakest_branches
+from keras_multiception.compression.calibration import calibrate_ranges
 from keras_multiception.compression.clustering import cluster_model, strip_clustering
 from keras_multiception.compression.keras_2 import to_tf_keras
 from keras_multiception.compression.litert import convert_to_litert, save_litert
@@ -18,6 +19,7 @@ from keras_multiception.compression.sparsity import size_report, sparsity_report
 __all__ = [
     "Branch",
     "LiteRTModel",
+    "calibrate_ranges",
     "cluster_model",
     "convert_to_litert",
     "float_operators",

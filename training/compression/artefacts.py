@@ -11,6 +11,7 @@
 import dataclasses
 import json
 import pathlib
+import shutil
 
 import keras
 import numpy as np
@@ -126,8 +127,10 @@ class Compressor:
         return model
 
     def _fit(self, trainable, callbacks, finish, weights):
-        print(f"{self.run.path}: {weights.stem}")
-        checkpoint = weights.with_name(f"{weights.stem}.checkpoint.npz")
+        print(f"{self.run.path}: {weights.stem}", flush=True)
+        checkpoint = weights.with_name(f"{weights.stem}.checkpoint")
+        if weights.stem.endswith("quantize") and not checkpoint.is_dir():
+            compression.calibrate_ranges(trainable, self._calibration_batches(32))
         fine_tune(
             trainable,
             self.tuning,
@@ -140,16 +143,19 @@ class Compressor:
         arrays = {f"{i:05}": w for i, w in enumerate(finish(trainable).get_weights())}
         with replacing(weights) as temporary:
             np.savez(temporary, **arrays)
-        checkpoint.unlink()
+        shutil.rmtree(checkpoint)
 
     def _convert(self, model, quantization, calibrated):
         representative = None
         if calibrated:
-            pixels = self._load("train")[0][:CALIBRATION_IMAGES]
-            representative = np.split(pixels.astype("float32"), len(pixels))
+            representative = self._calibration_batches(1)
         if not is_legacy(model):
             model = with_pixels(model, self.facts)
         return compression.convert_to_litert(model, quantization, representative)
+
+    def _calibration_batches(self, batch_size):
+        pixels = self._load("train")[0][:CALIBRATION_IMAGES].astype("float32")
+        return [pixels[i : i + batch_size] for i in range(0, len(pixels), batch_size)]
 
     def _measure(self, litert):
         images, labels = self._load("test")

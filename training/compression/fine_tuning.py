@@ -4,10 +4,8 @@ import dataclasses
 import math
 
 import keras
-import numpy as np
 
 from training import data
-from training.run_folder import replacing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +50,8 @@ def fine_tune(model, tuning, train_set, facts, checkpoint, *, augmentation, call
         tuning: A `FineTuning`.
         train_set: Images, uint8, and labels.
         facts: A `keras_multiception.preprocessing.Dataset`, whose statistics to normalise with.
-        checkpoint: Path of a file for the state after each epoch; it is removed at the end by
-            who keeps the result.
+        checkpoint: Path of a folder for the state after each epoch; who keeps the result
+            removes it.
         augmentation: Dictionary of `pad_and_crop` and `flip`, as for `data.training_batches`.
         callbacks: Callbacks of the model's own Keras.
 
@@ -62,7 +60,6 @@ def fine_tune(model, tuning, train_set, facts, checkpoint, *, augmentation, call
 
     Raises:
         FloatingPointError: If the loss is not finite.
-        ValueError: If the checkpoint is of another model.
     """
     module = _keras_of(model)
     steps = tuning.steps_per_epoch(len(train_set[0]))
@@ -74,9 +71,11 @@ def fine_tune(model, tuning, train_set, facts, checkpoint, *, augmentation, call
         jit_compile=False,
     )
     model.optimizer.build(model.trainable_variables)
-    done = _restore(model, checkpoint)
+    checkpoints = _checkpoints(model, checkpoint)
+    checkpoints.restore_or_initialize()
+    epochs = checkpoints.checkpoint.epochs
     history = []
-    for epoch in range(done, tuning.epochs):
+    for epoch in range(int(epochs.numpy()), tuning.epochs):
         batches = data.training_batches(
             *train_set,
             dataset=facts,
@@ -101,7 +100,8 @@ def fine_tune(model, tuning, train_set, facts, checkpoint, *, augmentation, call
                 f"The loss is not finite in epoch {epoch + 1}; lower --learning_rate."
             )
         history.append(row)
-        _save(model, checkpoint, epoch + 1)
+        epochs.assign(epoch + 1)
+        checkpoints.save()
     return history
 
 
@@ -113,28 +113,12 @@ def _keras_of(model):
     return tf_keras
 
 
-def _state(model):
-    return [*model.variables, *model.optimizer.variables]
+def _checkpoints(model, folder):
+    """Return the manager of a compiled model's checkpoints; `save` and `restore` are atomic."""
+    import tensorflow as tf
 
-
-def _save(model, checkpoint, epochs):
-    arrays = {f"{i:05}": np.asarray(variable) for i, variable in enumerate(_state(model))}
-    with replacing(checkpoint) as temporary:
-        np.savez(temporary, epochs=epochs, **arrays)
-
-
-def _restore(model, checkpoint):
-    """Bring a compiled model to a checkpoint; return the number of epochs it has seen."""
-    if not checkpoint.is_file():
-        return 0
-    state = _state(model)
-    with np.load(checkpoint) as saved:
-        shapes = [saved[f"{i:05}"].shape for i in range(len(saved.files) - 1)]
-        if shapes != [tuple(variable.shape) for variable in state]:
-            raise ValueError(
-                "`run` has a checkpoint of another network; was it written by another version? "
-                f"Remove it to begin anew. Received: {checkpoint}"
-            )
-        for i, variable in enumerate(state):
-            variable.assign(saved[f"{i:05}"])
-        return int(saved["epochs"])
+    # all that the model tracks: wrappers have masks and steps that are none of its weights
+    state = tf.train.Checkpoint(
+        model=model, optimizer=model.optimizer, epochs=tf.Variable(0, dtype=tf.int64)
+    )
+    return tf.train.CheckpointManager(state, str(folder), max_to_keep=1)
