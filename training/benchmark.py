@@ -64,6 +64,7 @@ def main(argv=None):
         print(f"{parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
         return 130
     print(f"The results are in {args.output}.md, .csv, .json and .png.")
     return 0

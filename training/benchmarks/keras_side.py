@@ -16,7 +16,7 @@ from training.benchmarks import branches, machine_limit
 from training.benchmarks.plan import FUSED, Case, Job
 from training.benchmarks.roofline import count_work
 from training.benchmarks.training_steps import make_fit, make_step
-from training.machine import gpu_names
+from training.machine import gpu_names, import_tensorflow
 
 # small, so that many steps on one random batch stay finite
 OPTIMIZER = {"learning_rate": 1e-3, "momentum": 0.9, "nesterov": True}
@@ -41,6 +41,7 @@ def make_jobs(plan):
             f"`model` must be among {', '.join(km.list_models())}. "
             f"Received: model={', '.join(unknown)}"
         )
+    import_tensorflow()  # Keras' own `fit` does; before that, hide the GPUs of another backend
     keras.utils.set_random_seed(0)
     forms, left_out = _possible_forms(plan.forms)
     jobs = machine_limit.make_jobs(plan.threads) if "plain" in forms else {}

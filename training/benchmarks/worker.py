@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import pathlib
 import re
+import signal
 import traceback
 
 from training.benchmarks.plan import take_turn
@@ -97,6 +98,7 @@ class Worker:
 
 def _serve(connection, side, plan, variables):
     """Answer requests until the other end is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     os.environ.update(variables)
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: plan.threads])
     jobs: dict = {}
