@@ -129,7 +129,7 @@ def _caption(results, models):
     one_dnn = f", oneDNN {facts['onednn']}" if facts["onednn"] else ""
     return (
         f"Times as fast as plain Keras layers (the line at 1x), the same convolution; "
-        f"dot: median of {counts[-1]} rounds, bar: lowest to highest\n"
+        f"dot: median (n = {counts[-1]}), bar: lowest to highest\n"
         f"{network}{device}, {facts['backend']}{one_dnn}"
         + (
             "; diamond: every operation at the measured speed of the machine"

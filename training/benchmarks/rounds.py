@@ -72,6 +72,9 @@ def _sides(plan, settings, left_out):
         names = ["keras", "keras, oneDNN off"]
         for name, setting in zip(names, settings, strict=False):
             sides[name] = ("keras", plan, {"TF_ENABLE_ONEDNN_OPTS": setting})
+            # LiteRT has kernels of its own, with which oneDNN has nothing to do
+            forms = tuple(form for form in plan.forms if not form.startswith("litert"))
+            plan = dataclasses.replace(plan, forms=forms)
     if torch_forms:
         if importlib.util.find_spec("torch"):
             sides["torch"] = ("torch", plan)
