@@ -106,6 +106,7 @@ def test_other_models_are_refused(make):
 
 def test_other_answers_are_an_error(monkeypatch):
     monkeypatch.setattr(keras_2, "TOLERANCE", -1.0)
+    monkeypatch.setattr(keras_2, "ROUNDING", -1.0)
     with pytest.raises(RuntimeError, match="must answer like the model"):
         to_tf_keras(network())
 
@@ -118,8 +119,34 @@ def test_keras_and_tf_keras_keep_their_meaning():
     assert "TF_USE_LEGACY_KERAS" not in os.environ
 
 
+def test_outputs_are_compared_in_front_of_a_softmax():
+    x = inputs = keras.Input((4,))
+    x = layers.Dense(4, name="logits", activation="softmax")(x)
+    model = keras.Model(inputs, x)
+    legacy = to_tf_keras(model)
+    x = np.ones((1, 4), "float32")
+    logits = x @ model.get_layer("logits").get_weights()[0]
+    np.testing.assert_allclose(keras_2._linear_outputs(legacy, x)[0], logits, atol=1e-6)
+    np.testing.assert_allclose(np.asarray(legacy(x)).sum(), 1, atol=1e-6)
+
+
+def test_slices():
+    inputs = keras.Input((6, 5, 4))
+    parts = [inputs[..., 1:3], inputs[:, :, :, -1:], inputs[..., :2]]
+    other = [layers.Flatten()(inputs[:, 1:4]), layers.Flatten()(inputs[:, ::2, 0])]
+    model = keras.Model(inputs, [layers.Concatenate()(parts), layers.Concatenate()(other)])
+    legacy = to_tf_keras(model)
+    crops = [layer for layer in legacy.layers if isinstance(layer, tf_keras.layers.Cropping2D)]
+    assert len(crops) == 3
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["resnet20", "seresnet20", "shakeshake26", "mobilenetv2"])
-def test_zoo(name):
-    narrow = {"shakeshake26": {"filters": 8}, "mobilenetv2": {"alpha": 0.35}}.get(name, {})
-    to_tf_keras(randomize(km.create_model(name, input_shape=(16, 16, 3), **narrow)))
+@pytest.mark.parametrize("conv", TYPES)
+@pytest.mark.parametrize("name", km.list_models())
+def test_zoo(name, conv):
+    if name == "mobilenetv2" and conv not in ("dsconv", "multiception"):
+        pytest.skip("not a network of this convolution")
+    narrow = {"shakeshake26": {"filters": 8}, "mobilenetv2": {"alpha": 0.35}}
+    narrow = narrow.get(name, {"filters": 4})
+    model = km.create_model(name, input_shape=(8, 8, 3), conv=conv, **narrow)
+    to_tf_keras(randomize(model))

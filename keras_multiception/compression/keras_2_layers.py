@@ -1,5 +1,7 @@
 """Layers of Keras 3 in terms of Keras 2: which arguments to hand on, and our own written out."""
 
+import functools
+
 import keras
 import numpy as np
 from keras import layers
@@ -60,6 +62,8 @@ def is_known(operation):
     Returns:
         A boolean.
     """
+    if is_slice(operation):
+        return True
     if getattr(operation, "quantization_mode", None) is not None:
         return False
     kind = _standard_class(operation)
@@ -67,6 +71,48 @@ def is_known(operation):
         return False
     activation = getattr(operation, "activation", keras.activations.linear)
     return keras.activations.serialize(activation) in _ACTIVATIONS
+
+
+def is_slice(operation):
+    """Return whether an operation is `x[key]`.
+
+    Args:
+        operation: A `keras.Operation`.
+
+    Returns:
+        A boolean.
+    """
+    return type(operation).__name__ == "GetItem"
+
+
+def take(x, key, name):
+    """Slice a tensor of Keras 2, channels of images with a layer that every tool knows.
+
+    Args:
+        x: A tensor.
+        key: Slices, integers, `...` and `None`, as in `x[key]`.
+        name: String, the name of the layer.
+
+    Returns:
+        A tensor.
+    """
+    import tf_keras
+
+    *others, last = key if isinstance(key, tuple | list) else (key,)
+    is_whole = all(part in (Ellipsis, slice(None)) for part in others)
+    if not (
+        isinstance(last, slice)
+        and is_whole
+        and len(x.shape) == 4
+        and (Ellipsis in others or len(others) == 3)
+    ):
+        return x[tuple(key) if isinstance(key, list) else key]
+    start, stop, step = last.indices(x.shape[-1])
+    if step != 1:
+        return x[tuple(key)]
+    crop = ((0, 0), (start, x.shape[-1] - stop))
+    # the last two axes, which are width and channels, as if they were height and width
+    return tf_keras.layers.Cropping2D(crop, data_format="channels_first", name=name)(x)
 
 
 def build_layer(layer, name):
@@ -154,9 +200,15 @@ def _mix_conv(layer, name):
         padding = [side // 2 if max(layer.strides) > 1 else 0 for side in size]
         pad = tf_keras.layers.ZeroPadding2D(padding, name=f"{part}_pad", dtype=dtype)
         channels = slice(end - layer.group_channels[index], end)
-        groups.append((channels, pad if any(padding) else lambda x: x, build_layer(conv, part)))
+        groups.append(
+            (
+                functools.partial(take, key=(..., channels), name=f"{part}_channels"),
+                pad if any(padding) else lambda x: x,
+                build_layer(conv, part),
+            )
+        )
     return _chain(
-        lambda x: [conv(pad(x[..., channels])) for channels, pad, conv in groups],
+        lambda x: [conv(pad(channels(x))) for channels, pad, conv in groups],
         *_with_activation(
             layer,
             name,

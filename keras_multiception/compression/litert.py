@@ -7,6 +7,8 @@ import keras
 import numpy as np
 
 from keras_multiception.compression.litert_operators import float_operators
+from keras_multiception.compression.litert_signature import name_tensors, output_names
+from keras_multiception.fusion import fuse
 from keras_multiception.graph import graph_of
 
 QUANTIZATIONS = ("none", "float16", "dynamic", "int8")
@@ -22,6 +24,9 @@ def convert_to_litert(model, quantization="none", representative_data=None, inte
     - `"int8"`: integers throughout. A model of `quantize_model` brings its ranges with it; those of
       any other one are found by running `representative_data` (post-training quantization).
 
+    A model of Keras 3 is fused first, see `km.fuse`: its own layers compute in forms that are fast
+    in training but have no 8-bit operators.
+
     Args:
         model: A Functional or built Sequential model of Keras 3 or of `tf_keras`.
         quantization: `"none"`, `"float16"`, `"dynamic"` or `"int8"`.
@@ -31,7 +36,9 @@ def convert_to_litert(model, quantization="none", representative_data=None, inte
             not they are float32, and the first and last operators convert.
 
     Returns:
-        Bytes, the content of a `.tflite` file; its batch size is open.
+        Bytes, the content of a `.tflite` file; its batch size is open. Its one signature,
+        `serving_default`, has the inputs' names of the model; the output is `probabilities` if it
+        is a softmax, else it has its layer's name.
 
     Raises:
         ImportError: If TensorFlow or `ai-edge-litert` is not installed.
@@ -70,7 +77,12 @@ def convert_to_litert(model, quantization="none", representative_data=None, inte
             "quantization-aware training, and only then. "
             f"Received: representative_data={type(representative_data).__name__}, {quantization=}"
         )
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([_function(model)], model)
+    is_keras_3 = isinstance(model, keras.Model)
+    if is_keras_3:
+        model = fuse(model, verbose=False)
+    owner = tf.Module()  # of the variables alone: saving a whole model would trace its layers
+    owner.weights = [x.value if is_keras_3 else x for x in model.variables]
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([_function(model)], owner)
     if quantization != "none":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if quantization == "float16":
@@ -83,7 +95,7 @@ def convert_to_litert(model, quantization="none", representative_data=None, inte
         )
     if integer_io:
         converter.inference_input_type = converter.inference_output_type = tf.int8
-    content = bytes(converter.convert())
+    content = name_tensors(bytes(converter.convert()))
     if quantization == "int8":
         _require_integers(content)
     return content
@@ -154,7 +166,13 @@ def _function(model):
     spec = tf.nest.map_structure(
         lambda x: tf.TensorSpec((None, *x.shape[1:]), x.dtype, name=x.name.split(":")[0]), inputs
     )
-    return tf.function(lambda x: model(x, training=False)).get_concrete_function(spec)
+    names = output_names(model)
+
+    def answer(x):
+        y = model(x, training=False)
+        return y if isinstance(y, dict) else dict(zip(names, tf.nest.flatten(y), strict=True))
+
+    return tf.function(answer, autograph=False).get_concrete_function(spec)
 
 
 def _batches(model, data):

@@ -14,7 +14,7 @@ from keras_multiception.compression.toolkit import import_tfmot
 
 PRESERVABLE = ("sparsity", "clusters")
 # those whose 8-bit form LiteRT has and the toolkit knows, by their names in tf_keras
-ACTIVATIONS = ("gelu", "linear", "relu", "sigmoid", "softmax", "swish", "tanh")
+ACTIVATIONS = ("gelu", "linear", "relu", "sigmoid", "softmax", "tanh")
 
 
 def quantize_model(model, preserve=()):
@@ -127,4 +127,6 @@ def _obstacle(model, layer, registry):
     if kind != "SeparableConv2D" and not registry.supports(layer):
         return "not supported"
     activation = getattr(getattr(layer, "activation", None), "__name__", "linear")
+    if activation == "swish":
+        return None if kind == "Activation" else "activation swish, not as a layer of its own"
     return None if activation in ACTIVATIONS else f"activation {activation}"

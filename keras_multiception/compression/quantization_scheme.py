@@ -3,6 +3,8 @@
 To be imported where it is used: it imports the toolkit.
 """
 
+import copy
+
 import tensorflow as tf
 
 from keras_multiception.compression.toolkit import import_tfmot
@@ -214,5 +216,6 @@ class _LayoutTransform(tfmot.quantization.keras.QuantizeLayoutTransform):
         if isinstance(config, DepthwiseQuantizeConfig):
             return DepthwiseQuantizeConfig(not joined, config.preserve_sparsity)
         if joined:
+            config = copy.copy(config)  # the base has one for all layers of a class
             config.activation_attrs = []
         return config

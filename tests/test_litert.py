@@ -1,0 +1,197 @@
+"""LiteRT files: converted, listed and run."""
+
+import keras
+import numpy as np
+import pytest
+from fusion_checks import randomize
+from keras import layers
+
+import keras_multiception as km
+
+tf_keras = pytest.importorskip("tf_keras")
+pytest.importorskip("ai_edge_litert")
+from keras_multiception.compression import (  # noqa: E402
+    LiteRTModel,
+    convert_to_litert,
+    float_operators,
+    operators,
+    save_litert,
+    to_tf_keras,
+)
+from keras_multiception.compression.litert_operators import Operator  # noqa: E402
+
+IMAGES = np.random.default_rng(0).normal(size=(7, 8, 8, 3)).astype("float32")
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A network large enough for its weights to be most of its file."""
+    x = inputs = keras.Input((8, 8, 3), name="image")
+    x = layers.ReLU()(km.conv_bn(x, 64, 2, name="a"))
+    y, z = (km.conv_bn(x, 64, name=name) for name in "bc")
+    x = layers.ReLU()(layers.Add()([km.layers.ShakeShake()([y, z]), x]))
+    x = layers.Dense(4, activation="softmax")(layers.GlobalAveragePooling2D()(x))
+    return randomize(keras.Model(inputs, x, name="net"))
+
+
+@pytest.fixture(scope="module")
+def answers(model):
+    return model.predict(IMAGES, verbose=0)
+
+
+@pytest.fixture(scope="module")
+def floats(model):
+    return convert_to_litert(model)
+
+
+@pytest.fixture(scope="module")
+def integers(model):
+    return convert_to_litert(model, "int8", IMAGES)
+
+
+def test_float_model_answers_like_keras(floats, answers):
+    litert = LiteRTModel(floats)
+    assert litert.input_shape == (None, 8, 8, 3)
+    assert litert.output_shape == (None, 4)
+    assert litert.input_dtype == "float32"
+    np.testing.assert_allclose(litert.predict(IMAGES), answers, atol=1e-5)
+    names = {operator.name for operator in operators(floats)}
+    convolutions = {"PAD", "DEPTHWISE_CONV_2D", "CONCATENATION", "CONV_2D"}
+    assert names == {*convolutions, "ADD", "MEAN", "FULLY_CONNECTED", "SOFTMAX"}
+
+
+@pytest.mark.parametrize(("quantization", "share"), [("float16", 0.6), ("dynamic", 0.5)])
+def test_smaller_weights(model, floats, answers, quantization, share):
+    content = convert_to_litert(model, quantization)
+    assert len(content) < share * len(floats)
+    np.testing.assert_allclose(LiteRTModel(content).predict(IMAGES), answers, atol=0.05)
+
+
+def test_post_training_quantization_is_integer_throughout(integers, floats, answers):
+    assert len(integers) < 0.5 * len(floats)
+    assert not float_operators(integers)
+    first, *_, last = operators(integers)
+    assert first == Operator("QUANTIZE", ("FLOAT32",), ("INT8",), is_border=True)
+    assert last == Operator("DEQUANTIZE", ("INT8",), ("FLOAT32",), is_border=True)
+    np.testing.assert_allclose(LiteRTModel(integers).predict(IMAGES), answers, atol=0.05)
+
+
+def test_integer_inputs_and_outputs(model, integers):
+    content = convert_to_litert(model, "int8", [IMAGES[:3], IMAGES[3:]], integer_io=True)
+    assert not any(operator.is_border for operator in operators(content))
+    litert = LiteRTModel(content)
+    assert litert.input_dtype == "int8"
+    y = litert.predict(IMAGES)
+    assert y.dtype == "float32"
+    np.testing.assert_allclose(y, LiteRTModel(integers).predict(IMAGES), atol=1e-6)
+    scale, zero_point = litert._interpreter.get_input_details()[0]["quantization"]
+    quantized = np.clip(np.rint(IMAGES / scale) + zero_point, -128, 127).astype("int8")
+    np.testing.assert_array_equal(litert.predict(quantized), y)
+
+
+def test_tf_keras_and_fused_models(model, answers):
+    for other in (to_tf_keras(model), km.fuse(model, form="dense", verbose=False)):
+        y = LiteRTModel(convert_to_litert(other)).predict(IMAGES)
+        np.testing.assert_allclose(y, answers, atol=1e-5)
+
+
+def test_batches_of_any_size_and_threads(floats, answers):
+    litert = LiteRTModel(floats, num_threads=2)
+    for batch_size in (1, 3, 7, 100):
+        np.testing.assert_allclose(litert.predict(IMAGES, batch_size), answers, atol=1e-5)
+
+
+def test_file(tmp_path, floats, answers):
+    path = tmp_path / "model.tflite"
+    save_litert(floats, path)
+    assert path.read_bytes() == floats
+    assert [file.name for file in tmp_path.iterdir()] == ["model.tflite"]
+    assert operators(path) == operators(str(path)) == operators(floats)
+    np.testing.assert_allclose(LiteRTModel(path).predict(IMAGES), answers, atol=1e-5)
+
+
+def test_failed_write_leaves_nothing(tmp_path):
+    with pytest.raises(TypeError):
+        save_litert("not bytes", tmp_path / "model.tflite")
+    assert not list(tmp_path.iterdir())
+
+
+def test_float_islands_are_found(floats):
+    assert float_operators(floats) == operators(floats)
+    x = inputs = tf_keras.Input((8, 8, 3))
+    x = tf_keras.layers.Conv2D(4, 3)(x)
+    mixed = tf_keras.Model(inputs, tf_keras.layers.Conv2D(4, 3, activation="relu")(x))
+    content = convert_to_litert(mixed, "float16")
+    assert "DEQUANTIZE" in {operator.name for operator in float_operators(content)}
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"quantization": "int4"}, "`quantization` must be one of none, float16"),
+        ({"integer_io": True}, '`integer_io` needs `quantization="int8"`'),
+        ({"quantization": "int8"}, "`representative_data` must be given"),
+        ({"representative_data": IMAGES}, "`representative_data` must be given"),
+    ],
+)
+def test_arguments_are_checked(model, kwargs, message):
+    with pytest.raises(ValueError, match=rf"^{message}.*Received: "):
+        convert_to_litert(model, **kwargs)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        IMAGES[0],
+        IMAGES[:, :4],
+        IMAGES.astype("uint8"),
+        IMAGES.astype("float64"),
+        IMAGES[:0],
+        IMAGES * np.nan,
+        [],
+        [(IMAGES, np.zeros(7))],
+        3,
+    ],
+)
+def test_representative_data_is_checked(model, data):
+    with pytest.raises(ValueError, match=r"^`representative_data` must .*Received: "):
+        convert_to_litert(model, "int8", data)
+
+
+@pytest.mark.parametrize("other", ["model.keras", keras.Sequential(), tf_keras.Sequential()])
+def test_other_models_are_refused(other):
+    with pytest.raises(ValueError, match=r"^`model` must be a Functional model .*Received: "):
+        convert_to_litert(other)
+
+
+@pytest.mark.parametrize("content", ["missing.tflite", b"", b"no model at all", 3])
+def test_other_files_are_refused(content):
+    for read in (LiteRTModel, operators, float_operators):
+        with pytest.raises(ValueError, match=r"^`model` must be the path .*Received: "):
+            read(content)
+
+
+def test_torn_file_is_refused(floats):
+    with pytest.raises(ValueError, match=r"^`model` must be a whole LiteRT model"):
+        LiteRTModel(floats[: len(floats) // 2])
+
+
+def test_inputs_of_predict_are_checked(floats):
+    litert = LiteRTModel(floats)
+    for images in (IMAGES[0], IMAGES[:0], IMAGES[..., :1], IMAGES.astype("uint8"), "image"):
+        with pytest.raises(ValueError, match=r"^`images` must be float32 of shape .*Received: "):
+            litert.predict(images)
+    with pytest.raises(ValueError, match=r"^`batch_size` must be a positive integer"):
+        litert.predict(IMAGES, 0)
+    with pytest.raises(ValueError, match=r"^`num_threads` must be a positive integer"):
+        LiteRTModel(floats, num_threads=0)
+
+
+def test_several_inputs_convert_but_do_not_predict():
+    a, b = keras.Input((4,), name="a"), keras.Input((4,), name="b")
+    two = keras.Model([a, b], layers.Dense(2)(layers.Concatenate()([a, b])))
+    content = convert_to_litert(two)
+    with pytest.raises(ValueError, match=r"`model` must have one input and one output"):
+        LiteRTModel(content)
+    with pytest.raises(ValueError, match=r"`model` must have one input to be calibrated"):
+        convert_to_litert(two, "int8", IMAGES)

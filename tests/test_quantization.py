@@ -1,0 +1,282 @@
+"""Quantization-aware training, down to the integers of the LiteRT file."""
+
+import keras
+import numpy as np
+import pytest
+from fusion_checks import randomize
+from keras import layers
+
+import keras_multiception as km
+
+tf_keras = pytest.importorskip("tf_keras")
+import tensorflow as tf  # noqa: E402
+
+from keras_multiception.compression import (  # noqa: E402
+    LiteRTModel,
+    convert_to_litert,
+    float_operators,
+    operators,
+    quantize_model,
+    to_tf_keras,
+)
+from keras_multiception.compression.litert_weights import litert_kernels  # noqa: E402
+
+IMAGES = np.random.default_rng(0).normal(size=(16, 8, 8, 3)).astype("float32")
+LABELS = np.arange(16) % 4
+
+
+def network(conv="multiception"):
+    """Every kind of layer of the backbones, and a few that they do not have."""
+    x = inputs = keras.Input((8, 8, 3), name="image")
+    x = layers.Rescaling(0.5, offset=0.1, name="normalise")(x)
+    x = km.conv_bn(x, 6, 2, conv=conv, name="a")
+    x = layers.BatchNormalization(name="alone")(layers.ReLU(max_value=6)(x))
+    scale = layers.GlobalAveragePooling2D(keepdims=True)(x)
+    scale = layers.Conv2D(6, 1, activation="sigmoid", use_bias=False, name="gate")(scale)
+    x = layers.Multiply(name="scale")([x, scale])
+    y, z = (km.conv_bn(x, 6, conv=conv, name=name) for name in "bc")
+    x = layers.Add()([km.layers.ShakeShake(name="shake")([y, z]), x, y])
+    x = layers.Activation("silu")(layers.Conv2D(6, 1, name="plain")(x))
+    x = layers.ReLU()(layers.DepthwiseConv2D(3, depth_multiplier=2, name="wide")(x))
+    x = layers.Dropout(0.5)(layers.GlobalAveragePooling2D()(x))
+    x = layers.Dense(4, activation="softmax", name="last")(x)
+    return randomize(keras.Model(inputs, x, name="net"))
+
+
+def fit(model, epochs=3, rate=0.01):
+    model.compile(tf_keras.optimizers.SGD(rate), "sparse_categorical_crossentropy")
+    return model.fit(IMAGES, LABELS, epochs=epochs, verbose=0)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    model = quantize_model(network())
+    model.history = fit(model)
+    return model
+
+
+def test_training_starts_from_the_weights_and_changes_them(trained):
+    original = network()
+    kernel = keras.ops.convert_to_numpy(original.get_layer("a").pointwise_conv.kernel)
+    start, after = (
+        np.asarray(model.get_layer("quant_a_pointwise").trainable_weights[0])
+        for model in (quantize_model(original), trained)
+    )
+    np.testing.assert_array_equal(start, kernel)
+    assert np.any(after != kernel)
+    assert np.isfinite(after).all()
+    assert np.isfinite(trained.history.history["loss"]).all()
+
+
+def test_gradient_reaches_every_trainable_parameter(trained):
+    with tf.GradientTape() as tape:
+        loss = tf_keras.losses.SparseCategoricalCrossentropy()(
+            LABELS, trained(IMAGES, training=True)
+        )
+    weights = trained.trainable_weights
+    gradients = tape.gradient(loss, weights)
+    missing = [
+        w.name for w, g in zip(weights, gradients, strict=True) if g is None or not np.any(g)
+    ]
+    assert not missing
+    plain = to_tf_keras(network())
+    assert sum(w.shape.num_elements() for w in weights) == sum(
+        w.shape.num_elements() for w in plain.trainable_weights
+    )
+
+
+def test_int8_file_is_integer_throughout_and_answers_like_the_fake_quantized_model(trained):
+    content = convert_to_litert(trained, "int8")
+    assert not float_operators(content)
+    names = [operator.name for operator in operators(content)]
+    assert (names[0], names[-1]) == ("QUANTIZE", "DEQUANTIZE")
+    assert sum(operator.is_border for operator in operators(content)) == 2
+    expected = trained.predict(IMAGES, verbose=0)
+    step = 1 / 256  # of the softmax's output
+    np.testing.assert_allclose(LiteRTModel(content).predict(IMAGES), expected, atol=8 * step)
+
+
+def test_depthwise_kernels_in_the_file_are_those_of_an_independent_quantization(trained):
+    kernels = litert_kernels(convert_to_litert(trained, "int8"))
+    files = [kernel for _, kind, kernel in kernels if kind == "depthwise"]
+    by_name = {layer.name: layer for layer in trained.layers}
+    for name in ("quant_a_depthwise_2", "quant_wide"):
+        wrapper = by_name[name]
+        variables = {w.name.split("/")[-1]: np.asarray(w) for w in wrapper.weights}
+        kernel = variables["depthwise_kernel:0"]
+        limit = variables["depthwise_kernel_max:0"]
+        assert limit.shape == (kernel.shape[2] * kernel.shape[3],)
+        flat = kernel.reshape((*kernel.shape[:2], -1))
+        integers = np.clip(np.rint(flat / (limit / 127)), -127, 127)
+        same = [x for x in files if x.size == integers.size and x.shape[1:] == integers.shape]
+        # signs follow those of the batch norm's scale, which is folded in
+        assert any(np.abs(np.abs(x[0]) - np.abs(integers)).max() <= 1 for x in same)
+
+
+@pytest.mark.parametrize("multiplier", [1, 3])
+def test_depthwise_quantizer_against_numpy(multiplier):
+    from keras_multiception.compression.quantization_scheme import DepthwiseWeightsQuantizer
+
+    rng = np.random.default_rng(0)
+    scales = 10.0 ** rng.uniform(-3, 1, (4, multiplier))
+    kernel = (rng.normal(size=(5, 3, 4, multiplier)) * scales).astype("float32")
+    quantizer, owner = DepthwiseWeightsQuantizer(), tf_keras.layers.Layer()
+    ranges = quantizer.build(tf.TensorShape(kernel.shape), "kernel", owner)
+    with tf.GradientTape() as tape:
+        x = tf.constant(kernel)
+        tape.watch(x)
+        y = quantizer(x, True, ranges)
+    expected, beyond = np.empty_like(kernel), np.empty_like(kernel)
+    for c in range(4):
+        for m in range(multiplier):
+            of_channel = (..., c, m)
+            step = np.abs(kernel[of_channel]).max() / 127
+            expected[of_channel] = np.rint(kernel[of_channel] / step) * step
+            # in inference the ranges of the last step stay
+            beyond[of_channel] = np.clip(np.rint(3 * kernel[of_channel] / step), -127, 127) * step
+    largest = np.abs(kernel).max((0, 1), keepdims=True)
+    np.testing.assert_allclose(y / largest, expected / largest, atol=1e-6)
+    np.testing.assert_array_equal(tape.gradient(y, x), np.ones_like(kernel))
+    np.testing.assert_allclose(
+        quantizer(3 * x, False, ranges) / largest, beyond / largest, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("conv", ["mixconv", "mixconv_depthwise"])
+def test_other_convolutions(conv):
+    x = inputs = keras.Input((8, 8, 6))
+    x = km.conv_bn(x, 6, 2, kernel_sizes=(3, 5), conv=conv, name="a")
+    x = layers.Dense(4, activation="softmax")(layers.Flatten()(layers.ReLU()(x)))
+    model = quantize_model(randomize(keras.Model(inputs, x)))
+    images = np.concatenate([IMAGES, -IMAGES], -1)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    model.fit(images, LABELS, verbose=0)
+    unquantized = {
+        layer.name
+        for layer in model.layers
+        if "conv" in type(getattr(layer, "layer", None)).__name__.lower() and not layer._weight_vars
+    }
+    assert not unquantized
+    content = convert_to_litert(model, "int8")
+    assert not float_operators(content)
+    np.testing.assert_allclose(
+        LiteRTModel(content).predict(images), model.predict(images, verbose=0), atol=0.05
+    )
+
+
+def sparse_and_clustered():
+    inputs = tf_keras.Input((8, 8, 3))
+    x = tf_keras.layers.Conv2D(4, 3, use_bias=False, name="conv")(inputs)
+    x = tf_keras.layers.ReLU()(tf_keras.layers.BatchNormalization()(x))
+    x = tf_keras.layers.Dense(4, "softmax")(tf_keras.layers.GlobalAveragePooling2D()(x))
+    model = tf_keras.Model(inputs, x)
+    kernel = np.random.default_rng(0).choice([-0.2, 0.0, 0.0, 0.3], (3, 3, 3, 4))
+    model.get_layer("conv").set_weights([kernel])
+    return model, kernel
+
+
+@pytest.mark.parametrize("preserve", [(), ("sparsity",), ("clusters",), ("sparsity", "clusters")])
+def test_what_is_preserved(preserve):
+    model, kernel = sparse_and_clustered()
+    quantized = quantize_model(model, preserve)
+    fit(quantized, epochs=5, rate=0.5)
+    content = convert_to_litert(quantized, "int8")
+    (written,) = (w for _, kind, w in litert_kernels(content) if kind == "standard")
+    written = np.moveaxis(written, 0, -1)  # as Keras has it, from (outputs, height, width, inputs)
+    if "sparsity" in preserve:
+        assert not np.any(written[kernel == 0])
+    else:
+        assert np.any(written[kernel == 0])
+    values = max(len(np.unique(written[..., channel])) for channel in range(4))
+    assert (values <= 3) == ("clusters" in preserve)
+    np.testing.assert_array_equal(model.get_layer("conv").get_weights()[0], np.float32(kernel))
+
+
+def tf_keras_model(*body, shape=(8, 8, 3), dtype="float32"):
+    x = inputs = tf_keras.Input(shape, dtype=dtype)
+    for layer in body:
+        x = layer(x)
+    return tf_keras.Model(inputs, x)
+
+
+def test_layers_that_cannot_be_quantized_are_named_in_one_error():
+    conv = tf_keras.layers.Conv2D(3, 1, name="shared")
+    model = tf_keras_model(
+        conv,
+        conv,
+        tf_keras.layers.LayerNormalization(name="norm"),
+        tf_keras.layers.Conv2D(3, 1, activation="elu", name="elu"),
+        tf_keras_model(tf_keras.layers.ReLU()),
+        tf_keras.layers.Conv2D(3, 1, dtype="mixed_bfloat16", name="half"),
+        tf_keras.layers.Flatten(),
+        tf_keras.layers.BatchNormalization(name="flat"),
+        tf_keras.layers.Dense(2, "swish", name="swish"),
+    )
+    with pytest.raises(ValueError, match=r"`model` must consist of layers that can") as error:
+        quantize_model(model)
+    for part in (
+        "Conv2D shared (called more than once)",
+        "LayerNormalization norm (not supported)",
+        "Conv2D elu (activation elu)",
+        "Dense swish (activation swish, not as a layer of its own)",
+        "Functional model",
+        "(nested)",
+        "Conv2D half (mixed_bfloat16)",
+        "BatchNormalization flat (not behind a convolution or dense layer)",
+    ):
+        assert part in str(error.value)
+
+
+def test_other_models_are_refused(trained):
+    message = r"`model` must be .*Received: model="
+    for model in ("resnet20", tf_keras.Sequential([tf_keras.layers.Dense(1)]), keras.Sequential()):
+        with pytest.raises(ValueError, match=message):
+            quantize_model(model)
+    with pytest.raises(ValueError, match="wrappers of quantization-aware training"):
+        quantize_model(trained)
+
+
+@pytest.mark.parametrize("preserve", ["sparsity", ("zeros",), None])
+def test_preserve_is_checked(preserve):
+    with pytest.raises(ValueError, match=r"`preserve` must be a tuple .*Received: preserve="):
+        quantize_model(network(), preserve)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("resnet20", {}),
+        ("seresnet20", {}),
+        ("shakeshake26", {"filters": 8}),
+        ("mobilenetv2", {"alpha": 0.35}),
+    ],
+)
+def test_networks_train_and_convert_without_float_islands(name, arguments):
+    from training.data import load
+
+    pixels, labels = load("digits", "train[:256]", image_size=16)
+    images = km.preprocessing.preprocess_input(pixels, "digits").astype("float32")
+    model = km.create_model(name, input_shape=(16, 16, 3), **arguments)
+    model.compile(keras.optimizers.SGD(0.02, momentum=0.9), "sparse_categorical_crossentropy")
+    model.fit(images, labels, batch_size=64, epochs=2, verbose=0)
+    floats = convert_to_litert(model)
+    np.testing.assert_allclose(
+        LiteRTModel(floats).predict(images), model.predict(images, verbose=0), atol=1e-4
+    )
+    quantized = quantize_model(model)
+    quantized.compile(tf_keras.optimizers.SGD(0.001), "sparse_categorical_crossentropy")
+    quantized.fit(images, labels, batch_size=64, verbose=0)
+    content = convert_to_litert(quantized, "int8")
+    assert not float_operators(content)
+    if name == "resnet20":
+        assert len(content) <= 0.3 * len(floats)
+    expected = quantized.predict(images, verbose=0)
+    differences = np.abs(LiteRTModel(content).predict(images) - expected)
+    assert np.mean(differences) < 0.01
+    assert len(convert_to_litert(model, "float16")) < 0.6 * len(floats)
+    assert not float_operators(convert_to_litert(model, "int8", images[:64]))
+    print(
+        f"{name}: {len(floats)} bytes, int8 {len(content)}; difference of the int8 model to the "
+        f"fake-quantized one: mean {differences.mean():.1e}, largest {differences.max():.1e}"
+    )
