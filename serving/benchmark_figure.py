@@ -90,8 +90,9 @@ def _draw(ax: Axes, title: str, series: Sequence[_Series]) -> None:
     clients = [row["clients"] for row in series[0].rows]
     for one in series:
         mid, low, high = (one.values(of) for of in ("median", "min", "max"))
-        style = {"color": one.colour, "alpha": one.strength}
-        ax.plot(clients, mid, marker="o", ms=5, lw=2, zorder=3, **style)
+        ax.plot(
+            clients, mid, marker="o", ms=5, lw=2, zorder=3, color=one.colour, alpha=one.strength
+        )
         ax.vlines(clients, low, high, lw=5, zorder=2, color=one.colour, alpha=0.3)
     ax.set_title(title, loc="left", fontsize=10.5)
     ax.set_xlabel("requests at once")

@@ -51,7 +51,8 @@ def calibrate_ranges(model, batches):
 
 def _ranges(model):
     """Return the variables of ranges: moving averages, and the extremes of the inputs."""
-    averaged, extreme = [], []
+    averaged: list = []
+    extreme: list = []
     for layer in model.layers:
         for variable in layer.non_trainable_variables:
             name = variable.name.split(":")[0].rsplit("/", 1)[-1]

@@ -31,18 +31,18 @@ def time_artefacts(artefacts, facts, rounds=7):
     images = np.random.default_rng(0).uniform(0, 255, (BATCH_SIZE, *facts.image_shape))
     images = images.astype("float32")
     with tempfile.TemporaryDirectory() as folder:
-        calls = {}
+        calls: dict = {}
         for index, (name, path) in enumerate(artefacts.items()):
             for threads in THREADS:
                 runtime = f"LiteRT, {threads} thread{'s' if threads > 1 else ''}"
                 # one for each batch size: another size allocates anew
-                one, many = (compression.LiteRTModel(path, num_threads=threads) for _ in range(2))
-                calls[name, runtime] = one.predict, many.predict
+                networks = [compression.LiteRTModel(path, num_threads=threads) for _ in range(2)]
+                calls[name, runtime] = [network.predict for network in networks]
             model = path.with_name("model.keras")
             if model.is_file():
                 saved = _saved_model(model, pathlib.Path(folder) / str(index), facts)
                 calls[name, "SavedModel"] = saved, saved
-        took = {key: ([], []) for key in calls}
+        took: dict = {key: ([], []) for key in calls}
         for _ in range(rounds + 1):
             for key, (one, many) in calls.items():
                 took[key][0].append(_time(one, images[:1]))
