@@ -80,7 +80,8 @@ class _Builder:
             run = functools.partial(self.call, f"{prefix}{operation.name}_")
             return graph._run_through_graph(args[0], call_fn=run)
         if is_slice(operation):
-            return take(*args, self._name(prefix, operation))
+            x, index = args
+            return take(x, index, self._name(prefix, operation))
         if id(operation) not in self.built:
             self.built[id(operation)] = build_layer(operation, self._name(prefix, operation))
         return self.built[id(operation)](args[0])

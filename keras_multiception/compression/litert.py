@@ -144,7 +144,7 @@ def _require_model(model):
 
     known = isinstance(model, keras.Model) and graph_of(model) is not None
     if isinstance(model, tf_keras.Model):
-        known = model.built and getattr(model, "inputs", None)
+        known = bool(model.built and getattr(model, "inputs", None))
     if not known:
         raise ValueError(
             "`model` must be a Functional model or a built Sequential one of Keras 3 or tf_keras. "

@@ -4,13 +4,14 @@ To be imported where it is used: it imports the toolkit.
 """
 
 import copy
+from typing import Any
 
 import tensorflow as tf
 
 from keras_multiception.compression.toolkit import import_tfmot
 
-tfmot = import_tfmot()
-quantizers = tfmot.quantization.keras.quantizers
+tfmot: Any = import_tfmot()
+quantizers: Any = tfmot.quantization.keras.quantizers
 NARROW = {"num_bits": 8, "symmetric": True, "narrow_range": True}
 WHOLE = {"num_bits": 8, "per_axis": False, "symmetric": False, "narrow_range": False}
 WEIGHTS = ("Conv2D", "Conv2DTranspose", "Dense", "DepthwiseConv2D")

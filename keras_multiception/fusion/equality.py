@@ -64,7 +64,7 @@ def relative_difference(model, other, inputs):
         A float: for each output, the largest difference by the largest absolute value; the
         largest of these.
     """
-    return max(map(_difference, _outputs(other, inputs), _outputs(model, inputs)))
+    return max(map(difference, linear_outputs(other, inputs), linear_outputs(model, inputs)))
 
 
 def rounding_difference(model, inputs):
@@ -90,28 +90,20 @@ def rounding_difference(model, inputs):
         factor = ops.convert_to_tensor(1 + noise, dtype="float32")
         return ops.cast(ops.cast(x, "float32") * factor, dtype)
 
-    moved = _outputs(model, inputs, lambda results: tree.map_structure(move, results))
-    return max(map(_difference, moved, _outputs(model, inputs)))
+    moved = linear_outputs(model, inputs, lambda results: tree.map_structure(move, results))
+    return max(map(difference, moved, linear_outputs(model, inputs)))
 
 
-def _random(x, rng):
-    shape = [BATCH_SIZE if x.shape[0] is None else x.shape[0]]
-    shape += [OPEN_SIZE if size is None else size for size in x.shape[1:]]
-    if keras.backend.is_float_dtype(x.dtype):
-        return rng.normal(size=shape).astype("float32")
-    return rng.integers(0, 2, shape).astype(x.dtype)
+def linear_outputs(model, inputs, change=lambda results: results):
+    """Return the outputs of a model, in front of their activation where that saturates.
 
+    Args:
+        model: A model that has a graph.
+        inputs: Its inputs.
+        change: A function that is applied to what each layer returns.
 
-def _fits(shape, expected):
-    return len(shape) == len(expected) and all(
-        own in (None, size) for size, own in zip(shape, expected, strict=True)
-    )
-
-
-def _outputs(model, inputs, change=lambda results: results):
-    """Return the outputs, in front of their activation where that saturates.
-
-    `change` is applied to what each layer returns.
+    Returns:
+        A list of tensors.
     """
     saturated = {}  # by the id of a tensor: what made it, from what, and itself, to keep the id
 
@@ -136,6 +128,35 @@ def _outputs(model, inputs, change=lambda results: results):
     return [_before_activation(*saturated.get(id(y), (None, None, y))) for y in outputs]
 
 
+def difference(actual, expected):
+    """Return how far a tensor is from another.
+
+    Args:
+        actual: Tensor or array.
+        expected: Tensor or array of the same shape.
+
+    Returns:
+        A float, the largest difference by the largest absolute value that is expected.
+    """
+    actual, expected = (_float64(x) for x in (actual, expected))
+    largest = np.abs(expected).max(initial=0.0)
+    return float(np.abs(actual - expected).max(initial=0.0) / (largest or 1.0))
+
+
+def _random(x, rng):
+    shape = [BATCH_SIZE if x.shape[0] is None else x.shape[0]]
+    shape += [OPEN_SIZE if size is None else size for size in x.shape[1:]]
+    if keras.backend.is_float_dtype(x.dtype):
+        return rng.normal(size=shape).astype("float32")
+    return rng.integers(0, 2, shape).astype(x.dtype)
+
+
+def _fits(shape, expected):
+    return len(shape) == len(expected) and all(
+        own in (None, size) for size, own in zip(shape, expected, strict=True)
+    )
+
+
 def _before_activation(layer, args, y):
     if isinstance(layer, layers.Activation | layers.Softmax):
         return args[0]
@@ -146,12 +167,6 @@ def _before_activation(layer, args, y):
     copy_state(layer, linear)
     linear.activation = activations.linear
     return linear(args[0])
-
-
-def _difference(actual, expected):
-    actual, expected = (_float64(x) for x in (actual, expected))
-    largest = np.abs(expected).max(initial=0.0)
-    return float(np.abs(actual - expected).max(initial=0.0) / (largest or 1.0))
 
 
 def _float64(x):
