@@ -12,18 +12,17 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from serving.clients.batches import array_batches, batches
-from serving.clients.command_line import parse, print_json, print_table
+from serving.clients.command_line import CLIENT_FLAGS, parse, print_json, print_table
 from serving.clients.image_files import named_images, read_image
-from serving.clients.prediction import Prediction, read_predictions
-from serving.clients.rest_client import RestClient
-from serving.clients.retries import retried
+from serving.clients.pixels import read_labels
+from serving.clients.prediction import Prediction
+from serving.clients.sender import Sender
 from serving.clients.server_error import ServerError
 from serving.clients.target import Target
 
@@ -44,7 +43,10 @@ class Client:
         version: The model's version; `None` for the latest.
         label: The version's label, in place of its number.
         signature_name: A signature that takes encoded images and gives `probabilities`, `class_id`
-            and `label`.
+            and `label`. Where a model takes no files but float pixels, as a LiteRT one does, the
+            images are decoded and resized here and sent to `serving_default`.
+        labels: Names of the classes, or the path of a `labels.txt`, for a model that gives
+            `probabilities` alone; the default is their numbers.
         timeout: Seconds for each request to be answered.
         retries: How often a request is sent again if the server cannot be reached, or answers
             that it has too much to do: HTTP's 429 and 503, gRPC's UNAVAILABLE and
@@ -69,6 +71,7 @@ class Client:
         version: int | None = None,
         label: str | None = None,
         signature_name: str = "serving_bytes",
+        labels: Sequence[str] | str | Path = (),
         timeout: float = 10.0,
         retries: int = 2,
         backoff: float = 0.25,
@@ -83,13 +86,8 @@ class Client:
                 raise ValueError(f"`{name}` must be {least} or more. Received: {name}={value}")
         target = Target(url, model_name, version, label, timeout)
         self._signature_name = signature_name
-        self._retries, self._backoff, self._batch_size = retries, backoff, batch_size
-        if target.scheme == "grpc":
-            from serving.clients.grpc_client import GrpcClient
-
-            self._sender: RestClient | GrpcClient = GrpcClient(target)
-        else:
-            self._sender = RestClient(target)
+        self._batch_size = batch_size
+        self._sender = Sender(target, read_labels(labels), retries, backoff, batch_size)
 
     def predict(
         self, images: Iterable[str | Path | bytes], progress: bool | None = False
@@ -123,7 +121,7 @@ class Client:
         return self._answers(read, self._signature_name, total, progress)
 
     def predict_arrays(self, images: np.ndarray, progress: bool | None = False) -> list[Prediction]:
-        """Sends images as pixels: to `serving_uint8`, or floats to `serving_default`.
+        """Sends images as pixels: to `serving_uint8` if there is one, or to `serving_default`.
 
         Args:
             images: Array of shape `[N, H, W, C]` with values from 0 to 255.
@@ -149,18 +147,18 @@ class Client:
 
     def states(self) -> dict[int, str]:
         """Asks for the states of the model's versions, such as `{2: "AVAILABLE"}`."""
-        return retried(self._sender.states, self._retries, self._backoff)
+        return self._sender.states()
 
     def is_ready(self) -> bool:
         """Asks once whether a version can answer; an error is a no."""
         try:
-            return "AVAILABLE" in self._sender.states().values()
+            return "AVAILABLE" in self._sender.client.states().values()
         except (OSError, ServerError):
             return False
 
     def close(self) -> None:
         """Closes the connections."""
-        self._sender.close()
+        self._sender.client.close()
 
     def __enter__(self) -> Client:
         return self
@@ -178,9 +176,7 @@ class Client:
         disable = None if progress is None else not progress  # tqdm: `None` looks for a terminal
         with tqdm(total=total, unit="image", disable=disable) as bar:
             for batch in requests:
-                send = partial(self._sender.predict, batch, signature_name)
-                rows = retried(send, self._retries, self._backoff)
-                yield from read_predictions(rows, len(batch))
+                yield from self._sender.predict(batch, signature_name)
                 bar.update(len(batch))
 
 
@@ -191,6 +187,7 @@ def predict(
     model_name: str = "default",
     version: int | None = None,
     signature_name: str = "serving_bytes",
+    labels: Sequence[str] | str | Path = (),
     timeout: float = 10.0,
 ) -> list[Prediction]:
     """Sends images to a server, by a `Client` of its own; see there for arguments and errors.
@@ -201,7 +198,12 @@ def predict(
         'seven'
     """
     with Client(
-        url, model_name=model_name, version=version, signature_name=signature_name, timeout=timeout
+        url,
+        model_name=model_name,
+        version=version,
+        signature_name=signature_name,
+        labels=labels,
+        timeout=timeout,
     ) as client:
         return client.predict(images)
 
@@ -220,16 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         named = named_images(flags.image, sys.stdin.buffer)
         names, images = zip(*named, strict=True)
-        with Client(
-            flags.url,
-            model_name=flags.model_name,
-            version=flags.version,
-            label=flags.label,
-            signature_name=flags.signature_name,
-            timeout=flags.timeout,
-            retries=flags.retries,
-            batch_size=flags.batch_size,
-        ) as client:
+        with Client(flags.url, **{name: getattr(flags, name) for name in CLIENT_FLAGS}) as client:
             progress = flags.progress or (None if len(images) > flags.batch_size else False)
             answers = client.stream(images, progress)
             if flags.json:

@@ -1,6 +1,7 @@
 """Publish a trained network as the next version of a served model, and roll back if need be.
 
     python -m serving.export --run runs/digits --base_path models/digits
+    python -m serving.export --run runs/digits --base_path models/digits --litert model.tflite
     python -m serving.export --base_path models/digits --list
     python -m serving.export --base_path models/digits --rollback
 
@@ -34,6 +35,7 @@ def publish(
     top_k=5,
     form="plain",
     batching_file=None,
+    litert=None,
 ):
     """Export a model as a new version under a base path.
 
@@ -50,26 +52,41 @@ def publish(
         form: String, one of `FORMS`: the model as it is, or a form of `km.fuse`.
         batching_file: Path of the batching parameters file whose batch sizes to warm up; the
             default is `serving/batching.config`.
+        litert: Path of a LiteRT file of the same network, written beside the SavedModel as
+            `model.tflite`: what a server with `--prefer_tflite_model` serves. It has one signature,
+            so there are warm-up requests for that one only.
 
     Returns:
         The `pathlib.Path` of the new version.
 
     Raises:
         ValueError: If the version exists or is not a positive integer, the base path or the
-            batching parameters cannot be used, or the model does not fit the data set.
+            batching parameters cannot be used, or the model or the LiteRT file does not fit the
+            data set.
         RuntimeError: If the SavedModel answers otherwise than the model.
     """
     import keras_multiception as km
     from keras_multiception.saved_model import fit_image_shape
+    from serving.publishing.litert import add_litert
     from serving.publishing.manifest import write_manifest
     from serving.publishing.model_card import write_model_card
-    from serving.publishing.warmup import BATCHING_FILE, write_warmup
+    from serving.publishing.warmup import (
+        BATCHING_FILE,
+        LITERT_SIGNATURES,
+        SIGNATURES,
+        write_warmup,
+    )
 
     facts = fit_image_shape(model, km.preprocessing.get_dataset(dataset))
     with versions.publishing(base_path, version) as (folder, make_visible):
         km.export_saved_model(model, folder, facts, top_k=top_k, form=form)
-        write_model_card(folder, model, facts, run, form)
-        write_warmup(folder, facts.image_shape, batching_file or BATCHING_FILE)
+        agreement = None
+        if litert is not None:
+            agreement = add_litert(litert, folder, facts)
+            print(f"{litert} has the network's class for {agreement:.0%} of random images")
+        write_model_card(folder, model, facts, run, form, agreement)
+        signatures = SIGNATURES if litert is None else LITERT_SIGNATURES
+        write_warmup(folder, facts.image_shape, batching_file or BATCHING_FILE, signatures)
         write_manifest(folder)
         return make_visible()
 
@@ -162,6 +179,11 @@ def _parser():
         help="the network as it is, or fused: batch norms folded, same answers (default: plain)",
     )
     parser.add_argument(
+        "--litert",
+        metavar="FILE",
+        help="a .tflite file of the run to write beside it, for --prefer_tflite_model",
+    )
+    parser.add_argument(
         "--batching_parameters_file",
         help="file with the batch sizes to warm up (default: serving/batching.config)",
     )
@@ -190,6 +212,8 @@ def main(arguments=None):
 def _act(args):
     if not (args.run or args.list or args.rollback or args.restore or args.keep is not None):
         raise ValueError("one of --run, --list, --rollback, --restore and --keep is needed")
+    if args.litert and not args.run:
+        raise ValueError("--litert needs --run, the network that it was made from")
     if args.run:
         model, facts = load_run(args.run)
         path = publish(
@@ -201,6 +225,7 @@ def _act(args):
             top_k=args.top_k,
             form=args.form,
             batching_file=args.batching_parameters_file,
+            litert=args.litert,
         )
         print(f"Exported {args.run} to {path}")
     if args.rollback:

@@ -80,6 +80,13 @@ _FLAGS: dict[str, tuple[Callable, object, str]] = {
         False,
         "classify and regress only with signatures whose method name says so",
     ),
+    "prefer_tflite_model": (
+        _boolean,
+        False,
+        "serve a version's model.tflite, where there is one, in place of its SavedModel",
+    ),
+    "num_tflite_pools": (_whole(1), None, "pools of LiteRT interpreters; one for each processor"),
+    "num_tflite_interpreters_per_pool": (_whole(1), 1, "interpreters in such a pool"),
     "enable_batching": (_boolean, False, "run concurrent calls as one batch"),
     "batching_parameters_file": (Path, None, "BatchingParameters, for --enable_batching"),
     "monitoring_config_file": (Path, None, "a MonitoringConfig: the metrics page's path"),
@@ -105,7 +112,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """
     parser = _Parser(
         prog="python -m serving.server",
-        description="Serve SavedModels over TF Serving's REST and gRPC APIs.",
+        description="Serve SavedModels and LiteRT models over TF Serving's REST and gRPC APIs.",
         allow_abbrev=False,
     )
     for name, (kind, default, text) in _FLAGS.items():

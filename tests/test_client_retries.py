@@ -199,7 +199,7 @@ class Busy(prediction_service_pb2_grpc.PredictionServiceServicer):
     [
         (["UNAVAILABLE", "RESOURCE_EXHAUSTED", "INTERNAL"], 3, ServerError, "^After 3 tries: "),
         (["UNAVAILABLE"] * 9, 3, ServerError, r"^After 3 tries: .* is not available: too much"),
-        (["INVALID_ARGUMENT"], 1, ServerError, "^The server answered: too much"),
+        (["INVALID_ARGUMENT", "INTERNAL"], 2, ServerError, "^The server answered: too much"),
         (["SLEEP"], 1, TimeoutError, r"did not answer within 0\.2 seconds\."),
     ],
 )

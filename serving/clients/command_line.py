@@ -11,6 +11,18 @@ from typing import NoReturn
 
 from serving.clients.prediction import Prediction
 
+# Those that are arguments of `Client` of the same name.
+CLIENT_FLAGS = (
+    "model_name",
+    "version",
+    "label",
+    "signature_name",
+    "labels",
+    "timeout",
+    "retries",
+    "batch_size",
+)
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -45,6 +57,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--url", help="http://HOST:PORT or grpc://HOST:PORT, in place of --host and --port")
     add("--model_name", default="default", help="the model's name (default: %(default)s)")
     add("--version", type=int, help="the model's version; the latest if not given")
+    add(
+        "--labels",
+        default=(),
+        metavar="FILE",
+        help="names of the classes, one a line, for a model that gives none, such as a LiteRT one",
+    )
     add("--label", help="the version's label, in place of --version")
     add(
         "--signature_name",

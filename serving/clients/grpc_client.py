@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import grpc
 import tensorflow as tf
+from tensorflow.core.framework import types_pb2
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
@@ -17,6 +18,7 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
+from serving.clients.pixels import Signatures
 from serving.clients.server_error import ServerError
 from serving.clients.target import Target
 
@@ -84,6 +86,17 @@ class GrpcClient:
         state = get_model_status_pb2.ModelVersionStatus.State
         return {found.version: state.Name(found.state) for found in answer.model_version_status}
 
+    def signatures(self) -> Signatures:
+        """Asks for the inputs of the model's signatures; raises as `predict` does."""
+        found = self._signature_defs(time.monotonic() + self._target.timeout)
+        return {
+            name: {
+                key: (types_pb2.DataType.Name(info.dtype), [d.size for d in info.tensor_shape.dim])
+                for key, info in signature.inputs.items()
+            }
+            for name, signature in found.items()
+        }
+
     def close(self) -> None:
         """Closes the channel."""
         self._channel.close()
@@ -98,17 +111,20 @@ class GrpcClient:
 
     def _input_name(self, signature_name: str, deadline: float) -> str:
         if signature_name not in self._input_names:
-            asked = get_model_metadata_pb2.GetModelMetadataRequest(
-                model_spec=self._spec(""), metadata_field=["signature_def"]
-            )
-            answer = self._call(self._predictions.GetModelMetadata, asked, deadline)
-            signatures = get_model_metadata_pb2.SignatureDefMap()
-            answer.metadata["signature_def"].Unpack(signatures)
-            signature = signatures.signature_def.get(signature_name)
+            signature = self._signature_defs(deadline).get(signature_name)
             if signature is None:
                 return ""  # the server will say that there is none
             self._input_names[signature_name] = next(iter(signature.inputs), "")
         return self._input_names[signature_name]
+
+    def _signature_defs(self, deadline: float) -> Mapping:
+        asked = get_model_metadata_pb2.GetModelMetadataRequest(
+            model_spec=self._spec(""), metadata_field=["signature_def"]
+        )
+        answer = self._call(self._predictions.GetModelMetadata, asked, deadline)
+        signatures = get_model_metadata_pb2.SignatureDefMap()
+        answer.metadata["signature_def"].Unpack(signatures)
+        return signatures.signature_def
 
     def _call(self, method: Callable, request, deadline: float):
         try:

@@ -20,6 +20,7 @@ import urllib3
 from urllib3.exceptions import HTTPError, NewConnectionError
 from urllib3.exceptions import TimeoutError as LateError
 
+from serving.clients.pixels import Signatures
 from serving.clients.server_error import ServerError
 from serving.clients.target import Target
 
@@ -84,6 +85,18 @@ class RestClient:
         except (ValueError, TypeError, KeyError) as error:
             raise ServerError("The server answered without `model_version_status`.", 200) from error
 
+    def signatures(self) -> Signatures:
+        """Asks for the inputs of the model's signatures; raises as `predict` does."""
+        answer = self._send("GET", f"{self._path}/metadata")
+        try:
+            found = json.loads(answer)["metadata"]["signature_def"]["signature_def"]
+            return {
+                name: {key: _facts(info) for key, info in signature.get("inputs", {}).items()}
+                for name, signature in found.items()
+            }
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ServerError("The server answered without `signature_def`.", 200) from error
+
     def close(self) -> None:
         """Closes the connections."""
         self._pool.clear()
@@ -138,6 +151,11 @@ def _pool(url: str) -> urllib3.PoolManager:
     proxy = None if urllib.request.proxy_bypass(host) else urllib.request.getproxies()
     proxy_url = (proxy or {}).get(parts.scheme)
     return urllib3.ProxyManager(proxy_url) if proxy_url else urllib3.PoolManager()
+
+
+def _facts(info: dict) -> tuple[str, list[int]]:
+    sizes = info["tensor_shape"].get("dim", [])
+    return info["dtype"], [int(dim["size"]) for dim in sizes]
 
 
 def _error_text(answer: bytes, status: int) -> str:

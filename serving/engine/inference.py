@@ -20,14 +20,16 @@ from tensorflow_serving.apis import (
 
 from serving.engine.errors import ServingError
 from serving.engine.image_limit import refuse_image_bombs
-from serving.engine.servable import Servable
+from serving.engine.load import AnyServable
 from serving.engine.signature import DEFAULT_SIGNATURE, Signature
 from serving.engine.tensor_proto import read_tensor, write_tensor
 
 CLASSIFY, REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
 
 
-def predict(servable: Servable, request: predict_pb2.PredictRequest) -> predict_pb2.PredictResponse:
+def predict(
+    servable: AnyServable, request: predict_pb2.PredictRequest
+) -> predict_pb2.PredictResponse:
     """Answers a predict request.
 
     Args:
@@ -54,7 +56,7 @@ def predict(servable: Servable, request: predict_pb2.PredictRequest) -> predict_
 
 
 def classify(
-    servable: Servable, request: classification_pb2.ClassificationRequest
+    servable: AnyServable, request: classification_pb2.ClassificationRequest
 ) -> classification_pb2.ClassificationResponse:
     """Answers a classification request.
 
@@ -79,7 +81,7 @@ def classify(
 
 
 def regress(
-    servable: Servable, request: regression_pb2.RegressionRequest
+    servable: AnyServable, request: regression_pb2.RegressionRequest
 ) -> regression_pb2.RegressionResponse:
     """Answers a regression request.
 
@@ -104,7 +106,7 @@ def regress(
 
 
 def multi_inference(
-    servable: Servable, request: inference_pb2.MultiInferenceRequest
+    servable: AnyServable, request: inference_pb2.MultiInferenceRequest
 ) -> inference_pb2.MultiInferenceResponse:
     """Answers several classifications and regressions of the same examples.
 
@@ -141,7 +143,7 @@ def multi_inference(
     return response
 
 
-def _signature(servable: Servable, spec: model_pb2.ModelSpec, method: str) -> Signature:
+def _signature(servable: AnyServable, spec: model_pb2.ModelSpec, method: str) -> Signature:
     signature = servable.signature(spec.signature_name)
     if servable.checks_method_names and signature.method_name != method:
         raise ServingError(
@@ -241,7 +243,7 @@ _METHODS: Mapping[str, tuple[str, tuple[str, ...], Callable]] = {
 }
 
 
-def _answered_by(servable: Servable, spec: model_pb2.ModelSpec) -> model_pb2.ModelSpec:
+def _answered_by(servable: AnyServable, spec: model_pb2.ModelSpec) -> model_pb2.ModelSpec:
     answered = model_pb2.ModelSpec(name=spec.name, signature_name=spec.signature_name)
     answered.version.value = servable.version
     return answered

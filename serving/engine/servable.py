@@ -16,7 +16,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from serving.engine.batching import Batching, batched, can_batch
 from serving.engine.errors import ServingError, from_exception
 from serving.engine.image_limit import refuse_image_bombs
-from serving.engine.signature import DEFAULT_SIGNATURE, Signature
+from serving.engine.signature import DEFAULT_SIGNATURE, Signature, find_signature
 from serving.publishing.manifest import verify_manifest
 
 
@@ -84,14 +84,7 @@ class Servable:
         Raises:
             ServingError: INVALID_ARGUMENT, if the model has no such signature.
         """
-        name = name or DEFAULT_SIGNATURE
-        if name not in self._signatures:
-            raise ServingError(
-                "INVALID_ARGUMENT",
-                f"Serving signature name: {name!r} not found in signature def; "
-                f"the model has {sorted(self._signatures)}.",
-            )
-        return self._signatures[name]
+        return find_signature(self._signatures, name)
 
     def predict(
         self,
@@ -114,14 +107,8 @@ class Servable:
                 do not fit it; otherwise the status of the TensorFlow operation that failed.
         """
         signature = self.signature(signature_name)
-        if signature.inputs.keys() != inputs.keys():
-            raise ServingError(
-                "INVALID_ARGUMENT",
-                f"Signature {signature.name!r} takes the inputs {sorted(signature.inputs)}. "
-                f"Received: inputs={sorted(inputs)}",
-            )
-        wanted = _wanted_outputs(signature, output_filter)
-        tensors = {name: spec.convert(inputs[name]) for name, spec in signature.inputs.items()}
+        wanted = signature.wanted_outputs(output_filter)
+        tensors = signature.convert(inputs)
         for name, spec in signature.inputs.items():
             if spec.dtype == tf.string:
                 refuse_image_bombs(np.asarray(inputs[name]).flat)
@@ -151,16 +138,3 @@ class Servable:
             except tf.errors.OpError:
                 pass  # one request's broken image fails its whole batch: now each by itself
         return self._model.signatures[signature.name](**tensors)
-
-
-def _wanted_outputs(signature: Signature, output_filter: Sequence[str]) -> Sequence[str]:
-    for name in output_filter:
-        if name not in signature.outputs:
-            raise ServingError(
-                "INVALID_ARGUMENT",
-                f"output tensor alias not found in signature: {name} Outputs expected to be in "
-                f"the set {{{','.join(sorted(signature.outputs))}}}.",
-            )
-        if list(output_filter).count(name) > 1:
-            raise ServingError("INVALID_ARGUMENT", f"duplicate output tensor alias: {name}")
-    return output_filter or list(signature.outputs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,6 +93,72 @@ class Signature:
         """
         inputs, outputs = _specs(definition.inputs), _specs(definition.outputs)
         return cls(name, definition.method_name, inputs, outputs)
+
+    def convert(self, inputs: Mapping[str, np.ndarray]) -> dict[str, tf.Tensor]:
+        """Checks a call's inputs.
+
+        Args:
+            inputs: An array for each input, by name.
+
+        Returns:
+            The arrays as tensors, in the signature's order.
+
+        Raises:
+            ServingError: INVALID_ARGUMENT, if the names, or an array's dtype or shape differ.
+        """
+        if self.inputs.keys() != inputs.keys():
+            raise ServingError(
+                "INVALID_ARGUMENT",
+                f"Signature {self.name!r} takes the inputs {sorted(self.inputs)}. "
+                f"Received: inputs={sorted(inputs)}",
+            )
+        return {name: spec.convert(inputs[name]) for name, spec in self.inputs.items()}
+
+    def wanted_outputs(self, output_filter: Sequence[str]) -> Sequence[str]:
+        """Checks an output filter.
+
+        Args:
+            output_filter: Names of the outputs to return; none returns all.
+
+        Returns:
+            The names of the outputs to return.
+
+        Raises:
+            ServingError: INVALID_ARGUMENT, if there is no such output, or one is named twice.
+        """
+        for name in output_filter:
+            if name not in self.outputs:
+                raise ServingError(
+                    "INVALID_ARGUMENT",
+                    f"output tensor alias not found in signature: {name} Outputs expected to be in "
+                    f"the set {{{','.join(sorted(self.outputs))}}}.",
+                )
+            if list(output_filter).count(name) > 1:
+                raise ServingError("INVALID_ARGUMENT", f"duplicate output tensor alias: {name}")
+        return output_filter or list(self.outputs)
+
+
+def find_signature(signatures: Mapping[str, Signature], name: str) -> Signature:
+    """Looks a signature up.
+
+    Args:
+        signatures: A model's signatures.
+        name: The signature's name; `""` is the default one, as in TF Serving.
+
+    Returns:
+        The signature.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, if the model has no such signature.
+    """
+    name = name or DEFAULT_SIGNATURE
+    if name not in signatures:
+        raise ServingError(
+            "INVALID_ARGUMENT",
+            f"Serving signature name: {name!r} not found in signature def; "
+            f"the model has {sorted(signatures)}.",
+        )
+    return signatures[name]
 
 
 def _specs(infos: Mapping) -> dict[str, TensorSpec]:

@@ -10,7 +10,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from serving.engine import inference
 from serving.engine.errors import ServingError
-from serving.engine.servable import Servable
+from serving.engine.load import AnyServable
 
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 MAX_RECORDS = 1000
@@ -22,7 +22,7 @@ _METHODS = {
 }
 
 
-def replay_warmup(servable: Servable) -> int:
+def replay_warmup(servable: AnyServable) -> int:
     """Answers the requests of a version's warm-up file, a TFRecord of `PredictionLog` messages.
 
     Args:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from tensorflow_serving.apis import classification_pb2, model_pb2, regression_pb2
 
 from serving.engine import inference
-from serving.engine.servable import Servable
+from serving.engine.load import AnyServable
 from serving.http.json_examples import read_examples, write_classes, write_values
 from serving.http.json_tensor import invalid, read_inputs, write_outputs
 from serving.http.json_text import loads
 
 
-def predict(servable: Servable, body: bytes) -> dict:
+def predict(servable: AnyServable, body: bytes) -> dict:
     """Answers a predict request.
 
     Args:
@@ -30,7 +30,7 @@ def predict(servable: Servable, body: bytes) -> dict:
     return write_outputs(outputs, by_row="instances" in request)
 
 
-def classify(servable: Servable, body: bytes) -> dict:
+def classify(servable: AnyServable, body: bytes) -> dict:
     """Answers a classify request; for its arguments see `predict`."""
     request, signature_name = _read(body)
     message = classification_pb2.ClassificationRequest(
@@ -39,7 +39,7 @@ def classify(servable: Servable, body: bytes) -> dict:
     return write_classes(inference.classify(servable, message).result)
 
 
-def regress(servable: Servable, body: bytes) -> dict:
+def regress(servable: AnyServable, body: bytes) -> dict:
     """Answers a regress request; for its arguments see `predict`."""
     request, signature_name = _read(body)
     message = regression_pb2.RegressionRequest(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from serving.engine.batching import Batching
@@ -37,6 +38,10 @@ class Loading:
         load_retry_interval_micros: Microseconds between two tries.
         enable_signature_method_name_check: Whether signatures may classify and regress only if
             their method name says so.
+        prefer_tflite_model: Whether to serve a version's `model.tflite`, where it has one, in place
+            of its SavedModel.
+        num_tflite_pools: Pools of LiteRT interpreters; `None` for as many as processors.
+        num_tflite_interpreters_per_pool: Interpreters in each, which answer one call at a time.
     """
 
     file_system_poll_wait_seconds: float = 1.0
@@ -45,6 +50,9 @@ class Loading:
     max_num_load_retries: int = 5
     load_retry_interval_micros: int = 60_000_000
     enable_signature_method_name_check: bool = False
+    prefer_tflite_model: bool = False
+    num_tflite_pools: int | None = None
+    num_tflite_interpreters_per_pool: int = 1
 
     def __post_init__(self):
         for name in (
@@ -56,6 +64,13 @@ class Loading:
                 raise ValueError(
                     f"`{name}` must not be negative. Received: {name}={getattr(self, name)}"
                 )
+
+    @property
+    def interpreters(self) -> int:
+        """How many LiteRT interpreters a version has."""
+        return (
+            self.num_tflite_pools or os.cpu_count() or 1
+        ) * self.num_tflite_interpreters_per_pool
 
 
 DEFAULT_LOADING = Loading()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serving.engine.errors import ServingError
-from serving.engine.servable import Servable
+from serving.engine.load import AnyServable, load
 from serving.engine.warmup_replay import replay_warmup
 from serving.lifecycle.loading import DEFAULT_LOADING, Loading, VersionStatus
 from serving.lifecycle.version_folders import (
@@ -70,7 +70,7 @@ class ServedModel:
         self.policy = policy or VersionPolicy()
         self.labels: dict[str, int] = {}
         self._loading = loading
-        self._loaded: dict[int, Servable] = {}
+        self._loaded: dict[int, AnyServable] = {}
         self._statuses: dict[int, VersionStatus] = {}
         self._failures: dict[int, _Failure] = {}
         self._closing = threading.Event()
@@ -105,7 +105,7 @@ class ServedModel:
         if self._poller.is_alive():
             self._poller.join()
 
-    def servable(self, version: int | None = None, label: str | None = None) -> Servable:
+    def servable(self, version: int | None = None, label: str | None = None) -> AnyServable:
         """The loaded version to call; it stays callable while the caller holds it.
 
         Args:
@@ -189,12 +189,7 @@ class ServedModel:
         files = snapshot(folder)
         try:
             refuse_links_outside(folder, self.base_path)
-            servable = Servable(
-                folder,
-                version,
-                self._loading.batching,
-                self._loading.enable_signature_method_name_check,
-            )
+            servable = load(folder, version, self._loading)
             if self._loading.enable_model_warmup:
                 replay_warmup(servable)
         except ServingError as error:
@@ -219,7 +214,7 @@ class ServedModel:
             )
         )
 
-    def _retire(self, successors: dict[int, Servable]) -> None:
+    def _retire(self, successors: dict[int, AnyServable]) -> None:
         retired = {v: self._loaded[v] for v in self._loaded.keys() - successors.keys()}
         self._loaded = successors
         for version, servable in retired.items():

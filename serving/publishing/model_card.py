@@ -16,7 +16,7 @@ _SIGNATURES = """\
 """
 
 
-def write_model_card(path, model, facts, run=None, form="plain"):
+def write_model_card(path, model, facts, run=None, form="plain", litert_agreement=None):
     """Write the model card of a SavedModel.
 
     Args:
@@ -25,6 +25,8 @@ def write_model_card(path, model, facts, run=None, form="plain"):
         facts: The `km.preprocessing.Dataset` of its images.
         run: Path of the run folder that trained it; what the run has not noted is left out.
         form: String, the form it was exported in, as in `km.export_saved_model`.
+        litert_agreement: Float, the share of random images on which the LiteRT file beside it
+            answers with the same class; `None` if there is no such file.
     """
     config, metrics = (_read(run, name) for name in ("config.json", "metrics.json"))
     recipe = config.get("recipe", {})
@@ -39,6 +41,7 @@ def write_model_card(path, model, facts, run=None, form="plain"):
             width=facts.image_shape[1],
             answer="`probabilities`, `class_id`, `label`",
         ),
+        "## LiteRT": _litert(litert_agreement),
         "## Versions": _table(
             config.get("versions") or {"keras_multiception": km.__version__}, "package", "version"
         ),
@@ -106,6 +109,17 @@ def _cost(model, facts, form):
     }
     unknown = ", ".join(cost.unknown_layers)
     return _table(counts | ({"not counted": unknown} if unknown else {}), "", "")
+
+
+def _litert(agreement):
+    if agreement is None:
+        return ""
+    return (
+        "`model.tflite` is the network compressed, with the signature `serving_default` and the "
+        "output `probabilities` alone; a server with `--prefer_tflite_model` serves it in place of "
+        f"the SavedModel. On random images the two agree on the class of {agreement:.0%}. The "
+        "accuracy and the cost above are those of the SavedModel."
+    )
 
 
 def _table(rows, key, value):

@@ -17,12 +17,14 @@ from tensorflow_serving.apis import (
 from serving.engine.batching import read_batching
 
 BATCHING_FILE = pathlib.Path(__file__).parents[1] / "batching.config"
+SIGNATURES = ("serving_default", "serving_uint8", "serving_bytes", "classify")
+LITERT_SIGNATURES = ("serving_default",)
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 MAX_RECORDS = 1000
 _GREY = 127
 
 
-def write_warmup(path, image_shape, batching_file=BATCHING_FILE):
+def write_warmup(path, image_shape, batching_file=BATCHING_FILE, signatures=SIGNATURES):
     """Write the warm-up file of a SavedModel that `km.export_saved_model` wrote.
 
     Args:
@@ -30,17 +32,21 @@ def write_warmup(path, image_shape, batching_file=BATCHING_FILE):
         image_shape: Tuple (height, width, 3) of the images in the requests.
         batching_file: Path of the batching parameters file that says which batch sizes a server
             runs: `allowed_batch_sizes`, or 1 and `max_batch_size` if it allows all.
+        signatures: Names of the signatures to call. A server that cannot answer one of the
+            requests does not load the version.
 
     Raises:
         ValueError: If the file cannot be read, or the batch sizes are too many.
     """
     batching = read_batching(batching_file)
     sizes = batching.allowed_batch_sizes or sorted({1, batching.max_batch_size})
-    requests = [log for size in sizes for log in _requests(size, image_shape)]
+    requests = [
+        log for size in sizes for name, log in _requests(size, image_shape) if name in signatures
+    ]
     if len(requests) > MAX_RECORDS:
         raise ValueError(
-            f"`batching_file` must allow at most {MAX_RECORDS // 4} batch sizes, for TF Serving "
-            f"takes {MAX_RECORDS} warm-up requests. Received: {len(sizes)} sizes"
+            f"`batching_file` must allow at most {MAX_RECORDS // len(signatures)} batch sizes, for "
+            f"TF Serving takes {MAX_RECORDS} warm-up requests. Received: {len(sizes)} sizes"
         )
     warmup = pathlib.Path(path) / WARMUP_FILE
     warmup.parent.mkdir(exist_ok=True)
@@ -50,7 +56,7 @@ def write_warmup(path, image_shape, batching_file=BATCHING_FILE):
 
 
 def _requests(size, image_shape):
-    """Make one request for each signature; grey images, for TensorFlow writes those small."""
+    """Make a request for each signature; grey images, for TensorFlow writes those small."""
     png = tf.io.encode_png(np.full(image_shape, _GREY, "uint8")).numpy()
     inputs = {
         "serving_default": ("image", _filled(tf.float32, [size, *image_shape], _GREY)),
@@ -61,14 +67,14 @@ def _requests(size, image_shape):
         request = predict_pb2.PredictRequest(inputs={name: tensor})
         request.model_spec.signature_name = signature
         log = prediction_log_pb2.PredictLog(request=request)
-        yield prediction_log_pb2.PredictionLog(predict_log=log)
+        yield signature, prediction_log_pb2.PredictionLog(predict_log=log)
     request = classification_pb2.ClassificationRequest()
     request.model_spec.signature_name = "classify"
     for _ in range(size):
         example = request.input.example_list.examples.add()
         example.features.feature["image/encoded"].bytes_list.value.append(png)
     log = prediction_log_pb2.ClassifyLog(request=request)
-    yield prediction_log_pb2.PredictionLog(classify_log=log)
+    yield "classify", prediction_log_pb2.PredictionLog(classify_log=log)
 
 
 def _filled(dtype, shape, value):

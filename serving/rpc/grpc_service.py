@@ -22,7 +22,7 @@ from tensorflow_serving.apis import (
 
 from serving.engine import inference
 from serving.engine.errors import ServingError
-from serving.engine.servable import Servable
+from serving.engine.load import AnyServable
 from serving.lifecycle.models import Models
 from serving.telemetry import Call, Telemetry
 
@@ -64,7 +64,7 @@ class _Calls:
             call.code = getattr(grpc.StatusCode, call.status).value[0]
             self._telemetry.record(call)
 
-    def _servable(self, spec: model_pb2.ModelSpec, call: Call) -> Servable:
+    def _servable(self, spec: model_pb2.ModelSpec, call: Call) -> AnyServable:
         model = self._models.get(spec.name)
         call.model = spec.name
         choice = spec.WhichOneof("version_choice")
@@ -78,7 +78,7 @@ class _Calls:
     def _infer(
         self,
         api: str,
-        infer: Callable[[Servable, Message], Message],
+        infer: Callable[[AnyServable, Message], Message],
         request: Message,
         context: grpc.ServicerContext,
     ) -> Message:

@@ -1,0 +1,243 @@
+"""LiteRT files served over REST and gRPC, as TF Serving does with `--prefer_tflite_model`."""
+
+import contextlib
+import io
+import json
+import shutil
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import keras
+import numpy as np
+import pytest
+from light_model import export_light
+from PIL import Image
+from tensorflow_serving.apis import classification_pb2, prediction_service_pb2_grpc
+
+pytest.importorskip("tf_keras")
+pytest.importorskip("ai_edge_litert")
+from keras_multiception.compression import convert_to_litert
+from serving import server
+from serving.client import Client, ServerError
+from serving.engine.errors import ServingError
+from serving.engine.litert_servable import LiteRTServable
+from serving.engine.load import load
+from serving.engine.servable import Servable
+from serving.lifecycle.config_files import single_model
+from serving.lifecycle.loading import Loading
+from serving.lifecycle.versions import ServedModel
+from serving.model_server import ServerOptions, model_server
+from serving.publishing.manifest import write_manifest
+
+PREFERRED = Loading(prefer_tflite_model=True, num_tflite_pools=2)
+IMAGES = np.random.default_rng(0).uniform(0, 255, (9, 4, 6, 3)).astype("float32")
+
+
+@pytest.fixture(scope="module")
+def network():
+    """Pixels of 4 x 6 to three classes; without batch norms, so that it needs no training."""
+    keras.utils.set_random_seed(1)
+    image = keras.Input((4, 6, 3), name="image")
+    x = keras.layers.Rescaling(1 / 64)(image)
+    x = keras.layers.Conv2D(5, 3, activation="relu")(x)
+    x = keras.layers.Dense(3, activation="softmax")(keras.layers.Flatten()(x))
+    return keras.Model(image, x)
+
+
+@pytest.fixture(scope="module")
+def content(network):
+    return convert_to_litert(network)
+
+
+@pytest.fixture(scope="module")
+def base_path(tmp_path_factory, content):
+    """Version 3: a SavedModel of two classes, and beside it a LiteRT file of three."""
+    base_path = tmp_path_factory.mktemp("litert")
+    export_light(base_path / "3")
+    (base_path / "3" / "model.tflite").write_bytes(content)
+    return base_path
+
+
+@contextlib.contextmanager
+def serve(base_path, loading):
+    config = single_model("m", base_path)
+    with (
+        server.listen("127.0.0.1", 0) as listener,
+        model_server(config, listener, ServerOptions(port=0, loading=loading)) as running,
+    ):
+        yield running
+
+
+@pytest.fixture(scope="module")
+def running(base_path):
+    with serve(base_path, PREFERRED) as found:
+        yield found
+
+
+@pytest.fixture(params=["http", "grpc"])
+def url(running, request):
+    return running.url if request.param == "http" else f"grpc://{running.grpc_address}"
+
+
+def expected(network, images=IMAGES):
+    return network.predict(images, verbose=0)
+
+
+def post(url, body):
+    with urllib.request.urlopen(url, json.dumps(body).encode(), timeout=10) as answer:
+        return json.load(answer)
+
+
+def png(image):
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_servable_answers_batches_of_any_size(base_path, network):
+    servable = load(base_path / "3", 3, PREFERRED)
+    assert isinstance(servable, LiteRTServable)
+    assert isinstance(load(base_path / "3", 3, Loading()), Servable)
+    assert servable.version == 3
+    for rows in (1, 7, 2):
+        outputs = servable.predict("", {"image": IMAGES[:rows]}, ["probabilities"])
+        np.testing.assert_allclose(outputs["probabilities"], expected(network)[:rows], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("signature", "inputs", "output_filter", "words"),
+    [
+        ("serving_bytes", {"image": IMAGES}, (), "not found in signature def"),
+        ("", {"images": IMAGES}, (), r"takes the inputs \['image'\]"),
+        ("", {"image": IMAGES[0]}, (), r"of shape \[\?, 4, 6, 3\]"),
+        ("", {"image": IMAGES[:, :3]}, (), r"Received: shape=\[9, 3, 6, 3\]"),
+        ("", {"image": IMAGES.astype("uint8")}, (), "must be of dtype float32"),
+        ("", {"image": IMAGES[:0]}, (), "takes no empty input"),
+        ("", {"image": IMAGES}, ["label"], "not found in signature: label"),
+    ],
+)
+def test_calls_that_do_not_fit(base_path, signature, inputs, output_filter, words):
+    servable = LiteRTServable(base_path / "3", interpreters=1)
+    with pytest.raises(ServingError, match=words) as caught:
+        servable.predict(signature, inputs, output_filter)
+    assert caught.value.code == "INVALID_ARGUMENT"
+    assert servable.predict("", {"image": IMAGES})  # its interpreter is free again
+
+
+def test_concurrent_calls_are_each_answered_for_themselves(base_path, network):
+    servable = LiteRTServable(base_path / "3", interpreters=3)
+    wanted = expected(network)
+
+    def call(number):
+        rows = [(number + i) % len(IMAGES) for i in range(1 + number % 4)]
+        answer = servable.predict("", {"image": IMAGES[rows]})["probabilities"]
+        return np.abs(answer - wanted[rows]).max()
+
+    with ThreadPoolExecutor(8) as threads:
+        assert max(threads.map(call, range(200))) < 1e-5
+
+
+def test_rest_answers_like_the_network(running, network):
+    model = f"{running.url}/v1/models/m"
+    wanted = expected(network)
+    rows = post(f"{model}:predict", {"instances": IMAGES.tolist()})["predictions"]
+    np.testing.assert_allclose(rows, wanted, atol=1e-5)
+    columns = post(f"{model}/versions/3:predict", {"inputs": {"image": IMAGES[:2].tolist()}})
+    np.testing.assert_allclose(columns["outputs"], wanted[:2], atol=1e-5)
+    with urllib.request.urlopen(f"{model}/metadata", timeout=10) as answer:
+        metadata = json.load(answer)["metadata"]["signature_def"]["signature_def"]
+    assert list(metadata) == ["serving_default"]
+    signature = metadata["serving_default"]
+    assert signature["method_name"] == "tensorflow/serving/predict"
+    assert signature["inputs"]["image"]["name"] == "image"
+    assert signature["inputs"]["image"]["dtype"] == "DT_FLOAT"
+    sizes = [dim["size"] for dim in signature["outputs"]["probabilities"]["tensor_shape"]["dim"]]
+    assert sizes == ["-1", "3"]
+    with Client(running.url, model_name="m") as client:
+        assert client.states() == {3: "AVAILABLE"}
+
+
+def test_it_neither_classifies_nor_regresses(running):
+    for method in ("classify", "regress"):
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            post(f"{running.url}/v1/models/m:{method}", {"examples": [{"image": 1.0}]})
+        assert caught.value.code == 400
+        assert "must take one input, `inputs`" in json.load(caught.value)["error"]
+    request = classification_pb2.ClassificationRequest()
+    request.model_spec.name = "m"
+    request.input.example_list.examples.add()
+    with grpc.insecure_channel(running.grpc_address) as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        with pytest.raises(grpc.RpcError) as refused:
+            stub.Classify(request, timeout=10)
+    assert refused.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+
+
+def test_client_sends_files_as_pixels(url, network):
+    images = IMAGES.round().astype("uint8")
+    wanted = expected(network, images.astype("float32"))
+    with Client(url, model_name="m", batch_size=4, labels=["a", "b", "c"]) as client:
+        answers = client.predict([png(image) for image in images])
+    np.testing.assert_allclose([a.probabilities for a in answers], wanted, atol=1e-4)
+    assert [a.class_id for a in answers] == wanted.argmax(axis=1).tolist()
+    assert [a.label for a in answers] == ["abc"[i] for i in wanted.argmax(axis=1)]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "float64"])
+def test_client_sends_arrays(url, network, dtype):
+    images = IMAGES.round().astype(dtype)
+    with Client(url, model_name="m", batch_size=4) as client:
+        answers = client.predict_arrays(images)
+    wanted = expected(network, images.astype("float32"))
+    np.testing.assert_allclose([a.probabilities for a in answers], wanted, atol=1e-4)
+    assert [a.label for a in answers] == [str(i) for i in wanted.argmax(axis=1)]
+
+
+def test_client_says_what_does_not_fit(url):
+    with Client(url, model_name="m") as client:
+        with pytest.raises(ServerError, match=r"shape"):
+            client.predict_arrays(np.zeros((1, 5, 5, 3), "float32"))
+        with pytest.raises(ValueError, match="An image cannot be decoded"):
+            client.predict([png(np.zeros((4, 6, 3), "uint8"))[:40]])
+
+
+def test_without_the_file_or_the_flag_the_saved_model_is_served(base_path, tmp_path):
+    export_light(tmp_path / "3")
+    white = [png(np.full((4, 6, 3), 255, "uint8"))]
+    for folder, loading in ((tmp_path, PREFERRED), (base_path, Loading())):
+        with serve(folder, loading) as found, Client(found.url, model_name="m") as client:
+            assert client.predict(white)[0].label == "bright"
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "empty", "manifest"])
+def test_a_damaged_file_leaves_the_old_version_serving(base_path, tmp_path, content, damage):
+    shutil.copytree(base_path / "3", tmp_path / "3")
+    with ServedModel("m", tmp_path, Loading(0, prefer_tflite_model=True)) as model:
+        folder = shutil.copytree(base_path / "3", tmp_path / "4")
+        if damage == "manifest":
+            write_manifest(folder)
+        damaged = {"cut": content[: len(content) // 2], "text": b"no model", "empty": b""}
+        (folder / "model.tflite").write_bytes(damaged.get(damage, content + b"?"))
+        model.poll()
+        assert model.servable().version == 3
+        [failed, kept] = model.status()
+        assert (failed.state, kept.state) == ("END", "AVAILABLE")
+        assert failed.error_message
+        (folder / "model.tflite").write_bytes(content)
+        model.poll()
+        assert model.servable().version == 4
+
+
+def test_a_file_without_a_signature_is_refused(tmp_path, content):
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromPackedBuf(content)
+    model.signatureDefs = []
+    builder = flatbuffers.Builder()
+    builder.Finish(model.Pack(builder), b"TFL3")
+    (tmp_path / "model.tflite").write_bytes(builder.Output())
+    with pytest.raises(ServingError, match="There is no signature in"):
+        LiteRTServable(tmp_path)
