@@ -6,6 +6,9 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from training.studies.figures import DPI, GREY, TYPE_COLOURS
 from training.studies.names import convolution_name, panel_name
 
+_DEPTH = 20  # percentage points below the best; what is worse stands at the lower edge
+_NEAR_SIZE, _NEAR_ACCURACY = 1.06, 1.0
+
 
 def draw(results):
     """Draw the accuracy of every artefact against its size, a colour for each convolution.
@@ -24,40 +27,83 @@ def draw(results):
     for ax, (title, networks) in zip(
         figure.subplots(len(panels), squeeze=False).flat, panels.items(), strict=True
     ):
+        best = max(each["accuracy"] for network in networks for each in network["artefacts"])
+        lowest = max(0.0, best - _DEPTH)
         for network in networks:
-            _draw_network(ax, network)
+            _draw_network(ax, network, lowest)
+        ax.set_ylim(lowest, best + 2)
+        ax.margins(x=0.08)
         _finish(ax, f"{title}: accuracy against compressed size")
     return figure
 
 
-def _draw_network(ax, network):
+def _draw_network(ax, network, lowest):
     colour = TYPE_COLOURS[network["recipe"]["conv"]]
     points = sorted(network["artefacts"], key=lambda each: each["sizes"]["deflated"])
-    sizes = [each["sizes"]["deflated"] / 1000 for each in points]
-    accuracies = [each["accuracy"] for each in points]
-    errors = [each["sd"] or 0 for each in points]
-    ax.errorbar(sizes, accuracies, errors, fmt="none", ecolor=colour, elinewidth=1, alpha=0.6)
+    shown = [each for each in points if each["accuracy"] >= lowest]
     name = convolution_name(network["recipe"])
-    ax.scatter(sizes, accuracies, s=34, color=colour, zorder=3, label=name, edgecolor="white")
-    best = _front(points)
-    ax.step(
-        [each["sizes"]["deflated"] / 1000 for each in best],
-        [each["accuracy"] for each in best],
-        where="post",
+    ax.errorbar(
+        [_size(each) for each in shown],
+        [each["accuracy"] for each in shown],
+        [each["sd"] or 0 for each in shown],
+        fmt="o",
+        ms=6,
         color=colour,
-        lw=1.2,
-        alpha=0.5,
-        zorder=2,
+        mec="white",
+        elinewidth=1,
+        zorder=3,
+        label=name,
     )
+    best = _front(shown)
+    sizes, accuracies = [_size(each) for each in best], [each["accuracy"] for each in best]
+    ax.step(sizes, accuracies, where="post", color=colour, lw=1.2, alpha=0.5, zorder=2)
+    below = [each for each in points if each not in shown]
+    for group in _neighbours(shown):
+        size, accuracy = _size(group[0]), max(each["accuracy"] for each in group)
+        text = ", ".join(sorted(each["recipe"] for each in group))
+        if network["recipe"]["conv"] == "dsconv":  # below, as its points lie below the others
+            lower = min(each["accuracy"] for each in group)
+            _write(ax, text, (size, lower), (0, -6), colour, "top")
+        else:
+            _write(ax, text, (size, accuracy), (0, 6), colour, "bottom")
+    for each in below:
+        ax.plot(_size(each), lowest, "v", color=colour, ms=6, mec="white", clip_on=False, zorder=3)
+        text = f"{each['recipe']} {each['accuracy']:.1f} %"
+        _write(ax, text, (_size(each), lowest), (0, 7), colour, "bottom")
+
+
+def _size(artefact):
+    return artefact["sizes"]["deflated"] / 1000
+
+
+def _write(ax, text, place, offset, colour, vertical):
+    ax.annotate(
+        text,
+        place,
+        xytext=offset,
+        textcoords="offset points",
+        ha="center",
+        va=vertical,
+        fontsize=6.5,
+        color="#5c6368" if colour == TYPE_COLOURS["standard"] else colour,
+    )
+
+
+def _neighbours(points):
+    """Return groups of artefacts, smallest first, that lie too close to each other to be named."""
+    groups: list = []
     for each in points:
-        ax.annotate(
-            each["recipe"],
-            (each["sizes"]["deflated"] / 1000, each["accuracy"]),
-            xytext=(4, 4 if each in best else -9),
-            textcoords="offset points",
-            fontsize=6.5,
-            color="#3c4246",
-        )
+        near = [
+            group
+            for group in groups
+            if _size(each) < _NEAR_SIZE * _size(group[0])
+            and abs(each["accuracy"] - group[0]["accuracy"]) < _NEAR_ACCURACY
+        ]
+        if near:
+            near[0].append(each)
+        else:
+            groups.append([each])
+    return groups
 
 
 def _front(points):
