@@ -218,7 +218,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     how = f"{sent}; {loop}, {flags.seconds:g} s; median of {flags.rounds} (range)"
     print(f"{machine_text(facts)}\n{how}\n{table(rows)}")
     if flags.json:
-        write_json(flags.json, {"machine": facts, "flags": vars(flags), "rows": rows})
+        paths = ("model_base_path", "json", "plot")  # they tell of this machine alone
+        settings = {key: value for key, value in vars(flags).items() if key not in paths}
+        write_json(flags.json, {"machine": facts, "flags": settings, "rows": rows})
     if flags.plot:
         from serving.benchmark_figure import draw
 
