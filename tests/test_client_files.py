@@ -35,7 +35,7 @@ def folder(tmp_path):
 FOUND = ["a.JPG", "b.png", "june/c.gif", "june/deep/d.bmp"]
 
 
-def run(light, *arguments, stdin=b"", timeout=60):
+def run(light, *arguments, stdin=b"", timeout=300):
     command = [sys.executable, "-m", "serving.client", "--url", light.url, "--model_name=light"]
     return subprocess.run([*command, *arguments], input=stdin, capture_output=True, timeout=timeout)
 
@@ -118,7 +118,7 @@ def test_a_reader_that_has_enough(light, folder):
         ["bash", "-c", f"{command} --batch_size 1 --image {folder} --image {folder} | true"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert (done.stdout, done.stderr) == ("", "")
 
