@@ -4,7 +4,7 @@ import os
 import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# The commands' processes take oneDNN (see training/cli.py), whose rounding the tests' own has to share.
+# As the commands do for their own processes (training/cli.py): the same rounding in all of them.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # JAX's tests mostly compile; without the compiler's optimisations they take half the time.
