@@ -2,6 +2,7 @@
 
 import numpy as np
 
+_ENDS = ("_min", "_max")
 STEP = 0.001  # by how much of the difference the toolkit moves a range with each batch
 
 
@@ -11,7 +12,7 @@ def calibrate_ranges(model, batches):
     The toolkit starts every range at -6..6 and moves it by a thousandth of the difference with each
     step of training, so that a short training ends before they are right. Here the network runs on
     some batches: each sets the ranges anew, with those in front better than the time before; the
-    mean over the second half of them stays. Nothing else of the model changes.
+    mean over the second half of them stays. Beside ranges nothing of the model changes.
 
     Args:
         model: A `tf_keras.Model` of `quantize_model`, which is changed in place.
@@ -30,8 +31,7 @@ def calibrate_ranges(model, batches):
         raise ValueError(f"`model` must be one of `quantize_model`. Received: model={model!r}")
     if len(batches) < 2:
         raise ValueError(f"`batches` must be at least two. Received: {len(batches)} batches")
-    ranges = {id(variable) for variable in (*averaged, *extreme)}
-    others = [variable for variable in model.variables if id(variable) not in ranges]
+    others = [variable for variable in model.variables if not _name(variable).endswith(_ENDS)]
     before = [variable.numpy() for variable in others]
     for variable in extreme:
         variable.assign(np.zeros_like(variable.numpy()))
@@ -55,9 +55,13 @@ def _ranges(model):
     extreme: list = []
     for layer in model.layers:
         for variable in layer.non_trainable_variables:
-            name = variable.name.split(":")[0].rsplit("/", 1)[-1]
-            if not name.endswith(("_min", "_max")) or "kernel" in name:
+            name = _name(variable)
+            if not name.endswith(_ENDS) or "kernel" in name:  # kernels' ranges are always theirs
                 continue
             of_input = type(layer).__name__ == "QuantizeLayer"
             (extreme if of_input else averaged).append(variable)
     return averaged, extreme
+
+
+def _name(variable):
+    return variable.name.split(":")[0].rsplit("/", 1)[-1]
