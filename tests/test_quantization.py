@@ -269,7 +269,9 @@ def test_networks_train_and_convert_without_float_islands(name, arguments):
     quantized.fit(images, labels, batch_size=64, verbose=0)
     content = convert_to_litert(quantized, "int8")
     assert not float_operators(content)
-    assert len(content) < 0.38 * len(floats)  # names, and 28 bytes for each channel, are the rest
+    assert all(kernel.dtype == "int8" for _, _, kernel in litert_kernels(content))
+    # names, and 28 bytes for each channel, weigh most where channels are few
+    assert len(content) < (0.38 if name == "resnet20" else 0.55) * len(floats)
     expected = quantized.predict(images, verbose=0)
     differences = np.abs(LiteRTModel(content).predict(images) - expected)
     assert np.mean(differences) < 0.01
