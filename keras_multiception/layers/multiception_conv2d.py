@@ -162,7 +162,7 @@ class MulticeptionConv2D(keras.layers.Layer):
             for index, size in enumerate(self.kernel_sizes)
         ]
         self.depthwise_bn = BatchNormalization(name="depthwise_bn", **norm)
-        self.pointwise_conv = keras.layers.Conv2D(
+        self.pointwise_conv = _PointwiseConv2D(
             self.filters,
             1,
             strides=self.strides,
@@ -258,6 +258,20 @@ class MulticeptionConv2D(keras.layers.Layer):
             for kind, module in _SERIALIZED.items():
                 config[f"{part}_{kind}"] = module.serialize(getattr(self, f"{part}_{kind}"))
         return config
+
+
+class _PointwiseConv2D(keras.layers.Conv2D):
+    """A 1x1 convolution that leaves the sampling of unequal strides to a slice.
+
+    TensorFlow's convolution by oneDNN gives a wrong gradient of the kernel for them.
+    """
+
+    def convolution_op(self, inputs, kernel):
+        """Apply the convolution without its bias."""
+        rows, columns = self.strides
+        if rows == columns:
+            return super().convolution_op(inputs, kernel)
+        return ops.conv(inputs[:, ::rows, ::columns], kernel, data_format=self.data_format)
 
 
 _SERIALIZED = {
