@@ -9,7 +9,7 @@ from keras import layers
 import keras_multiception as km
 
 tf_keras = pytest.importorskip("tf_keras")
-pytest.importorskip("ai_edge_litert")
+schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
 from keras_multiception.compression import (  # noqa: E402
     LiteRTModel,
     convert_to_litert,
@@ -19,6 +19,7 @@ from keras_multiception.compression import (  # noqa: E402
     to_tf_keras,
 )
 from keras_multiception.compression.litert_operators import Operator  # noqa: E402
+from keras_multiception.compression.litert_packing import repack  # noqa: E402
 
 IMAGES = np.random.default_rng(0).normal(size=(7, 8, 8, 3)).astype("float32")
 
@@ -108,6 +109,32 @@ def test_file(tmp_path, floats, answers):
     assert [file.name for file in tmp_path.iterdir()] == ["model.tflite"]
     assert operators(path) == operators(str(path)) == operators(floats)
     np.testing.assert_allclose(LiteRTModel(path).predict(IMAGES), answers, atol=1e-5)
+
+
+def test_packing_shares_what_is_equal(integers):
+    """Zero points once, names for constants only, constants at multiples of 16 bytes."""
+    model = schema.Model.GetRootAs(integers)
+    graph = model.Subgraphs(0)
+    ends = {graph.Inputs(0): b"image", graph.Outputs(0): b"probabilities"}
+    zeros = {}
+    for index in range(graph.TensorsLength()):
+        tensor = graph.Tensors(index)
+        buffer = model.Buffers(tensor.Buffer())
+        if index in ends:
+            assert tensor.Name() == ends[index]
+        else:
+            assert bool(tensor.Name()) == (buffer.DataLength() > 0)
+            assert b";" not in tensor.Name()
+        if buffer.DataLength():
+            assert buffer._tab.Vector(buffer._tab.Offset(4)) % 16 == 0
+        quantization = tensor.Quantization()
+        if quantization is not None and quantization.ZeroPointLength() > 1:
+            assert not quantization.ZeroPointAsNumpy().any()
+            place = quantization._tab.Vector(quantization._tab.Offset(10))
+            zeros.setdefault(quantization.ZeroPointLength(), set()).add(place)
+    assert zeros
+    assert all(len(places) == 1 for places in zeros.values())
+    assert repack(integers) == integers
 
 
 def test_failed_write_leaves_nothing(tmp_path):

@@ -7,7 +7,8 @@ import keras
 import numpy as np
 
 from keras_multiception.compression.litert_operators import float_operators
-from keras_multiception.compression.litert_signature import name_tensors, output_names
+from keras_multiception.compression.litert_packing import repack
+from keras_multiception.compression.litert_signature import output_names
 from keras_multiception.fusion import fuse
 from keras_multiception.graph import graph_of
 
@@ -95,7 +96,7 @@ def convert_to_litert(model, quantization="none", representative_data=None, inte
         )
     if integer_io:
         converter.inference_input_type = converter.inference_output_type = tf.int8
-    content = name_tensors(bytes(converter.convert()))
+    content = repack(bytes(converter.convert()))
     if quantization == "int8":
         _require_integers(content)
     return content

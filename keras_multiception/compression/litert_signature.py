@@ -1,4 +1,4 @@
-"""The names by which a LiteRT file is called."""
+"""The names by which the outputs of a LiteRT file are called."""
 
 import keras
 
@@ -21,34 +21,6 @@ def output_names(model):
     if len(graph.outputs) == 1 and _is_softmax(graph.outputs[0]):
         return [PROBABILITIES]
     return [name.removeprefix("quant_") for name in graph.output_names]
-
-
-def name_tensors(content):
-    """Name the inputs and outputs of a LiteRT file as its signatures do.
-
-    TensorFlow Serving calls a file by the names of its tensors and passes over its signatures.
-
-    Args:
-        content: Bytes, what the converter made.
-
-    Returns:
-        Bytes, the same with other names.
-
-    Reference:
-        TensorFlow Serving's `tflite_session.cc`, which makes the signature `serving_default` of
-        the tensors' names.
-    """
-    import flatbuffers
-    from ai_edge_litert import schema_py_generated as schema
-
-    model = schema.ModelT.InitFromPackedBuf(content)
-    for signature in model.signatureDefs:
-        tensors = model.subgraphs[signature.subgraphIndex].tensors
-        for tensor in (*signature.inputs, *signature.outputs):
-            tensors[tensor.tensorIndex].name = tensor.name
-    builder = flatbuffers.Builder(len(content))
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
 
 
 def _is_softmax(tensor):

@@ -162,7 +162,7 @@ class MulticeptionConv2D(keras.layers.Layer):
             for index, size in enumerate(self.kernel_sizes)
         ]
         self.depthwise_bn = BatchNormalization(name="depthwise_bn", **norm)
-        self.pointwise_conv = _PointwiseConv2D(
+        self.pointwise_conv = keras.layers.Conv2D(
             self.filters,
             1,
             strides=self.strides,
@@ -205,9 +205,21 @@ class MulticeptionConv2D(keras.layers.Layer):
             branches = [conv(inputs) for conv in self.depthwise_convs]
             x = branches[0] if len(branches) == 1 else ops.concatenate(branches, axis=-1)
             x = self.depthwise_bn(x, training=training)
-            x = self.pointwise_conv(x)
+            x = self._pointwise(x)
         x = self.pointwise_bn(x, training=training)
         return self.activation(x)
+
+    def _pointwise(self, x):
+        """Apply the 1x1 convolution.
+
+        Unequal strides are left to a slice: for them, the gradient of the kernel that TensorFlow
+        gets from oneDNN is wrong.
+        """
+        rows, columns = self.strides
+        if rows == columns:
+            return self.pointwise_conv(x)
+        x = ops.conv(x[:, ::rows, ::columns], self.pointwise_conv.kernel)
+        return ops.add(x, self.pointwise_conv.bias) if self.use_bias else x
 
     def _branch_by_branch(self, fast, inputs, training):
         """Compute what comes before the last batch norm in the fast form of the backend."""
@@ -258,20 +270,6 @@ class MulticeptionConv2D(keras.layers.Layer):
             for kind, module in _SERIALIZED.items():
                 config[f"{part}_{kind}"] = module.serialize(getattr(self, f"{part}_{kind}"))
         return config
-
-
-class _PointwiseConv2D(keras.layers.Conv2D):
-    """A 1x1 convolution that leaves the sampling of unequal strides to a slice.
-
-    TensorFlow's convolution by oneDNN gives a wrong gradient of the kernel for them.
-    """
-
-    def convolution_op(self, inputs, kernel):
-        """Apply the convolution without its bias."""
-        rows, columns = self.strides
-        if rows == columns:
-            return super().convolution_op(inputs, kernel)
-        return ops.conv(inputs[:, ::rows, ::columns], kernel, data_format=self.data_format)
 
 
 _SERIALIZED = {
