@@ -27,6 +27,12 @@ SMALL = (
 )
 TIMINGS = {"seconds", "images_per_second"}
 DEADLINE = 600
+# Sums of several threads, and oneDNN's, have no fixed order, and training makes their rounding grow.
+ONE_ORDER = {
+    "TF_ENABLE_ONEDNN_OPTS": "0",
+    "TF_NUM_INTRAOP_THREADS": "1",
+    "TF_NUM_INTEROP_THREADS": "1",
+}
 
 
 def start(workdir, dump, *arguments, **environment):
@@ -45,7 +51,7 @@ def start(workdir, dump, *arguments, **environment):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, **environment},
+        env={**os.environ, **ONE_ORDER, **environment},
     )
 
 
@@ -107,7 +113,7 @@ def test_workers_equal_one_process(unbroken, tmp_path):
     finish(start(tmp_path / "one", tmp_path / "one.npz"))
     theirs, ours = history_of(tmp_path / "one"), history_of(unbroken)
     for one, other in zip(theirs, ours, strict=True):
-        assert other["loss"] == pytest.approx(one["loss"], rel=1e-3)
+        assert other["loss"] == pytest.approx(one["loss"], rel=5e-3)
         assert other["val_loss"] == pytest.approx(one["val_loss"], rel=1e-2)
     first = weights_of(tmp_path / "one.npz")
     for one, other in zip(first, weights_of(unbroken.with_name("unbroken.0.npz")), strict=True):
