@@ -27,7 +27,7 @@ SMALL = (
 )
 TIMINGS = {"seconds", "images_per_second"}
 DEADLINE = 600
-# Sums of several threads, and oneDNN's, have no fixed order, and training makes their rounding grow.
+# Sums of several threads, and oneDNN's, have no fixed order; training makes their rounding grow.
 ONE_ORDER = {
     "TF_ENABLE_ONEDNN_OPTS": "0",
     "TF_NUM_INTRAOP_THREADS": "1",
