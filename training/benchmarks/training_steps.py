@@ -29,7 +29,9 @@ def make_fit(model, x, y, steps):
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        batches = tf.data.Dataset.from_tensors((x, y)).repeat(steps)
+        options = tf.data.Options()
+        options.autotune.enabled = False  # as in training.pipeline.batches_tensorflow
+        batches = tf.data.Dataset.from_tensors((x, y)).repeat(steps).with_options(options)
         return lambda: model.fit(batches, shuffle=False, verbose=0)
     import numpy as np
 
