@@ -12,7 +12,10 @@ import keras
 
 __all__ = ["fast_forms", "plain_operations"]
 
-_FILES = {"tensorflow": "keras_multiception.kernels.tensorflow_kernels"}
+_FILES = {
+    "tensorflow": "keras_multiception.kernels.tensorflow_kernels",
+    "jax": "keras_multiception.kernels.jax_kernels",
+}
 _plain = False
 
 

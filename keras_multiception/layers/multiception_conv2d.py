@@ -3,6 +3,7 @@
 import keras
 from keras import constraints, initializers, ops, regularizers
 
+from keras_multiception import kernels
 from keras_multiception.layers.arguments import (
     require_same_channels_last,
     standardize_filters,
@@ -202,12 +203,19 @@ class MulticeptionConv2D(keras.layers.Layer):
         if fast and fast.takes_multiception(inputs, self.kernel_sizes, self.dilation_rate):
             x = self._branch_by_branch(fast, inputs, training)
         else:
-            branches = [conv(inputs) for conv in self.depthwise_convs]
+            branches = self._branches(inputs)
             x = branches[0] if len(branches) == 1 else ops.concatenate(branches, axis=-1)
             x = self.depthwise_bn(x, training=training)
             x = self._pointwise(x)
         x = self.pointwise_bn(x, training=training)
         return self.activation(x)
+
+    def _branches(self, x):
+        """Apply the depthwise convolutions; a list of outputs."""
+        fast = kernels.fast_forms()
+        if fast and fast.takes_depthwise_branches(x, self.kernel_sizes, self.dilation_rate):
+            return fast.depthwise_branches(x, [conv.kernel for conv in self.depthwise_convs])
+        return [conv(x) for conv in self.depthwise_convs]
 
     def _pointwise(self, x):
         """Apply the 1x1 convolution.

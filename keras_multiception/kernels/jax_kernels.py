@@ -1,0 +1,117 @@
+"""Fast forms on JAX: depthwise convolutions on a CPU as sums of shifted products.
+
+XLA knows a depthwise convolution on a CPU only as a grouped convolution, a hundred times slower
+than the same numbers as a sum of products: of the image, shifted, with one entry of the kernel
+each, which it compiles into one loop over the image.
+"""
+
+import functools
+
+import jax
+from jax import lax
+from jax import numpy as jnp
+
+_MAX_PRODUCTS = 256  # of all kernels together: what is compiled grows with them
+
+
+def takes_batch_norm(x):
+    """Say that batch norm has no faster form here: XLA compiles the plain one well."""
+    return False
+
+
+def takes_multiception(x, kernel_sizes, dilation_rate):
+    """Say that the whole of Multiception has no faster form here: its branches have."""
+    return False
+
+
+def takes_depthwise_branches(x, kernel_sizes, dilation_rate):
+    """Say whether `depthwise_branches` can be used, and is worth it, on an input and kernels.
+
+    It is for CPUs, and not for types too short to hold a sum of so many products.
+    """
+    return (
+        x.dtype in (jnp.float32, jnp.float64)
+        and tuple(dilation_rate) == (1, 1)
+        and None not in x.shape[1:3]
+        and sum(height * width for height, width in kernel_sizes) <= _MAX_PRODUCTS
+        and jax.default_backend() == "cpu"
+    )
+
+
+def depthwise_branches(x, kernels):
+    """Apply depthwise convolutions of several sizes to one input, "same" at stride 1.
+
+    They have reverse-mode derivatives of every order, and no forward-mode ones.
+
+    Args:
+        x: Array of shape (batch, height, width, channels).
+        kernels: Arrays or variables of shape (height, width, channels, 1), odd sizes.
+
+    Returns:
+        A list of arrays of the shape and type of `x`, one for each kernel.
+    """
+    kernels = [jnp.asarray(kernel, x.dtype)[..., 0] for kernel in kernels]
+    # barriers: XLA would otherwise compute an output anew for everything that reads it
+    return [lax.optimization_barrier(_correlate(x, kernel)) for kernel in kernels]
+
+
+@jax.custom_vjp
+def _correlate(x, kernel):
+    """Return the correlation of images (b, h, w, c) with a kernel (i, j, c)."""
+    height, width, _ = kernel.shape
+    views = _shifted(x, height, width)
+    return sum(view * kernel[i, j] for (i, j), view in views)
+
+
+def _correlate_forward(x, kernel):
+    return _correlate(x, kernel), (x, kernel)
+
+
+def _correlate_backward(saved, gradient):
+    x, kernel = saved
+    gradient = lax.optimization_barrier(gradient)
+    flipped = _correlate(gradient, kernel[::-1, ::-1])
+    return flipped, _products(x, gradient, *kernel.shape[:2])
+
+
+_correlate.defvjp(_correlate_forward, _correlate_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _products(x, y, height, width):
+    """Return the product of every image with another, summed, for each shift (i, j) of it.
+
+    With the gradient of `_correlate` as the other, that is the gradient of the kernel. It is one
+    reduction with an output for each shift, four times as fast as one reduction for each.
+    """
+    products = [view * y for _, view in _shifted(x, height, width)]
+    zero = jnp.zeros((), x.dtype)
+    sums = lax.reduce(products, [zero] * len(products), _add, (0, 1, 2))
+    return jnp.stack(sums).reshape(height, width, -1)
+
+
+def _products_forward(x, y, height, width):
+    return _products(x, y, height, width), (x, y)
+
+
+def _products_backward(height, width, saved, gradient):
+    x, y = saved
+    return _correlate(y, gradient[::-1, ::-1]), _correlate(x, gradient)
+
+
+_products.defvjp(_products_forward, _products_backward)
+
+
+def _shifted(x, height, width):
+    """List the images, padded with zeros, as each entry (i, j) of a kernel sees them."""
+    rows, columns = height // 2, width // 2
+    padded = jnp.pad(x, ((0, 0), (rows, rows), (columns, columns), (0, 0)))
+    return [
+        ((i, j), padded[:, i : i + x.shape[1], j : j + x.shape[2]])
+        for i in range(height)
+        for j in range(width)
+    ]
+
+
+def _add(xs, ys):
+    return [x + y for x, y in zip(xs, ys, strict=True)]
