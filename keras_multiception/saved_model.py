@@ -16,7 +16,7 @@ TOLERANCE = 1e-4
 LABELS_FILE = "assets.extra/labels.txt"
 
 
-def export_saved_model(model, path, dataset="cifar10", top_k=5, form="plain"):
+def export_saved_model(model, path, dataset="cifar10", top_k=5, form="plain", form_batch_size=1):
     """Write a classifier as a SavedModel with its preprocessing inside.
 
     The SavedModel is written under a temporary name, loaded again, compared with the model on
@@ -47,6 +47,7 @@ def export_saved_model(model, path, dataset="cifar10", top_k=5, form="plain"):
         top_k: Integer, how many classes `classify` gives, or all if there are fewer.
         form: String, the network to write: `"plain"`, the model as it is, or, with its batch
             norms folded, a form of `km.fuse`: `"separate"`, `"merged"`, `"dense"` or `"auto"`.
+        form_batch_size: Integer, the number of images that `form="auto"` measures with.
 
     Raises:
         ValueError: If the model does not fit the data set or cannot be fused, `top_k` or `form`
@@ -82,7 +83,7 @@ def export_saved_model(model, path, dataset="cifar10", top_k=5, form="plain"):
 
     try:
         written = temporary / path.name
-        network = model if form == "plain" else fuse(model, form, verbose=False)
+        network = model if form == "plain" else fuse(model, form, form_batch_size, verbose=False)
         _write(network, written, facts, min(top_k, len(facts.class_names)))
         require_equal_answers(model, written, facts, TOLERANCE)
         if path.exists():

@@ -61,7 +61,7 @@ def test_command_line_publishes_versions(published):
     assert verify_manifest(base / "1")
     labels = (base / "1" / "assets.extra" / "labels.txt").read_text()
     assert labels.split() == list("0123456789")
-    assert "| form of the exported network | plain |" in model_card(base / "1")
+    assert "| form of the exported network | separate |" in model_card(base / "1")
     assert "| form of the exported network | merged |" in model_card(base / "20")
     classify = tf.saved_model.load(base / "20").signatures["classify"]
     assert classify.structured_outputs["classes"].shape[1] == 3

@@ -125,7 +125,12 @@ def float64():
     keras.config.set_dtype_policy(policy)
 
 
-@pytest.mark.parametrize("conv", ["multiception", "standard", "dsconv"])
+def test_resnet20_multiception_in_float64(float64):
+    golden = dict(np.load(GOLDEN / "resnet20_multiception.npz"))
+    check_model(golden, km.ResNet20(classifier_activation=None))
+
+
+@pytest.mark.parametrize("conv", ["standard", "dsconv"])
 def test_resnet20_in_float64(conv, shared_golden, float64):
     golden = dict(np.load(shared_golden / f"resnet20_{conv}.npz"))
     check_model(golden, km.ResNet20(conv=conv, classifier_activation=None))

@@ -53,11 +53,11 @@ def step(layer, x, training, plain=False, compiled=False):
 
 
 def assert_equal(fast, plain, tolerance=1e-5):
-    """Compare by the largest value of each array, or a tenth of the largest gradient of all."""
+    """Compare by the largest value of each array, or a hundredth of the largest gradient of all."""
     assert fast.keys() == plain.keys()
     gradients = [np.abs(v).max() for name, v in plain.items() if name.startswith("gradient")]
     for name, expected in plain.items():
-        floor = max(gradients) / 10 if name.startswith("gradient") else 1e-3
+        floor = max(gradients) / 100 if name.startswith("gradient") else 1e-3
         error = np.abs(fast[name] - expected).max() / max(np.abs(expected).max(), floor)
         assert error < tolerance, f"{name}: {error}"
 
@@ -82,8 +82,8 @@ sizes = st.sampled_from([1, 3, 5, 7, 9, 11])
 def test_multiception_equals_the_plain_form(
     kernel_sizes, strides, height, width, channels, use_bias, training
 ):
-    # of a single weight a channel, batch norm leaves nothing but the sign
-    assume(not training or (1, 1) not in kernel_sizes)
+    # of a single weight a channel, or a single channel, batch norm leaves nothing but the sign
+    assume(not training or ((1, 1) not in kernel_sizes and channels * len(kernel_sizes) > 1))
     layer = km.layers.MulticeptionConv2D(3, kernel_sizes, strides, use_bias=use_bias)
     x = images(4, height, width, channels)
     layer.build(x.shape)

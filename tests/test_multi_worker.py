@@ -27,7 +27,8 @@ SMALL = (
 )
 TIMINGS = {"seconds", "images_per_second"}
 DEADLINE = 600
-# Sums of several threads, and oneDNN's, have no fixed order; training makes their rounding grow.
+# Sums of several threads, and oneDNN's, have no fixed order: two whole jobs differ from each other
+# by half a percent of the loss. So, they are equal to the bit.
 ONE_ORDER = {
     "TF_ENABLE_ONEDNN_OPTS": "0",
     "TF_NUM_INTRAOP_THREADS": "1",
@@ -113,7 +114,7 @@ def test_workers_equal_one_process(unbroken, tmp_path):
     finish(start(tmp_path / "one", tmp_path / "one.npz"))
     theirs, ours = history_of(tmp_path / "one"), history_of(unbroken)
     for one, other in zip(theirs, ours, strict=True):
-        assert other["loss"] == pytest.approx(one["loss"], rel=5e-3)
+        assert other["loss"] == pytest.approx(one["loss"], rel=1e-3)
         assert other["val_loss"] == pytest.approx(one["val_loss"], rel=1e-2)
     first = weights_of(tmp_path / "one.npz")
     for one, other in zip(first, weights_of(unbroken.with_name("unbroken.0.npz")), strict=True):

@@ -16,7 +16,7 @@ _SIGNATURES = """\
 """
 
 
-def write_model_card(path, model, facts, run=None, form="plain", litert_agreement=None):
+def write_model_card(path, model, facts, run=None, form="separate", litert_agreement=None):
     """Write the model card of a SavedModel.
 
     Args:
