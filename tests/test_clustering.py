@@ -70,6 +70,21 @@ def test_each_weight_becomes_a_value_near_it():
     assert len(np.unique(after)) == 3
 
 
+@pytest.mark.parametrize("quantized", [False, True])
+def test_values_move_as_far_as_single_weights(quantized):
+    """The gradient of each weight is 1 / 64, and that of their value as well."""
+    inputs = tf_keras.Input((64,))
+    model = tf_keras.Model(inputs, tf_keras.layers.Dense(64, use_bias=False, name="last")(inputs))
+    model = cluster_model(model, 4)
+    if quantized:
+        model = quantize_model(strip_clustering(model), preserve=("clusters",))
+    (centres,) = [w for w in model.trainable_weights if "centroids" in w.name]
+    before = centres.numpy()
+    model.compile(tf_keras.optimizers.SGD(1.0), lambda _, y: y)
+    model.fit(np.ones((1, 64)), np.zeros((1, 64)), verbose=0)
+    np.testing.assert_allclose(before - centres.numpy(), 1 / 64, rtol=1e-4)
+
+
 def test_zeros_of_pruning_stay():
     pruned = prune_model(network(), 0.6, end_step=2)
     sparse = strip_pruning(train(pruned, [pruning_callback()]))

@@ -67,11 +67,24 @@ def cluster_model(model, clusters=16, *, preserve_sparsity=False, depthwise=Fals
         names = [name for name, size in sizes.get(layer, ()) if size > clusters]
         if not names:
             return layer
-        wrapper = clustering.cluster_weights(layer, clusters, preserve_sparsity=preserve_sparsity)
+        wrapper = clustering.cluster_weights(
+            layer,
+            clusters,
+            preserve_sparsity=preserve_sparsity,
+            # the toolkit's default, the sum, lets large kernels learn thousands of times too fast
+            cluster_gradient_aggregation=mean_gradient(),
+        )
         layer.get_clusterable_weights = lambda: [(name, getattr(layer, name)) for name in names]
         return wrapper
 
     return wrap(new, wrapper_of)
+
+
+def mean_gradient():
+    """Return the toolkit's name for it: a value moves by the mean gradient of its weights."""
+    from tensorflow_model_optimization.python.core.clustering.keras import cluster_config
+
+    return cluster_config.GradientAggregation.AVG
 
 
 def strip_clustering(model):

@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_multiception.compression.clustering import mean_gradient
 from keras_multiception.compression.keras_2 import to_tf_keras
 from keras_multiception.compression.litert import is_quantized
 from keras_multiception.compression.quantization_layout import (
@@ -68,7 +69,20 @@ def quantize_model(model, preserve=()):
 
     rewritten, fixed = rewrite_for_quantization(model)
     annotated = tfmot.quantization.keras.quantize_annotate_model(rewritten)
-    return tfmot.quantization.keras.quantize_apply(annotated, make_scheme(preserve, fixed))
+    quantized = tfmot.quantization.keras.quantize_apply(annotated, make_scheme(preserve, fixed))
+    _let_values_learn_like_weights(quantized)
+    return quantized
+
+
+def _let_values_learn_like_weights(quantized):
+    """Make each of the few values of a kernel move by the mean gradient of its weights.
+
+    The toolkit takes their sum, and has no option for it here as it has in clustering.
+    """
+    for layer in quantized.layers:
+        for _, _, variables in getattr(layer, "_weight_vars", ()):
+            if "clst_impl" in variables:
+                variables["clst_impl"].cluster_gradient_aggregation = mean_gradient()
 
 
 def _require_functional(model):
