@@ -23,7 +23,7 @@ SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
 @pytest.mark.parametrize("name", RECIPES)
 def test_names_say_what_recipes_do(name):
     recipe = RECIPES[name]
-    assert name.removesuffix("_modern") == recipe_name(recipe)
+    assert name.removesuffix("_modern").removesuffix("_short") == recipe_name(recipe)
     assert recipe.model in km.list_models()
     assert recipe.dataset in (*km.preprocessing.DATASETS, "folder")
 

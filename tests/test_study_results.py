@@ -65,7 +65,7 @@ def test_every_two_types_are_compared_over_their_common_seeds(table_runs):
 
 
 def test_table_is_laid_out_as_the_papers(table_runs):
-    page = to_markdown(collect(table_runs), "curves.png")
+    page = to_markdown(collect(table_runs), "curves.png", "sizes.png")
     [row] = rows_of(page, "network and data set")
     assert row == {
         "network and data set": "ResNet-20 on CIFAR-10",
@@ -87,7 +87,7 @@ def test_short_schedules_are_called_so(tmp_path):
     names = recipes_of_tables([1], ["resnet20"])
     runs = plan_runs(plan_conditions(names, quick=True), 1, tmp_path)
     write_runs(runs, lambda recipe, seed: 30.0)
-    page = to_markdown(collect(runs), "curves.png")
+    page = to_markdown(collect(runs), "curves.png", "sizes.png")
     assert "**Not the paper's recipe**" in page
     assert "epochs 5 (paper: 300)" in page
     assert (
@@ -99,7 +99,7 @@ def test_short_schedules_are_called_so(tmp_path):
 def test_kernel_sizes_are_laid_out_as_table_four(tmp_path):
     runs = plan_runs(plan_conditions(recipes_of_tables([4])), 2, tmp_path)
     write_runs(runs, lambda recipe, seed: {"cifar10": 6.0, "stl10": 17.0}.get(recipe.dataset, 50.0))
-    rows = rows_of(to_markdown(collect(runs), "curves.png"), "network")
+    rows = rows_of(to_markdown(collect(runs), "curves.png", "sizes.png"), "network")
     assert [row["kernel sizes"] for row in rows] == [
         "3-5, 3-5, 3-3",
         "3-7, 3-5, 3-3",
@@ -117,7 +117,7 @@ def test_grid_compares_values_of_its_keys_without_a_figure_of_the_paper(tmp_path
     [comparison] = collect(runs)["comparisons"]
     assert (comparison["key"], comparison["paper"]) == ("learning_rate", None)
     assert comparison["difference"] == pytest.approx(-0.075)
-    assert "learning_rate 0.05" in to_markdown(collect(runs), "curves.png")
+    assert "learning_rate 0.05" in to_markdown(collect(runs), "curves.png", "sizes.png")
 
 
 def test_csv_has_a_line_for_each_condition(table_runs):
@@ -131,7 +131,10 @@ def test_pages_are_made_again_from_the_result_file(table_runs, tmp_path):
     output = tmp_path / "results" / "study.v1"
     summarise(table_runs, tmp_path, output, command="the command", note="JPEG copies")
     files = {path.name: path for path in output.parent.iterdir()}
-    assert sorted(files) == [f"study.v1.{suffix}" for suffix in ("csv", "json", "md", "png")]
+    assert sorted(files) == [
+        *(f"study.v1.{suffix}" for suffix in ("csv", "json", "md", "png")),
+        "study.v1_sizes.png",
+    ]
     page = files["study.v1.md"].read_text()
     assert "`the command`" in page
     assert "JPEG copies" in page

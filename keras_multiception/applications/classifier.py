@@ -5,6 +5,7 @@ import pathlib
 import keras
 from keras import layers
 
+from keras_multiception.applications import pretrained
 from keras_multiception.blocks import require_conv
 from keras_multiception.layers.arguments import standardize_kernel_sizes
 from keras_multiception.layers.initializers import uniform_bias
@@ -29,7 +30,8 @@ def build_classifier(
     Args:
         features: Function from the input tensor to the last feature maps.
         include_top: Boolean, whether to add global average pooling and a dense layer.
-        weights: `None`, or the path of a weights file to load.
+        weights: `None`, the name of a data set that weights ship for, or the path of a weights
+            file to load.
         input_shape: `None`, or tuple (height, width, channels).
         pooling: `None`, `"avg"` or `"max"`, with `include_top=False`.
         classes: Integer, number of units of the dense layer.
@@ -67,7 +69,9 @@ def build_classifier(
         pool = {"avg": layers.GlobalAveragePooling2D, "max": layers.GlobalMaxPooling2D}[pooling]
         x = pool(name=f"{pooling}_pool", **CHANNELS_LAST)(x)
     model = keras.Model(inputs, x, name=name)
-    if weights is not None:
+    if weights in pretrained.datasets():
+        pretrained.load(model, weights, include_top)
+    elif weights is not None:
         model.load_weights(weights)
     return model
 
@@ -111,8 +115,9 @@ def _check_arguments(include_top, weights, input_shape, pooling, classes):
             "`input_shape` must be (height, width, channels). "
             f"Received: input_shape={input_shape!r}"
         )
-    if weights is not None and not pathlib.Path(weights).is_file():
+    shipped = pretrained.datasets()
+    if weights not in (None, *shipped) and not pathlib.Path(weights).is_file():
         raise ValueError(
-            "`weights` must be None or the path of a weights file that exists. "
-            f"Received: weights={weights!r}"
+            "`weights` must be None or the path of a weights file that exists"
+            f"{''.join(f', or {name!r}' for name in shipped)}. Received: weights={weights!r}"
         )

@@ -1,4 +1,4 @@
-"""The learning curves of a study, as in the paper's Figure 3."""
+"""The figures of a study: learning curves, as in the paper's Figure 3, and errors by size."""
 
 import math
 import statistics
@@ -28,6 +28,23 @@ def draw_curves(results):
     Returns:
         A Matplotlib figure with a panel for each network and data set.
     """
+    band = "band: from the best to the worst seed; legend: error at the end"
+    return _draw(results, _draw_curves, band)
+
+
+def draw_sizes(results):
+    """Draw the test error against the number of parameters: means, and bars of a deviation.
+
+    Args:
+        results: Dictionary, as of `training.studies.results.collect`.
+
+    Returns:
+        A Matplotlib figure with a panel for each network and data set.
+    """
+    return _draw(results, _draw_sizes, "bars: standard deviation over the seeds")
+
+
+def _draw(results, draw_panel, explanation):
     panels: dict[str, list] = {}
     for each in results["conditions"]:
         if each["runs"]:
@@ -39,15 +56,39 @@ def draw_curves(results):
     figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.12)
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for ax, (title, conditions) in zip(axes, panels.items(), strict=False):
-        _draw_panel(ax, conditions, varying)
+        draw_panel(ax, conditions, varying)
         ax.set_title(title, loc="left", fontsize=11, pad=10)
+        ax.tick_params(length=0, labelsize=9)
+        ax.spines[:].set_visible(False)
+        ax.spines["bottom"].set(visible=True, color=GREY)
     for ax in axes[len(panels) :]:
         ax.set_axis_off()
-    figure.supxlabel(_caption(results), fontsize=8, color="#5c6368")
+    figure.supxlabel(_caption(results, explanation), fontsize=8, color="#5c6368")
     return figure
 
 
-def _draw_panel(ax, conditions, varying):
+def _draw_sizes(ax, conditions, varying):
+    colours = _colours(conditions)
+    types = {each["recipe"]["conv"] for each in conditions}
+    name_of = setting_name if varying and len(types) == 1 else condition_name
+    for each in conditions:
+        colour, thousands = colours[each["label"]], each["parameters"] / 1000
+        ax.errorbar(
+            thousands, each["mean"], each["sd"], fmt="o", color=colour, ms=7, capsize=4, zorder=3
+        )
+        name = name_of(each["recipe"], varying)
+        place = {"xytext": (9, 5), "textcoords": "offset points"}
+        ax.annotate(name, (thousands, each["mean"]), **place, color=colour, fontsize=9)
+    ax.margins(x=0.25, y=0.25)
+    ax.xaxis.set_major_locator(MaxNLocator(6))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} k"))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %"))
+    ax.set_xlabel("trainable parameters", fontsize=9)
+    ax.set_ylabel("top-1 test error", fontsize=9)
+    ax.grid(color="#e4e6e8", lw=0.8, zorder=0)
+
+
+def _draw_curves(ax, conditions, varying):
     colours = _colours(conditions)
     types = {each["recipe"]["conv"] for each in conditions}
     name_of = setting_name if varying and len(types) == 1 else condition_name
@@ -76,9 +117,6 @@ def _draw_panel(ax, conditions, varying):
     ax.set_xlabel("epoch", fontsize=9)
     ax.set_ylabel("top-1 test error", fontsize=9)
     ax.grid(axis="y", color="#e4e6e8", lw=0.8, zorder=0)
-    ax.tick_params(length=0, labelsize=9)
-    ax.spines[:].set_visible(False)
-    ax.spines["bottom"].set(visible=True, color=GREY)
     ax.legend(framealpha=1, edgecolor="none", fontsize=8.5, loc="upper right", handlelength=1.4)
 
 
@@ -91,11 +129,10 @@ def _colours(conditions):
     return {each["label"]: colour for each, colour in zip(conditions, colours, strict=False)}
 
 
-def _caption(results):
+def _caption(results, explanation):
     counts = sorted({len(each["runs"]) for each in results["conditions"] if each["runs"]})
     seeds = " to ".join(str(count) for count in dict.fromkeys((counts or [0])[:1] + counts[-1:]))
-    band = "" if counts == [1] else "; band: from the best to the worst seed"
     unfinished = f"; {len(results['missing'])} runs missing" if results["missing"] else ""
     mean = "one seed" if counts == [1] else f"mean of {seeds} seeds"
-    text = f"{mean}{band}; legend: error at the end{unfinished}"
+    text = f"{mean}{'' if counts == [1] else f'; {explanation}'}{unfinished}"
     return "\n".join([text, *textwrap.wrap(results["note"], CAPTION_WIDTH)])

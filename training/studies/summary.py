@@ -1,11 +1,11 @@
-"""Write the results of a study: a result file, tables and a figure."""
+"""Write the results of a study: a result file, tables and figures."""
 
 import contextlib
 import fcntl
 import json
 
 from training.run_folder import replacing, write_json
-from training.studies.figures import draw_curves
+from training.studies.figures import draw_curves, draw_sizes
 from training.studies.results import collect
 from training.studies.tables import to_csv, to_markdown
 
@@ -27,7 +27,7 @@ def summarise(runs, workdir, output, *, command="", note=""):
 
 
 def render(path):
-    """Make the tables and the figure of a study again from its result file.
+    """Make the tables and the figures of a study again from its result file.
 
     Args:
         path: Path of the `.json` file; the others are written beside it.
@@ -46,21 +46,23 @@ def render(path):
 
 
 def write_pages(results, output):
-    """Write the tables and the figure of a study.
+    """Write the tables and the figures of a study.
 
     Args:
         results: Dictionary, as of `training.studies.results.collect`.
         output: Path of the files to write, without suffix.
     """
-    figure, page, table = (
-        output.with_name(f"{output.name}.{suffix}") for suffix in ("png", "md", "csv")
+    curves, sizes, page, table = (
+        output.with_name(f"{output.name}{suffix}")
+        for suffix in (".png", "_sizes.png", ".md", ".csv")
     )
-    with replacing(figure) as temporary:
-        draw_curves(results).savefig(temporary)
+    for figure, draw in {curves: draw_curves, sizes: draw_sizes}.items():
+        with replacing(figure) as temporary:
+            draw(results).savefig(temporary)
     with replacing(table) as temporary:
         temporary.write_text(to_csv(results), encoding="utf-8")
     with replacing(page) as temporary:
-        temporary.write_text(to_markdown(results, figure.name), encoding="utf-8")
+        temporary.write_text(to_markdown(results, curves.name, sizes.name), encoding="utf-8")
 
 
 @contextlib.contextmanager

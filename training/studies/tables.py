@@ -19,12 +19,13 @@ from training.studies.names import (
 DASH = "-"
 
 
-def to_markdown(results, figure):
+def to_markdown(results, curves, sizes):
     """Lay out a study as a page.
 
     Args:
         results: Dictionary, as of `training.studies.results.collect`.
-        figure: String, the link to its learning curves.
+        curves: String, the link to its learning curves.
+        sizes: String, the link to its figure of errors by size.
 
     Returns:
         A string of several lines.
@@ -32,12 +33,13 @@ def to_markdown(results, figure):
     conditions = results["conditions"]
     varying = varying_keys(conditions)
     sections = ["# Top-1 test errors of a study", _introduction(results)]
-    types, sizes = _by_convolution(conditions, varying), _by_kernel_sizes(conditions, varying)
+    by_type, by_size = _by_convolution(conditions, varying), _by_kernel_sizes(conditions, varying)
     sections += [
-        types and markdown(types, left=1 + len(varying)),
-        sizes and markdown(sizes, left=2),
+        by_type and markdown(by_type, left=1 + len(varying)),
+        by_size and markdown(by_size, left=2),
     ]
-    sections += [_legend(conditions), f"![Learning curves]({figure})"]
+    sections += [_legend(conditions), f"![Learning curves]({curves})"]
+    sections += [f"![Errors against parameters]({sizes})"]
     sections += ["## Every condition", markdown(_by_condition(conditions, varying), left=2)]
     if results["comparisons"]:
         rows = _comparison_rows(results, varying)

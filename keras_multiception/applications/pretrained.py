@@ -1,0 +1,110 @@
+"""Weights that come with the package: which there are, and how they get into a network."""
+
+import hashlib
+import json
+import pathlib
+
+import numpy as np
+
+FOLDER = pathlib.Path(__file__).parents[1] / "weights"
+TOP = "predictions/"
+
+
+def datasets():
+    """Return the names that the argument `weights` of a factory takes.
+
+    Returns:
+        A list of strings, names of data sets.
+    """
+    return sorted({file.parent.name for file in FOLDER.glob("*/*.npz")})
+
+
+def load(model, dataset, include_top):
+    """Give a network the weights that were trained for it.
+
+    The network is known by the names and shapes of its variables.
+
+    Args:
+        model: A built `keras.Model`.
+        dataset: String, one of `datasets()`.
+        include_top: Boolean, whether the network has its classifier. Without it the weights are
+            the same but for those.
+
+    Raises:
+        ValueError: If there are no weights for the network, or their file is damaged.
+    """
+    files = sorted((FOLDER / dataset).glob("*.npz"))
+    if any(load_file(model, file, include_top) for file in files):
+        return
+    raise ValueError(
+        f"`weights` may be {dataset!r} for the networks that were trained on it, with kernel sizes "
+        f"and filters at their defaults and as many classes: {', '.join(f.stem for f in files)}. "
+        f"Received: weights={dataset!r} for another network, {model.name}"
+    )
+
+
+def load_file(model, file, include_top=True):
+    """Give a network the weights of a file if they are its own.
+
+    Args:
+        model: A built `keras.Model`.
+        file: Path of a `.npz` file that `write` wrote.
+        include_top: Boolean, as in `load`.
+
+    Returns:
+        Boolean, whether names and shapes are those of the network's variables.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    arrays = _read(file)
+    if not include_top:
+        arrays = {name: a for name, a in arrays.items() if not name.startswith(TOP)}
+    wanted = {variable.path: tuple(variable.shape) for variable in model.weights}
+    if {name: array.shape for name, array in arrays.items()} != wanted:
+        return False
+    model.set_weights([arrays[variable.path] for variable in model.weights])
+    return True
+
+
+def describe(file):
+    """Return what is known of a file of weights.
+
+    Args:
+        file: Path of a `.npz` file in `FOLDER`.
+
+    Returns:
+        A dictionary: `sha256` of the file, and `top1` and `examples`, the share and number of
+        test images that the network classified right with these weights.
+    """
+    return json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+
+
+def write(model, file, facts, narrow=True):
+    """Write a network's weights where `load` finds them.
+
+    Args:
+        model: A built `keras.Model`.
+        file: Path of the `.npz` file.
+        facts: Dictionary of what `describe` is to return, but for the `sha256`.
+        narrow: Boolean, whether kernels are rounded to float16.
+    """
+    arrays = {}
+    for variable in model.weights:
+        # batch norm's small vectors stay: variances may be too small for 16 bits
+        dtype = "float16" if narrow and len(variable.shape) > 1 else "float32"
+        arrays[variable.path] = np.asarray(variable).astype(dtype)
+    np.savez_compressed(file, **arrays)
+    facts = {"sha256": hashlib.sha256(file.read_bytes()).hexdigest(), **facts}
+    file.with_suffix(".json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def _read(file):
+    content = file.read_bytes()
+    if hashlib.sha256(content).hexdigest() != describe(file)["sha256"]:
+        raise ValueError(
+            f"The file of weights must be the one that the package came with; install it again. "
+            f"Received: {file}, which has changed"
+        )
+    with np.load(file) as arrays:
+        return {name: arrays[name].astype("float32") for name in arrays}

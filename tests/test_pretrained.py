@@ -1,0 +1,127 @@
+"""Weights that come with the package: released from runs, loaded by name, accurate."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+import keras_multiception as km
+from keras_multiception.applications import pretrained
+
+SHIPPED = sorted(pretrained.FOLDER.glob("*/*.npz"))
+IMAGES = np.random.default_rng(0).normal(size=(3, 32, 32, 3)).astype("float32")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A study's condition with two short runs, on digits."""
+    train = pytest.importorskip("training.train")
+    condition = tmp_path_factory.mktemp("study") / "resnet20_dsconv_digits"
+    for seed in (0, 1):
+        recipe = [
+            "--recipe",
+            "resnet20_dsconv_digits",
+            "--workdir",
+            str(condition / f"seed_{seed}"),
+        ]
+        small = ["epochs=1", "train_split=train[:64]", "test_split=test[:50]", f"seed={seed}"]
+        assert train.main([*recipe, "--set", *small]) == 0
+    return condition
+
+
+@pytest.fixture
+def released(run, tmp_path, monkeypatch):
+    from training import release_weights
+
+    arguments = ["--run", str(run), "--output", str(tmp_path), "--note", "Small scans."]
+    assert release_weights.main(arguments) == 0
+    monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
+    return tmp_path / "digits" / "resnet20_dsconv.npz"
+
+
+def answers(model):
+    return np.asarray(model(IMAGES, training=False))
+
+
+def test_released_weights_are_those_of_the_best_run(run, released):
+    import keras
+
+    from training.run_folder import RunFolder
+
+    best = max(
+        (run / "seed_0", run / "seed_1"), key=lambda p: RunFolder(p).metrics()["test"]["top1"]
+    )
+    trained = keras.models.load_model(best / "model.keras", compile=False)
+    model = km.ResNet20(conv="dsconv", weights="digits")
+    np.testing.assert_allclose(answers(model), answers(trained), atol=2e-3)
+    assert released.stat().st_size < 0.7 * (best / "model.keras").stat().st_size
+    facts = pretrained.describe(released)
+    assert facts["examples"] == 50
+    assert facts["top1"] == pytest.approx(RunFolder(best).metrics()["test"]["top1"], abs=0.0005)
+
+
+def test_the_card_names_every_seed(released):
+    card = released.with_suffix(".md").read_text()
+    for text in ('weights="digits"', "166,858 trainable", "n = 2", "(seed 0)", "(seed 1)", "scans"):
+        assert text in card
+
+
+def test_weights_fit_other_sizes_tops_and_names(released):
+    whole = km.ResNet20(conv="dsconv", weights="digits", classifier_activation=None, name="mine")
+    body = km.ResNet20(conv="dsconv", weights="digits", include_top=False, pooling="avg")
+    predictions = whole.get_layer("predictions")
+    logits = np.asarray(predictions(body(IMAGES, training=False)))
+    np.testing.assert_allclose(logits, answers(whole), atol=1e-4)
+    assert km.ResNet20(conv="dsconv", weights="digits", input_shape=(48, 40, 3))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"conv": "multiception"}, {"conv": "dsconv", "classes": 7}, {"conv": "dsconv", "filters": 8}],
+)
+def test_other_networks_have_none(released, arguments):
+    message = "`weights` may be 'digits' for the networks .*: resnet20_dsconv. Received: "
+    with pytest.raises(ValueError, match=message):
+        km.ResNet20(weights="digits", **arguments)
+
+
+def test_unknown_names_and_damaged_files(released):
+    with pytest.raises(ValueError, match=r"`weights` must be None or .* or 'digits'\. Received"):
+        km.ResNet20(weights="imagenet")
+    content = bytearray(released.read_bytes())
+    content[1000] ^= 1
+    released.write_bytes(content)
+    with pytest.raises(ValueError, match=r"Received: .*resnet20_dsconv\.npz, which has changed"):
+        km.ResNet20(conv="dsconv", weights="digits")
+
+
+def test_what_cannot_be_released(run, tmp_path, capsys):
+    from training import release_weights
+
+    unfinished = shutil.copytree(run / "seed_0", tmp_path / "run")
+    (unfinished / "metrics.json").unlink()
+    with pytest.raises(SystemExit):
+        release_weights.main(["--run", str(unfinished), "--output", str(tmp_path / "weights")])
+    assert "`run` must be the folder of a finished run" in capsys.readouterr().err
+    assert not (tmp_path / "weights").exists()
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
+def test_shipped_weights_classify_real_images(file, shared_tfds):
+    from training import data, metrics
+
+    name, _, conv = file.stem.partition("_")
+    model = km.create_model(name, conv=conv, weights=file.parent.name)
+    images, labels = data.load(file.parent.name, "test[:1000]", shared_tfds)
+    top1 = metrics.evaluate_model(model, images, labels, dataset=file.parent.name)["top1"]
+    assert top1 > pretrained.describe(file)["top1"] - 0.03
+    assert file.with_suffix(".md").is_file()
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
+def test_shipped_weights_name_what_they_see(file):
+    name, _, conv = file.stem.partition("_")
+    model = km.create_model(name, conv=conv, weights=file.parent.name)
+    [best] = km.preprocessing.decode_predictions(answers(model)[:1], top=3)
+    assert len(best) == 3
+    assert best[0][1] in km.preprocessing.DATASETS[file.parent.name].class_names
