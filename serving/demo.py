@@ -17,8 +17,8 @@ import numpy as np
 from serving import client
 
 MODEL_NAME = "digits"
-# The two graphs may add the same numbers in another order.
-TOLERANCE = 1e-6
+# The exported network has its batch norms folded: the same numbers, rounded otherwise.
+TOLERANCE = 1e-5
 
 
 @contextlib.contextmanager
