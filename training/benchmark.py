@@ -18,6 +18,7 @@ from typing import Any
 from training.benchmarks.plan import CHOICES, TASKS, Plan
 from training.benchmarks.rounds import run
 from training.cli import Parser, command_of
+from training.recipe import POLICIES
 
 CONVS = ("standard", "dsconv", "mixconv", "multiception")
 _OF_THE_MACHINE = ("--output", "--note")
@@ -75,7 +76,7 @@ def _plan(args):
     cores = len(os.sched_getaffinity(0))
     values: dict[str, Any] = {
         name: _QUICK[name] if args.quick and name in _QUICK else getattr(args, name)
-        for name in (*_QUICK, "model", "steps", "threads")
+        for name in (*_QUICK, "model", "steps", "threads", "dtype_policy")
     }
     values["threads"] = values["threads"] or cores
     for name in ("batch_size", "rounds", "steps", "threads"):
@@ -128,6 +129,12 @@ def _parser():
         "--seconds", type=float, default=0.3, help="a turn takes at least (%(default)s)"
     )
     parser.add_argument("--threads", type=int, help="cores for every process; default: all")
+    parser.add_argument(
+        "--dtype_policy",
+        choices=POLICIES,
+        default="float32",
+        help="of the networks in Keras; PyTorch's stay float32 (%(default)s)",
+    )
     parser.add_argument(
         "--onednn",
         choices=("on", "off", "both"),

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+import keras_multiception as km
 from training.benchmarks.plan import Case, Job
 
 KERNEL_SIZES = (3, 5, 7)
@@ -24,10 +25,10 @@ def make_jobs(plan):
         A dictionary from `Case` to `Job`.
     """
     rng = np.random.default_rng(0)
-    x = ops.convert_to_tensor(rng.normal(size=(plan.batch_size, *IMAGE)), "float32")
+    dtype = keras.DTypePolicy(plan.dtype_policy).compute_dtype
+    x = ops.convert_to_tensor(rng.normal(size=(plan.batch_size, *IMAGE)), dtype)
     kernels = [
-        ops.convert_to_tensor(rng.normal(size=(k, k, IMAGE[-1], 1)), "float32")
-        for k in KERNEL_SIZES
+        ops.convert_to_tensor(rng.normal(size=(k, k, IMAGE[-1], 1)), dtype) for k in KERNEL_SIZES
     ]
     return {
         Case("branches", "branches 3-5-7", "multiception", plan.batch_size, form): Job(
@@ -45,15 +46,36 @@ def grouped(x, kernels):
 
 def padded(x, kernels):
     """One depthwise convolution with a multiplier, the kernels padded to the largest."""
+    return _split(ops.depthwise_conv(x, _same_size(kernels), padding="same"), len(kernels))
+
+
+def diagonal(x, kernels):
+    """One full convolution whose kernel has the depthwise ones on its diagonal and zeros else.
+
+    That is many times the arithmetic, which is what tensor cores have to spare.
+    """
+    stack = _same_size(kernels)
+    height, width, channels, count = stack.shape
+    full = ops.eye(channels, dtype=x.dtype)[:, :, None] * stack[:, :, :, None, :]
+    full = ops.reshape(full, (height, width, channels, channels * count))
+    return _split(ops.conv(x, full, padding="same"), count)
+
+
+def _same_size(kernels):
+    """Pad kernels with zeros to the largest of them, as one kernel with a multiplier."""
     largest = max(kernel.shape[0] for kernel in kernels)
     margins = [(largest - kernel.shape[0]) // 2 for kernel in kernels]
-    same_size = [
+    padded = [
         ops.pad(kernel, [[margin] * 2, [margin] * 2, [0, 0], [0, 0]])
         for kernel, margin in zip(kernels, margins, strict=True)
     ]
-    y = ops.depthwise_conv(x, ops.concatenate(same_size, axis=-1), padding="same")
-    y = ops.reshape(y, (*x.shape, len(kernels)))
-    return [y[..., index] for index in range(len(kernels))]
+    return ops.concatenate(padded, axis=-1)
+
+
+def _split(y, count):
+    """Split the output of a depthwise convolution with a multiplier into that of each kernel."""
+    y = ops.reshape(y, (*y.shape[:-1], y.shape[-1] // count, count))
+    return [y[..., index] for index in range(count)]
 
 
 def shifted(x, kernels):
@@ -75,12 +97,27 @@ def shifted(x, kernels):
     return [apply(kernel) for kernel in kernels]
 
 
-FORMS = {"grouped": grouped, "padded": padded, "shifted": shifted}
+def ours(x, kernels):
+    """What the layers take on this backend, if they have a fast form for branches alone."""
+    fast = km.kernels.fast_forms()
+    sizes = [kernel.shape[:2] for kernel in kernels]
+    if fast is None or not fast.takes_depthwise_branches(x, sizes, (1, 1)):
+        return grouped(x, kernels)
+    return fast.depthwise_branches(x, kernels)
+
+
+FORMS = {
+    "grouped": grouped,
+    "padded": padded,
+    "diagonal": diagonal,
+    "shifted": shifted,
+    "ours": ours,
+}
 
 
 def _forward_and_backward(function, x, kernels):
     def loss(x, kernels):
-        return sum(ops.sum(ops.square(y)) for y in function(x, kernels))
+        return sum(ops.sum(ops.square(ops.cast(y, "float32"))) for y in function(x, kernels))
 
     compiled = {"tensorflow": _tensorflow, "jax": _jax}[keras.backend.backend()](loss)
     return lambda: keras.ops.convert_to_numpy(compiled(x, kernels)[0])

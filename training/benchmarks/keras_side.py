@@ -43,6 +43,7 @@ def make_jobs(plan):
         )
     import_tensorflow()  # Keras' own `fit` does; before that, hide the GPUs of another backend
     keras.utils.set_random_seed(0)
+    keras.config.set_dtype_policy(plan.dtype_policy)
     forms, left_out = _possible_forms(plan.forms)
     jobs = machine_limit.make_jobs(plan.threads) if "plain" in forms else {}
     for model, conv in plan.networks():
@@ -102,6 +103,7 @@ def environment(plan):
     one_dnn = os.environ.get("TF_ENABLE_ONEDNN_OPTS") if backend == "tensorflow" else None
     return {
         "backend": backend,
+        "dtype_policy": plan.dtype_policy,
         "onednn": {"0": "off", "1": "on", None: None}.get(one_dnn, one_dnn),
         "threads": plan.threads,
         "gpus": gpu_names(),

@@ -24,7 +24,9 @@ FORMS = {
     "torch_channels_first": "PyTorch, channels first",
     "grouped": "a depthwise convolution for each size",
     "padded": "one depthwise convolution, kernels padded",
+    "diagonal": "one full convolution, kernels on its diagonal",
     "shifted": "sum of shifted products",
+    "ours": "ours",
 }
 # what --forms takes, and the forms that it stands for
 CHOICES = {
@@ -32,7 +34,7 @@ CHOICES = {
     "saved_model": ("saved_model",),
     "litert": ("litert", "litert_threads"),
     "torch": ("torch_channels_last", "torch_channels_first"),
-    "branches": ("grouped", "padded", "shifted"),
+    "branches": ("grouped", "padded", "diagonal", "shifted", "ours"),
 }
 FUSED = ("separate", "merged", "dense", "auto")
 # the forms that others are compared with, whichever was measured
@@ -84,6 +86,7 @@ class Plan:
         rounds: Integer, how often each case has its turn.
         seconds: Float, what a turn takes at least.
         threads: Integer, the cores that every process may use.
+        dtype_policy: String, the Keras dtype policy of every network.
     """
 
     models: tuple
@@ -96,6 +99,7 @@ class Plan:
     rounds: int = 7
     seconds: float = 0.3
     threads: int = 1
+    dtype_policy: str = "float32"
 
     def networks(self):
         """Return the pairs of a network and a type of convolution."""
