@@ -31,7 +31,8 @@ _MODERN: dict[str, Any] = {
 }
 
 # For a CPU: all images, a twenty-fifth of the passes, the learning rate one cycle. The rate was
-# chosen on parts of the training split, for all types together (training/results/short_rates.md).
+# chosen on parts of the training split, for standard and Multiception together
+# (training/results/short_rates.md).
 _SHORT: dict[str, Any] = {
     "epochs": 12,
     "learning_rate": 0.2,

@@ -171,7 +171,8 @@ _LEGEND = (
     "Every artefact is a LiteRT file from pixels to probabilities, measured through LiteRT. Top-1: "
     "mean ± standard deviation over n training seeds; to float: percentage points. KB are 1,000 "
     "bytes. Deflated: as in a zip archive. Entropy: the weights at their order-0 entropy, a bound "
-    "for coders that look at one weight at a time."
+    "for coders that look at one weight at a time. Batch norms are folded into the kernels in the "
+    "files, which gives the few values of a clustered kernel another factor in each channel."
 )
 _SPEED_LEGEND = (
     "Medians, all artefacts in turns in one process, the first seed of each network. ms: one image "
