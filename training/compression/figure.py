@@ -6,8 +6,8 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from training.studies.figures import DPI, GREY, TYPE_COLOURS
 from training.studies.names import convolution_name, panel_name
 
-_DEPTH = 20  # percentage points below the best; what is worse stands at the lower edge
-_NEAR_SIZE, _NEAR_ACCURACY = 1.06, 1.0
+_DEPTH = 14  # percentage points below the best; what is worse stands at the lower edge
+_NEAR_SIZE, _NEAR_ACCURACY = 1.14, 0.9
 
 
 def draw(results):
@@ -22,7 +22,7 @@ def draw(results):
     panels: dict[str, list] = {}
     for network in results["networks"]:
         panels.setdefault(panel_name(network["recipe"]), []).append(network)
-    figure = Figure((8.4, 5.4 * len(panels)), DPI)
+    figure = Figure((10.5, 7 * len(panels)), DPI)
     figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.12)
     for ax, (title, networks) in zip(
         figure.subplots(len(panels), squeeze=False).flat, panels.items(), strict=True
