@@ -32,6 +32,8 @@ def draw(results):
         A Matplotlib figure.
     """
     rows = [row for row in results["rows"] if row["vs_plain"] and row["task"] != "fit"]
+    # the branches alone, which share no form with the networks, are for the tables
+    rows = [row for row in rows if row["task"] != "branches"] or rows
     models = list(dict.fromkeys(row["model"] for row in rows)) or [""]
     titles = list(dict.fromkeys(task_name(row) for row in rows)) or [""]
     lines = _lines(rows)
