@@ -94,7 +94,7 @@ def write(model, file, facts, narrow=True):
         # batch norm's small vectors stay: variances may be too small for 16 bits
         dtype = "float16" if narrow and len(variable.shape) > 1 else "float32"
         arrays[variable.path] = np.asarray(variable).astype(dtype)
-    np.savez_compressed(file, **arrays)
+    np.savez_compressed(file, allow_pickle=False, **arrays)
     facts = {"sha256": hashlib.sha256(file.read_bytes()).hexdigest(), **facts}
     file.with_suffix(".json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 

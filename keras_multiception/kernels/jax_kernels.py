@@ -1,8 +1,8 @@
 """Fast forms on JAX: depthwise convolutions on a CPU as sums of shifted products.
 
-XLA knows a depthwise convolution on a CPU only as a grouped convolution, a hundred times slower
-than the same numbers as a sum of products: of the image, shifted, with one entry of the kernel
-each, which it compiles into one loop over the image.
+XLA knows a depthwise convolution on a CPU only as a grouped convolution, tens of times slower than
+the same numbers as a sum of products: of the image, shifted, with one entry of the kernel each,
+which it compiles into one loop over the image (`python -m training.benchmark --forms branches`).
 """
 
 import functools
