@@ -15,3 +15,22 @@ def graph_of(operation):
     if isinstance(operation, keras.Sequential):
         return operation._functional
     return operation if isinstance(operation, keras.Function) else None
+
+
+def call_in_inference(operation, *args, **kwargs):
+    """Call a layer or operation as a model does that is called with `training=False`.
+
+    Keras notes `training=True` with the calls of layers that augment images, and with others on
+    demand; a model that is told overrules it.
+
+    Args:
+        operation: A layer, model or operation of Keras.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+
+    Returns:
+        What it returns.
+    """
+    if getattr(operation, "_call_has_training_arg", False):
+        kwargs["training"] = False
+    return operation(*args, **kwargs)

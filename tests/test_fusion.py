@@ -200,6 +200,16 @@ def test_batch_norm_of_vectors_that_stays():
     assert isinstance(fuse(model).get_layer("bn"), layers.BatchNormalization)
 
 
+def test_layers_that_augment_images_rest_in_inference():
+    conv = layers.Conv2D(4, 3, name="conv")
+    augmented = (layers.RandomFlip(), layers.RandomRotation(0.1), layers.RandomCrop(8, 8))
+    model = chain(*augmented, conv, layers.BatchNormalization(name="bn"), shape=(8, 8, 3))
+    fused = fuse(model)
+    assert names(fused)[-1] == "conv"
+    x = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype("float32")
+    np.testing.assert_allclose(fused.predict(x), model.predict(x), rtol=1e-4, atol=1e-5)
+
+
 def test_stride_moves_through_activations():
     depthwise = layers.DepthwiseConv2D(3, padding="same", name="depthwise")
     pointwise = layers.Conv2D(4, 1, 2, name="pointwise")

@@ -2,7 +2,7 @@
 
 import functools
 
-from keras_multiception.graph import graph_of
+from keras_multiception.graph import call_in_inference, graph_of
 from keras_multiception.layers.multiception_conv2d import MulticeptionConv2D
 
 
@@ -43,7 +43,7 @@ def run(model, x, visit):
         name = prefix + operation.name
         graph = graph_of(operation)
         if graph is None:
-            outputs = operation(*args, **kwargs)
+            outputs = call_in_inference(operation, *args, **kwargs)
         else:
             outputs = graph._run_through_graph(args[0], call_fn=functools.partial(call, f"{name}/"))
         visit(name, operation, args, outputs)
