@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 from fusion_checks import randomize
-from keras import layers
+from keras import layers, ops
 
 import keras_multiception as km
 
@@ -128,6 +128,54 @@ def test_outputs_are_compared_in_front_of_a_softmax():
     logits = x @ model.get_layer("logits").get_weights()[0]
     np.testing.assert_allclose(keras_2._linear_outputs(legacy, x)[0], logits, atol=1e-6)
     np.testing.assert_allclose(np.asarray(legacy(x)).sum(), 1, atol=1e-6)
+
+
+LAYERS = {
+    "average": layers.Average(),
+    "maximum": layers.Maximum(),
+    "minimum": layers.Minimum(),
+    "subtract": layers.Subtract(),
+    "plus": lambda xs: xs[0] + xs[1],
+    "times": lambda xs: xs[0] * xs[1],
+    "numbers": lambda xs: (1.5 - xs[0] * 2.0 + 1.0) / 3.0 - 0.5,
+    "concatenate": lambda xs: ops.concatenate(xs, axis=-1),
+    "mean": lambda xs: ops.mean(xs[0], axis=(1, 2), keepdims=True),
+    "transposed": lambda xs: layers.Conv2DTranspose(3, 3, 2, padding="same")(xs[0]),
+    "permuted": lambda xs: layers.Permute((2, 1, 3))(xs[0]),
+    "noise": lambda xs: layers.GaussianNoise(0.1)(layers.GaussianDropout(0.1)(xs[0])),
+    "dropout": lambda xs: layers.SpatialDropout2D(0.1)(xs[0]),
+    "elu": lambda xs: layers.ELU(0.7)(xs[0]),
+    "leaky": lambda xs: layers.LeakyReLU(0.3)(xs[0]),
+    "prelu": lambda xs: layers.PReLU(shared_axes=(1, 2), alpha_initializer="ones")(xs[0]),
+    "softmax": lambda xs: layers.Softmax()(xs[0]),
+    "functions": lambda xs: ops.tanh(ops.gelu(ops.relu6(ops.relu(xs[0])), approximate=False)),
+    "activations": lambda xs: keras.activations.leaky_relu(keras.activations.silu(xs[0])),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_and_functions(name):
+    x = inputs = keras.Input((6, 6, 4))
+    x = LAYERS[name]([layers.Conv2D(4, 3, padding="same")(x), x])
+    legacy = to_tf_keras(keras.Model(inputs, x))
+    assert not any("OpLambda" in type(layer).__name__ for layer in legacy.layers)
+    assert tuple(legacy.output.shape) == tuple(x.shape)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x + ops.ones((6, 6, 4)),
+        lambda x: 1.0 / x,
+        lambda x: ops.mean(x, axis=1),
+        lambda x: ops.gelu(x, approximate=True),
+        ops.exp,
+    ],
+)
+def test_other_functions_are_named(function):
+    inputs = keras.Input((6, 6, 4))
+    with pytest.raises(ValueError, match=r"`model` must consist of layers.* Received: [A-Z]\w+ "):
+        to_tf_keras(keras.Model(inputs, function(inputs)))
 
 
 def test_slices():

@@ -3,9 +3,10 @@
 import functools
 
 import numpy as np
-from keras import tree
+from keras import layers, tree
 
-from keras_multiception.compression.keras_2_layers import build_layer, is_known, is_slice, take
+from keras_multiception.compression.keras_2_layers import build_layer, is_known
+from keras_multiception.compression.keras_2_operations import layer_of
 from keras_multiception.fusion.equality import (
     difference,
     linear_outputs,
@@ -79,9 +80,8 @@ class _Builder:
         if graph is not None:
             run = functools.partial(self.call, f"{prefix}{operation.name}_")
             return graph._run_through_graph(args[0], call_fn=run)
-        if is_slice(operation):
-            x, index = args
-            return take(x, index, self._name(prefix, operation))
+        if not isinstance(operation, layers.Layer):
+            return layer_of(operation)(args, self._name(prefix, operation))
         if id(operation) not in self.built:
             self.built[id(operation)] = build_layer(operation, self._name(prefix, operation))
         return self.built[id(operation)](args[0])
@@ -141,7 +141,9 @@ def _linear_outputs(legacy, inputs):
 
     last = [y.node.layer for y in legacy.outputs]
     saturates = [
-        getattr(getattr(x, "activation", None), "__name__", "") in SATURATING for x in last
+        isinstance(x, tf_keras.layers.Softmax)
+        or getattr(getattr(x, "activation", None), "__name__", "") in SATURATING
+        for x in last
     ]
     ends = [
         y.node.keras_inputs[0] if is_last else y
@@ -155,6 +157,8 @@ def _linear_outputs(legacy, inputs):
 
 
 def _without_activation(layer, x):
+    if not hasattr(layer, "activation"):
+        return x
     activation, layer.activation = layer.activation, lambda y: y
     try:
         return layer.call(x)

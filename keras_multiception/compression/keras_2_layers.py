@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from keras_multiception.compression.keras_2_operations import layer_of, take
 from keras_multiception.layers.mix_conv2d import MixConv2D
 from keras_multiception.layers.multiception_conv2d import MulticeptionConv2D
 from keras_multiception.layers.shake_shake import ShakeShake
@@ -17,23 +18,35 @@ _POOLING = ("pool_size", "strides", "padding", "data_format")
 _ARGUMENTS: dict = {
     layers.Activation: (),
     layers.Add: (),
+    layers.Average: (),
     layers.AveragePooling2D: _POOLING,
     layers.BatchNormalization: ("axis", "momentum", "epsilon", "center", "scale"),
     layers.Concatenate: ("axis",),
     layers.Conv2D: ("filters", "groups", *_CONVOLUTION),
     layers.Cropping2D: ("cropping", "data_format"),
     layers.Dense: ("units", "use_bias"),
+    layers.Conv2DTranspose: ("filters", "output_padding", *_CONVOLUTION),
     layers.DepthwiseConv2D: ("depth_multiplier", *_CONVOLUTION),
     layers.Dropout: ("rate",),
+    layers.ELU: ("alpha",),
     layers.Flatten: ("data_format",),
+    layers.GaussianDropout: ("rate",),
+    layers.GaussianNoise: ("stddev",),
     layers.GlobalAveragePooling2D: ("keepdims", "data_format"),
     layers.GlobalMaxPooling2D: ("keepdims", "data_format"),
+    layers.Maximum: (),
     layers.MaxPooling2D: _POOLING,
+    layers.Minimum: (),
     layers.Multiply: (),
+    layers.Permute: ("dims",),
+    layers.PReLU: ("shared_axes",),
     layers.ReLU: ("max_value", "negative_slope", "threshold"),
     layers.Rescaling: ("scale", "offset"),
     layers.Reshape: ("target_shape",),
     layers.SeparableConv2D: ("filters", "depth_multiplier", *_CONVOLUTION),
+    layers.Softmax: ("axis",),
+    layers.SpatialDropout2D: ("rate", "data_format"),
+    layers.Subtract: (),
     layers.UpSampling2D: ("size", "interpolation", "data_format"),
     layers.ZeroPadding2D: ("padding", "data_format"),
 }
@@ -62,8 +75,8 @@ def is_known(operation):
     Returns:
         A boolean.
     """
-    if is_slice(operation):
-        return True
+    if not isinstance(operation, layers.Layer):
+        return layer_of(operation) is not None
     if getattr(operation, "quantization_mode", None) is not None:
         return False
     kind = _standard_class(operation)
@@ -71,48 +84,6 @@ def is_known(operation):
         return False
     activation = getattr(operation, "activation", keras.activations.linear)
     return keras.activations.serialize(activation) in _ACTIVATIONS
-
-
-def is_slice(operation):
-    """Return whether an operation is `x[key]`.
-
-    Args:
-        operation: A `keras.Operation`.
-
-    Returns:
-        A boolean.
-    """
-    return type(operation).__name__ == "GetItem"
-
-
-def take(x, key, name):
-    """Slice a tensor of Keras 2, channels of images with a layer that every tool knows.
-
-    Args:
-        x: A tensor.
-        key: Slices, integers, `...` and `None`, as in `x[key]`.
-        name: String, the name of the layer.
-
-    Returns:
-        A tensor.
-    """
-    import tf_keras
-
-    *others, last = key if isinstance(key, tuple | list) else (key,)
-    is_whole = all(part in (Ellipsis, slice(None)) for part in others)
-    if not (
-        isinstance(last, slice)
-        and is_whole
-        and len(x.shape) == 4
-        and (Ellipsis in others or len(others) == 3)
-    ):
-        return x[tuple(key) if isinstance(key, list) else key]
-    start, stop, step = last.indices(x.shape[-1])
-    if step != 1:
-        return x[tuple(key)]
-    crop = ((0, 0), (start, x.shape[-1] - stop))
-    # the last two axes, which are width and channels, as if they were height and width
-    return tf_keras.layers.Cropping2D(crop, data_format="channels_first", name=name)(x)
 
 
 def build_layer(layer, name):
@@ -231,6 +202,12 @@ def _with_activation(layer, name, last, suffix):
     ]
 
 
+def _leaky_relu(layer, name):
+    import tf_keras
+
+    return tf_keras.layers.LeakyReLU(layer.negative_slope, name=name, dtype=layer.dtype_policy.name)
+
+
 def _shake_shake(layer, name):
     import tf_keras
 
@@ -254,5 +231,6 @@ _WRITTEN_OUT = {
     MixConv2D: _mix_conv,
     MulticeptionConv2D: _multiception,
     ShakeShake: _shake_shake,
+    layers.LeakyReLU: _leaky_relu,
     UnusedShortcut: _unused_shortcut,
 }

@@ -21,6 +21,7 @@ _WITH_ACTIVATION = (
     MulticeptionConv2D,
 )
 _SATURATING = (activations.sigmoid, activations.softmax, activations.tanh)
+_SATURATING_OPERATIONS = ("Sigmoid", "Softmax", "Tanh")  # layers and functions of `keras.ops`
 
 
 def sample_inputs(model, inputs=None):
@@ -112,8 +113,9 @@ def linear_outputs(model, inputs, change=lambda results: results):
         if graph is not None:
             return graph._run_through_graph(args[0], call_fn=call)
         y = change(call_in_inference(operation, *args, **kwargs))
-        if isinstance(operation, layers.Softmax) or (
-            getattr(operation, "activation", None) in _SATURATING
+        if (
+            type(operation).__name__ in _SATURATING_OPERATIONS
+            or getattr(operation, "activation", None) in _SATURATING
         ):
             saturated[id(y)] = operation, args, y
         return y
@@ -158,7 +160,8 @@ def _fits(shape, expected):
 
 
 def _before_activation(layer, args, y):
-    if isinstance(layer, layers.Activation | layers.Softmax):
+    is_activation = isinstance(layer, layers.Activation)
+    if is_activation or type(layer).__name__ in _SATURATING_OPERATIONS:
         return args[0]
     if not isinstance(layer, _WITH_ACTIVATION):
         return y
