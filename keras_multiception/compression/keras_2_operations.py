@@ -1,6 +1,7 @@
 """Functions of `keras.ops` in terms of Keras 2: a layer for each, which every tool knows."""
 
 import numbers
+from typing import Any
 
 from keras import KerasTensor
 
@@ -24,7 +25,7 @@ def layer_of(operation):
         return None
     kind = type(operation).__name__
     if kind == "GetItem":
-        return lambda args, name: take(*args, name)
+        return lambda args, name: take(args[0], args[1], name)
     if kind in _MERGES and _are_alike(args):
         return lambda args, name: _make(kind, name)(list(args))
     if kind == "Concatenate":
@@ -33,10 +34,11 @@ def layer_of(operation):
         return lambda args, name: _make(
             "GlobalAveragePooling2D", name, keepdims=operation.keepdims
         )(args[0])
-    arguments = _rescaling(kind, args) or _activation(operation, kind)
-    if arguments is None:
+    layer = _rescaling(kind, args) or _activation(operation, kind)
+    if layer is None:
         return None
-    return lambda args, name: _make(*arguments[:1], name, **arguments[1])(_tensor(args))
+    layer_kind, arguments = layer
+    return lambda args, name: _make(layer_kind, name, **arguments)(_tensor(args))
 
 
 def take(x, key, name):
@@ -92,7 +94,7 @@ def _is_over_images(operation, x):
 
 def _rescaling(kind, args):
     """Return the layer for a tensor and a number, or `None`."""
-    number = next((x for x in args if isinstance(x, numbers.Real)), None)
+    number: Any = next((x for x in args if isinstance(x, numbers.Real)), None)
     if number is None or len(args) != 2:
         return None
     number_first = args[0] is number
