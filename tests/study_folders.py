@@ -28,6 +28,7 @@ def write_run(run, error, curve=None):
             "train": {"top1": 1 - error / 200, "examples": 640},
             "test": {"top1": 1 - error / 100, "examples": 320},
             "parameters": {"trainable": 189434, "total": 190000},
+            "multiply_adds": 32408192,
             "epochs": run.recipe.epochs,
             "wall_seconds": 600.0,
             "images_per_second": 350.0,

@@ -214,15 +214,67 @@ def test_second_derivatives_equal_the_plain_form():
         assert np.abs(ours - theirs).max() < 1e-4 * np.abs(theirs).max()
 
 
+FAMILIES = {
+    "resnet20": {},
+    "seresnet20": {},
+    "shakeshake26": {"filters": 24},
+    "mobilenetv2": {"alpha": 0.35},
+}
+
+
+def network(name):
+    return km.create_model(name, classes=3, input_shape=(32, 32, 3), **FAMILIES[name])
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["resnet20", "seresnet20", "shakeshake26", "mobilenetv2"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_layer_of_a_network_equals_its_plain_form(name):
+    """Every Multiception and batch norm of a backbone, each combination of sizes once."""
+    found = {}
+    for layer in network(name)._flatten_layers(recursive=False):
+        if isinstance(layer, km.layers.MulticeptionConv2D | km.layers.BatchNormalization):
+            shape = layer.input.shape[1:]
+            sizes = [getattr(layer, key, ()) for key in ("kernel_sizes", "strides", "filters")]
+            found.setdefault((type(layer), shape, *map(str, sizes)), layer)
+    assert any(isinstance(layer, km.layers.MulticeptionConv2D) for layer in found.values())
+    for (kind, shape, *_), layer in found.items():
+        layer = kind.from_config(layer.get_config())
+        x = images(8, *shape)
+        layer.build(x.shape)
+        for training in (True, False):
+            assert_equal(step(layer, x, training), step(layer, x, training, plain=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
 def test_networks_equal_their_plain_form(name):
-    narrow = {"shakeshake26": {"filters": 6}, "mobilenetv2": {"alpha": 0.25}}.get(name, {})
-    model = km.create_model(name, classes=3, input_shape=(16, 16, 3), **narrow)
-    x = images(2, 16, 16, 3)
-    y = model(x, training=False)
-    with km.kernels.plain_operations():
-        np.testing.assert_allclose(y, model(x, training=False), rtol=1e-4, atol=1e-5)
+    """Outputs, gradients and moving statistics of a whole network, whose depth adds rounding."""
+    model = network(name)
+    x = images(8, 32, 32, 3)
+    start = model.get_weights()
+
+    def run(training):
+        model.set_weights(start)
+        with tf.GradientTape() as tape:
+            y = model(x, training=training)
+            loss = -tf.reduce_sum(tf.math.log(y[:, 0]))
+        gradients = tape.gradient(loss, [v.value for v in model.trainable_variables])
+        states = [v.numpy() for v in model.non_trainable_variables if "seed" not in v.path]
+        return {"y": [y], "gradients": gradients, "states": states}
+
+    for training in (True, False):
+        keras.utils.set_random_seed(0)  # Shake-Shake draws
+        model.set_weights(start)
+        fast = run(training)
+        with km.kernels.plain_operations():
+            keras.utils.set_random_seed(0)
+            plain = run(training)
+        for what, arrays in plain.items():
+            ours, theirs = (
+                np.concatenate([np.ravel(array) for array in each[what]]) for each in (fast, plain)
+            )
+            error = np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
+            assert error < 1e-4, f"{what}, training={training}: {error}"
 
 
 def test_models_are_saved_and_loaded(tmp_path):

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import importlib.metadata
-import os
 import platform
 import statistics
 import sys
@@ -15,7 +14,7 @@ from training import data, metrics
 from training.loop import network, strategies
 from training.loop.callbacks import AveragedWeights, Recorder
 from training.loop.strategies import Execution
-from training.machine import import_tensorflow
+from training.machine import count_cores, import_tensorflow
 from training.run_folder import RunFolder, replacing
 
 
@@ -174,6 +173,7 @@ def _measure(final, facts, train_set, test_set, history):
         "train": metrics.evaluate_model(final, *train_set, dataset=facts),
         "test": metrics.evaluate_model(final, *test_set, dataset=facts),
         "parameters": metrics.count_parameters(final),
+        "multiply_adds": km.cost(final).multiply_adds,
         "epochs": len(history),
         "wall_seconds": sum(row["seconds"] for row in history),
         "images_per_second": statistics.median(row["images_per_second"] for row in history),
@@ -223,6 +223,6 @@ def _hardware():
     return {
         "backend": keras.backend.backend(),
         "machine": platform.machine(),
-        "cpus": os.cpu_count(),
+        "cpus": count_cores(),
         "gpus": data.gpu_names(),
     }

@@ -1,4 +1,6 @@
-"""What the machine offers: TensorFlow, if it is installed, and GPUs."""
+"""What the machine offers: TensorFlow, if it is installed, cores and GPUs."""
+
+import os
 
 import keras
 
@@ -16,6 +18,13 @@ def import_tensorflow():
     if keras.backend.backend() != "tensorflow":
         tf.config.set_visible_devices([], "GPU")
     return tf
+
+
+def count_cores():
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def gpu_names():

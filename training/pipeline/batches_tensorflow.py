@@ -1,11 +1,11 @@
 """Batches by `tf.data`: what NumPy draws is applied to whole batches, on every core."""
 
 import dataclasses
-import os
 
 import tensorflow as tf
 
 import keras_multiception as km
+from training.machine import count_cores
 from training.pipeline.augmentation import Augmentation, Draws, draw, order
 from training.pipeline.mixing import Mixing
 
@@ -92,7 +92,7 @@ def _in_parallel(batches, function):
     """
     options = tf.data.Options()
     options.autotune.enabled = False
-    cores = os.cpu_count() or 1
+    cores = count_cores()
     mapped = batches.map(function, num_parallel_calls=cores, deterministic=True)
     return mapped.prefetch(cores).with_options(options)
 

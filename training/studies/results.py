@@ -6,7 +6,6 @@ suffices to make them again.
 
 import csv
 import dataclasses
-import functools
 import itertools
 import json
 import shlex
@@ -105,7 +104,7 @@ def _condition(condition, runs, environments):
         "mean": statistics.fmean(errors) if errors else None,
         "sd": statistics.stdev(errors) if len(errors) > 1 else None,
         "parameters": last.metrics()["parameters"]["trainable"] if last else None,
-        "multiply_adds": _multiply_adds(last.model) if last else None,
+        "multiply_adds": last.metrics().get("multiply_adds") if last else None,
         "images_per_second": (
             statistics.median(run["images_per_second"] for run in measured) if measured else None
         ),
@@ -150,13 +149,3 @@ def _paper(recipe):
 
 def _plain(value):
     return json.loads(json.dumps(value))
-
-
-@functools.cache
-def _multiply_adds(path):
-    if not path.is_file():  # left out to save space
-        return None
-    import keras_multiception as km
-    from training.metrics import load_model
-
-    return km.cost(load_model(path)).multiply_adds
