@@ -223,7 +223,8 @@ FAMILIES = {
 
 
 def network(name):
-    return km.create_model(name, classes=3, input_shape=(32, 32, 3), **FAMILIES[name])
+    arguments = {"classes": 3, "input_shape": (32, 32, 3), "classifier_activation": None}
+    return km.create_model(name, **arguments, **FAMILIES[name])
 
 
 @pytest.mark.slow
@@ -251,30 +252,28 @@ def test_networks_equal_their_plain_form(name):
     """Outputs, gradients and moving statistics of a whole network, whose depth adds rounding."""
     model = network(name)
     x = images(8, 32, 32, 3)
-    start = model.get_weights()
+    start = [v.numpy() for v in model.variables]  # with the states of random numbers
 
     def run(training):
-        model.set_weights(start)
+        for variable, value in zip(model.variables, start, strict=True):
+            variable.assign(value)
         with tf.GradientTape() as tape:
             y = model(x, training=training)
-            loss = -tf.reduce_sum(tf.math.log(y[:, 0]))
+            loss = tf.reduce_mean((y - 1) ** 2)
         gradients = tape.gradient(loss, [v.value for v in model.trainable_variables])
-        states = [v.numpy() for v in model.non_trainable_variables if "seed" not in v.path]
+        states = [v.numpy() for v in model.non_trainable_variables]
         return {"y": [y], "gradients": gradients, "states": states}
 
     for training in (True, False):
-        keras.utils.set_random_seed(0)  # Shake-Shake draws
-        model.set_weights(start)
         fast = run(training)
         with km.kernels.plain_operations():
-            keras.utils.set_random_seed(0)
             plain = run(training)
-        for what, arrays in plain.items():
+        for what in plain:
             ours, theirs = (
                 np.concatenate([np.ravel(array) for array in each[what]]) for each in (fast, plain)
             )
             error = np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
-            assert error < 1e-4, f"{what}, training={training}: {error}"
+            assert error < 1e-3, f"{what}, training={training}: {error}"
 
 
 def test_models_are_saved_and_loaded(tmp_path):
