@@ -44,9 +44,31 @@ def float64():
     keras.config.set_dtype_policy(before)
 
 
-def test_difference_in_float32_is_rounding():
-    report = fuse(randomize(km.ResNet20(input_shape=(16, 16, 3)))).fusion_report
-    assert report.difference < 1e-5
+ALL = [
+    (name, conv)
+    for name in km.list_models()
+    for conv in ("standard", "dsconv", "mixconv", "multiception")
+    if name != "mobilenetv2" or conv in ("dsconv", "multiception")
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "conv"),
+    [
+        case
+        if case == ("resnet20", "multiception")
+        else pytest.param(*case, marks=pytest.mark.slow)
+        for case in ALL
+    ],
+)
+def test_difference_in_float32_is_rounding(name, conv):
+    keras.utils.set_random_seed(0)
+    model = km.create_model(name, conv=conv, **NARROW.get(name, {}))
+    # deep squeeze-and-excitation with initial weights: rounding alone moves it by 1e-5 to 8e-5
+    is_shaky = name in ("seresnet50", "seresnet56", "seresnet110")
+    assert fuse(model).fusion_report.difference < (1e-4 if is_shaky else 1e-5)
+    if name == "resnet20":
+        assert fuse(randomize(model)).fusion_report.difference < 1e-5
 
 
 @pytest.mark.parametrize(

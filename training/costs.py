@@ -13,7 +13,6 @@ lines `<!-- zoo -->` and `<!-- /zoo -->`.
 import csv
 import os
 import pathlib
-import re
 import sys
 
 from training.cli import Parser  # first, since it quiets TensorFlow
@@ -22,6 +21,7 @@ from training.cli import Parser  # first, since it quiets TensorFlow
 import keras_multiception as km
 from keras_multiception.cost_table import markdown
 from training.costs_table5 import table5
+from training.readme import replace_section, require_section
 
 CONVOLUTIONS = {
     "standard": "standard",
@@ -31,7 +31,7 @@ CONVOLUTIONS = {
     "multiception": "Multiception",
 }
 RESULTS = pathlib.Path(__file__).parent / "results"
-MARKERS = "<!-- zoo -->", "<!-- /zoo -->"
+SECTION = "zoo"  # of the README
 
 
 def zoo():
@@ -121,16 +121,7 @@ def write_readme(path, costs, folder):
         folder: Path of the folder with the figure.
     """
     figure = os.path.relpath(folder / "zoo_costs.png", path.parent)
-    start, end = MARKERS
-    section = f"{start}\n{zoo_markdown(costs, pathlib.Path(figure).as_posix())}{end}"
-    path.write_text(
-        _section().sub(lambda _: section, path.read_text(encoding="utf-8")), encoding="utf-8"
-    )
-
-
-def _section():
-    start, end = map(re.escape, MARKERS)
-    return re.compile(f"{start}.*?{end}", re.DOTALL)
+    replace_section(path, SECTION, zoo_markdown(costs, pathlib.Path(figure).as_posix()))
 
 
 def main(argv=None):
@@ -181,11 +172,8 @@ def _count_model(args):
 
 
 def _count_zoo(args):
-    if args.readme and not _section().search(args.readme.read_text(encoding="utf-8")):
-        raise ValueError(
-            f"`readme` must have a section from {MARKERS[0]} to {MARKERS[1]}. "
-            f"Received: readme={args.readme}"
-        )
+    if args.readme:
+        require_section(args.readme, SECTION)
     costs = zoo()
     write_zoo(costs, args.output)
     if args.readme:

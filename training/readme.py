@@ -1,0 +1,205 @@
+"""Put measured results into the README: each table is made from a file in `training/results`.
+
+    python -m training.readme
+
+A section of the README lies between the lines `<!-- NAME -->` and `<!-- /NAME -->`.
+"""
+
+import json
+import pathlib
+import re
+import sys
+
+from training.cli import Parser  # first, since it quiets TensorFlow
+
+# isort: split
+from keras_multiception.cost_table import markdown
+from training.run_folder import replacing
+from training.studies.names import CONVOLUTIONS
+
+README = pathlib.Path(__file__).parents[1] / "README.md"
+RESULTS = pathlib.Path(__file__).parent / "results"
+
+
+def main(argv=None):
+    """Write the sections from the command line.
+
+    Args:
+        argv: List of arguments; the default is the process's.
+
+    Returns:
+        The exit code: 0. Bad usage exits with 2 and one line on the standard error.
+    """
+    parser = Parser(prog="python -m training.readme", description=__doc__.splitlines()[0])
+    parser.add_argument("--readme", type=pathlib.Path, default=README, help="default: the project's")
+    args = parser.parse_args(argv)
+    try:
+        for name in SECTIONS:
+            require_section(args.readme, name)
+        for name in SECTIONS:
+            replace_section(args.readme, name, section(name))
+    except (ValueError, OSError) as error:
+        parser.error(error)
+    print(f"Wrote {', '.join(SECTIONS)} to {args.readme}")
+    return 0
+
+
+def section(name):
+    """Make the content of a section from its result file.
+
+    Args:
+        name: String, a key of `SECTIONS`.
+
+    Returns:
+        A string of several lines.
+    """
+    file, make = SECTIONS[name]
+    return make(json.loads((RESULTS / file).read_text(encoding="utf-8")))
+
+
+def require_section(path, name):
+    """Raise a `ValueError` if a README has no section of this name."""
+    if not _pattern(name).search(path.read_text(encoding="utf-8")):
+        raise ValueError(
+            f"`readme` must have a section from <!-- {name} --> to <!-- /{name} -->. "
+            f"Received: readme={path}"
+        )
+
+
+def replace_section(path, name, content):
+    """Replace a section of a README.
+
+    Args:
+        path: Path of the README.
+        name: String, the name of the section.
+        content: String of several lines.
+    """
+    text = f"<!-- {name} -->\n{content.rstrip()}\n<!-- /{name} -->"
+    old = path.read_text(encoding="utf-8")
+    with replacing(path) as temporary:
+        temporary.write_text(_pattern(name).sub(lambda _: text, old), encoding="utf-8")
+
+
+def _pattern(name):
+    return re.compile(f"<!-- {re.escape(name)} -->.*?<!-- /{re.escape(name)} -->", re.DOTALL)
+
+
+def _study(results):
+    """Lay out the errors of each type of convolution, and how Multiception's differ."""
+    rows = [("convolution", "parameters", "multiply-adds", "test error", "n", "Multiception minus")]
+    differences = {
+        each["second"]: each
+        for each in results["comparisons"]
+        if each["key"] == "conv" and each["first"].startswith("resnet20_multiception")
+    }
+    for each in results["conditions"]:
+        spread = "" if each["sd"] is None else f" ± {each['sd']:.2f}"
+        rows.append(
+            (
+                CONVOLUTIONS[each["recipe"]["conv"]],
+                f"{each['parameters']:,}",
+                f"{each['multiply_adds']:,}",
+                f"{each['mean']:.2f}{spread} %",
+                str(each["n"]),
+                _difference(differences.get(each["label"])),
+            )
+        )
+    note = (
+        "Test error: mean ± standard deviation over n seeds, of 10,000 images. Multiception minus: "
+        f"percentage points and their 95 % interval; {results['test']}."
+    )
+    return f"{markdown(rows, left=1)}\n\n{note}"
+
+
+def _difference(comparison):
+    if comparison is None:
+        return "-"
+    text = f"{comparison['difference']:+.2f}"
+    if comparison["low"] is None:
+        return text
+    return f"{text} ({comparison['low']:+.2f} to {comparison['high']:+.2f}), p {comparison['p_value']:.2g}"
+
+
+_COMPRESSED = ("float", "ptq", "qat", "prune50", "pqat", "cqat", "pcqat", "branchesqat40")
+
+
+def _compression(results):
+    """Lay out accuracy and deflated size of some recipes, side by side for each network."""
+    networks = {network["recipe"]["conv"]: network for network in results["networks"]}
+    convs = [conv for conv in CONVOLUTIONS if conv in networks]
+    rows = [("recipe", "top-1 and deflated KB of", *(CONVOLUTIONS[conv] for conv in convs))]
+    for recipe in _COMPRESSED:
+        found = {
+            conv: each
+            for conv in convs
+            for each in networks[conv]["artefacts"]
+            if each["recipe"] == recipe
+        }
+        if found:
+            cells = [_compressed(found.get(conv)) for conv in convs]
+            description = next(iter(found.values()))["description"]
+            rows.append((f"`{recipe}`", description.rstrip("."), *cells))
+    counts = sorted({each["n"] for n in results["networks"] for each in n["artefacts"]})
+    examples = results["networks"][0]["artefacts"][0]["test_examples"]
+    seeds = " or ".join(map(str, counts))
+    return f"{markdown(rows, left=2)}\n\nOn {examples:,} test images; n = {seeds} of each network."
+
+
+def _compressed(each):
+    if each is None:
+        return "-"
+    spread = "" if each["sd"] is None else f" ± {each['sd']:.2f}"
+    return f"{each['accuracy']:.2f}{spread} %, {each['sizes']['deflated'] / 1000:,.0f}"
+
+
+_TIMED = {
+    "training step, batch 128": ("train_step", 128, "fast"),
+    "`fit`, per step, batch 128": ("fit", 128, "fast"),
+    "inference at batch 128, exported SavedModel": ("inference", 128, "saved_model"),
+    "inference at batch 128, `km.fuse(form=\"auto\")`": ("inference", 128, "auto"),
+    "inference of one image, exported SavedModel": ("inference", 1, "saved_model"),
+    "inference of one image, `km.fuse(form=\"auto\")`": ("inference", 1, "auto"),
+    "inference of one image, LiteRT": ("inference", 1, "litert"),
+}
+
+
+def _speed(results):
+    """Lay out how many times as fast Multiception is as its bases."""
+    rows = [("Multiception ResNet-20", "plain Keras layers", "PyTorch, channels last", "of limit")]
+    by_case = {
+        (row["task"], row["batch_size"], row["form"]): row
+        for row in results["rows"]
+        if row["conv"] == "multiception" and row["model"] == "resnet20"
+    }
+    for name, case in _TIMED.items():
+        row = by_case[case]
+        ratios = [_ratio(row[base]) for base in ("vs_plain", "vs_torch")]
+        share = row["of_limit"]
+        rows.append((name, *ratios, "-" if share is None else f"{share:.0%}"))
+    machine = results["environments"]["keras"]
+    rounds = by_case["train_step", 128, "fast"]["milliseconds"]["n"]
+    note = (
+        f"Times as fast: median of {rounds} rounds, lowest and highest; {machine['cores']} cores "
+        f"of {machine['cpu']} ({', '.join(machine['cpu_flags'][:3])}). Of limit: the share of the "
+        "speed that the machine's measured matrix product and memory stream allow, one operation "
+        "after the other."
+    )
+    return f"{markdown(rows, left=1)}\n\n{note}"
+
+
+def _ratio(ratio):
+    if not ratio:
+        return "-"
+    return f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
+
+
+# by name of the section, its result file and what lays it out
+SECTIONS = {
+    "study": ("study_short.json", _study),
+    "speed": ("benchmark_resnet20.json", _speed),
+    "compression": ("compression_resnet20_short.json", _compression),
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
