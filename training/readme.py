@@ -31,7 +31,9 @@ def main(argv=None):
         The exit code: 0. Bad usage exits with 2 and one line on the standard error.
     """
     parser = Parser(prog="python -m training.readme", description=__doc__.splitlines()[0])
-    parser.add_argument("--readme", type=pathlib.Path, default=README, help="default: the project's")
+    parser.add_argument(
+        "--readme", type=pathlib.Path, default=README, help="default: the project's"
+    )
     args = parser.parse_args(argv)
     try:
         for name in SECTIONS:
@@ -156,9 +158,9 @@ _TIMED = {
     "training step, batch 128": ("train_step", 128, "fast"),
     "`fit`, per step, batch 128": ("fit", 128, "fast"),
     "inference at batch 128, exported SavedModel": ("inference", 128, "saved_model"),
-    "inference at batch 128, `km.fuse(form=\"auto\")`": ("inference", 128, "auto"),
+    'inference at batch 128, `km.fuse(form="auto")`': ("inference", 128, "auto"),
     "inference of one image, exported SavedModel": ("inference", 1, "saved_model"),
-    "inference of one image, `km.fuse(form=\"auto\")`": ("inference", 1, "auto"),
+    'inference of one image, `km.fuse(form="auto")`': ("inference", 1, "auto"),
     "inference of one image, LiteRT": ("inference", 1, "litert"),
 }
 
