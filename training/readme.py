@@ -117,9 +117,10 @@ def _difference(comparison):
     if comparison is None:
         return "-"
     text = f"{comparison['difference']:+.2f}"
-    if comparison["low"] is None:
+    if comparison["low"] is None:  # of a single seed
         return text
-    return f"{text} ({comparison['low']:+.2f} to {comparison['high']:+.2f}), p {comparison['p_value']:.2g}"
+    low, high, p_value = (comparison[key] for key in ("low", "high", "p_value"))
+    return f"{text} ({low:+.2f} to {high:+.2f}), p {p_value:.2g}"
 
 
 _COMPRESSED = ("float", "ptq", "qat", "prune50", "pqat", "cqat", "pcqat", "branchesqat40")
