@@ -149,6 +149,8 @@ def test_the_callback_is_needed():
         ({"sparsity": 1.0}, r"`sparsity` must be in 0..1.*Received: sparsity=1.0"),
         ({"sparsity": -0.1}, "`sparsity` must be in 0..1"),
         ({"sparsity": float("nan")}, "`sparsity` must be in 0..1"),
+        ({"sparsity": "0.5"}, "`sparsity` must be a number. Received: sparsity='0.5'"),
+        ({"end_step": 2.5}, "`end_step` must be an integer. Received: end_step=2.5"),
         ({"initial_sparsity": 0.9}, "`initial_sparsity` must be in 0..`sparsity`"),
         ({"begin_step": 4}, "`begin_step` must not be negative, and less than `end_step`"),
         ({"begin_step": -1}, "`begin_step` must not be negative"),

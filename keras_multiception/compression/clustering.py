@@ -1,5 +1,7 @@
 """Few distinct weights, which train on as the centres of their clusters."""
 
+import numbers
+
 from keras_multiception.compression.toolkit import import_tfmot
 from keras_multiception.compression.wrappers import (
     copy_tf_keras,
@@ -44,7 +46,7 @@ def cluster_model(model, clusters=16, *, preserve_sparsity=False, depthwise=Fals
         Quantization and Huffman Coding (ICLR 2016).
     """
     least = 3 if preserve_sparsity else 2
-    if not isinstance(clusters, int) or clusters < least:
+    if not isinstance(clusters, numbers.Integral) or clusters < least:
         raise ValueError(
             "`clusters` must be an integer of at least 2, or 3 with preserve_sparsity=True. "
             f"Received: clusters={clusters!r}"

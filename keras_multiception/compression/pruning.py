@@ -1,5 +1,7 @@
 """Small weights set to zero while a network trains on."""
 
+import numbers
+
 from keras_multiception.compression.toolkit import import_tfmot
 from keras_multiception.compression.wrappers import (
     copy_tf_keras,
@@ -128,6 +130,13 @@ def strip_pruning(model):
 
 
 def _require_schedule(sparsity, initial_sparsity, begin_step, end_step, frequency):
+    steps = {"begin_step": begin_step, "end_step": end_step, "frequency": frequency}
+    shares = {"sparsity": sparsity, "initial_sparsity": initial_sparsity}
+    for arguments, kind in ((shares, numbers.Real), (steps, numbers.Integral)):
+        for name, value in arguments.items():
+            if isinstance(value, bool) or not isinstance(value, kind):
+                what = "a number" if kind is numbers.Real else "an integer"
+                raise ValueError(f"`{name}` must be {what}. Received: {name}={value!r}")
     if not 0 <= sparsity < 1:
         raise ValueError(f"`sparsity` must be in 0..1, without 1. Received: sparsity={sparsity}")
     if not 0 <= initial_sparsity <= sparsity:
