@@ -2,11 +2,13 @@
 
     python -m serving.export --run runs/digits --base_path models/digits
     python -m serving.export --run runs/digits --base_path models/digits --litert model.tflite
+    python -m serving.export --pretrained cifar10/resnet20_multiception --base_path models/cifar10
     python -m serving.export --base_path models/digits --list
     python -m serving.export --base_path models/digits --rollback
 
-The first writes `models/digits/1/`, a SavedModel with the preprocessing inside, where TensorFlow
-Serving or `python -m serving.server` finds it. Versions come and go whole, under a running server.
+The first ones write `models/digits/1/`, a SavedModel with the preprocessing inside, where
+TensorFlow Serving or `python -m serving.server` finds it. Versions come and go whole, under a
+running server.
 """
 
 import argparse
@@ -32,6 +34,7 @@ def publish(
     version=None,
     *,
     run=None,
+    weights_card=None,
     top_k=5,
     form="separate",
     form_batch_size=1,
@@ -49,6 +52,8 @@ def publish(
         dataset: Name of a data set or `km.preprocessing.Dataset`.
         version: Positive integer, or `None` for the next one.
         run: Path of the run folder that the model card tells of.
+        weights_card: Path of the model card of weights that come with the package, which the
+            version's card then repeats.
         top_k: Integer, how many classes the `classify` signature gives.
         form: String, one of `FORMS`: a form of `km.fuse`, without batch norms and therefore
             faster, or the model as it is.
@@ -89,7 +94,7 @@ def publish(
         if litert is not None:
             agreement = add_litert(litert, folder, facts)
             print(f"{litert} has the network's class for {agreement:.0%} of random images")
-        write_model_card(folder, model, facts, run, form, agreement)
+        write_model_card(folder, model, facts, run, form, agreement, weights_card)
         signatures = SIGNATURES if litert is None else LITERT_SIGNATURES
         write_warmup(folder, facts.image_shape, batching_file or BATCHING_FILE, signatures)
         write_manifest(folder)
@@ -132,6 +137,32 @@ def load_run(run):
     return model, facts
 
 
+def load_pretrained(name):
+    """Build a network with weights that come with the package.
+
+    Args:
+        name: String, a data set and a network, such as `"cifar10/resnet20_multiception"`.
+
+    Returns:
+        The `keras.Model`, the `km.preprocessing.Dataset`, and the path of the weights' model card.
+
+    Raises:
+        ValueError: If there are no such weights.
+    """
+    import keras_multiception as km
+    from keras_multiception.applications import pretrained
+
+    if name not in pretrained.names():
+        raise ValueError(
+            f"`pretrained` must be one of {', '.join(pretrained.names())}. "
+            f"Received: pretrained={name}"
+        )
+    dataset, _, network = name.partition("/")
+    architecture, _, conv = network.partition("_")
+    model = km.create_model(architecture, conv=conv, weights=dataset)
+    return model, km.preprocessing.get_dataset(dataset), pretrained.FOLDER / f"{name}.md"
+
+
 def format_versions(base_path):
     """Tell the versions under a base path as a table.
 
@@ -161,6 +192,11 @@ def _parser():
     parser.add_argument("--base_path", required=True, help="folder of the served model's versions")
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--run", help="publish the network of this finished training run")
+    action.add_argument(
+        "--pretrained",
+        metavar="DATASET/NETWORK",
+        help="publish a network whose weights come with the package",
+    )
     action.add_argument("--list", action="store_true", help="list the versions")
     action.add_argument(
         "--rollback",
@@ -222,25 +258,32 @@ def main(arguments=None):
 
 
 def _act(args):
-    if not (args.run or args.list or args.rollback or args.restore or args.keep is not None):
-        raise ValueError("one of --run, --list, --rollback, --restore and --keep is needed")
+    trained = args.run or args.pretrained
+    if not (trained or args.list or args.rollback or args.restore or args.keep is not None):
+        raise ValueError(
+            "one of --run, --pretrained, --list, --rollback, --restore and --keep is needed"
+        )
     if args.litert and not args.run:
         raise ValueError("--litert needs --run, the network that it was made from")
-    if args.run:
-        model, facts = load_run(args.run)
+    if trained:
+        if args.run:
+            (model, facts), card = load_run(args.run), None
+        else:
+            model, facts, card = load_pretrained(args.pretrained)
         path = publish(
             model,
             args.base_path,
             facts,
             args.version,
             run=args.run,
+            weights_card=card,
             top_k=args.top_k,
             form=args.form,
             form_batch_size=args.form_batch_size,
             batching_file=args.batching_parameters_file,
             litert=args.litert,
         )
-        print(f"Exported {args.run} to {path}")
+        print(f"Exported {trained} to {path}")
     if args.rollback:
         previous = args.rollback == "previous"
         if not previous and not args.rollback.isdecimal():

@@ -135,7 +135,7 @@ def test_versions_are_listed_withdrawn_and_restored(published, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "one of --run, --list, --rollback, --restore and --keep is needed"),
+        ([], "one of --run, --pretrained, --list, --rollback, --restore and --keep is needed"),
         (["--rollback", "7"], "`version` must be one of 1, 20. Received: version=7"),
         (["--rollback", "x"], "`rollback` must be a version. Received: rollback=x"),
         (["--restore", "1"], "`version` must be a withdrawn one: none. Received: version=1"),

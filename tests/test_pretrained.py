@@ -106,6 +106,26 @@ def test_what_cannot_be_released(run, tmp_path, capsys):
     assert not (tmp_path / "weights").exists()
 
 
+def test_they_are_served_without_a_run(released, tmp_path, capsys):
+    tf = pytest.importorskip("tensorflow")
+    from serving import export
+
+    base = tmp_path / "models"
+    name, paths = "digits/resnet20_dsconv", ["--base_path", str(base)]
+    assert export.main(["--pretrained", name, *paths]) == 0
+    serve = tf.saved_model.load(str(base / "1")).signatures["serving_default"]
+    pixels = np.random.default_rng(0).uniform(0, 255, (3, 32, 32, 3)).astype("float32")
+    model = km.ResNet20(conv="dsconv", weights="digits")
+    expected = model(km.preprocessing.preprocess_input(pixels, "digits"), training=False)
+    np.testing.assert_allclose(
+        serve(image=tf.constant(pixels))["probabilities"], np.asarray(expected), atol=1e-5
+    )
+    card = (base / "1" / "assets.extra" / "model_card.md").read_text()
+    assert "| these weights | seed " in card
+    assert export.main(["--pretrained", "digits/resnet20_standard", *paths]) == 2
+    assert f"`pretrained` must be one of {name}. Received: " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
 def test_shipped_weights_classify_real_images(file, shared_tfds):
     from training import data, metrics

@@ -19,6 +19,15 @@ def datasets():
     return sorted({file.parent.name for file in FOLDER.glob("*/*.npz")})
 
 
+def names():
+    """Return the names of all of them, as a data set and a network, `"cifar10/resnet20_dsconv"`.
+
+    Returns:
+        A list of strings.
+    """
+    return sorted(f"{file.parent.name}/{file.stem}" for file in FOLDER.glob("*/*.npz"))
+
+
 def load(model, dataset, include_top):
     """Give a network the weights that were trained for it.
 

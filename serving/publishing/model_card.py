@@ -16,7 +16,9 @@ _SIGNATURES = """\
 """
 
 
-def write_model_card(path, model, facts, run=None, form="separate", litert_agreement=None):
+def write_model_card(
+    path, model, facts, run=None, form="separate", litert_agreement=None, weights_card=None
+):
     """Write the model card of a SavedModel.
 
     Args:
@@ -27,13 +29,15 @@ def write_model_card(path, model, facts, run=None, form="separate", litert_agree
         form: String, the form it was exported in, as in `km.export_saved_model`.
         litert_agreement: Float, the share of random images on which the LiteRT file beside it
             answers with the same class; `None` if there is no such file.
+        weights_card: Path of the model card of weights that come with the package, whose table
+            stands under "Training"; `None` for a network of a run.
     """
     config, metrics = (_read(run, name) for name in ("config.json", "metrics.json"))
     recipe = config.get("recipe", {})
     sections = {
         f"# {config.get('name') or model.name}": _summary(facts, recipe),
         "## Data": _data(facts, config),
-        "## Training": _table(recipe, "setting", "value"),
+        "## Training": _table(recipe, "setting", "value") or _table_of(weights_card),
         "## Accuracy": _accuracy(metrics),
         "## Cost": _cost(model, facts, form),
         "## Signatures": _SIGNATURES.format(
@@ -120,6 +124,12 @@ def _litert(agreement):
         f"the SavedModel. On random images the two agree on the class of {agreement:.0%}. The "
         "accuracy and the cost above are those of the SavedModel."
     )
+
+
+def _table_of(card):
+    """Return the table of another model card."""
+    text = pathlib.Path(card).read_text(encoding="utf-8") if card else ""
+    return "\n".join(line for line in text.splitlines() if line.startswith("|"))
 
 
 def _table(rows, key, value):
