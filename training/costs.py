@@ -15,12 +15,7 @@ import os
 import pathlib
 import sys
 
-from training.cli import Parser  # first, since it quiets TensorFlow
-
-# isort: split
-import keras_multiception as km
-from keras_multiception.cost_table import markdown
-from training.costs_table5 import table5
+from training.cli import Parser
 from training.readme import replace_section, require_section
 
 CONVOLUTIONS = {
@@ -40,6 +35,8 @@ def zoo():
     Returns:
         A dictionary from (model, conv) to a `Cost`.
     """
+    import keras_multiception as km  # which imports Keras, and that takes seconds
+
     costs = {}
     for model in km.list_models():
         for conv in CONVOLUTIONS:
@@ -91,6 +88,8 @@ def zoo_markdown(costs, figure):
     Returns:
         A string of several lines.
     """
+    from keras_multiception.cost_table import markdown
+
     models = {model: cost for (model, _), cost in costs.items()}
 
     def table(title, attribute):
@@ -134,7 +133,7 @@ def main(argv=None):
         The exit code: 0. Bad usage exits with 2 and one line on the standard error.
     """
     parser = Parser(prog="python -m training.costs", description=__doc__.splitlines()[0])
-    parser.add_argument("model", nargs="?", help=f"one of {', '.join(km.list_models())}")
+    parser.add_argument("model", nargs="?", help="a network, as of km.list_models()")
     parser.add_argument("--conv", default="multiception", help=f"one of {', '.join(CONVOLUTIONS)}")
     parser.add_argument("--classes", type=int, default=10)
     parser.add_argument("--input_size", type=int, help="height and width of the images")
@@ -152,6 +151,8 @@ def main(argv=None):
         parser.error("one of a model, --table5 and --zoo must be given")
     try:
         if args.table5:
+            from training.costs_table5 import table5
+
             print(table5())
         elif args.zoo:
             _count_zoo(args)
@@ -167,6 +168,8 @@ def _count_model(args):
     if size is not None and size < 1:
         raise ValueError(f"`input_size` must be at least 1. Received: input_size={size}")
     shape = {} if size is None else {"input_shape": (size, size, 3)}
+    import keras_multiception as km
+
     model = km.create_model(args.model, conv=args.conv, classes=args.classes, **shape)
     return getattr(km.cost(model), f"to_{args.format}")()
 

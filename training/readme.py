@@ -10,10 +10,7 @@ import pathlib
 import re
 import sys
 
-from training.cli import Parser  # first, since it quiets TensorFlow
-
-# isort: split
-from keras_multiception.cost_table import markdown
+from training.cli import Parser
 from training.run_folder import replacing
 from training.studies.names import CONVOLUTIONS
 
@@ -86,6 +83,12 @@ def _pattern(name):
     return re.compile(f"<!-- {re.escape(name)} -->.*?<!-- /{re.escape(name)} -->", re.DOTALL)
 
 
+def _table(rows, left):
+    from keras_multiception.cost_table import markdown  # imports Keras, which takes seconds
+
+    return markdown(rows, left)
+
+
 def _study(results):
     """Lay out the errors of each type of convolution, and how Multiception's differ."""
     rows = [("convolution", "parameters", "multiply-adds", "test error", "n", "Multiception minus")]
@@ -110,7 +113,7 @@ def _study(results):
         "Test error: mean ± standard deviation over n seeds, of 10,000 images. Multiception minus: "
         f"percentage points and their 95 % interval; {results['test']}."
     )
-    return f"{markdown(rows, left=1)}\n\n{note}"
+    return f"{_table(rows, left=1)}\n\n{note}"
 
 
 def _difference(comparison):
@@ -145,7 +148,7 @@ def _compression(results):
     counts = sorted({each["n"] for n in results["networks"] for each in n["artefacts"]})
     examples = results["networks"][0]["artefacts"][0]["test_examples"]
     seeds = " or ".join(map(str, counts))
-    return f"{markdown(rows, left=2)}\n\nOn {examples:,} test images; n = {seeds} of each network."
+    return f"{_table(rows, left=2)}\n\nOn {examples:,} test images; n = {seeds} of each network."
 
 
 def _compressed(each):
@@ -187,7 +190,7 @@ def _speed(results):
         "speed that the machine's measured matrix product and memory stream allow, one operation "
         "after the other."
     )
-    return f"{markdown(rows, left=1)}\n\n{note}"
+    return f"{_table(rows, left=1)}\n\n{note}"
 
 
 def _ratio(ratio):

@@ -16,20 +16,17 @@ network one operation after the other; so it is no hard bound, but op by op it i
   weights) of the network as it is, batch norms and activations included.
 """
 
-from keras import layers
-
+# classes of layers
 _MOVE_NOTHING = {
-    kind.__name__
-    for kind in (
-        layers.Concatenate,
-        layers.Dropout,
-        layers.Flatten,
-        layers.InputLayer,
-        layers.Reshape,
-        layers.ZeroPadding2D,
-    )
-} | {"Split"}
-_ACTIVATIONS = {layers.Activation.__name__, layers.ReLU.__name__}
+    "Concatenate",
+    "Dropout",
+    "Flatten",
+    "InputLayer",
+    "Reshape",
+    "Split",
+    "ZeroPadding2D",
+}
+_ACTIVATIONS = {"Activation", "ReLU"}
 PASSES = 3  # of a training step, in forward passes
 
 
