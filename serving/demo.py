@@ -63,7 +63,7 @@ def notebook_answer(run, image):
     from PIL import Image
 
     import keras_multiception as km
-    from serving.export import load_run
+    from serving.publishing.networks import load_run
 
     model, facts = load_run(run)
     size = (facts.image_shape[1], facts.image_shape[0])

@@ -20,6 +20,7 @@ from serving.model_server import ServerOptions, model_server
 from serving.publishing.base_path import list_versions
 from serving.publishing.litert import add_litert
 from serving.publishing.manifest import verify_manifest
+from serving.publishing.networks import load_run
 from serving.publishing.warmup import WARMUP_FILE
 
 pytest.importorskip("tf_keras")
@@ -48,7 +49,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def network(run):
-    return of_pixels(export.load_run(run)[0])
+    return of_pixels(load_run(run)[0])
 
 
 @pytest.fixture(scope="module")
