@@ -3,6 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 export TF_CPP_MIN_LOG_LEVEL := 2
+PRETRAINED := cifar10/resnet20_multiception
 PYTEST := $(BIN)/python -m pytest --numprocesses 2
 
 .PHONY: help demo test test-slow test-torch lint clean
@@ -10,11 +11,13 @@ PYTEST := $(BIN)/python -m pytest --numprocesses 2
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
-demo: .venv/.demo  ## Train on handwritten digits, export, serve, and ask over REST
+demo: .venv/.demo  ## Train on handwritten digits, export, serve, and ask over REST; then about a photograph
 	$(BIN)/python -m training.train --recipe resnet20_multiception_digits --workdir runs/demo
 	$(BIN)/python -m serving.export --run runs/demo --base_path runs/demo/served/digits
 	$(BIN)/python -m training.sample_image --dataset digits --index 7 --output runs/demo/digit.png
 	$(BIN)/python -m serving.demo --run runs/demo --base_path runs/demo/served/digits --image runs/demo/digit.png
+	$(BIN)/python -m serving.export --pretrained $(PRETRAINED) --base_path runs/demo/served/cifar10
+	$(BIN)/python -m serving.demo --pretrained $(PRETRAINED) --base_path runs/demo/served/cifar10 --image training/photos/cat.png
 
 test: .venv/.test  ## Run the quick tests, on TensorFlow and on JAX
 	$(PYTEST) -m "not slow"

@@ -1,9 +1,11 @@
 """Serve an exported model, ask it about an image, and hold its answer against the notebook's.
 
     python -m serving.demo --run runs/demo --base_path runs/demo/served/digits --image digit.png
+    python -m serving.demo --pretrained cifar10/resnet20_multiception \
+        --base_path runs/demo/served/cifar10 --image training/photos/cat.png
 
 The server is another process, the request a real one over HTTP. "The notebook" is what a user
-would type: load the .keras file, preprocess, predict.
+would type: load the network, read the image, preprocess, predict.
 """
 
 import argparse
@@ -16,7 +18,7 @@ import numpy as np
 
 from serving import client
 
-MODEL_NAME = "digits"
+MODEL_NAME = "demo"
 # The exported network has its batch norms folded: the same numbers, rounded otherwise.
 TOLERANCE = 1e-5
 
@@ -50,39 +52,41 @@ def server(base_path):
             print("Server stopped.")
 
 
-def notebook_answer(run, image):
-    """Return the probabilities that the trained model gives an image file, as in a notebook.
+def notebook_answer(model, facts, image):
+    """Return the probabilities that a network gives an image file, as in a notebook.
 
     Args:
-        run: Path of the run folder.
+        model: A `keras.Model`.
+        facts: The `km.preprocessing.Dataset` of its images.
         image: Path of the image file.
 
     Returns:
-        Array of shape (classes,), and the names of the classes.
+        Array of shape (classes,).
     """
+    from keras import ops
     from PIL import Image
 
     import keras_multiception as km
-    from serving.publishing.networks import load_run
 
-    model, facts = load_run(run)
-    size = (facts.image_shape[1], facts.image_shape[0])
-    pixels = np.asarray(Image.open(image).convert("RGB").resize(size))
-    x = km.preprocessing.preprocess_input(pixels[None], facts)
-    return model.predict(x, verbose=0)[0], facts.class_names
+    pixels = np.asarray(Image.open(image).convert("RGB"), "float32")
+    pixels = ops.image.resize(pixels[None], facts.image_shape[:2], antialias=True)
+    x = km.preprocessing.preprocess_input(np.asarray(pixels), facts)
+    return model.predict(x, verbose=0)[0]
 
 
 def main(arguments=None):
     """Run the command line; the exit code is 0 if both answers are the same."""
     parser = argparse.ArgumentParser(prog="python -m serving.demo", description=__doc__)
-    parser.add_argument("--run", required=True, type=pathlib.Path, help="folder of a training run")
+    network = parser.add_mutually_exclusive_group(required=True)
+    network.add_argument("--run", type=pathlib.Path, help="folder of the training run it is from")
+    network.add_argument("--pretrained", help="name of the weights that it is from")
     parser.add_argument("--base_path", required=True, help="folder of the served model's versions")
     parser.add_argument("--image", required=True, type=pathlib.Path, help="image file to ask about")
     args = parser.parse_args(arguments)
     try:
         with server(args.base_path) as url:
             (served,) = client.predict([args.image], url, model_name=MODEL_NAME)
-        probabilities, class_names = notebook_answer(args.run, args.image)
+        probabilities, class_names = _ask_notebook(args)
     except (ValueError, RuntimeError, OSError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2
@@ -99,6 +103,16 @@ def main(arguments=None):
         f"{len(probabilities)} probabilities within {difference:.1e} of each other."
     )
     return 0 if same else 1
+
+
+def _ask_notebook(args):
+    from serving.publishing.networks import load_pretrained, load_run
+
+    if args.run:
+        model, facts = load_run(args.run)
+    else:
+        model, facts, _ = load_pretrained(args.pretrained)
+    return notebook_answer(model, facts, args.image), facts.class_names
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ def _study(results):
         for each in results["comparisons"]
         if each["key"] == "conv" and each["first"].startswith("resnet20_multiception")
     }
-    for each in results["conditions"]:
+    for each in (condition for condition in results["conditions"] if condition["runs"]):
         spread = "" if each["sd"] is None else f" ± {each['sd']:.2f}"
         rows.append(
             (

@@ -126,7 +126,7 @@ def _model_card(name, config, runs, best, top1, narrow, note):
     recipe, versions = config["recipe"], config["versions"]
     settings = ", ".join(
         f"{key} {recipe[key]}"
-        for key in ("epochs", "batch_size", "learning_rate", "warmup_epochs", "momentum", "l2")
+        for key in ("epochs", "batch_size", "learning_rate", "warmup_epochs", "l2", "pad_and_crop")
     )
     errors = {
         run.config()["recipe"]["seed"]: 100 * (1 - run.metrics()["test"]["top1"]) for run in runs
@@ -149,8 +149,12 @@ def _model_card(name, config, runs, best, top1, narrow, note):
         "test error of all seeds": f"{statistics.fmean(errors.values()):.2f}{several} %, "
         f"n = {len(errors)}: "
         + ", ".join(f"{error:.2f} (seed {seed})" for seed, error in sorted(errors.items())),
-        "these weights": f"seed {recipe['seed']}, the lowest of these test errors, and so a little "
-        "better than what the recipe gives",
+        "these weights": f"seed {recipe['seed']}"
+        + (
+            ", the lowest of these test errors, and so a little better than what the recipe gives"
+            if len(errors) > 1
+            else ""
+        ),
         "on disk": "kernels in float16, vectors in float32" if narrow else "float32",
         "made with": f"{packages}; {hardware}",
         "licence": "Apache 2.0, as the code; the terms of the data apply",

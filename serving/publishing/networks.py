@@ -1,4 +1,4 @@
-"""The networks to publish: of finished training runs, or with weights that come with the package."""
+"""What to publish: networks of finished runs, or with weights that come with the package."""
 
 import json
 import pathlib
