@@ -10,8 +10,13 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # JAX's tests mostly compile; without the compiler's optimisations they take half the time.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
+import hypothesis
 import keras
 import pytest
+
+# The same examples in every run; HYPOTHESIS_PROFILE=default looks for new ones.
+hypothesis.settings.register_profile("repeatable", derandomize=True)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 # Material that is too large for the repository; the tests that need it are skipped without it.
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"

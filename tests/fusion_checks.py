@@ -19,6 +19,19 @@ def randomize(model):
     return model
 
 
+def settle(model):
+    """Give every batch norm the statistics of a batch of random images, as after training."""
+    norms = [x for x in model._flatten_layers() if isinstance(x, layers.BatchNormalization)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    rng = np.random.default_rng(0)
+    model(rng.uniform(-1, 1, (32, *model.input_shape[1:])).astype("float32"), training=True)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    return model
+
+
 def fuse(model, **kwargs):
     """Call `km.fuse` without its report."""
     return km.fuse(model, verbose=False, **kwargs)

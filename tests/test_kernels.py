@@ -52,14 +52,38 @@ def step(layer, x, training, plain=False, compiled=False):
     }
 
 
+def errors(found, expected):
+    """Errors by the largest value of each array, or a hundredth of the largest gradient of all."""
+    assert found.keys() == expected.keys()
+    gradients = [np.abs(v).max() for name, v in expected.items() if name.startswith("gradient")]
+    scales = {
+        name: max(
+            np.abs(value).max(), max(gradients) / 100 if name.startswith("gradient") else 1e-3
+        )
+        for name, value in expected.items()
+    }
+    return {name: np.abs(found[name] - expected[name]).max() / scales[name] for name in expected}
+
+
 def assert_equal(fast, plain, tolerance=1e-5):
-    """Compare by the largest value of each array, or a hundredth of the largest gradient of all."""
-    assert fast.keys() == plain.keys()
-    gradients = [np.abs(v).max() for name, v in plain.items() if name.startswith("gradient")]
-    for name, expected in plain.items():
-        floor = max(gradients) / 100 if name.startswith("gradient") else 1e-3
-        error = np.abs(fast[name] - expected).max() / max(np.abs(expected).max(), floor)
+    for name, error in errors(fast, plain).items():
         assert error < tolerance, f"{name}: {error}"
+
+
+def assert_as_exact(fast, plain, exact):
+    """Errors against float64 under 1e-5, or what rounding alone does to the plain form.
+
+    Where batch norm leaves almost nothing of a gradient, both forms are far from the exact one.
+
+    Args:
+        fast: Values from `step`.
+        plain: List of values from `step` in float32, of images that differ by a rounding.
+        exact: Values from `step` in float64.
+    """
+    rounding = [errors(each, exact) for each in plain]
+    for name, error in errors(fast, exact).items():
+        bound = 1e-5 + 8 * max(each[name] for each in rounding)
+        assert error < bound, f"{name}: {error} of {bound}"
 
 
 def images(*shape, dtype="float32"):
@@ -84,10 +108,24 @@ def test_multiception_equals_the_plain_form(
 ):
     # of a single weight a channel, or a single channel, batch norm leaves nothing but the sign
     assume(not training or ((1, 1) not in kernel_sizes and channels * len(kernel_sizes) > 1))
-    layer = km.layers.MulticeptionConv2D(3, kernel_sizes, strides, use_bias=use_bias)
+    layer, double = (
+        km.layers.MulticeptionConv2D(
+            3, kernel_sizes, strides, use_bias=use_bias, name="layer", dtype=dtype
+        )
+        for dtype in ("float32", "float64")
+    )
     x = images(4, height, width, channels)
     layer.build(x.shape)
-    assert_equal(step(layer, x, training), step(layer, x, training, plain=True), 2e-5)
+    double.build(x.shape)
+    signs = np.random.default_rng(3).choice([-1, 0, 1], (3, *x.shape))
+    assert_as_exact(
+        step(layer, x, training),
+        [
+            step(layer, tf.cast(x * (1 + each * 2**-23), "float32"), training, plain=True)
+            for each in (0, *signs)
+        ],
+        step(double, tf.cast(x, "float64"), training, plain=True),
+    )
 
 
 @pytest.mark.parametrize("plain", [True, False])
@@ -248,34 +286,45 @@ def test_every_layer_of_a_network_equals_its_plain_form(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
-def test_networks_equal_their_plain_form(name):
-    """Outputs, gradients and moving statistics of a whole network, whose depth adds rounding."""
+def test_networks_are_as_exact_as_their_plain_form(name, monkeypatch):
+    """Outputs, gradients and moving statistics of whole networks, whose depth adds rounding."""
+    uniform = keras.random.uniform  # Shake-Shake's numbers, the same in float64
+
+    def same_numbers(shape, dtype, seed):
+        return keras.ops.cast(uniform(shape, dtype="float32", seed=seed), dtype)
+
+    monkeypatch.setattr(keras.random, "uniform", same_numbers)
     model = network(name)
+    keras.config.set_dtype_policy("float64")
+    double = network(name)
+    names = [variable.path for variable in model.variables]
     x = images(8, 32, 32, 3)
     start = [v.numpy() for v in model.variables]  # with the states of random numbers
 
-    def run(training):
+    def run(model, x, training):
         for variable, value in zip(model.variables, start, strict=True):
             variable.assign(value)
         with tf.GradientTape() as tape:
             y = model(x, training=training)
             loss = tf.reduce_mean((y - 1) ** 2)
         gradients = tape.gradient(loss, [v.value for v in model.trainable_variables])
-        states = [v.numpy() for v in model.non_trainable_variables]
-        return {"y": [y], "gradients": gradients, "states": states}
+        gradients = {id(v): g for v, g in zip(model.trainable_variables, gradients, strict=True)}
+        found = {"y": y}
+        for path, variable in zip(names, model.variables, strict=True):
+            if id(variable) in gradients:
+                found[f"gradient of {path}"] = gradients[id(variable)]
+            else:
+                found[path] = variable.value
+        return {path: np.asarray(value, "float64") for path, value in found.items()}
 
+    signs = np.random.default_rng(3).choice([-1, 0, 1], (3, *x.shape))
+    rounded = [tf.cast(x * (1 + each * 2**-23), "float32") for each in (0, *signs)]
     for training in (True, False):
-        fast = run(training)
+        fast = run(model, x, training)
         with km.kernels.plain_operations():
-            plain = run(training)
-        if name == "mobilenetv2" and training:
-            del plain["gradients"]  # rounding alone moves them by percents: ReLU6 has two kinks
-        for what in plain:
-            ours, theirs = (
-                np.concatenate([np.ravel(array) for array in each[what]]) for each in (fast, plain)
-            )
-            error = np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
-            assert error < 1e-3, f"{what}, {training=}: {error}"
+            plain = [run(model, each, training) for each in rounded]
+            exact = run(double, tf.cast(x, "float64"), training)
+        assert_as_exact(fast, plain, exact)
 
 
 def test_models_are_saved_and_loaded(tmp_path):

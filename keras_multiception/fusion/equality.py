@@ -68,6 +68,11 @@ def relative_difference(model, other, inputs):
     return max(map(difference, linear_outputs(other, inputs), linear_outputs(model, inputs)))
 
 
+def answers_are_finite(model, inputs):
+    """Return whether all outputs of a model are finite, in front of a softmax too."""
+    return all(np.isfinite(_float64(y)).all() for y in linear_outputs(model, inputs))
+
+
 def rounding_difference(model, inputs):
     """Measure how far rounding alone moves the outputs of a model.
 

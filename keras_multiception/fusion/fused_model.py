@@ -4,6 +4,7 @@ import keras
 from keras import tree
 
 from keras_multiception.fusion.equality import (
+    answers_are_finite,
     relative_difference,
     rounding_difference,
     sample_inputs,
@@ -67,7 +68,8 @@ def fuse(model, form="separate", batch_size=1, inputs=None, tolerance=None, verb
     Raises:
         ValueError: If the model is not Functional or a built Sequential one of Keras 3, a layer
             cannot be rebuilt from its config, or an argument is out of its range.
-        RuntimeError: If the new model answers otherwise than the model.
+        RuntimeError: If the new model answers otherwise than the model, or the model's own
+            answers are not finite.
 
     Example:
         >>> fused = km.fuse(model)
@@ -98,6 +100,11 @@ def _require_equal(difference, model, inputs, tolerance):
     if not difference <= limit and tolerance is None:
         limit = max(limit, ROUNDING * rounding_difference(model, inputs))
     if not difference <= limit:
+        if not answers_are_finite(model, inputs):
+            raise RuntimeError(
+                "The model's answers must be finite, for those of the fused model to be compared "
+                "with. Received: infinite ones or NaN; do the weights, or the `inputs`, make sense?"
+            )
         raise RuntimeError(
             f"The fused model must answer like the model, within {limit:.1e} of the largest "
             f"output. Received: outputs that differ by {difference:.1e}"
