@@ -1,6 +1,8 @@
 """A Keras model as a SavedModel that takes images as they are and names its answers."""
 
 import dataclasses
+import json
+import math
 import os
 import pathlib
 import shutil
@@ -14,9 +16,13 @@ from keras_multiception.preprocessing import Dataset, get_dataset
 # How far the probabilities of the written SavedModel may be from those of the model.
 TOLERANCE = 1e-4
 LABELS_FILE = "assets.extra/labels.txt"
+FUSION_FILE = "assets.extra/fusion.json"
+BATCH_SIZES = (1, 32)  # that the forms of an exported network are chosen for
 
 
-def export_saved_model(model, path, dataset="cifar10", top_k=5, form="plain", form_batch_size=1):
+def export_saved_model(
+    model, path, dataset="cifar10", top_k=5, form="plain", form_batch_size=BATCH_SIZES
+):
     """Write a classifier as a SavedModel with its preprocessing inside.
 
     The SavedModel is written under a temporary name, loaded again, compared with the model on
@@ -36,7 +42,8 @@ def export_saved_model(model, path, dataset="cifar10", top_k=5, form="plain", fo
     `tf.train.Example` messages with an image file in the feature `image/encoded`; outputs
     `classes`, strings, and `scores`, float32, both `(batch, top_k)`, the most probable first.
 
-    The class names are in `assets.extra/labels.txt`, one on each line.
+    The class names are in `assets.extra/labels.txt`, one on each line; what `km.fuse` did, and
+    measured, is in `assets.extra/fusion.json`.
 
     Args:
         model: A built `keras.Model` that takes normalised images and gives class probabilities,
@@ -47,11 +54,13 @@ def export_saved_model(model, path, dataset="cifar10", top_k=5, form="plain", fo
         top_k: Integer, how many classes `classify` gives, or all if there are fewer.
         form: String, the network to write: `"plain"`, the model as it is, or, with its batch
             norms folded, a form of `km.fuse`: `"separate"`, `"merged"`, `"dense"` or `"auto"`.
-        form_batch_size: Integer, the number of images that `form="auto"` measures with.
+        form_batch_size: Integer or sequence of integers, the numbers of images that
+            `form="auto"` measures with. Where they lead to several networks, each request is
+            answered by the one whose number is nearest to its own, by ratio.
 
     Raises:
-        ValueError: If the model does not fit the data set or cannot be fused, `top_k` or `form`
-            is out of its range, or the path exists or cannot be written.
+        ValueError: If the model does not fit the data set or cannot be fused, `top_k`, `form` or
+            `form_batch_size` is out of its range, or the path exists or cannot be written.
         RuntimeError: If Keras runs on another backend than TensorFlow, or the SavedModel answers
             otherwise than the model.
 
@@ -83,9 +92,10 @@ def export_saved_model(model, path, dataset="cifar10", top_k=5, form="plain", fo
 
     try:
         written = temporary / path.name
-        network = model if form == "plain" else fuse(model, form, form_batch_size, verbose=False)
-        _write(network, written, facts, min(top_k, len(facts.class_names)))
-        require_equal_answers(model, written, facts, TOLERANCE)
+        networks = {0: model} if form == "plain" else _fused(model, form, form_batch_size)
+        _write(networks, written, facts, min(top_k, len(facts.class_names)))
+        for images in sorted({2, *networks} - {0}):
+            require_equal_answers(model, written, facts, TOLERANCE, images)
         if path.exists():
             raise ValueError(f"`path` appeared while it was being written. Received: path={path}")
         os.rename(written, path)
@@ -93,14 +103,35 @@ def export_saved_model(model, path, dataset="cifar10", top_k=5, form="plain", fo
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write(model, path, facts, top_k):
+def _fused(model, form, batch_sizes):
+    """Return fused networks by the smallest number of images that each is the one for."""
+    sizes = batch_sizes if isinstance(batch_sizes, (list, tuple)) else [batch_sizes]
+    if not sizes or any(type(size) is not int or size < 1 for size in sizes):
+        raise ValueError(
+            "`form_batch_size` must be a positive integer or several. "
+            f"Received: form_batch_size={batch_sizes!r}"
+        )
+    if form != "auto":
+        return {0: fuse(model, form, sizes[0], verbose=False)}
+    networks: dict = {}
+    forms = before = None
+    for size in sorted(set(sizes)):
+        network = fuse(model, form, size)
+        if network.fusion_report.forms != forms:
+            networks[math.isqrt(before * size) + 1 if before else 0] = network
+        forms, before = network.fusion_report.forms, size
+    return networks
+
+
+def _write(networks, path, facts, top_k):
     import tensorflow as tf
 
     from keras_multiception import signatures
 
     archive = keras.export.ExportArchive()
-    archive.track(model)
-    for name, (function, spec) in signatures.make_signatures(model, facts, top_k).items():
+    for network in networks.values():
+        archive.track(network)
+    for name, (function, spec) in signatures.make_signatures(networks, facts, top_k).items():
         archive.add_endpoint(name, function, input_signature=[spec])
     archive.write_out(path, verbose=False)
     updater = tf.compat.v1.saved_model.signature_def_utils.MethodNameUpdater(str(path))
@@ -109,6 +140,13 @@ def _write(model, path, facts, top_k):
     labels = path / LABELS_FILE
     labels.parent.mkdir()
     labels.write_text("".join(f"{name}\n" for name in facts.class_names), encoding="utf-8")
+    reports = [
+        {"smallest_batch": max(smallest, 1), **network.fusion_report.to_dict()}
+        for smallest, network in networks.items()
+        if hasattr(network, "fusion_report")
+    ]
+    if reports:
+        (path / FUSION_FILE).write_text(json.dumps(reports, indent=2) + "\n", encoding="utf-8")
 
 
 def fit_image_shape(model, facts):

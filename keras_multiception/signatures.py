@@ -1,5 +1,7 @@
 """The signatures of an exported classifier: ways to hand it images, and to be answered."""
 
+import functools
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -12,11 +14,12 @@ CLASSIFY_METHOD = "tensorflow/serving/classify"
 ENCODED_IMAGE = "image/encoded"
 
 
-def make_signatures(model, facts, top_k):
+def make_signatures(networks, facts, top_k):
     """Make the functions that an exported classifier answers with.
 
     Args:
-        model: A built `keras.Model`, as in `km.export_saved_model`.
+        networks: Dictionary of built `keras.Model`s, as in `km.export_saved_model`, that answer
+            alike: each for the number of images that is its key, or more, up to the next key.
         facts: The `km.preprocessing.Dataset`, with the image shape to decode files to.
         top_k: Integer, how many classes `classify` gives for each image.
 
@@ -24,6 +27,7 @@ def make_signatures(model, facts, top_k):
         A dictionary from the signature's name to its function, from one tensor to a dictionary
         of tensors, and the `tf.TensorSpec` of that tensor.
     """
+    (model, *_), (_, *further) = networks.values(), networks
     size = facts.image_shape[:2]
     class_names = np.array(facts.class_names)
 
@@ -33,7 +37,10 @@ def make_signatures(model, facts, top_k):
     # Functions of their own, so that the signatures share one graph of each.
     @tf.function(input_signature=[tf.TensorSpec(images, tf.float32)])
     def probabilities_of(image):
-        scores = model(preprocess_input(image, facts), training=False)
+        x = preprocess_input(image, facts)
+        calls = [functools.partial(network, x, training=False) for network in networks.values()]
+        index = tf.math.count_nonzero(tf.shape(x)[0] >= tf.constant(further, tf.int32))
+        scores = tf.switch_case(tf.cast(index, tf.int32), calls) if further else calls[0]()
         scores = tf.cast(scores, tf.float32)
         return tf.nn.softmax(scores) if gives_logits(model) else scores
 
@@ -67,7 +74,7 @@ def make_signatures(model, facts, top_k):
     }
 
 
-def require_equal_answers(model, path, facts, tolerance):
+def require_equal_answers(model, path, facts, tolerance, count=2):
     """Hold every signature of a SavedModel against the model, on random images.
 
     Args:
@@ -75,11 +82,12 @@ def require_equal_answers(model, path, facts, tolerance):
         path: Path of the SavedModel.
         facts: The `km.preprocessing.Dataset`.
         tolerance: Float, how far a probability may be from the model's.
+        count: Integer, how many images.
 
     Raises:
         RuntimeError: If a signature answers otherwise than the model.
     """
-    images = np.random.default_rng(0).integers(0, 256, (2, *facts.image_shape), dtype="uint8")
+    images = np.random.default_rng(0).integers(0, 256, (count, *facts.image_shape), dtype="uint8")
     expected = model.predict_on_batch(preprocess_input(images, facts)).astype("float32")
     if gives_logits(model):
         expected = keras.ops.convert_to_numpy(keras.ops.softmax(expected))

@@ -36,7 +36,7 @@ def publish(
     weights_card=None,
     top_k=5,
     form="separate",
-    form_batch_size=1,
+    form_batch_size=(1, 32),
     batching_file=None,
     litert=None,
 ):
@@ -56,7 +56,8 @@ def publish(
         top_k: Integer, how many classes the `classify` signature gives.
         form: String, one of `FORMS`: a form of `km.fuse`, without batch norms and therefore
             faster, or the model as it is.
-        form_batch_size: Integer, the number of images that `form="auto"` measures with.
+        form_batch_size: Integer or sequence of integers, the numbers of images that
+            `form="auto"` measures with, as in `km.export_saved_model`.
         batching_file: Path of the batching parameters file whose batch sizes to warm up; the
             default is `serving/batching.config`.
         litert: Path of a LiteRT file of the same network, written beside the SavedModel as
@@ -160,8 +161,10 @@ def _parser():
     parser.add_argument(
         "--form_batch_size",
         type=int,
-        default=1,
-        help="images that --form auto measures with (default: 1)",
+        nargs="+",
+        default=[1, 32],
+        help="images that --form auto measures with; with several numbers, each request is "
+        "answered by the forms for the number nearest to its own (default: 1 32)",
     )
     parser.add_argument(
         "--litert",

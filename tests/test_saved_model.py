@@ -1,4 +1,5 @@
 import io
+import json
 
 import keras
 import numpy as np
@@ -9,6 +10,8 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 import keras_multiception as km
 from keras_multiception import saved_model
+from keras_multiception.fusion import fused_model
+from keras_multiception.signatures import make_signatures
 
 RNG = np.random.default_rng(0)
 
@@ -152,6 +155,41 @@ def test_a_fused_network_answers_like_the_model(exported, signatures, tmp_path, 
     assert 0 < fused.count(name) < plain.count(name)
 
 
+def test_each_number_of_images_has_its_forms(exported, tmp_path, monkeypatch, capsys):
+    measure = fused_model.measure_forms
+
+    def measure_and_change(network, batch_size):
+        rows = measure(network, batch_size)
+        return [row | {"form": "dense" if batch_size < 8 else "separate"} for row in rows]
+
+    monkeypatch.setattr(fused_model, "measure_forms", measure_and_change)
+    path = tmp_path / "auto"
+    km.export_saved_model(exported[0], path, dataset="digits", form="auto", form_batch_size=(8, 1))
+    first, second = json.loads((path / "assets.extra" / "fusion.json").read_text())
+    assert (first["smallest_batch"], second["smallest_batch"]) == (1, 3)
+    assert set(first["forms"].values()) == {"dense"}
+    assert set(second["forms"].values()) == {"separate"}
+    assert "for 8 x [" in capsys.readouterr().out
+    plain, fused = (tf.saved_model.load(folder) for folder in (exported[1], path))
+    for count in (1, 2, 3, 20):
+        images = RNG.integers(0, 256, (count, 32, 32, 3), dtype="uint8")
+        expected, received = (
+            loaded.signatures["serving_uint8"](image=tf.constant(images))["probabilities"]
+            for loaded in (plain, fused)
+        )
+        np.testing.assert_allclose(received, expected, atol=1e-5)
+
+
+def test_the_number_of_images_chooses_the_network():
+    networks = {0: small_network(), 4: small_network(), 6: small_network()}
+    facts = km.preprocessing.get_dataset("cifar10")
+    answer, _ = make_signatures(networks, facts, 5)["serving_default"]
+    for count, first in {1: 0, 3: 0, 4: 4, 5: 4, 6: 6, 30: 6}.items():
+        x = RNG.uniform(0, 255, (count, 32, 32, 3)).astype("float32")
+        expected = notebook_answer(networks[first], x, "cifar10")
+        np.testing.assert_allclose(answer(x)["probabilities"], expected, atol=1e-6)
+
+
 def test_data_of_ones_own(tmp_path, images):
     facts = km.preprocessing.Dataset(
         mean=(0.5,) * 3, std=(0.25,) * 3, image_shape=(32, 32, 3), class_names=("cat", "dog")
@@ -178,6 +216,9 @@ def test_bad_arguments_leave_nothing(tmp_path):
         km.export_saved_model(small_network(), target, dataset="mnist")
     with pytest.raises(ValueError, match="`form` must be one of"):
         km.export_saved_model(small_network(), target, form="smaller")
+    for size in (0, 1.5, True, (), (1, "2")):
+        with pytest.raises(ValueError, match="`form_batch_size` must be a positive integer"):
+            km.export_saved_model(small_network(), target, form="auto", form_batch_size=size)
     for top_k in (0, 1.5, True):
         with pytest.raises(ValueError, match="`top_k` must be a positive integer"):
             km.export_saved_model(small_network(), target, top_k=top_k)
