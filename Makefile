@@ -4,9 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export TF_CPP_MIN_LOG_LEVEL := 2
 PRETRAINED := cifar10/resnet20_multiception
-# A test whose process dies (TensorFlow has crashed at times where it makes or drops functions) runs once
-# more; a test that fails does not: there is no such exception.
-PYTEST := $(BIN)/python -m pytest --numprocesses 2 --reruns 1 --only-rerun 'the process died'
+PYTEST := $(BIN)/python -m pytest --numprocesses 2
 
 .PHONY: help demo test test-slow test-torch lint clean
 
