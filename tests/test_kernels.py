@@ -156,6 +156,29 @@ def test_sizes_of_the_paper(kernel_sizes, channels, training):
     assert_equal(step(layer, x, training), step(layer, x, training, plain=True))
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("policy", "digits"), [("mixed_bfloat16", 8), ("mixed_float16", 11)])
+@pytest.mark.parametrize("strides", [1, 2])
+def test_half_precision_is_as_exact_as_the_plain_form(policy, digits, strides, training):
+    layer, double = (
+        km.layers.MulticeptionConv2D(16, strides=strides, name="layer", dtype=dtype)
+        for dtype in (policy, "float64")
+    )
+    x = tf.cast(images(8, 16, 16, 20), layer.compute_dtype)
+    layer.build(x.shape)
+    double.build(x.shape)
+    signs = np.random.default_rng(3).choice([-1, 0, 1], (2, *x.shape))
+    rounded = [
+        tf.cast(tf.cast(x, "float32") * (1 + each * 2.0 ** (1 - digits)), x.dtype)
+        for each in (0, *signs)
+    ]
+    assert_as_exact(
+        step(layer, x, training),
+        [step(layer, each, training, plain=True) for each in rounded],
+        step(double, tf.cast(x, "float64"), training, plain=True),
+    )
+
+
 def test_wide_kernels_take_the_fast_form():
     layer = km.layers.MulticeptionConv2D(3)
     x = images(2, 8, 8, 4)
