@@ -1,13 +1,14 @@
 """The figure of compression: accuracy against the size of the deflated file."""
 
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from training.studies.figures import DPI, GREY, TYPE_COLOURS
 from training.studies.names import convolution_name, panel_name
 
-_DEPTH = 14  # percentage points below the best; what is worse stands at the lower edge
-_NEAR_SIZE, _NEAR_ACCURACY = 1.14, 0.9
+_DEPTH = 4.5  # percentage points below the best; what is worse stands at the lower edge
+_NEAR_SIZE, _NEAR_ACCURACY = 1.14, 0.4
 
 
 def draw(results):
@@ -31,7 +32,7 @@ def draw(results):
         lowest = max(0.0, best - _DEPTH)
         for network in networks:
             _draw_network(ax, network, lowest)
-        ax.set_ylim(lowest, best + 2)
+        ax.set_ylim(lowest, best + 0.15 * (best - lowest))
         ax.margins(x=0.08)
         _finish(ax, f"{title}: accuracy against compressed size")
     return figure
@@ -61,9 +62,10 @@ def _draw_network(ax, network, lowest):
     for group in _neighbours(shown):
         size, accuracy = _size(group[0]), max(each["accuracy"] for each in group)
         text = ", ".join(sorted(each["recipe"] for each in group))
-        if network["recipe"]["conv"] == "dsconv":  # below, as its points lie below the others
+        if network["recipe"]["conv"] != "multiception":  # below, as most points lie lower
             lower = min(each["accuracy"] for each in group)
-            _write(ax, text, (size, lower), (0, -6), colour, "top")
+            right = 18 if network["recipe"]["conv"] == "standard" else 0
+            _write(ax, text, (size, lower), (right, -6), colour, "top")
         else:
             _write(ax, text, (size, accuracy), (0, 6), colour, "bottom")
     for each in below:
@@ -86,6 +88,8 @@ def _write(ax, text, place, offset, colour, vertical):
         va=vertical,
         fontsize=6.5,
         color="#5c6368" if colour == TYPE_COLOURS["standard"] else colour,
+        path_effects=[withStroke(linewidth=2, foreground="white")],
+        zorder=4,
     )
 
 
