@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 from typing import Any
 
-from training.paper_tables import CELLS, IMAGENET32, NUMERALS, SOURCE
+from training.paper_tables import CELLS, IMAGENET32, NUMERALS, SOURCE, cells
 from training.recipe import Recipe, override, read_recipe
 
 TYPES = ("standard", "dsconv", "mixconv", "mixconv_depthwise", "multiception")
@@ -91,6 +91,14 @@ RECIPES = (
         suffix="modern",
     )
     | _named(*(Recipe("cifar10", "resnet20", conv, **_SHORT) for conv in TYPES), suffix="short")
+    | _named(
+        *(
+            Recipe("cifar10", "resnet20", "multiception", sizes, **_SHORT)
+            for sizes in (cell.kernel_sizes for cell in cells(4) if cell.dataset == "cifar10")
+            if sizes
+        ),
+        suffix="short",
+    )
     | _named(
         *(
             Recipe(
