@@ -61,10 +61,22 @@ def test_command_line_publishes_versions(published):
     assert verify_manifest(base / "1")
     labels = (base / "1" / "assets.extra" / "labels.txt").read_text()
     assert labels.split() == list("0123456789")
-    assert "| form of the exported network | separate |" in model_card(base / "1")
+    assert "| form of the exported network | auto |" in model_card(base / "1")
     assert "| form of the exported network | merged |" in model_card(base / "20")
     classify = tf.saved_model.load(base / "20").signatures["classify"]
     assert classify.structured_outputs["classes"].shape[1] == 3
+
+
+def test_the_forms_are_measured_unless_one_is_asked_for(published):
+    _, base = published
+    measured, merged = (
+        json.loads((base / version / "assets.extra" / "fusion.json").read_text())
+        for version in ("1", "20")
+    )
+    batch_sizes = [row["batch_size"] for report in measured for row in report["measurements"]]
+    assert set(batch_sizes) <= {1, 32}
+    assert 1 in batch_sizes
+    assert [report["measurements"] for report in merged] == [[]]
 
 
 def test_warm_up_is_for_every_signature_and_batch_size(published):
