@@ -12,6 +12,7 @@ from training.studies.names import (
     dataset_name,
     model_name,
     panel_name,
+    setting_name,
     value_name,
     varying_keys,
 )
@@ -93,18 +94,29 @@ def _legend(conditions):
     """Say what the cells hold and how the recipes differ from the paper's."""
     paper = f"In brackets what the paper reports, the mean of three runs ({SOURCE})."
     lines = [f"Mean ± standard deviation over the seeds, in percent. {paper}"]
-    differing: dict[str, list] = {}
+    groups: dict[str, list] = {}
     for each in conditions:
-        if each["paper"] and each["paper"]["differing"]:
-            text = ", ".join(
-                f"{key} {ours} (paper: {theirs})"
-                for key, (ours, theirs) in each["paper"]["differing"].items()
-            )
-            differing.setdefault(text, []).append(panel_name(each["recipe"]))
+        if each["paper"]:
+            groups.setdefault(panel_name(each["recipe"]), []).append(each)
+    differing: dict[str, list] = {}
+    for panel, group in groups.items():
+        differing.setdefault(_differing(group), []).append(panel)
     for text, panels in differing.items():
-        where = "" if len(differing) == 1 else f" ({', '.join(dict.fromkeys(panels))})"
-        lines.append(f"**Not the paper's recipe**{where}: {text}.")
+        where = "" if len(differing) == 1 else f" ({', '.join(panels)})"
+        if text:
+            lines.append(f"**Not the paper's recipe**{where}: {text}.")
     return "\n\n".join(lines)
+
+
+def _differing(conditions):
+    """Return where recipes differ from the paper's, with all values that they have there."""
+    papers: dict = {}
+    for each in conditions:
+        papers |= {key: theirs for key, (_, theirs) in each["paper"]["differing"].items()}
+    ours = {key: dict.fromkeys(str(each["recipe"][key]) for each in conditions) for key in papers}
+    return ", ".join(
+        f"{key} {' or '.join(ours[key])} (paper: {theirs})" for key, theirs in papers.items()
+    )
 
 
 def _by_convolution(conditions, varying):
@@ -183,7 +195,7 @@ def _comparison_rows(results, varying):
             names = [convolution_name(recipe) for recipe in recipes]
             rest = [value_name(key, recipes[0][key]) for key in varying]
         else:
-            names = [value_name(each["key"], recipe[each["key"]]) for recipe in recipes]
+            names = [setting_name(recipe, [each["key"]]) for recipe in recipes]
             rest = [convolution_name(recipes[0])]
         place = "; ".join((panel_name(recipes[0]), *rest))
         interval, p_value = "not available", "not available"
