@@ -17,7 +17,7 @@ FORMS = {
     "merged": "ours, fused: merged",
     "dense": "ours, fused: dense",
     "auto": "ours, fused: auto",
-    "saved_model": "SavedModel of the fused",
+    "saved_model": "exported SavedModel",
     "litert": "LiteRT of the fused",
     "litert_threads": "LiteRT of the fused, all threads",
     "torch_channels_last": "PyTorch, channels last",

@@ -16,7 +16,8 @@ and highest. All forms take turns within a round, and the order is turned round 
 each turn begins with one call that is not timed. Ratios of one table compare; milliseconds drift
 with the load of the machine. PyTorch is this project's own reference of the paper's networks, in
 a process of its own on the same cores, trained for two steps before its inference is timed.
-"Fused" networks, the SavedModel and LiteRT are without batch norms (`km.fuse`). Keras is called
+"Fused" networks, the SavedModel and LiteRT are without batch norms (`km.fuse`); the SavedModel
+answers each batch size in the forms that were measured as the fastest for it. Keras is called
 through `km.inference_function`; every answer ends as a NumPy array."""
 _LIMIT = """\
 Serial limit: all multiply-adds at the speed of the measured matrix product, then all inputs and

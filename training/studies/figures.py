@@ -109,7 +109,11 @@ def _draw_curves(ax, conditions, varying):
         lowest = min(lowest, *map(min, curves))
         highest = max(highest, *map(max, curves))
     ax.set_yscale("log")
-    ax.set_ylim(max(lowest, 0.5) * 0.93, max(highest, 1) * 1.05)
+    bottom, top = max(lowest, 0.5) * 0.93, max(highest, 1) * 1.05
+    longest = max(len(name_of(each["recipe"], varying)) for each in conditions)
+    # of the height, for a legend so wide that the curves would pass under it
+    share = min(0.07 * len(conditions), 0.6) if longest > 30 else 0
+    ax.set_ylim(bottom, bottom * (top / bottom) ** (1 / (1 - share)))
     ax.yaxis.set_major_locator(FixedLocator(_TICKS))
     ax.yaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %"))
