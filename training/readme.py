@@ -12,7 +12,7 @@ import sys
 
 from training.cli import Parser
 from training.run_folder import replacing
-from training.studies.names import CONVOLUTIONS
+from training.studies.names import CONVOLUTIONS, value_name
 
 README = pathlib.Path(__file__).parents[1] / "README.md"
 RESULTS = pathlib.Path(__file__).parent / "results"
@@ -91,17 +91,41 @@ def _table(rows, left):
 
 def _study(results):
     """Lay out the errors of each type of convolution, and how Multiception's differ."""
-    rows = [("convolution", "parameters", "multiply-adds", "test error", "n", "Multiception minus")]
-    differences = {
-        each["second"]: each
-        for each in results["comparisons"]
-        if each["key"] == "conv" and each["first"].startswith("resnet20_multiception")
-    }
+    return _errors(
+        results,
+        ("convolution", "Multiception minus"),
+        lambda recipe: CONVOLUTIONS[recipe["conv"]],
+    )
+
+
+def _kernel_sizes(results):
+    """Lay out the errors of sets of kernel sizes, and how those of the paper's set differ."""
+    return _errors(results, ("kernel sizes of the stages", "the paper's minus"), _sizes_name)
+
+
+def _sizes_name(recipe):
+    from keras_multiception.applications.classifier import PAPER_KERNEL_SIZES
+
+    sizes = recipe["kernel_sizes"]
+    text = value_name("kernel_sizes", [list(each) for each in sizes or PAPER_KERNEL_SIZES])
+    return text if sizes else f"{text} (the paper's)"
+
+
+def _errors(results, titles, name_of):
+    """Lay out the errors of a study's conditions, and how that of the paper's layer differs."""
+    (first, last) = titles
+    rows = [(first, "parameters", "multiply-adds", "test error", "n", last)]
+    (ours,) = (
+        each["label"]
+        for each in results["conditions"]
+        if each["recipe"]["conv"] == "multiception" and not each["recipe"]["kernel_sizes"]
+    )
+    differences = {each["second"]: each for each in results["comparisons"] if each["first"] == ours}
     for each in (condition for condition in results["conditions"] if condition["runs"]):
         spread = "" if each["sd"] is None else f" ± {each['sd']:.2f}"
         rows.append(
             (
-                CONVOLUTIONS[each["recipe"]["conv"]],
+                name_of(each["recipe"]),
                 f"{each['parameters']:,}",
                 f"{each['multiply_adds']:,}",
                 f"{each['mean']:.2f}{spread} %",
@@ -110,8 +134,8 @@ def _study(results):
             )
         )
     note = (
-        "Test error: mean ± standard deviation over n seeds, of 10,000 images. Multiception minus: "
-        f"percentage points and their 95 % interval; {results['test']}."
+        "Test error: mean ± standard deviation over n seeds, of 10,000 images. "
+        f"{last.capitalize()}: percentage points and their 95 % interval; {results['test']}."
     )
     return f"{_table(rows, left=1)}\n\n{note}"
 
@@ -202,6 +226,7 @@ def _ratio(ratio):
 # by name of the section, its result file and what lays it out
 SECTIONS = {
     "study": ("study_short.json", _study),
+    "kernel sizes": ("kernel_sizes_short.json", _kernel_sizes),
     "speed": ("benchmark_resnet20.json", _speed),
     "compression": ("compression_resnet20_short.json", _compression),
 }
