@@ -96,6 +96,16 @@ def test_short_schedules_are_called_so(tmp_path):
     assert "30.00 (8.50)" in page  # no deviation of one run
 
 
+def test_a_grid_is_told_from_the_papers_recipe_once(tmp_path):
+    grid = ["l2=1e-4", "l2=5e-4", "pad_and_crop=4", "pad_and_crop=2"]
+    runs = plan_runs(plan_conditions(["resnet20_dsconv_cifar10"], grid=grid), 1, tmp_path)
+    write_runs(runs, lambda recipe, seed: 30.0)
+    page = to_markdown(collect(runs), "curves.png", "sizes.png")
+    assert page.count("**Not the paper's recipe**") == 1
+    assert "l2 0.0001 or 0.0005 (paper: 0.0002), pad_and_crop 4 or 2 (paper: 4)." in page
+    assert "| l2 0.0005 minus l2 0.0001 | 1 | +0.00 |" in page
+
+
 def test_kernel_sizes_are_laid_out_as_table_four(tmp_path):
     runs = plan_runs(plan_conditions(recipes_of_tables([4])), 2, tmp_path)
     write_runs(runs, lambda recipe, seed: {"cifar10": 6.0, "stl10": 17.0}.get(recipe.dataset, 50.0))
