@@ -52,7 +52,7 @@ def test_bare_step_has_the_losses_of_keras(batch):
         np.testing.assert_allclose(step(), expected.train_on_batch(*batch), rtol=1e-5)
 
 
-@pytest.mark.parametrize("form", sorted(branches.FORMS))
+@pytest.mark.parametrize("form", sorted(branches.FORMS.keys() - {"pallas"}))
 def test_branches_have_equal_values(form):
     rng = np.random.default_rng(0)
     x = keras.ops.convert_to_tensor(rng.normal(size=(2, 9, 8, 4)), "float32")

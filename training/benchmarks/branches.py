@@ -1,6 +1,6 @@
 """Forms of the depthwise branches of one Multiception, forward and backward, compiled.
 
-Backends whose compiler does not know depthwise convolutions on a CPU well (JAX) may do better
+Backends whose compiler does not know depthwise convolutions well (JAX on a CPU) may do better
 with another form of the same numbers; these are the candidates.
 """
 
@@ -32,9 +32,9 @@ def make_jobs(plan):
     ]
     return {
         Case("branches", "branches 3-5-7", "multiception", plan.batch_size, form): Job(
-            _forward_and_backward(function, x, kernels)
+            _forward_and_backward(sum_of_squares, x, kernels)
         )
-        for form, function in FORMS.items()
+        for form, sum_of_squares in SUMS.items()
         if form in plan.forms
     }
 
@@ -106,19 +106,48 @@ def ours(x, kernels):
     return fast.depthwise_branches(x, kernels)
 
 
+def pallas(x, kernels):
+    """Kernels of our own, on JAX."""
+    from training.benchmarks import pallas_branches
+
+    return pallas_branches.branches(x, kernels)[0]
+
+
 FORMS = {
     "grouped": grouped,
     "padded": padded,
     "diagonal": diagonal,
     "shifted": shifted,
+    "pallas": pallas,
     "ours": ours,
 }
 
 
-def _forward_and_backward(function, x, kernels):
-    def loss(x, kernels):
-        return sum(ops.sum(ops.square(ops.cast(y, "float32"))) for y in function(x, kernels))
+def _sum_of_squares(function):
+    """Return the function of a form's outputs that stands for the batch norm behind them.
 
+    As that does, it reads all of them, and its gradient is theirs times a number.
+    """
+    return lambda x, kernels: sum(
+        ops.sum(ops.square(ops.cast(y, "float32"))) for y in function(x, kernels)
+    )
+
+
+def _sum_of_squares_of_pallas(x, kernels):
+    """Return the same from the statistics that the kernels write, as a batch norm would."""
+    from training.benchmarks import pallas_branches
+
+    outputs, statistics = pallas_branches.branches(x, kernels)
+    mean, variance = statistics[:, 0], statistics[:, 1]
+    pixels = outputs[0].size // outputs[0].shape[-1]
+    return pixels * ops.sum(ops.square(mean) + variance)
+
+
+SUMS = {form: _sum_of_squares(function) for form, function in FORMS.items()}
+SUMS |= {"pallas": _sum_of_squares_of_pallas}
+
+
+def _forward_and_backward(loss, x, kernels):
     compiled = {"tensorflow": _tensorflow, "jax": _jax}[keras.backend.backend()](loss)
     return lambda: keras.ops.convert_to_numpy(compiled(x, kernels)[0])
 

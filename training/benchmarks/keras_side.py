@@ -126,6 +126,8 @@ def _possible_forms(forms):
 
     if km.kernels.fast_forms() is None:
         leave_out(["fast"], f"there are no fast forms for {backend}; ours is the plain one")
+    if not _pallas_is_compiled():
+        leave_out(["pallas"], "it needs Keras on JAX and a GPU")
     litert = ["litert", "litert_threads"]
     if backend != "tensorflow":
         leave_out(["saved_model", *litert], "it needs Keras on TensorFlow")
@@ -135,6 +137,14 @@ def _possible_forms(forms):
         except ImportError as error:
             leave_out(litert, str(error))
     return possible, left_out
+
+
+def _pallas_is_compiled():
+    if keras.backend.backend() != "jax":
+        return False
+    from training.benchmarks import pallas_branches
+
+    return pallas_branches.runs_here()
 
 
 def _operations(form):

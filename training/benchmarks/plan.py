@@ -26,6 +26,7 @@ FORMS = {
     "padded": "one depthwise convolution, kernels padded",
     "diagonal": "one full convolution, kernels on its diagonal",
     "shifted": "sum of shifted products",
+    "pallas": "kernels in Pallas, with the statistics of batch norm",
     "ours": "ours",
 }
 # what --forms takes, and the forms that it stands for
@@ -34,7 +35,7 @@ CHOICES = {
     "saved_model": ("saved_model",),
     "litert": ("litert", "litert_threads"),
     "torch": ("torch_channels_last", "torch_channels_first"),
-    "branches": ("grouped", "padded", "diagonal", "shifted", "ours"),
+    "branches": ("grouped", "padded", "diagonal", "shifted", "pallas", "ours"),
 }
 FUSED = ("separate", "merged", "dense", "auto")
 # the forms that others are compared with, whichever was measured

@@ -1,0 +1,78 @@
+"""The kernels in Pallas against JAX's own convolutions, interpreted; and that a GPU's compile."""
+
+import keras
+import numpy as np
+import pytest
+
+from training.benchmarks import branches
+
+jax = pytest.importorskip("jax")
+pytestmark = [
+    pytest.mark.backend,
+    pytest.mark.skipif(keras.backend.backend() != "jax", reason="of JAX"),
+]
+pallas_branches = pytest.importorskip("training.benchmarks.pallas_branches")
+
+
+def inputs(*shape, kernel_sizes=(3, 5, 7), dtype="float32"):
+    rng = np.random.default_rng(0)
+    kernels = [rng.normal(size=(k, k, shape[-1], 1)) for k in kernel_sizes]
+    return jax.tree.map(lambda a: jax.numpy.asarray(a, dtype), (rng.normal(size=shape), kernels))
+
+
+def expected(x, kernels):
+    outputs = branches.grouped(x, kernels)
+    moments = [[op(y, (0, 1, 2)) for op in (jax.numpy.mean, jax.numpy.var)] for y in outputs]
+    return outputs, jax.numpy.asarray(moments)
+
+
+def assert_equal(ours, theirs, tolerance):
+    for a, b in zip(*map(jax.tree.leaves, (ours, theirs)), strict=True):
+        a, b = (np.asarray(value, "float32") for value in (a, b))
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * np.abs(b).max())
+
+
+@pytest.mark.parametrize("shape", [(2, 32, 32, 16), (1, 1, 1, 2)])
+def test_equal_to_convolutions_and_their_moments(shape):
+    x, kernels = inputs(*shape)
+
+    def loss(function):
+        def weighted(x, kernels):
+            values = jax.tree.leaves(function(x, kernels))
+            rng = np.random.default_rng(1)
+            return sum((value * rng.normal(size=value.shape)).sum() for value in values)
+
+        return jax.jit(jax.grad(weighted, argnums=(0, 1)))(x, kernels)
+
+    assert_equal(pallas_branches.branches(x, kernels), expected(x, kernels), 1e-5)
+    assert_equal(loss(pallas_branches.branches), loss(expected), 1e-5)
+
+
+def test_bfloat16_is_as_near_as_one_rounding():
+    x, kernels = inputs(2, 8, 8, 4, dtype="bfloat16")
+    ours, statistics = pallas_branches.branches(x, kernels)
+    wide, _ = expected(*jax.tree.map(lambda a: a.astype("float32"), (x, kernels)))
+    assert {y.dtype.name for y in ours} == {"bfloat16"}
+    assert_equal(ours, wide, 2**-8)
+    assert_equal(statistics, expected(x, kernels)[1], 2**-6)
+
+
+def test_other_kernel_sets():
+    x, kernels = inputs(2, 8, 4, 4, kernel_sizes=(1, 9))
+    assert_equal(pallas_branches.branches(x, kernels), expected(x, kernels), 1e-5)
+
+
+def test_what_is_timed_is_the_sum_of_squares():
+    x, kernels = inputs(2, 8, 8, 4)
+    sums = [branches.SUMS[form](x, kernels) for form in ("pallas", "grouped")]
+    np.testing.assert_allclose(*sums, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_becomes_kernels_of_a_gpu(monkeypatch, dtype):
+    monkeypatch.setattr(pallas_branches, "runs_here", lambda: True)
+    gradients = jax.jit(jax.grad(branches.SUMS["pallas"], argnums=(0, 1)))
+    lowered = gradients.trace(*inputs(4, 32, 32, 16, dtype=dtype)).lower(
+        lowering_platforms=("cuda",)
+    )
+    assert lowered.as_text().count("xla.gpu.triton") == 3
