@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from training.benchmarks import branches
+from training.benchmarks import branches, keras_side
 from training.benchmarks.training_steps import make_fit, make_step
 
 pytestmark = [
@@ -63,3 +63,10 @@ def test_branches_have_equal_values(form):
     for y, expected in pairs:
         y, expected = map(keras.ops.convert_to_numpy, (y, expected))
         np.testing.assert_allclose(y, expected, atol=1e-4)
+
+
+def test_kernels_that_would_be_interpreted_are_left_out():
+    plan = Plan((), (), ("branches",), ("grouped", "pallas"), batch_size=1)
+    jobs, left_out = keras_side.make_jobs(plan)
+    assert [case.form for case in jobs] == ["grouped"]
+    assert left_out == ["pallas: it needs Keras on JAX and a GPU"]

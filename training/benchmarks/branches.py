@@ -15,11 +15,12 @@ KERNEL_SIZES = (3, 5, 7)
 IMAGE = (32, 32, 16)  # the first stage of a CIFAR ResNet
 
 
-def make_jobs(plan):
+def make_jobs(plan, forms):
     """Make a measurement of each form.
 
     Args:
         plan: A `Plan`.
+        forms: Those of its forms that can be measured here.
 
     Returns:
         A dictionary from `Case` to `Job`.
@@ -35,7 +36,7 @@ def make_jobs(plan):
             _forward_and_backward(sum_of_squares, x, kernels)
         )
         for form, sum_of_squares in SUMS.items()
-        if form in plan.forms
+        if form in forms
     }
 
 

@@ -59,7 +59,7 @@ def make_jobs(plan):
         if "inference" in plan.tasks:
             jobs |= _inference_jobs(plan, model, conv, forms)
     if "branches" in plan.tasks:
-        jobs |= branches.make_jobs(plan)
+        jobs |= branches.make_jobs(plan, forms)
     return jobs, left_out
 
 
