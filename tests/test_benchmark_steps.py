@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from training.benchmarks import branches, keras_side
+from training.benchmarks.plan import Plan
 from training.benchmarks.training_steps import make_fit, make_step
 
 pytestmark = [
