@@ -3,12 +3,24 @@
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.transforms import Bbox
 
 from training.studies.figures import DPI, GREY, TYPE_COLOURS
 from training.studies.names import convolution_name, panel_name
 
 _DEPTH = 4.5  # percentage points below the best; what is worse stands at the lower edge
 _NEAR_SIZE, _NEAR_ACCURACY = 1.14, 0.4
+# where a name may stand from its point, the first choice first: offsets in points, and alignments
+_PLACES = (
+    ((0, 6), "center", "bottom"),
+    ((0, -6), "center", "top"),
+    ((7, 0), "left", "center"),
+    ((-7, 0), "right", "center"),
+    ((7, 7), "left", "bottom"),
+    ((7, -7), "left", "top"),
+    ((-7, 7), "right", "bottom"),
+    ((-7, -7), "right", "top"),
+)
 
 
 def draw(results):
@@ -35,6 +47,9 @@ def draw(results):
         ax.set_ylim(lowest, best + 0.15 * (best - lowest))
         ax.margins(x=0.08)
         _finish(ax, f"{title}: accuracy against compressed size")
+    figure.draw_without_rendering()  # now every text has its size
+    for ax in figure.axes:
+        _spread_names(ax)
     return figure
 
 
@@ -60,37 +75,58 @@ def _draw_network(ax, network, lowest):
     ax.step(sizes, accuracies, where="post", color=colour, lw=1.2, alpha=0.5, zorder=2)
     below = [each for each in points if each not in shown]
     for group in _neighbours(shown):
-        size, accuracy = _size(group[0]), max(each["accuracy"] for each in group)
         text = ", ".join(sorted(each["recipe"] for each in group))
-        if network["recipe"]["conv"] != "multiception":  # below, as most points lie lower
-            lower = min(each["accuracy"] for each in group)
-            right = 18 if network["recipe"]["conv"] == "standard" else 0
-            _write(ax, text, (size, lower), (right, -6), colour, "top")
-        else:
-            _write(ax, text, (size, accuracy), (0, 6), colour, "bottom")
+        _write(ax, text, (_size(group[0]), group[0]["accuracy"]), colour)
     for each in below:
         ax.plot(_size(each), lowest, "v", color=colour, ms=6, mec="white", clip_on=False, zorder=3)
         text = f"{each['recipe']} {each['accuracy']:.1f} %"
-        _write(ax, text, (_size(each), lowest), (0, 7), colour, "bottom")
+        _write(ax, text, (_size(each), lowest), colour)
 
 
 def _size(artefact):
     return artefact["sizes"]["deflated"] / 1000
 
 
-def _write(ax, text, place, offset, colour, vertical):
+def _write(ax, text, place, colour):
     ax.annotate(
         text,
         place,
-        xytext=offset,
+        xytext=(0, 6),
         textcoords="offset points",
         ha="center",
-        va=vertical,
         fontsize=6.5,
         color="#5c6368" if colour == TYPE_COLOURS["standard"] else colour,
         path_effects=[withStroke(linewidth=2, foreground="white")],
         zorder=4,
     )
+
+
+def _spread_names(ax):
+    """Give every name the place where it covers least of the points and of other names."""
+    points = [ax.transData.transform(line.get_xydata()) for line in ax.lines]
+    taken = [Bbox([place - 5, place + 5]) for line in points for place in line]
+    taken.append(ax.get_legend().get_window_extent())
+    for text in ax.texts:
+
+        def covered(place, text=text):
+            _put(text, place)
+            box = text.get_window_extent()
+            outside = box.width * box.height - _common(box, ax.bbox)
+            return outside + sum(_common(box, other) for other in taken)
+
+        _put(text, min(_PLACES, key=covered))
+        taken.append(text.get_window_extent())
+
+
+def _put(text, place):
+    text.xyann, horizontal, vertical = place
+    text.set(ha=horizontal, va=vertical)
+
+
+def _common(a, b):
+    """Return the area that two boxes have in common."""
+    both = Bbox.intersection(a, b)
+    return both.width * both.height if both else 0.0
 
 
 def _neighbours(points):
