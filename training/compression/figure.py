@@ -20,6 +20,9 @@ _PLACES = (
     ((7, -7), "left", "top"),
     ((-7, 7), "right", "bottom"),
     ((-7, -7), "right", "top"),
+    ((0, 18), "center", "bottom"),
+    ((0, -18), "center", "top"),
+    ((0, 30), "center", "bottom"),
 )
 
 
