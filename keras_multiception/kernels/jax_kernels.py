@@ -1,4 +1,4 @@
-"""Fast forms on JAX: depthwise convolutions on a CPU as sums of shifted products.
+"""Fast forms on JAX: depthwise convolutions by Pallas on a GPU, as shifted products on a CPU.
 
 XLA knows a depthwise convolution on a CPU only as a grouped convolution, tens of times slower than
 the same numbers as a sum of products: of the image, shifted, with one entry of the kernel each,
@@ -10,6 +10,8 @@ import functools
 import jax
 from jax import lax
 from jax import numpy as jnp
+
+from keras_multiception.kernels import pallas_kernels
 
 _MAX_PRODUCTS = 256  # of all kernels together: what is compiled grows with them
 
@@ -27,14 +29,16 @@ def takes_multiception(x, kernel_sizes, dilation_rate):
 def takes_depthwise_branches(x, kernel_sizes, dilation_rate):
     """Say whether `depthwise_branches` can be used, and is worth it, on an input and kernels.
 
-    It is for CPUs, and not for types too short to hold a sum of so many products.
+    On a CPU, it is not for types too short to hold a sum of so many products.
     """
+    if tuple(dilation_rate) != (1, 1) or None in x.shape[1:3]:
+        return False
+    if jax.default_backend() == "gpu":
+        return pallas_kernels.takes(x.shape, x.dtype, kernel_sizes)
     return (
-        x.dtype in (jnp.float32, jnp.float64)
-        and tuple(dilation_rate) == (1, 1)
-        and None not in x.shape[1:3]
+        jax.default_backend() == "cpu"
+        and x.dtype in (jnp.float32, jnp.float64)
         and sum(height * width for height, width in kernel_sizes) <= _MAX_PRODUCTS
-        and jax.default_backend() == "cpu"
     )
 
 
@@ -50,9 +54,11 @@ def depthwise_branches(x, kernels):
     Returns:
         A list of arrays of the shape and type of `x`, one for each kernel.
     """
-    kernels = [jnp.asarray(kernel, x.dtype)[..., 0] for kernel in kernels]
+    kernels = [jnp.asarray(kernel, x.dtype) for kernel in kernels]
+    if jax.default_backend() == "gpu":
+        return pallas_kernels.branches(x, kernels)
     # barriers: XLA would otherwise compute an output anew for everything that reads it
-    return [lax.optimization_barrier(_correlate(x, kernel)) for kernel in kernels]
+    return [lax.optimization_barrier(_correlate(x, kernel[..., 0])) for kernel in kernels]
 
 
 @jax.custom_vjp

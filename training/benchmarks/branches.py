@@ -4,15 +4,23 @@ Backends whose compiler does not know depthwise convolutions well (JAX on a CPU)
 with another form of the same numbers; these are the candidates.
 """
 
+import math
+
 import keras
 import numpy as np
 from keras import ops
 
 import keras_multiception as km
 from training.benchmarks.plan import Case, Job
+from training.benchmarks.roofline import PASSES
+from training.machine import gpu_names
 
-KERNEL_SIZES = (3, 5, 7)
-IMAGE = (32, 32, 16)  # the first stage of a CIFAR ResNet
+# the stages of a CIFAR ResNet: (height, width, channels) and kernel sizes
+STAGES = {
+    (32, 32, 16): (3, 5, 7),
+    (16, 16, 32): (3, 5),
+    (8, 8, 64): (3, 3),
+}
 
 
 def make_jobs(plan, forms):
@@ -26,18 +34,53 @@ def make_jobs(plan, forms):
         A dictionary from `Case` to `Job`.
     """
     rng = np.random.default_rng(0)
-    dtype = keras.DTypePolicy(plan.dtype_policy).compute_dtype
-    x = ops.convert_to_tensor(rng.normal(size=(plan.batch_size, *IMAGE)), dtype)
-    kernels = [
-        ops.convert_to_tensor(rng.normal(size=(k, k, IMAGE[-1], 1)), dtype) for k in KERNEL_SIZES
-    ]
-    return {
-        Case("branches", "branches 3-5-7", "multiception", plan.batch_size, form): Job(
-            _forward_and_backward(sum_of_squares, x, kernels)
-        )
-        for form, sum_of_squares in SUMS.items()
-        if form in forms
-    }
+    dtype = _dtype(plan)
+    jobs = {}
+    for image, sizes in STAGES.items():
+        x = ops.convert_to_tensor(rng.normal(size=(plan.batch_size, *image)), dtype)
+        kernels = [
+            ops.convert_to_tensor(rng.normal(size=(k, k, image[-1], 1)), dtype) for k in sizes
+        ]
+        for form, sum_of_squares in SUMS.items():
+            if form in forms:
+                case = Case(*_what(plan, image), form=form)
+                jobs[case] = _forward_and_backward(sum_of_squares, x, kernels)
+    return jobs
+
+
+def work(plan):
+    """Count what the branches compute and move, as `training.benchmarks.roofline` does.
+
+    Args:
+        plan: A `Plan`.
+
+    Returns:
+        A dictionary from task, name, type of convolution and batch size to that of `count_work`.
+    """
+    bytes_each = np.dtype(_dtype(plan)).itemsize
+    counts = {}
+    for image, sizes in STAGES.items():
+        numbers = plan.batch_size * math.prod(image)
+        counts[_what(plan, image)] = {
+            "flop": PASSES * 2 * numbers * sum(k * k for k in sizes),
+            "bytes": PASSES * bytes_each * numbers * (1 + len(sizes)),
+        }
+    return counts
+
+
+def _dtype(plan):
+    return keras.DTypePolicy(plan.dtype_policy).compute_dtype
+
+
+def _what(plan, image):
+    """Return the first fields of the `Case` of branches."""
+    sizes = "-".join(map(str, STAGES[image]))
+    return (
+        "branches",
+        f"branches {sizes}, {image[0]}x{image[1]}x{image[2]}",
+        "multiception",
+        plan.batch_size,
+    )
 
 
 def grouped(x, kernels):
@@ -55,11 +98,10 @@ def diagonal(x, kernels):
 
     That is many times the arithmetic, which is what tensor cores have to spare.
     """
+    eye = ops.eye(x.shape[-1], dtype=x.dtype)
     stack = _same_size(kernels)
-    height, width, channels, count = stack.shape
-    full = ops.eye(channels, dtype=x.dtype)[:, :, None] * stack[:, :, :, None, :]
-    full = ops.reshape(full, (height, width, channels, channels * count))
-    return _split(ops.conv(x, full, padding="same"), count)
+    full = ops.concatenate([stack[..., i, None] * eye for i in range(len(kernels))], axis=-1)
+    return ops.split(ops.conv(x, full, padding="same"), len(kernels), axis=-1)
 
 
 def _same_size(kernels):
@@ -77,6 +119,12 @@ def _split(y, count):
     """Split the output of a depthwise convolution with a multiplier into that of each kernel."""
     y = ops.reshape(y, (*y.shape[:-1], y.shape[-1] // count, count))
     return [y[..., index] for index in range(count)]
+
+
+def diagonals(x, kernels):
+    """As `diagonal`, but a full convolution for each kernel, in its own size."""
+    eye = ops.eye(x.shape[-1], dtype=x.dtype)
+    return [ops.conv(x, kernel * eye, padding="same") for kernel in kernels]
 
 
 def shifted(x, kernels):
@@ -109,15 +157,16 @@ def ours(x, kernels):
 
 def pallas(x, kernels):
     """Kernels of our own, on JAX."""
-    from training.benchmarks import pallas_branches
+    from keras_multiception.kernels import pallas_kernels
 
-    return pallas_branches.branches(x, kernels)[0]
+    return pallas_kernels.branches(x, kernels)
 
 
 FORMS = {
     "grouped": grouped,
     "padded": padded,
     "diagonal": diagonal,
+    "diagonals": diagonals,
     "shifted": shifted,
     "pallas": pallas,
     "ours": ours,
@@ -134,23 +183,30 @@ def _sum_of_squares(function):
     )
 
 
-def _sum_of_squares_of_pallas(x, kernels):
-    """Return the same from the statistics that the kernels write, as a batch norm would."""
-    from training.benchmarks import pallas_branches
+def _sum_of_squares_by_moments(x, kernels):
+    """Return the same from the moments that the kernels write, as a batch norm would."""
+    from keras_multiception.kernels import pallas_kernels
 
-    outputs, statistics = pallas_branches.branches(x, kernels)
-    mean, variance = statistics[:, 0], statistics[:, 1]
+    outputs, moments = pallas_kernels.branches_and_moments(x, kernels)
+    mean, variance = moments[:, 0], moments[:, 1]
     pixels = outputs[0].size // outputs[0].shape[-1]
     return pixels * ops.sum(ops.square(mean) + variance)
 
 
 SUMS = {form: _sum_of_squares(function) for form, function in FORMS.items()}
-SUMS |= {"pallas": _sum_of_squares_of_pallas}
+SUMS |= {"pallas_moments": _sum_of_squares_by_moments}
 
 
 def _forward_and_backward(loss, x, kernels):
     compiled = {"tensorflow": _tensorflow, "jax": _jax}[keras.backend.backend()](loss)
-    return lambda: keras.ops.convert_to_numpy(compiled(x, kernels)[0])
+    # a GPU is given several at a time: to hear that one is done takes longer than some of them
+    calls = 20 if gpu_names() else 1
+
+    def call():
+        values = [compiled(x, kernels)[0] for _ in range(calls)]
+        return keras.ops.convert_to_numpy(values[-1])
+
+    return Job(call, calls)
 
 
 def _tensorflow(loss):

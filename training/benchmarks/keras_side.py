@@ -46,7 +46,8 @@ def make_jobs(plan):
     keras.utils.set_random_seed(0)
     keras.config.set_dtype_policy(plan.dtype_policy)
     forms, left_out = _possible_forms(plan.forms)
-    jobs = machine_limit.make_jobs(plan.threads) if "plain" in forms else {}
+    dtype = keras.DTypePolicy(plan.dtype_policy).compute_dtype
+    jobs = machine_limit.make_jobs(plan.threads, dtype) if "plain" in forms else {}
     for model, conv in plan.networks():
         try:
             km.create_model(model, conv=conv)
@@ -72,7 +73,7 @@ def work(plan):
     Returns:
         A dictionary from task, model, type of convolution and batch size to a `count_work`.
     """
-    counts = {}
+    counts = branches.work(plan)
     for name, conv in plan.networks():
         try:
             model = km.create_model(name, conv=conv)
@@ -127,7 +128,7 @@ def _possible_forms(forms):
     if km.kernels.fast_forms() is None:
         leave_out(["fast"], f"there are no fast forms for {backend}; ours is the plain one")
     if not _pallas_is_compiled():
-        leave_out(["pallas"], "it needs Keras on JAX and a GPU")
+        leave_out(["pallas", "pallas_moments"], "it needs Keras on JAX and a GPU")
     litert = ["litert", "litert_threads"]
     if backend != "tensorflow":
         leave_out(["saved_model", *litert], "it needs Keras on TensorFlow")
@@ -142,9 +143,9 @@ def _possible_forms(forms):
 def _pallas_is_compiled():
     if keras.backend.backend() != "jax":
         return False
-    from training.benchmarks import pallas_branches
+    from keras_multiception.kernels import pallas_kernels
 
-    return pallas_branches.runs_here()
+    return pallas_kernels.runs_here()
 
 
 def _operations(form):
@@ -200,6 +201,8 @@ def _inference_jobs(plan, name, conv, forms):
         if form in ("merged", "dense", "auto") and not has_forms:
             continue  # no depthwise convolution: every form is the same
         images, _ = _batch(model, size)
+        if gpu_names():  # as PyTorch's, they are there before
+            images = keras.ops.convert_to_tensor(images)
         if form in ("plain", "fast"):
             run = km.inference_function(model)
         elif form == "separate":

@@ -17,22 +17,23 @@ _STREAM, _STREAM_ON_GPU = 64 * 2**20, 2**30
 _FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_tile")
 
 
-def make_jobs(threads):
+def make_jobs(threads, dtype):
     """Make the two measurements of the machine.
 
     Args:
         threads: Integer, how many threads stream; the matrix product takes the cores it may use.
+        dtype: String, the type that the networks compute in, as which the product is measured.
 
     Returns:
         A dictionary from `Case` to `Job`. The unit of `"product"` is a billion (1e9) floating
-        point operations in float32, of `"stream"` a billion bytes read and written.
+        point operations, of `"stream"` a billion bytes read and written.
     """
     if gpu_names():
         size, stream = 8192, Job(_stream_on_gpu(), 3 * _STREAM_ON_GPU / 1e9)
     else:
         size, stream = 2048, Job(_stream(threads), 3 * _STREAM / 1e9)
     return {
-        Case("limit", "", "", 0, "product"): Job(_product(size), 2 * size**3 / 1e9),
+        Case("limit", "", "", 0, "product"): Job(_product(size, dtype), 2 * size**3 / 1e9),
         Case("limit", "", "", 0, "stream"): stream,
     }
 
@@ -53,9 +54,9 @@ def cpu_facts():
     }
 
 
-def _product(size):
+def _product(size, dtype):
     rng = np.random.default_rng(0)
-    a, b = (keras.ops.convert_to_tensor(rng.normal(size=(size, size)), "float32") for _ in range(2))
+    a, b = (keras.ops.convert_to_tensor(rng.normal(size=(size, size)), dtype) for _ in range(2))
     return lambda: _wait(keras.ops.matmul(a, b))
 
 

@@ -11,7 +11,7 @@ pytestmark = [
     pytest.mark.backend,
     pytest.mark.skipif(keras.backend.backend() != "jax", reason="of JAX"),
 ]
-pallas_branches = pytest.importorskip("training.benchmarks.pallas_branches")
+pallas_kernels = pytest.importorskip("keras_multiception.kernels.pallas_kernels")
 
 
 def inputs(*shape, kernel_sizes=(3, 5, 7), dtype="float32"):
@@ -44,13 +44,27 @@ def test_equal_to_convolutions_and_their_moments(shape):
 
         return jax.jit(jax.grad(weighted, argnums=(0, 1)))(x, kernels)
 
-    assert_equal(pallas_branches.branches(x, kernels), expected(x, kernels), 1e-5)
-    assert_equal(loss(pallas_branches.branches), loss(expected), 1e-5)
+    assert_equal(pallas_kernels.branches_and_moments(x, kernels), expected(x, kernels), 1e-5)
+    assert_equal(loss(pallas_kernels.branches_and_moments), loss(expected), 1e-5)
+
+
+def test_derivatives_of_second_order():
+    x, kernels = inputs(2, 8, 8, 4, kernel_sizes=(3, 5))
+
+    def curvature(function):
+        def slope(x, kernels):
+            value = lambda x, kernels: sum((y**3).sum() for y in function(x, kernels))  # noqa: E731
+            gradients = jax.grad(value, argnums=(0, 1))(x, kernels)
+            return sum((g**2).sum() for g in jax.tree.leaves(gradients))
+
+        return jax.jit(jax.grad(slope, argnums=(0, 1)))(x, kernels)
+
+    assert_equal(curvature(pallas_kernels.branches), curvature(branches.grouped), 1e-4)
 
 
 def test_bfloat16_is_as_near_as_one_rounding():
     x, kernels = inputs(2, 8, 8, 4, dtype="bfloat16")
-    ours, statistics = pallas_branches.branches(x, kernels)
+    ours, statistics = pallas_kernels.branches_and_moments(x, kernels)
     wide, _ = expected(*jax.tree.map(lambda a: a.astype("float32"), (x, kernels)))
     assert {y.dtype.name for y in ours} == {"bfloat16"}
     assert_equal(ours, wide, 2**-8)
@@ -59,19 +73,20 @@ def test_bfloat16_is_as_near_as_one_rounding():
 
 def test_other_kernel_sets():
     x, kernels = inputs(2, 8, 4, 4, kernel_sizes=(1, 9))
-    assert_equal(pallas_branches.branches(x, kernels), expected(x, kernels), 1e-5)
+    assert_equal(pallas_kernels.branches_and_moments(x, kernels), expected(x, kernels), 1e-5)
 
 
 def test_what_is_timed_is_the_sum_of_squares():
     x, kernels = inputs(2, 8, 8, 4)
-    sums = [branches.SUMS[form](x, kernels) for form in ("pallas", "grouped")]
-    np.testing.assert_allclose(*sums, rtol=1e-5)
+    sums = [branches.SUMS[form](x, kernels) for form in ("grouped", "pallas", "pallas_moments")]
+    np.testing.assert_allclose(sums[1:], sums[0], rtol=1e-5)
 
 
+@pytest.mark.parametrize("form", ["pallas", "pallas_moments"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_becomes_kernels_of_a_gpu(monkeypatch, dtype):
-    monkeypatch.setattr(pallas_branches, "runs_here", lambda: True)
-    gradients = jax.jit(jax.grad(branches.SUMS["pallas"], argnums=(0, 1)))
+def test_becomes_kernels_of_a_gpu(monkeypatch, dtype, form):
+    monkeypatch.setattr(pallas_kernels, "runs_here", lambda: True)
+    gradients = jax.jit(jax.grad(branches.SUMS[form], argnums=(0, 1)))
     lowered = gradients.trace(*inputs(4, 32, 32, 16, dtype=dtype)).lower(
         lowering_platforms=("cuda",)
     )

@@ -1,0 +1,308 @@
+"""Depthwise branches on a GPU as kernels of our own, in Pallas, for JAX.
+
+The image is read from memory once for all branches. A program works on some rows of one image; the
+entries of the kernels reach it as shifted views of the image, which the caches hold.
+
+There are three of them, which are each other's derivatives:
+
+    outputs(x, kernels)       y_k = x * kernel_k, the correlations, for each branch k
+    input(y, kernels)         the sum over k of y_k correlated with kernel_k turned round
+    products(x, y)            for every entry of kernel_k, the sum of y_k times x, shifted
+
+On a CPU, Pallas interprets them. That shows what they compute, not how fast.
+"""
+
+import functools
+import math
+
+import jax
+from jax import numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton
+
+# of an image, what a program works on at a time: as much as its registers hold
+_NUMBERS = 1024  # of every branch
+_NUMBERS_OF_PRODUCTS = 512  # of a product for every entry of one row of every kernel
+_TYPES = ("bfloat16", "float16", "float32")
+_MAX_PRODUCTS = 256  # of all kernels together: what is compiled grows with them
+
+
+def runs_here():
+    """Say whether the kernels are compiled on this machine, and not interpreted."""
+    return jax.default_backend() == "gpu"
+
+
+def takes(shape, dtype, kernel_sizes):
+    """Say whether images and kernels fit: powers of two, and no more than registers hold.
+
+    Args:
+        shape: (batch, height, width, channels).
+        dtype: Type of the images.
+        kernel_sizes: Pairs of integers.
+
+    Returns:
+        A boolean.
+    """
+    return (
+        None not in shape
+        and all(size & (size - 1) == 0 for size in shape[1:])
+        and math.prod(shape[2:]) <= _NUMBERS
+        and jnp.dtype(dtype).name in _TYPES
+        and sum(height * width for height, width in kernel_sizes) <= _MAX_PRODUCTS
+    )
+
+
+def branches(x, kernels):
+    """Apply depthwise convolutions of several sizes to one input, "same" at stride 1.
+
+    They have reverse-mode derivatives of every order, and no forward-mode ones.
+
+    Args:
+        x: Array of shape (batch, height, width, channels), as `takes` says.
+        kernels: List of arrays of shape (height, width, channels, 1), odd sizes.
+
+    Returns:
+        A list of arrays of the shape and type of `x`, one for each kernel.
+    """
+    return list(_outputs(x, _without_multiplier(kernels)))
+
+
+@jax.custom_vjp
+def branches_and_moments(x, kernels):
+    """Apply the convolutions, and sum what batch norm needs of them while it is in registers.
+
+    They have first-order gradients, in reverse mode.
+
+    Args:
+        x: As in `branches`.
+        kernels: As in `branches`.
+
+    Returns:
+        What `branches` returns, and a float32 array of shape (kernels, 2, channels): the mean of
+        every channel over batch and pixels, and the mean of the squared distances from it.
+    """
+    flat = _without_multiplier(kernels)
+    parts = (x.shape[0], x.shape[1] // _rows(x), x.shape[3])
+    shapes = [jax.ShapeDtypeStruct((len(kernels), *parts), jnp.float32)] * 2
+    *outputs, means, squares = _call(_forward_with_moments, x, [_like(x)] * len(kernels) + shapes)(
+        x, *flat
+    )
+    pixels = math.prod(x.shape[:3])
+    mean = means.mean((1, 2))
+    squares = squares.sum((1, 2)) / pixels + jnp.var(means, (1, 2))
+    return outputs, jnp.stack([mean, squares], 1)
+
+
+def _moments_forward(x, kernels):
+    outputs, moments = branches_and_moments(x, kernels)
+    return (outputs, moments), (x, kernels, outputs, moments)
+
+
+def _moments_backward(saved, gradients):
+    x, kernels, outputs, moments = saved
+    pixels = math.prod(x.shape[:3])
+    whole = []
+    for y, gradient, (mean, _), (to_mean, to_variance) in zip(
+        outputs, gradients[0], moments, gradients[1], strict=True
+    ):
+        of_moments = (to_mean + 2 * to_variance * (y - mean)) / pixels
+        whole.append((gradient + of_moments).astype(x.dtype))
+    flat = _without_multiplier(kernels)
+    products = _products(x, whole, _sizes(flat))
+    to_kernels = [
+        product[..., None].astype(kernel.dtype)
+        for product, kernel in zip(products, kernels, strict=True)
+    ]
+    return _input(whole, flat), to_kernels
+
+
+branches_and_moments.defvjp(_moments_forward, _moments_backward)
+
+
+@jax.custom_vjp
+def _outputs(x, kernels):
+    return _call(_forward, x, [_like(x)] * len(kernels))(x, *kernels)
+
+
+def _outputs_backward(saved, gradients):
+    x, kernels = saved
+    return _input(gradients, kernels), _typed(_products(x, gradients, _sizes(kernels)), kernels)
+
+
+_outputs.defvjp(lambda x, kernels: (_outputs(x, kernels), (x, kernels)), _outputs_backward)
+
+
+@jax.custom_vjp
+def _input(ys, kernels):
+    return _call(_input_gradient, ys[0], _like(ys[0]))(*ys, *kernels)
+
+
+def _input_backward(saved, gradient):
+    ys, kernels = saved
+    return _outputs(gradient, kernels), _typed(_products(gradient, ys, _sizes(kernels)), kernels)
+
+
+_input.defvjp(lambda ys, kernels: (_input(ys, kernels), (ys, kernels)), _input_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _products(x, ys, sizes):
+    """Return float32 arrays of shape (height, width, channels), one for each of the sizes."""
+    images, channels = x.shape[0], x.shape[-1]
+    height = max(size[0] for size in sizes)
+    parts = pl.pallas_call(
+        functools.partial(_kernel_gradients, rows=_rows(x, _NUMBERS_OF_PRODUCTS)),
+        grid=(images, height),
+        out_shape=[
+            jax.ShapeDtypeStruct((images, height, width, channels), jnp.float32)
+            for _, width in sizes
+        ],
+        interpret=not runs_here(),
+        compiler_params=triton.CompilerParams(num_warps=4),
+    )(x, *ys)
+    return [_middle(part.sum(0), size[0]) for part, size in zip(parts, sizes, strict=True)]
+
+
+def _products_backward(sizes, saved, gradients):
+    x, ys = saved
+    gradients = [gradient.astype(x.dtype) for gradient in gradients]
+    return _input(ys, gradients), _outputs(x, gradients)
+
+
+_products.defvjp(lambda x, ys, sizes: (_products(x, ys, sizes), (x, ys)), _products_backward)
+
+
+def _middle(rows, count):
+    first = (len(rows) - count) // 2
+    return rows[first : first + count]
+
+
+def _like(x):
+    return jax.ShapeDtypeStruct(x.shape, x.dtype)
+
+
+def _sizes(kernels):
+    return tuple(kernel.shape[:2] for kernel in kernels)
+
+
+def _typed(arrays, others):
+    return [array.astype(other.dtype) for array, other in zip(arrays, others, strict=True)]
+
+
+def _without_multiplier(kernels):
+    return [kernel[..., 0] for kernel in kernels]
+
+
+def _call(kernel, x, shapes):
+    """Return a function that runs a kernel for every part of the images `x`."""
+    rows = _rows(x)
+    return pl.pallas_call(
+        functools.partial(kernel, rows=rows),
+        grid=(x.shape[0], x.shape[1] // rows),
+        out_shape=shapes,
+        interpret=not runs_here(),
+        compiler_params=triton.CompilerParams(num_warps=4),
+    )
+
+
+def _rows(x, numbers=_NUMBERS):
+    """Return how many rows of an image are taken at a time: a power of two, as all there is."""
+    return min(x.shape[1], max(1, numbers // math.prod(x.shape[2:])))
+
+
+def _forward(x, *refs, rows):
+    """Write every branch of this program's part."""
+    kernels, outputs = _halves(refs)
+    for output, y in zip(outputs, _correlations(x, kernels, rows), strict=True):
+        output[pl.program_id(0), pl.ds(pl.program_id(1) * rows, rows)] = y.astype(output.dtype)
+
+
+def _forward_with_moments(x, *refs, rows):
+    """Write every branch of this program's part, its means and sums of squared distances."""
+    kernels, outputs = _halves(refs[:-2])
+    means, squares = refs[-2:]
+    image, part = pl.program_id(0), pl.program_id(1)
+    for index, y in enumerate(_correlations(x, kernels, rows)):
+        y = y.astype(outputs[index].dtype)  # the moments are those of what is written
+        outputs[index][image, pl.ds(part * rows, rows)] = y
+        y = y.astype(jnp.float32)
+        mean = y.sum((0, 1)) / math.prod(y.shape[:2])
+        means[index, image, part] = mean
+        squares[index, image, part] = jnp.square(y - mean).sum((0, 1))
+
+
+def _correlations(x, kernels, rows):
+    """Return the correlations of this program's part with every kernel, in float32."""
+    sums = [jnp.float32(0)] * len(kernels)
+    for i, j in _shifts(kernels):
+        view = _view(x, pl.program_id(0), pl.program_id(1), rows, i, j)
+        for index, kernel in enumerate(kernels):
+            if _is_in(kernel, i, j):
+                sums[index] += view * _entry(kernel, i, j)
+    return sums
+
+
+def _input_gradient(*refs, rows):
+    """Write the gradient of this program's part of the image, the sum over the branches."""
+    gradients, kernels = _halves(refs[:-1])
+    output = refs[-1]
+    image, part = pl.program_id(0), pl.program_id(1)
+    total = jnp.float32(0)
+    for gradient, kernel in zip(gradients, kernels, strict=True):
+        for i, j in _shifts([kernel]):
+            total += _view(gradient, image, part, rows, -i, -j) * _entry(kernel, i, j)
+    output[image, pl.ds(part * rows, rows)] = total.astype(output.dtype)
+
+
+def _kernel_gradients(x, *refs, rows):
+    """Write what this program's image adds to the gradients of one row of every kernel.
+
+    Kernels of fewer rows get as many as the largest; what is too much is not used.
+    """
+    gradients, outputs = _halves(refs)
+    image, i = pl.program_id(0), pl.program_id(1)
+    row = i - pl.num_programs(1) // 2
+    widths = [output.shape[2] for output in outputs]
+    entries = [
+        (k, j) for k, width in enumerate(widths) for j in range(-(width // 2), width // 2 + 1)
+    ]
+
+    def add(part, sums):
+        factors = [_view(gradient, image, part, rows, 0, 0) for gradient in gradients]
+        views = {j: _view(x, image, part, rows, row, j) for j in sorted({j for _, j in entries})}
+        return [total + views[j] * factors[k] for total, (k, j) in zip(sums, entries, strict=True)]
+
+    zeros = jnp.zeros((rows, *x.shape[2:]), jnp.float32)
+    sums = jax.lax.fori_loop(0, x.shape[1] // rows, add, [zeros] * len(entries))
+    for total, (k, j) in zip(sums, entries, strict=True):
+        outputs[k][image, i, j + widths[k] // 2] = total.sum((0, 1))
+
+
+def _halves(refs):
+    return refs[: len(refs) // 2], refs[len(refs) // 2 :]
+
+
+def _shifts(kernels):
+    """List the shifts (i, j) from its middle that the entries of any of the kernels stand for."""
+    rows, columns = (max(kernel.shape[axis] for kernel in kernels) // 2 for axis in (0, 1))
+    return [(i, j) for i in range(-rows, rows + 1) for j in range(-columns, columns + 1)]
+
+
+def _is_in(kernel, i, j):
+    return abs(i) <= kernel.shape[0] // 2 and abs(j) <= kernel.shape[1] // 2
+
+
+def _entry(kernel, i, j):
+    height, width, _ = kernel.shape
+    return kernel[i + height // 2, j + width // 2].astype(jnp.float32)
+
+
+def _view(images, image, part, rows, i, j):
+    """Read a part of an image, shifted, with zeros from beyond the edges."""
+    _, height, width, channels = images.shape
+    row = part * rows + jnp.arange(rows)[:, None, None] + i
+    column = jnp.arange(width)[None, :, None] + j
+    channel = jnp.arange(channels)[None, None]
+    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width) & (channel >= 0)
+    place = images.at[image, row, column, channel]
+    return triton.load(place, mask=inside, other=0.0).astype(jnp.float32)
