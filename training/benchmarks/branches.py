@@ -43,7 +43,7 @@ def make_jobs(plan, forms):
         ]
         for form, sum_of_squares in SUMS.items():
             if form in forms:
-                case = Case(*_what(plan, image), form=form)
+                case = Case._make((*_what(plan, image), form))
                 jobs[case] = _forward_and_backward(sum_of_squares, x, kernels)
     return jobs
 
