@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+import keras_multiception as km
 from training.benchmarks import branches
 
 jax = pytest.importorskip("jax")
@@ -91,3 +92,57 @@ def test_becomes_kernels_of_a_gpu(monkeypatch, dtype, form):
         lowering_platforms=("cuda",)
     )
     assert lowered.as_text().count("xla.gpu.triton") == 3
+
+
+@pytest.mark.parametrize(
+    ("shape", "sizes", "fits"),
+    [
+        ((128, 32, 32, 16), (3, 5, 7), True),
+        ((1, 8, 8, 64), (3, 3), True),
+        ((1, 1, 1, 1), (1,), True),
+        ((2, 32, 32, 32), (3, 5, 7), False),  # wider than was measured
+        ((2, 24, 24, 16), (3, 5), False),
+        ((2, 8, 8, 12), (3, 5), False),
+        ((None, 32, 32, 16), (3, 5, 7), False),
+        ((2, None, None, 16), (3, 5), False),
+        ((2, 16, 16, 16), (11, 13), False),
+    ],
+)
+def test_what_fits(shape, sizes, fits):
+    assert pallas_kernels.takes(shape, [(k, k) for k in sizes]) == fits
+
+
+@pytest.fixture
+def on_gpu(monkeypatch):
+    """Let the layers believe that there is a GPU, and count the calls; Pallas still interprets."""
+    from keras_multiception.kernels import jax_kernels
+
+    calls = []
+    branches_of = pallas_kernels.branches
+    monkeypatch.setattr(jax_kernels, "_is_on_gpu", lambda: True)
+    monkeypatch.setattr(
+        pallas_kernels, "branches", lambda x, ks: calls.append(x.shape) or branches_of(x, ks)
+    )
+    return calls
+
+
+def test_layer_takes_them_in_bfloat16(on_gpu):
+    layer = km.layers.MulticeptionConv2D(8, (3, 5), dtype="mixed_bfloat16")
+    x = np.random.default_rng(0).normal(size=(2, 8, 8, 4)).astype("float32")
+    ours = layer(x, training=True)
+    assert (2, 8, 8, 4) in on_gpu
+    with km.kernels.plain_operations():
+        plain = layer(x, training=True)
+    assert ours.dtype == plain.dtype == jax.numpy.bfloat16
+    assert_equal([ours], [plain], 2**-6)
+
+
+def test_layer_leaves_them_alone_otherwise(on_gpu, monkeypatch):
+    x = np.zeros((2, 8, 8, 4), "float32")
+    km.layers.MulticeptionConv2D(8, (3, 5))(x)  # float32
+    wide = np.zeros((1, 16, 16, 64), "float32")
+    km.layers.MulticeptionConv2D(8, (3, 5), dtype="mixed_bfloat16")(wide)
+    km.layers.MulticeptionConv2D(8, (3, 5), dilation_rate=2, dtype="mixed_bfloat16")(x)
+    monkeypatch.setattr(keras.distribution, "distribution", lambda: "of several devices")
+    km.layers.MulticeptionConv2D(8, (3, 5), dtype="mixed_bfloat16")(x)
+    assert not on_gpu

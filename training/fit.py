@@ -1,6 +1,5 @@
 """A training run, from its recipe to its final metrics."""
 
-import collections
 import contextlib
 import dataclasses
 import importlib.metadata
@@ -48,12 +47,20 @@ def train(
         FloatingPointError: If the loss is not finite.
         OSError: If a file cannot be written or another worker is lost.
     """
+    _require_loop(recipe, execution)
     strategy = strategies.make_strategy(execution)
     replicas = strategies.count_replicas(strategy)
     _require_shares(recipe, replicas)
     facts = data.facts(recipe.dataset, data_dir, recipe.image_size)
     folder = RunFolder(workdir, writable=strategies.is_chief(strategy))
-    config = _config(name, recipe, facts, {**dataclasses.asdict(execution), "replicas": replicas})
+    config = {
+        "name": name,
+        "recipe": dataclasses.asdict(recipe),
+        "data": {"dataset": recipe.dataset, **dataclasses.asdict(facts)},
+        "execution": {**dataclasses.asdict(execution), "replicas": replicas},
+        "versions": _versions(),
+        "hardware": _hardware(),
+    }
     folder.check(config)
     if folder.metrics():
         print("This run is finished.")
@@ -84,96 +91,20 @@ def train(
         if history:
             print(f"Resuming after epoch {len(history)} of {recipe.epochs}.")
         if len(history) < recipe.epochs:
-            batches = _training_batches(recipe, facts, train_set, len(history))
-            _fit(model, strategy, recipe, facts, folder, history, batches, steps, test_set)
+            if execution.loop == "device":
+                from training.loop import device_fit  # needs JAX
+
+                recorder = Recorder(folder, history, recipe, steps * recipe.batch_size)
+                device_fit.fit(model, recipe, facts, train_set, test_set, history, recorder)
+            else:
+                batches = _training_batches(recipe, facts, train_set, len(history))
+                _fit(model, strategy, recipe, facts, folder, history, batches, steps, test_set)
         model.optimizer.finalize_variable_values(model.trainable_variables)  # averages, if kept
         if folder.writable:
             final = _save_with_softmax(model, recipe, facts, folder)
             folder.finish(_measure(final, facts, train_set, test_set, history))
         strategies.sum_over_replicas(strategy, 0)  # no worker leaves before the chief is done
     return folder.metrics()
-
-
-def train_together(recipe, seeds, workdirs, name="", data_dir=None, archive_dir=None):
-    """Train several seeds of a recipe at once on one device, or go on where they stopped.
-
-    Each run comes out as `train` makes it, but for rounding, and in its own folder, where `train`
-    or this may go on with it. It is for small networks on a GPU, which one run would not keep
-    busy. It needs Keras on JAX.
-
-    Args:
-        recipe: A `Recipe`; its seed does not matter.
-        seeds: List of integers.
-        workdirs: List of paths, the folder of each run.
-        name: String, what the recipe is called.
-        data_dir: As in `train`.
-        archive_dir: As in `train`.
-
-    Returns:
-        A list of dictionaries, the final metrics of each run.
-
-    Raises:
-        ValueError: If the backend, the recipe, the data or a folder does not fit; nothing is
-            changed then.
-        FloatingPointError: If a loss is not finite.
-        OSError: If a file cannot be written.
-    """
-    if keras.backend.backend() != "jax":
-        raise ValueError(
-            "The backend of Keras must be jax to train runs together; set KERAS_BACKEND=jax. "
-            f"Received: {keras.backend.backend()}"
-        )
-    from training.loop import together  # needs JAX
-
-    unsupported = together.unsupported(recipe)
-    if unsupported:
-        raise ValueError(
-            "A recipe whose runs are trained together must leave these values at their defaults: "
-            f"{', '.join(unsupported)}. Received: {name}"
-        )
-    facts = data.facts(recipe.dataset, data_dir, recipe.image_size)
-    recipes = [dataclasses.replace(recipe, seed=seed) for seed in seeds]
-    folders = [RunFolder(workdir) for workdir in workdirs]
-    execution = {**dataclasses.asdict(Execution()), "together": len(seeds), "replicas": 1}
-    configs = [_config(name, each, facts, execution) for each in recipes]
-    for folder, config in zip(folders, configs, strict=True):
-        folder.check(config)
-    keras.config.set_dtype_policy(recipe.dtype_policy)
-    train_set, test_set = (
-        data.load(recipe.dataset, split, data_dir, recipe.image_size, archive_dir)
-        for split in (recipe.train_split, recipe.test_split)
-    )
-    steps = _steps_per_epoch(recipe, len(train_set[0]), Execution())
-    with contextlib.ExitStack() as stack:
-        by_epoch = collections.defaultdict(list)
-        for each, folder, config in zip(recipes, folders, configs, strict=True):
-            stack.enter_context(folder.lock())
-            if folder.metrics():
-                continue
-            keras.utils.set_random_seed(each.seed)
-            model = network.build(each, facts)
-            network.compile_for_training(model, each, steps)
-            history = folder.load_checkpoint(model)
-            folder.begin(config)
-            by_epoch[len(history)].append(together.Run(each, model, folder, history))
-        for epoch, runs in sorted(by_epoch.items()):
-            if epoch < recipe.epochs:
-                together.fit(runs, facts, train_set, test_set)
-    return [
-        train(each, folder.path, name, data_dir, archive_dir)
-        for each, folder in zip(recipes, folders, strict=True)
-    ]
-
-
-def _config(name, recipe, facts, execution):
-    return {
-        "name": name,
-        "recipe": dataclasses.asdict(recipe),
-        "data": {"dataset": recipe.dataset, **dataclasses.asdict(facts)},
-        "execution": execution,
-        "versions": _versions(),
-        "hardware": _hardware(),
-    }
 
 
 def _training_batches(recipe, facts, train_set, first_epoch):
@@ -254,6 +185,19 @@ def _measure(final, facts, train_set, test_set, history):
         "wall_seconds": sum(row["seconds"] for row in history),
         "images_per_second": statistics.median(row["images_per_second"] for row in history),
     }
+
+
+def _require_loop(recipe, execution):
+    if execution.loop != "device":
+        return
+    if keras.backend.backend() != "jax":
+        raise ValueError(
+            '`loop` must be "keras" unless the backend of Keras is jax (KERAS_BACKEND=jax). '
+            f"Received: loop={execution.loop} on {keras.backend.backend()}"
+        )
+    from training.loop import device_fit  # needs JAX
+
+    device_fit.require_support(recipe)
 
 
 def _require_shares(recipe, replicas):

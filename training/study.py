@@ -14,10 +14,19 @@ import pathlib
 import sys
 
 from training.cli import Parser, command_of
+from training.loop.strategies import LOOPS
 from training.studies.plan import plan_conditions, plan_runs, recipes_of_tables
 from training.studies.runs import find_gpus, train_runs
 
-_OF_THE_MACHINE = ("--workdir", "--data_dir", "--output", "--parallel", "--note", "--summary_only")
+_OF_THE_MACHINE = (
+    "--workdir",
+    "--data_dir",
+    "--output",
+    "--parallel",
+    "--loop",
+    "--note",
+    "--summary_only",
+)
 
 
 def main(argv=None):
@@ -50,7 +59,7 @@ def main(argv=None):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         summarise = functools.partial(_summarise, runs, args, argv)
         if not args.summary_only:
-            train_runs(runs, gpus, parallel, args.data_dir, on_finish=summarise)
+            train_runs(runs, gpus, parallel, args.data_dir, summarise, args.loop)
         summarise()
     except ValueError as error:
         parser.error(error)
@@ -112,6 +121,12 @@ def _parser():
         default="auto",
         metavar="N",
         help="processes at a time; auto is one for each GPU, or one without any",
+    )
+    parser.add_argument(
+        "--loop",
+        choices=LOOPS,
+        default="keras",
+        help="as of training.train; with device, several processes may share a GPU well by MPS",
     )
     parser.add_argument(
         "--summary_only", action="store_true", help="train nothing, only summarise what is there"

@@ -22,23 +22,29 @@ index of each in its environment; the first one writes and reports:
         --strategy multi_worker
 
 Where one of them is lost, all of them are started again to resume.
+
+A small network on a GPU, with Keras on JAX, epoch by epoch in the memory of the GPU:
+
+    KERAS_BACKEND=jax python -m training.train --recipe resnet20_multiception_cifar10 \\
+        --workdir runs/device --loop device --set dtype_policy=mixed_bfloat16
 """
 
 import dataclasses
 import sys
 
 from training.cli import Parser
-from training.loop.strategies import JIT, STRATEGIES, Execution
+from training.loop.strategies import JIT, LOOPS, STRATEGIES, Execution
 from training.paper_tables import NUMERALS
 from training.recipes import RECIPES, describe, get_recipe, paper_cells
 
 _RESUME = "The same command resumes after the last whole epoch."
-_CHOICES = {"strategy": STRATEGIES, "jit": tuple(JIT)}
+_CHOICES = {"strategy": STRATEGIES, "jit": tuple(JIT), "loop": LOOPS}
 _EXECUTION_HELP = {
     "strategy": "one device, all GPUs, or those of the workers in TF_CONFIG",
     "cpu_replicas": "with mirrored: parts of the CPU to take in place of GPUs, to try it out",
     "jit": "whether to compile with XLA",
     "steps_per_execution": "steps between two looks at the loss",
+    "loop": "keras is model.fit; device is whole epochs in the memory of one device, on JAX",
 }
 
 

@@ -1,5 +1,7 @@
 """Fast forms on JAX: depthwise convolutions by Pallas on a GPU, as shifted products on a CPU.
 
+On a GPU, the kernels of `pallas_kernels` are for bfloat16, in which they were measured.
+
 XLA knows a depthwise convolution on a CPU only as a grouped convolution, tens of times slower than
 the same numbers as a sum of products: of the image, shifted, with one entry of the kernel each,
 which it compiles into one loop over the image (`python -m training.benchmark --forms branches`).
@@ -8,12 +10,17 @@ which it compiles into one loop over the image (`python -m training.benchmark --
 import functools
 
 import jax
+import keras
 from jax import lax
 from jax import numpy as jnp
 
 from keras_multiception.kernels import pallas_kernels
 
 _MAX_PRODUCTS = 256  # of all kernels together: what is compiled grows with them
+
+
+def _is_on_gpu():
+    return pallas_kernels.runs_here()
 
 
 def takes_batch_norm(x):
@@ -29,12 +36,17 @@ def takes_multiception(x, kernel_sizes, dilation_rate):
 def takes_depthwise_branches(x, kernel_sizes, dilation_rate):
     """Say whether `depthwise_branches` can be used, and is worth it, on an input and kernels.
 
-    On a CPU, it is not for types too short to hold a sum of so many products.
+    On a CPU, it is not for types too short to hold a sum of so many products. On GPUs, it is not
+    for several of them under a `keras.distribution`, which cannot divide kernels of our own.
     """
     if tuple(dilation_rate) != (1, 1) or None in x.shape[1:3]:
         return False
-    if jax.default_backend() == "gpu":
-        return pallas_kernels.takes(x.shape, x.dtype, kernel_sizes)
+    if _is_on_gpu():
+        return (
+            x.dtype == jnp.bfloat16
+            and keras.distribution.distribution() is None
+            and pallas_kernels.takes(x.shape, kernel_sizes)
+        )
     return (
         jax.default_backend() == "cpu"
         and x.dtype in (jnp.float32, jnp.float64)
@@ -55,7 +67,7 @@ def depthwise_branches(x, kernels):
         A list of arrays of the shape and type of `x`, one for each kernel.
     """
     kernels = [jnp.asarray(kernel, x.dtype) for kernel in kernels]
-    if jax.default_backend() == "gpu":
+    if _is_on_gpu():
         return pallas_kernels.branches(x, kernels)
     # barriers: XLA would otherwise compute an output anew for everything that reads it
     return [lax.optimization_barrier(_correlate(x, kernel[..., 0])) for kernel in kernels]

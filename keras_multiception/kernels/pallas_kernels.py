@@ -23,31 +23,29 @@ from jax.experimental.pallas import triton
 # of an image, what a program works on at a time: as much as its registers hold
 _NUMBERS = 1024  # of every branch
 _NUMBERS_OF_PRODUCTS = 512  # of a product for every entry of one row of every kernel
-_TYPES = ("bfloat16", "float16", "float32")
+_NUMBERS_OF_A_ROW = 512  # at most: width times channels
 _MAX_PRODUCTS = 256  # of all kernels together: what is compiled grows with them
 
 
 def runs_here():
-    """Say whether the kernels are compiled on this machine, and not interpreted."""
-    return jax.default_backend() == "gpu"
+    """Say whether the kernels are compiled on this machine, for a GPU of NVIDIA's."""
+    return jax.default_backend() == "gpu" and "NVIDIA" in jax.devices()[0].device_kind
 
 
-def takes(shape, dtype, kernel_sizes):
+def takes(shape, kernel_sizes):
     """Say whether images and kernels fit: powers of two, and no more than registers hold.
 
     Args:
-        shape: (batch, height, width, channels).
-        dtype: Type of the images.
+        shape: (batch, height, width, channels); what is not known yet does not fit.
         kernel_sizes: Pairs of integers.
 
     Returns:
         A boolean.
     """
     return (
-        None not in shape
+        all(isinstance(size, int) for size in shape)
         and all(size & (size - 1) == 0 for size in shape[1:])
-        and math.prod(shape[2:]) <= _NUMBERS
-        and jnp.dtype(dtype).name in _TYPES
+        and math.prod(shape[2:]) <= _NUMBERS_OF_A_ROW
         and sum(height * width for height, width in kernel_sizes) <= _MAX_PRODUCTS
     )
 

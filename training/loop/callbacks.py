@@ -63,39 +63,23 @@ class Recorder(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         """Save the epoch, unless it left a variable that is not finite."""
-        require_finite_variables(self.model, self._history)
-        seconds, speed = time.perf_counter() - self._begin, self._images / self._train_seconds
-        self._history.append(history_row(self._recipe, epoch, logs, seconds, speed))
+        self._require_finite_variables()
+        self._history.append(
+            {
+                "epoch": epoch + 1,
+                **{name: float(value) for name, value in logs.items()},
+                "learning_rate": self._recipe.learning_rate_at(epoch),
+                "seconds": time.perf_counter() - self._begin,
+                "images_per_second": self._images / self._train_seconds,
+            }
+        )
         self._folder.save_checkpoint(self.model, self._history)
 
-
-def history_row(recipe, epoch, logs, seconds, images_per_second):
-    """Return the row of an epoch in the history of a run.
-
-    Args:
-        recipe: The `Recipe`.
-        epoch: Integer, the number of the epoch from 0.
-        logs: Dictionary, what was measured, the test split's with `val_` in front.
-        seconds: Float, what the epoch took.
-        images_per_second: Float, those trained on.
-    """
-    return {
-        "epoch": epoch + 1,
-        **{name: float(value) for name, value in logs.items()},
-        "learning_rate": recipe.learning_rate_at(epoch),
-        "seconds": seconds,
-        "images_per_second": images_per_second,
-    }
-
-
-def require_finite_variables(model, history):
-    """Raise a `FloatingPointError` if batch statistics, or weights, are lost.
-
-    They can be while the loss of the training looks normal.
-    """
-    for variable in model.variables:
-        if not np.all(np.isfinite(keras.ops.convert_to_numpy(variable))):
-            raise FloatingPointError(
-                f"{variable.path} is not finite after epoch {len(history) + 1}; "
-                f"{len(history)} epochs are saved. {ADVICE}"
-            )
+    def _require_finite_variables(self):
+        """Batch statistics can be lost while the loss of the training looks normal."""
+        for variable in self.model.variables:
+            if not np.all(np.isfinite(keras.ops.convert_to_numpy(variable))):
+                raise FloatingPointError(
+                    f"{variable.path} is not finite after epoch {self._epoch + 1}; "
+                    f"{len(self._history)} epochs are saved. {ADVICE}"
+                )

@@ -6,6 +6,7 @@ import json
 import os
 
 STRATEGIES = ("none", "mirrored", "multi_worker")
+LOOPS = ("keras", "device")
 JIT = {"auto": "auto", "true": True, "false": False}
 
 _TF_CONFIG = (
@@ -24,12 +25,15 @@ class Execution:
             try it out; 0 for the GPUs.
         jit: Whether to compile with XLA: "true", "false", or "auto" for Keras' choice.
         steps_per_execution: Steps to run at a time before control comes back to Python.
+        loop: "keras" for `keras.Model.fit`, or "device" to keep all images in the memory of one
+            device and compile a whole epoch, which is for small networks on a GPU and JAX.
     """
 
     strategy: str = "none"
     cpu_replicas: int = 0
     jit: str = "auto"
     steps_per_execution: int = 1
+    loop: str = "keras"
 
     def __post_init__(self):
         for name, (is_valid, expected) in {
@@ -43,6 +47,11 @@ class Execution:
                 "one of auto, true, false, and not true with a strategy",
             ),
             "steps_per_execution": (self.steps_per_execution >= 1, "at least 1"),
+            "loop": (
+                self.loop == "keras"
+                or (self.loop == "device" and self.strategy == "none" and self.jit != "false"),
+                "keras or device, and not device with a strategy or without jit",
+            ),
         }.items():
             if not is_valid:
                 value = getattr(self, name)

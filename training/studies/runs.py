@@ -31,7 +31,7 @@ def find_gpus():
     return result.stdout.split() if result.returncode == 0 else []
 
 
-def train_runs(runs, gpus, parallel, data_dir, on_finish):
+def train_runs(runs, gpus, parallel, data_dir, on_finish, loop="keras"):
     """Train the runs that are not finished.
 
     Args:
@@ -40,6 +40,7 @@ def train_runs(runs, gpus, parallel, data_dir, on_finish):
         parallel: Integer, how many processes may train at a time; on a CPU they share its cores.
         data_dir: Directory of prepared TensorFlow Datasets, or `None`.
         on_finish: Function to call whenever a run has been finished.
+        loop: As in `training.loop.strategies.Execution`.
     """
     waiting = [run for run in runs if not run.folder.metrics()]
     print(f"{len(runs) - len(waiting)} of {len(runs)} runs are finished.", flush=True)
@@ -53,7 +54,7 @@ def train_runs(runs, gpus, parallel, data_dir, on_finish):
                 log = _claim(run)
                 if log:
                     place = places.pop(0)
-                    busy[_Training(run, log, place, shared, data_dir)] = place
+                    busy[_Training(run, log, place, shared, data_dir, loop)] = place
                 continue
             multiprocessing.connection.wait([training.process.sentinel for training in busy])
             for training in [each for each in busy if not each.process.is_alive()]:
@@ -97,10 +98,10 @@ def _claim(run):
 class _Training:
     """A run that is being trained in a process of its own."""
 
-    def __init__(self, run, log, place, shared, data_dir):
+    def __init__(self, run, log, place, shared, data_dir, loop):
         print(f"{run}: {'resumed' if run.folder.config() else 'started'}", flush=True)
         self._run, self._log, self._begin = run, log, time.monotonic()
-        arguments = ["--workdir", str(run.path), *run.arguments]
+        arguments = ["--workdir", str(run.path), "--loop", loop, *run.arguments]
         if data_dir:
             arguments += ["--data_dir", str(data_dir)]
         self.process = _SPAWN.Process(target=_train, args=(arguments, log.name, place, shared))

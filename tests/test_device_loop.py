@@ -1,0 +1,110 @@
+"""Whole epochs in the memory of a device: the outcome of `fit`, resumed ones too; what it refuses."""
+
+import csv
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+
+from training import fit
+from training.loop import callbacks
+from training.loop.strategies import Execution
+from training.recipe import Recipe
+
+pytestmark = [pytest.mark.backend]
+of_jax = pytest.mark.skipif(keras.backend.backend() != "jax", reason="of JAX")
+DEVICE = Execution(loop="device")
+# few steps, small ones: rounding is not to grow
+RECIPE = Recipe(
+    "digits",
+    "resnet20",
+    "standard",
+    filters=4,
+    train_split="train[:96]",
+    test_split="test[:300]",
+    epochs=2,
+    batch_size=32,
+    learning_rate=1e-3,
+    seed=5,
+)
+TIMINGS = ("seconds", "images_per_second")
+
+
+def history(folder):
+    with (folder / "history.csv").open() as file:
+        rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+    return [{k: v for k, v in row.items() if k not in TIMINGS} for row in rows]
+
+
+def weights(folder):
+    return keras.saving.load_model(folder / "model.keras").get_weights()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("device") / "run"
+    return folder, fit.train(RECIPE, folder, execution=DEVICE)
+
+
+@of_jax
+def test_outcome_is_that_of_fit(trained, tmp_path):
+    folder, metrics = trained
+    expected = fit.train(RECIPE, tmp_path / "fit")
+    for ours, theirs in zip(history(folder), history(tmp_path / "fit"), strict=True):
+        assert list(ours) == list(theirs)
+        np.testing.assert_allclose(list(ours.values()), list(theirs.values()), rtol=2e-3)
+    for ours, theirs in zip(weights(folder), weights(tmp_path / "fit"), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-2, atol=1e-3)
+    assert metrics["test"]["examples"] == expected["test"]["examples"] == 300
+    assert metrics["epochs"] == 2
+
+
+@of_jax
+def test_resumed_run_ends_with_the_same_weights(trained, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    save = callbacks.Recorder.on_epoch_end
+
+    def stop_after(self, epoch, logs=None):
+        save(self, epoch, logs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(callbacks.Recorder, "on_epoch_end", stop_after)
+    with pytest.raises(KeyboardInterrupt):
+        fit.train(RECIPE, folder, execution=DEVICE)
+    monkeypatch.undo()
+    assert len(history(folder)) == 1
+    fit.train(RECIPE, folder, execution=DEVICE)
+    assert history(folder) == history(trained[0])
+    for ours, theirs in zip(weights(folder), weights(trained[0]), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@of_jax
+def test_lost_loss_stops_the_run(tmp_path):
+    with pytest.raises(FloatingPointError, match="the loss became"):
+        fit.train(
+            dataclasses.replace(RECIPE, learning_rate=1e30), tmp_path / "run", execution=DEVICE
+        )
+
+
+@of_jax
+@pytest.mark.parametrize("change", [{"mixup": 0.2}, {"ema": 0.9}, {"accumulate_steps": 2}])
+def test_what_is_not_done_on_a_device_is_refused(change, tmp_path):
+    [name] = change
+    with pytest.raises(ValueError, match=f'`{name}` must be . with `loop` "device"'):
+        fit.train(dataclasses.replace(RECIPE, **change), tmp_path / "run", execution=DEVICE)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="of the others")
+def test_needs_jax(tmp_path):
+    with pytest.raises(ValueError, match="KERAS_BACKEND=jax"):
+        fit.train(RECIPE, tmp_path / "run", execution=DEVICE)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("other", [{"strategy": "mirrored"}, {"jit": "false"}, {"loop": "gpu"}])
+def test_executions_that_do_not_go_together_are_refused(other):
+    with pytest.raises(ValueError, match="`loop` must be keras or device"):
+        Execution(**{"loop": "device", **other})

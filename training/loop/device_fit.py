@@ -1,0 +1,181 @@
+"""A run whose images are all in the memory of one device, epoch by epoch; for JAX.
+
+A step of a small network is over before a GPU has been given the next one. Here an epoch is
+compiled as a whole, and its batches are cut out of the images on the device: they are those of
+`training.pipeline`, so that the outcome is that of `keras.Model.fit` but for rounding.
+"""
+
+import concurrent.futures
+import functools
+
+import jax
+import numpy as np
+from jax import lax
+from jax import numpy as jnp
+
+import keras_multiception as km
+from training import metrics
+from training.loop import network
+from training.pipeline.augmentation import Augmentation, draw, order
+
+
+def require_support(recipe):
+    """Raise a `ValueError` if a recipe has what is not done here."""
+    alone = {"accumulate_steps": 1, "mixup": 0, "cutmix": 0, "ema": 0}
+    for name, value in alone.items():
+        if getattr(recipe, name) != value:
+            raise ValueError(
+                f'`{name}` must be {value} with `loop` "device". '
+                f"Received: {name}={getattr(recipe, name)}"
+            )
+
+
+def fit(model, recipe, facts, train_set, test_set, history, recorder):
+    """Train for the epochs that the history lacks.
+
+    Args:
+        model: A compiled `keras.Model`, at the state that the history ends with.
+        recipe: A `Recipe`.
+        facts: The `keras_multiception.preprocessing.Dataset`.
+        train_set: Images, uint8 of shape (examples, height, width, channels), and labels.
+        test_set: Images and labels to measure on after each epoch.
+        history: List of the rows of the epochs so far.
+        recorder: A `training.loop.callbacks.Recorder`, which adds to the history.
+    """
+    recorder.set_model(model)
+    train_images, test_images = _to_train_on(train_set, recipe.pad_and_crop), _to_test_on(test_set)
+    train_epoch = jax.jit(make_epoch(model, recipe, facts))
+    evaluate = jax.jit(make_evaluation(model, recipe, facts))
+    state = [[variable.value for variable in part] for part in _parts(model)]
+    drawing = functools.partial(draw_epoch, recipe, train_set[0].shape)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        ahead = pool.submit(drawing, len(history))
+        for epoch in range(len(history), recipe.epochs):
+            recorder.on_epoch_begin(epoch)
+            drawn = ahead.result()
+            ahead = pool.submit(drawing, epoch + 1)
+            state, of_training = train_epoch(state, drawn, *train_images)
+            of_training = jax.device_get(of_training)
+            recorder.on_train_batch_end(len(drawn[0]) - 1, of_training)
+            recorder.on_test_begin()
+            of_test = jax.device_get(evaluate(state, test_images))
+            for variables, leaves in zip(_parts(model), state, strict=True):
+                for variable, leaf in zip(variables, leaves, strict=True):
+                    variable.assign(leaf)
+            logs = of_training | {f"val_{name}": value for name, value in of_test.items()}
+            recorder.on_epoch_end(epoch, logs)
+            print(_progress(history[-1], recipe), flush=True)
+
+
+def _parts(model):
+    """Return all that training changes."""
+    return model.trainable_variables, model.non_trainable_variables, model.optimizer.variables
+
+
+def draw_epoch(recipe, shape, epoch):
+    """Draw the batches of an epoch.
+
+    Args:
+        recipe: A `Recipe`.
+        shape: (examples, height, width, channels) of the images.
+        epoch: Integer, its number from 0.
+
+    Returns:
+        Rows of the images, int32 of shape (steps, batch), offsets of the crops, of shape
+        (steps, batch, 2), and which to mirror, bool of shape (steps, batch).
+    """
+    augmentation = Augmentation(recipe.pad_and_crop, recipe.flip)
+    steps = shape[0] // recipe.batch_size
+    one_batch = (recipe.batch_size, *shape[1:3])
+    draws = [draw(recipe.seed, epoch, step, one_batch, augmentation) for step in range(steps)]
+    rows = order(recipe.seed, epoch, shape[0])[: steps * recipe.batch_size]
+    return (
+        rows.reshape(steps, -1).astype("int32"),
+        np.stack([each.offsets for each in draws]),
+        np.stack([each.flips for each in draws]),
+    )
+
+
+def _to_train_on(train_set, pad):
+    """Bring images, padded for their crops, and labels to the device."""
+    images, labels = train_set
+    padded = np.pad(images, [(0, 0), (pad, pad), (pad, pad), (0, 0)])
+    return jnp.asarray(padded), jnp.asarray(labels, "int32")
+
+
+def _to_test_on(test_set):
+    """Bring images and labels to the device in batches, and 1 for each of them, 0 for the rest."""
+    images, labels = test_set
+    size = metrics.BATCH_SIZE
+    fill = -len(images) % size
+    arrays = images, labels.astype("int32"), np.ones(len(images), "float32")
+    filled = [np.pad(array, [(0, fill)] + [(0, 0)] * (array.ndim - 1)) for array in arrays]
+    return [jnp.asarray(array.reshape(-1, size, *array.shape[1:])) for array in filled]
+
+
+def make_epoch(model, recipe, facts):
+    """Return a function that trains an epoch.
+
+    Args:
+        model: A compiled `keras.Model`.
+        recipe: A `Recipe`.
+        facts: The `keras_multiception.preprocessing.Dataset`.
+
+    Returns:
+        A function of the state, of what `draw_epoch` returns, of padded images and of labels. It
+        returns the state after the epoch and, by name, the mean of what is measured.
+    """
+    functions = network.functions_of(recipe)
+    pad = recipe.pad_and_crop
+
+    def cut(pixels, row, offset, flip):
+        _, height, width, channels = pixels.shape
+        size = (1, height - 2 * pad, width - 2 * pad, channels)
+        image = lax.dynamic_slice(pixels, (row, *offset, jnp.int32(0)), size)[0]
+        return jnp.where(flip, image[:, ::-1], image)
+
+    def step(pixels, labels, state, batch):
+        trainable, non_trainable, optimizer = state
+        images = jax.vmap(functools.partial(cut, pixels))(*batch)
+        x, y = km.preprocessing.preprocess_input(images, facts), labels[batch[0]]
+
+        def loss_of(trainable):
+            logits, changed = model.stateless_call(trainable, non_trainable, x, training=True)
+            measured = {name: function(y, logits).mean() for name, function in functions.items()}
+            return measured["loss"], (measured, changed)
+
+        gradients, (measured, changed) = jax.grad(loss_of, has_aux=True)(trainable)
+        trainable, optimizer = model.optimizer.stateless_apply(optimizer, gradients, trainable)
+        return [trainable, changed, optimizer], measured
+
+    def epoch(state, batches, pixels, labels):
+        state, measured = lax.scan(functools.partial(step, pixels, labels), state, batches)
+        return state, {name: values.mean() for name, values in measured.items()}
+
+    return epoch
+
+
+def make_evaluation(model, recipe, facts):
+    """Return a function of the state and of test images in batches: means of what is measured."""
+    functions = network.functions_of(recipe)
+
+    def evaluate(state, test_images):
+        def measure(_, batch):
+            images, y, counted = batch
+            x = km.preprocessing.preprocess_input(images, facts)
+            logits = model.stateless_call(state[0], state[1], x, training=False)[0]
+            return None, {
+                name: (function(y, logits) * counted).sum() for name, function in functions.items()
+            }
+
+        _, sums = lax.scan(measure, None, test_images)
+        return {name: values.sum() / test_images[2].sum() for name, values in sums.items()}
+
+    return evaluate
+
+
+def _progress(row, recipe):
+    return (
+        f"epoch {row['epoch']} of {recipe.epochs}: loss {row['loss']:.4f}, "
+        f"{100 * (1 - row['val_top1']):.2f} % test error, {row['images_per_second']:,.0f} images/s"
+    )
