@@ -1,4 +1,4 @@
-"""Whole epochs in the memory of a device: the outcome of `fit`, resumed ones too; what it refuses."""
+"""Whole epochs in the memory of a device: the outcome of `fit`, also resumed; what is refused."""
 
 import csv
 import dataclasses
