@@ -102,6 +102,7 @@ def test_becomes_kernels_of_a_gpu(monkeypatch, dtype, form):
         ((1, 1, 1, 1), (1,), True),
         ((2, 32, 32, 32), (3, 5, 7), False),  # wider than was measured
         ((2, 24, 24, 16), (3, 5), False),
+        ((2**16, 8, 8, 8), (3, 5), False),
         ((2, 8, 8, 12), (3, 5), False),
         ((None, 32, 32, 16), (3, 5, 7), False),
         ((2, None, None, 16), (3, 5), False),

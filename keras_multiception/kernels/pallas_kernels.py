@@ -33,7 +33,7 @@ def runs_here():
 
 
 def takes(shape, kernel_sizes):
-    """Say whether images and kernels fit: powers of two, and no more than registers hold.
+    """Say whether images and kernels fit: powers of two, and no more than a grid or registers hold.
 
     Args:
         shape: (batch, height, width, channels); what is not known yet does not fit.
@@ -44,6 +44,7 @@ def takes(shape, kernel_sizes):
     """
     return (
         all(isinstance(size, int) for size in shape)
+        and shape[0] < 2**16  # programs along one axis of a grid
         and all(size & (size - 1) == 0 for size in shape[1:])
         and math.prod(shape[2:]) <= _NUMBERS_OF_A_ROW
         and sum(height * width for height, width in kernel_sizes) <= _MAX_PRODUCTS
