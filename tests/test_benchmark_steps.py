@@ -71,5 +71,16 @@ def test_branches_have_equal_values(form):
 def test_kernels_that_would_be_interpreted_are_left_out():
     plan = Plan((), (), ("branches",), ("grouped", "pallas"), batch_size=1)
     jobs, left_out = keras_side.make_jobs(plan)
-    assert [case.form for case in jobs] == ["grouped"]
+    assert {case.form for case in jobs} == {"grouped"}
     assert left_out == ["pallas: it needs Keras on JAX and a GPU"]
+
+
+def test_work_of_branches_counts_the_images_once_and_every_output():
+    counts = branches.work(Plan((), (), ("branches",), (), batch_size=2))
+    what = ("branches", "branches 3-5-7, 32x32x16", "multiception", 2)
+    numbers = 2 * 32 * 32 * 16
+    assert counts[what] == {
+        "flop": 3 * 2 * numbers * (9 + 25 + 49),
+        "bytes": 3 * 4 * numbers * (1 + 3),  # three passes, float32
+    }
+    assert len(counts) == len(branches.STAGES) == 3
