@@ -6,6 +6,7 @@ from fusion_checks import classes, fuse, randomize, settle
 
 import keras_multiception as km
 from keras_multiception.fusion.equality import rounding_difference, sample_inputs
+from keras_multiception.fusion.fused_model import ROUNDING
 
 TYPES = ("standard", "dsconv", "mixconv", "mixconv_depthwise", "multiception")
 NARROW = {"shakeshake26": {"filters": 8}, "mobilenetv2": {"alpha": 0.35}}
@@ -65,9 +66,11 @@ ALL = [
 def test_zoo_in_float32(name, conv):
     keras.utils.set_random_seed(0)
     model = km.create_model(name, conv=conv, **NARROW.get(name, {}))
-    # with initial weights, rounding alone moves deep squeeze-and-excitation by 1e-5 to 8e-5
-    is_shaky = name in ("seresnet50", "seresnet56", "seresnet110")
-    assert fuse(model).fusion_report.difference < (1e-4 if is_shaky else 1e-5)
+    limit = 1e-5
+    if name in ("seresnet50", "seresnet56", "seresnet110"):
+        # with initial weights, rounding alone moves them by more, and by more on some machines
+        limit = max(limit, ROUNDING * rounding_difference(model, sample_inputs(model)))
+    assert fuse(model).fusion_report.difference < limit
     assert fuse(settle(model)).fusion_report.difference < 1e-5
     if name == "resnet20":
         assert fuse(randomize(model)).fusion_report.difference < 1e-5
