@@ -58,6 +58,9 @@ def test_outcome_is_that_of_fit(trained, tmp_path):
         np.testing.assert_allclose(ours, theirs, rtol=1e-2, atol=1e-3)
     assert metrics["test"]["examples"] == expected["test"]["examples"] == 300
     assert metrics["epochs"] == 2
+    assert {file.name for file in folder.iterdir()} == {
+        file.name for file in (tmp_path / "fit").iterdir()
+    }
 
 
 @of_jax
@@ -104,7 +107,10 @@ def test_needs_jax(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("other", [{"strategy": "mirrored"}, {"jit": "false"}, {"loop": "gpu"}])
+@pytest.mark.parametrize(
+    "other",
+    [{"strategy": "mirrored"}, {"jit": "false"}, {"steps_per_execution": 2}, {"loop": "gpu"}],
+)
 def test_executions_that_do_not_go_together_are_refused(other):
     with pytest.raises(ValueError, match="`loop` must be keras or device"):
         Execution(**{"loop": "device", **other})

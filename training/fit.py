@@ -91,14 +91,14 @@ def train(
         if history:
             print(f"Resuming after epoch {len(history)} of {recipe.epochs}.")
         if len(history) < recipe.epochs:
+            watching = _watching(recipe, folder, history, steps)
             if execution.loop == "device":
                 from training.loop import device_fit  # needs JAX
 
-                recorder = Recorder(folder, history, recipe, steps * recipe.batch_size)
-                device_fit.fit(model, recipe, facts, train_set, test_set, history, recorder)
+                device_fit.fit(model, recipe, facts, train_set, test_set, **watching)
             else:
                 batches = _training_batches(recipe, facts, train_set, len(history))
-                _fit(model, strategy, recipe, facts, folder, history, batches, steps, test_set)
+                _fit(model, strategy, recipe, facts, batches, steps, test_set, watching)
         model.optimizer.finalize_variable_values(model.trainable_variables)  # averages, if kept
         if folder.writable:
             final = _save_with_softmax(model, recipe, facts, folder)
@@ -126,23 +126,27 @@ def _training_batches(recipe, facts, train_set, first_epoch):
     return batches.rebatch(recipe.batch_size, drop_remainder=True)
 
 
-def _fit(model, strategy, recipe, facts, folder, history, batches, steps, test_set):
-    """Train for the epochs that the history lacks."""
-    replicas = strategies.count_replicas(strategy)
-    validation_size = -(-metrics.BATCH_SIZE // replicas) * replicas
-    validation = data.evaluation_batches(*test_set, dataset=facts, batch_size=validation_size)
+def _watching(recipe, folder, history, steps):
+    """Return the arguments that tell a loop where to begin, whom to call and what to say."""
     callbacks = [AveragedWeights()] if recipe.ema else []
     if folder.writable and import_tensorflow():
         callbacks.append(
             keras.callbacks.TensorBoard(folder.logs, write_graph=False, profile_batch=0)
         )
     callbacks.append(Recorder(folder, history, recipe, steps * recipe.batch_size))
-    common = {
-        "epochs": recipe.epochs,
+    return {
         "initial_epoch": len(history),
         "callbacks": callbacks,
         "verbose": ("auto" if sys.stdout.isatty() else 2) if folder.writable else 0,
     }
+
+
+def _fit(model, strategy, recipe, facts, batches, steps, test_set, watching):
+    """Train for the epochs that the history lacks, batch by batch."""
+    replicas = strategies.count_replicas(strategy)
+    validation_size = -(-metrics.BATCH_SIZE // replicas) * replicas
+    validation = data.evaluation_batches(*test_set, dataset=facts, batch_size=validation_size)
+    common = {"epochs": recipe.epochs, **watching}
     if strategy is None:
         model.fit(
             batches,

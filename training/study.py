@@ -126,7 +126,7 @@ def _parser():
         "--loop",
         choices=LOOPS,
         default="keras",
-        help="as of training.train; with device, several processes may share a GPU well by MPS",
+        help="as of training.train (%(default)s)",
     )
     parser.add_argument(
         "--summary_only", action="store_true", help="train nothing, only summarise what is there"

@@ -1,6 +1,6 @@
 """Fast forms on JAX: depthwise convolutions by Pallas on a GPU, as shifted products on a CPU.
 
-On a GPU, the kernels of `pallas_kernels` are for bfloat16, in which they were measured.
+On a GPU, the kernels of `pallas_kernels` are for bfloat16, in which they were tried on one.
 
 XLA knows a depthwise convolution on a CPU only as a grouped convolution, tens of times slower than
 the same numbers as a sum of products: of the image, shifted, with one entry of the kernel each,
@@ -15,12 +15,9 @@ from jax import lax
 from jax import numpy as jnp
 
 from keras_multiception.kernels import pallas_kernels
+from keras_multiception.kernels.pallas_kernels import runs_here
 
 _MAX_PRODUCTS = 256  # of all kernels together: what is compiled grows with them
-
-
-def _is_on_gpu():
-    return pallas_kernels.runs_here()
 
 
 def takes_batch_norm(x):
@@ -41,7 +38,7 @@ def takes_depthwise_branches(x, kernel_sizes, dilation_rate):
     """
     if tuple(dilation_rate) != (1, 1) or None in x.shape[1:3]:
         return False
-    if _is_on_gpu():
+    if runs_here():
         return (
             x.dtype == jnp.bfloat16
             and keras.distribution.distribution() is None
@@ -67,7 +64,7 @@ def depthwise_branches(x, kernels):
         A list of arrays of the shape and type of `x`, one for each kernel.
     """
     kernels = [jnp.asarray(kernel, x.dtype) for kernel in kernels]
-    if _is_on_gpu():
+    if runs_here():
         return pallas_kernels.branches(x, kernels)
     # barriers: XLA would otherwise compute an output anew for everything that reads it
     return [lax.optimization_barrier(_correlate(x, kernel[..., 0])) for kernel in kernels]

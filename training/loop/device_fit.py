@@ -9,6 +9,7 @@ import concurrent.futures
 import functools
 
 import jax
+import keras
 import numpy as np
 from jax import lax
 from jax import numpy as jnp
@@ -30,41 +31,52 @@ def require_support(recipe):
             )
 
 
-def fit(model, recipe, facts, train_set, test_set, history, recorder):
-    """Train for the epochs that the history lacks.
+def fit(model, recipe, facts, train_set, test_set, *, callbacks, initial_epoch, verbose):
+    """Train for the epochs from `initial_epoch` on.
 
     Args:
-        model: A compiled `keras.Model`, at the state that the history ends with.
+        model: A compiled `keras.Model`, at the state after `initial_epoch` epochs.
         recipe: A `Recipe`.
         facts: The `keras_multiception.preprocessing.Dataset`.
         train_set: Images, uint8 of shape (examples, height, width, channels), and labels.
         test_set: Images and labels to measure on after each epoch.
-        history: List of the rows of the epochs so far.
-        recorder: A `training.loop.callbacks.Recorder`, which adds to the history.
+        callbacks: List of `keras.callbacks.Callback`; an epoch is one batch to them.
+        initial_epoch: Integer.
+        verbose: As in `keras.Model.fit`.
     """
-    recorder.set_model(model)
+    calls = keras.callbacks.CallbackList(
+        callbacks,
+        add_progbar=verbose != 0,
+        verbose=1 if verbose == "auto" else verbose,
+        epochs=recipe.epochs,
+        steps=1,
+        model=model,
+    )
     train_images, test_images = _to_train_on(train_set, recipe.pad_and_crop), _to_test_on(test_set)
-    train_epoch = jax.jit(make_epoch(model, recipe, facts))
-    evaluate = jax.jit(make_evaluation(model, recipe, facts))
+    train_epoch = jax.jit(_make_epoch(model, recipe, facts))
+    evaluate = jax.jit(_make_evaluation(model, recipe, facts))
     state = [[variable.value for variable in part] for part in _parts(model)]
-    drawing = functools.partial(draw_epoch, recipe, train_set[0].shape)
+    drawing = functools.partial(_draw_epoch, recipe, train_set[0].shape)
+    calls.on_train_begin()
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        ahead = pool.submit(drawing, len(history))
-        for epoch in range(len(history), recipe.epochs):
-            recorder.on_epoch_begin(epoch)
+        ahead = pool.submit(drawing, initial_epoch)
+        for epoch in range(initial_epoch, recipe.epochs):
+            calls.on_epoch_begin(epoch)
+            calls.on_train_batch_begin(0)
             drawn = ahead.result()
             ahead = pool.submit(drawing, epoch + 1)
             state, of_training = train_epoch(state, drawn, *train_images)
             of_training = jax.device_get(of_training)
-            recorder.on_train_batch_end(len(drawn[0]) - 1, of_training)
-            recorder.on_test_begin()
-            of_test = jax.device_get(evaluate(state, test_images))
             for variables, leaves in zip(_parts(model), state, strict=True):
                 for variable, leaf in zip(variables, leaves, strict=True):
                     variable.assign(leaf)
+            calls.on_train_batch_end(0, of_training)
+            calls.on_test_begin()
+            of_test = jax.device_get(evaluate(state, test_images))
+            calls.on_test_end(of_test)
             logs = of_training | {f"val_{name}": value for name, value in of_test.items()}
-            recorder.on_epoch_end(epoch, logs)
-            print(_progress(history[-1], recipe), flush=True)
+            calls.on_epoch_end(epoch, {name: float(value) for name, value in logs.items()})
+    calls.on_train_end()
 
 
 def _parts(model):
@@ -72,7 +84,7 @@ def _parts(model):
     return model.trainable_variables, model.non_trainable_variables, model.optimizer.variables
 
 
-def draw_epoch(recipe, shape, epoch):
+def _draw_epoch(recipe, shape, epoch):
     """Draw the batches of an epoch.
 
     Args:
@@ -113,7 +125,7 @@ def _to_test_on(test_set):
     return [jnp.asarray(array.reshape(-1, size, *array.shape[1:])) for array in filled]
 
 
-def make_epoch(model, recipe, facts):
+def _make_epoch(model, recipe, facts):
     """Return a function that trains an epoch.
 
     Args:
@@ -122,7 +134,7 @@ def make_epoch(model, recipe, facts):
         facts: The `keras_multiception.preprocessing.Dataset`.
 
     Returns:
-        A function of the state, of what `draw_epoch` returns, of padded images and of labels. It
+        A function of the state, of what `_draw_epoch` returns, of padded images and of labels. It
         returns the state after the epoch and, by name, the mean of what is measured.
     """
     functions = network.functions_of(recipe)
@@ -155,7 +167,7 @@ def make_epoch(model, recipe, facts):
     return epoch
 
 
-def make_evaluation(model, recipe, facts):
+def _make_evaluation(model, recipe, facts):
     """Return a function of the state and of test images in batches: means of what is measured."""
     functions = network.functions_of(recipe)
 
@@ -172,10 +184,3 @@ def make_evaluation(model, recipe, facts):
         return {name: values.sum() / test_images[2].sum() for name, values in sums.items()}
 
     return evaluate
-
-
-def _progress(row, recipe):
-    return (
-        f"epoch {row['epoch']} of {recipe.epochs}: loss {row['loss']:.4f}, "
-        f"{100 * (1 - row['val_top1']):.2f} % test error, {row['images_per_second']:,.0f} images/s"
-    )

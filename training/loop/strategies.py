@@ -49,8 +49,14 @@ class Execution:
             "steps_per_execution": (self.steps_per_execution >= 1, "at least 1"),
             "loop": (
                 self.loop == "keras"
-                or (self.loop == "device" and self.strategy == "none" and self.jit != "false"),
-                "keras or device, and not device with a strategy or without jit",
+                or (
+                    self.loop == "device"
+                    and self.strategy == "none"
+                    and self.jit != "false"
+                    and self.steps_per_execution == 1
+                ),
+                "keras or device, and not device with a strategy, without jit or with "
+                "`steps_per_execution`",
             ),
         }.items():
             if not is_valid:
