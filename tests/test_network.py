@@ -59,6 +59,15 @@ def test_penalty_can_leave_out_vectors():
     assert set(decays.values()) == {True, False}
 
 
+@pytest.mark.backend
+def test_muon_of_a_recipe():
+    recipe = dataclasses.replace(RECIPE, optimizer="muon", l2=0.0, weight_decay=0.1, momentum=0.5)
+    optimizer = compiled(recipe).optimizer
+    assert isinstance(optimizer, km.optimizers.ConvMuon)
+    assert (optimizer.weight_decay, optimizer.momentum) == (0.1, 0.5)
+    assert float(optimizer.learning_rate) == pytest.approx(0.05)
+
+
 def test_batch_norms_inside_layers_are_synchronised():
     recipe = dataclasses.replace(
         RECIPE, conv="multiception", filters=4, sync_batch_norm=True, image_size=8

@@ -61,3 +61,86 @@ def test_excluded_variables_have_no_penalty():
     optimizer.apply([keras.ops.zeros(3), keras.ops.zeros(3)], [kept, free])
     np.testing.assert_allclose(kept, 1 - 0.1 * (0.5 + 0.9 * 0.5), rtol=1e-6)
     np.testing.assert_array_equal(free, 1)
+
+
+def muon_step(shape, columns, **arguments):
+    """Take one step from given weights with a given gradient; return them, and our own sum."""
+    rng = np.random.default_rng(1)
+    begin, gradient = (rng.normal(size=shape).astype("float32") for _ in range(2))
+    weights = keras.Variable(begin)
+    optimizer = km.optimizers.ConvMuon(0.1, momentum=0.5, weight_decay=0.2, **arguments)
+    optimizer.apply([keras.ops.convert_to_tensor(gradient)], [weights])
+    expected = begin * (1 - 0.1 * 0.2) - 0.1 * orthogonalised(gradient, columns).reshape(shape)
+    return keras.ops.convert_to_numpy(weights), expected
+
+
+def orthogonalised(gradient, columns):
+    """Apply the quintic of Muon five times to the singular values of a gradient."""
+    u, s, v = np.linalg.svd(gradient.reshape(-1, columns).astype("float64"), full_matrices=False)
+    s /= np.linalg.norm(s)
+    for _ in range(5):
+        s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+    return (u * s) @ v
+
+
+@pytest.mark.parametrize(
+    ("shape", "columns"),
+    [((3, 3, 8, 16), 16), ((1, 1, 24, 8), 8), ((3, 3, 2, 32), 32), ((5, 5, 16, 1), 16)],
+)
+def test_muon_makes_the_step_of_a_kernel_orthogonal(shape, columns):
+    weights, expected = muon_step(shape, columns)
+    np.testing.assert_allclose(weights, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_muon_keeps_momentum():
+    rng = np.random.default_rng(2)
+    gradients = rng.normal(size=(2, 3, 3, 4, 6)).astype("float32")
+    weights = keras.Variable(np.zeros((3, 3, 4, 6), "float32"))
+    optimizer = km.optimizers.ConvMuon(0.1, momentum=0.5, weight_decay=0)
+    for gradient in gradients:
+        optimizer.apply([keras.ops.convert_to_tensor(gradient)], [weights])
+    first, second = gradients
+    steps = orthogonalised(first * 1.5, 6), orthogonalised(second * 1.5 + first * 0.25, 6)
+    expected = -0.1 * sum(steps).reshape(weights.shape)
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(weights), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(6,), (8, 4)])
+def test_muon_leaves_vectors_and_the_classifier_to_adam(shape):
+    gradient = np.random.default_rng(3).normal(size=shape).astype("float32")
+    weights = keras.Variable(np.zeros(shape, "float32"))
+    optimizer = km.optimizers.ConvMuon(0.1, adam_lr_ratio=0.2)
+    optimizer.apply([keras.ops.convert_to_tensor(gradient)], [weights])
+    np.testing.assert_allclose(weights, -0.02 * np.sign(gradient), rtol=1e-3)
+
+
+def test_muon_serialises_and_trains_a_network(tmp_path):
+    optimizer = km.optimizers.ConvMuon(0.02, momentum=0.8, weight_decay=0.1, clipnorm=1.0)
+    copy = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    assert copy.get_config() == optimizer.get_config()
+    model = km.ResNet20(conv="multiception", filters=4, input_shape=(8, 8, 3))
+    model.compile(optimizer, "sparse_categorical_crossentropy")
+    images = np.random.default_rng(4).normal(size=(8, 8, 8, 3)).astype("float32")
+    before = model.get_weights()
+    model.fit(images, np.arange(8), verbose=0)
+    moved = [not np.array_equal(*pair) for pair in zip(before, model.get_weights(), strict=True)]
+    assert all(moved)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert isinstance(loaded.optimizer, km.optimizers.ConvMuon)
+    for a, b in zip(loaded.optimizer.variables, model.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(a), keras.ops.convert_to_numpy(b))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"weight_decay": -1}, "`weight_decay` must be at least 0"),
+        ({"adam_weight_decay": -1}, "`adam_weight_decay` must be at least 0"),
+        ({"adam_lr_ratio": float("nan")}, "`adam_lr_ratio` must be at least 0"),
+        ({"momentum": 1}, "`momentum` must be at least 0 and less than 1"),
+    ],
+)
+def test_bad_arguments_of_muon(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        km.optimizers.ConvMuon(**arguments)

@@ -2,6 +2,7 @@ import dataclasses
 import json
 import math
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -23,7 +24,7 @@ SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
 @pytest.mark.parametrize("name", RECIPES)
 def test_names_say_what_recipes_do(name):
     recipe = RECIPES[name]
-    assert name.removesuffix("_modern").removesuffix("_short") == recipe_name(recipe)
+    assert re.sub("_(modern|short|muon)$", "", name) == recipe_name(recipe)
     assert recipe.model in km.list_models()
     assert recipe.dataset in (*km.preprocessing.DATASETS, "folder")
 
@@ -32,8 +33,10 @@ PAPER = {
     "train_split": "train",
     "learning_rate": 0.1,
     "min_learning_rate": 5e-5,
+    "optimizer": "sgd",
     "momentum": 0.9,
     "l2": 2e-4,
+    "weight_decay": 0,
     "l2_on_vectors": True,
     "image_size": 0,
     "filters": 0,
@@ -209,6 +212,10 @@ def test_values_survive_being_written(batch_size, learning_rate, flip):
         ("min_learning_rate=0.2", "`min_learning_rate` must be from 0 to `learning_rate`, 0.1"),
         ("momentum=1", "`momentum` must be at least 0 and less than 1"),
         ("l2=-1", "`l2` must be"),
+        ("optimizer=adam", "`optimizer` must be one of sgd, muon. Received: optimizer=adam"),
+        ("optimizer=muon", '`l2` must be .* 0 unless `optimizer` is "sgd". Received: l2=0.0002'),
+        ("weight_decay=0.1", '`weight_decay` must be .* 0 unless `optimizer` is "muon"'),
+        ("weight_decay=-1", "`weight_decay` must be a finite number of at least 0"),
         ("pad_and_crop=-1", "`pad_and_crop` must be"),
         ("seed=-1", "`seed` must be"),
         ("flip=maybe", "`flip` must be true or false"),

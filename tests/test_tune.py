@@ -60,6 +60,12 @@ def test_values_of_a_trial_go_into_its_recipe():
     assert standard.kernel_sizes is None
 
 
+def test_muon_is_tuned_by_its_decay():
+    muon = ["optimizer=muon", "l2=0", "weight_decay=0.02"]
+    recipe = values_of(digits_space(changes=muon), weight_decay=0.1)
+    assert (recipe.optimizer, recipe.l2, recipe.weight_decay) == ("muon", 0, 0.1)
+
+
 def test_hyperband_shortens_the_schedule():
     hypermodel = digits_space(changes=["epochs=9", "warmup_epochs=3"])
     recipe = values_of(hypermodel, **{"tuner/epochs": 3})

@@ -9,6 +9,7 @@ from typing import Any
 
 POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
 INTERVALS = ("epoch", "step")
+OPTIMIZERS = ("sgd", "muon")
 
 KernelSizes = tuple[int, ...] | tuple[tuple[int, ...], ...] | None
 
@@ -38,9 +39,12 @@ class Recipe:
         min_learning_rate: Where the cosine ends.
         warmup_epochs: Epochs in which the learning rate rises to `learning_rate`.
         schedule_interval: Whether the learning rate changes with each "epoch" or "step".
+        optimizer: One of `OPTIMIZERS`: "sgd" is the paper's, `keras_multiception.optimizers.SGDL2`;
+            "muon" is `keras_multiception.optimizers.ConvMuon`.
         momentum: Nesterov momentum.
-        l2: Coefficient of the coupled L2 penalty.
+        l2: Coefficient of the coupled L2 penalty of "sgd"; 0 with "muon".
         l2_on_vectors: Whether the penalty covers biases and batch normalisation too.
+        weight_decay: Decoupled weight decay of "muon" for kernels; 0 with "sgd".
         clip_norm: Largest global norm of the gradient; 0 is no clipping.
         ema: Momentum of a moving average of the weights, which is what is measured and kept;
             0 is none.
@@ -70,9 +74,11 @@ class Recipe:
     min_learning_rate: float = 5e-5
     warmup_epochs: int = 0
     schedule_interval: str = "epoch"
+    optimizer: str = "sgd"
     momentum: float = 0.9
     l2: float = 2e-4
     l2_on_vectors: bool = True
+    weight_decay: float = 0.0
     clip_norm: float = 0.0
     ema: float = 0.0
     label_smoothing: float = 0.0
@@ -104,8 +110,17 @@ class Recipe:
                 self.schedule_interval in INTERVALS,
                 f"one of {', '.join(INTERVALS)}",
             ),
+            "optimizer": (self.optimizer in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}"),
             "momentum": (0 <= self.momentum < 1, "at least 0 and less than 1"),
-            "l2": (0 <= self.l2 < math.inf, "a finite number of at least 0"),
+            "l2": (
+                0 <= self.l2 < math.inf and (self.l2 == 0 or self.optimizer == "sgd"),
+                'a finite number of at least 0, and 0 unless `optimizer` is "sgd"',
+            ),
+            "weight_decay": (
+                0 <= self.weight_decay < math.inf
+                and (self.weight_decay == 0 or self.optimizer == "muon"),
+                'a finite number of at least 0, and 0 unless `optimizer` is "muon"',
+            ),
             "clip_norm": (0 <= self.clip_norm < math.inf, "a finite number of at least 0"),
             "ema": (0 <= self.ema < 1, "at least 0 and less than 1"),
             "label_smoothing": (0 <= self.label_smoothing < 1, "at least 0 and less than 1"),

@@ -124,10 +124,10 @@ def _finished(paths):
 
 def _model_card(name, config, runs, best, top1, narrow, note):
     recipe, versions = config["recipe"], config["versions"]
-    settings = ", ".join(
-        f"{key} {recipe[key]}"
-        for key in ("epochs", "batch_size", "learning_rate", "warmup_epochs", "l2", "pad_and_crop")
-    )
+    keys = ["epochs", "batch_size", "optimizer", "learning_rate", "warmup_epochs", "momentum"]
+    keys += ["l2" if recipe["optimizer"] == "sgd" else "weight_decay"]
+    keys += ["label_smoothing", "pad_and_crop"]
+    settings = ", ".join(f"{key} {recipe[key]}" for key in keys)
     errors = {
         run.config()["recipe"]["seed"]: 100 * (1 - run.metrics()["test"]["top1"]) for run in runs
     }

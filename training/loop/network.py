@@ -55,10 +55,9 @@ def compile_for_training(model, recipe, steps_per_epoch, replicas=0, **execution
     # the loop over replicas adds up their gradients, and those of the batches of one step, itself
     accumulate_steps = 1 if replicas else recipe.accumulate_steps
     optimizer_steps = steps_per_epoch * accumulate_steps // recipe.accumulate_steps
-    optimizer = km.optimizers.SGDL2(
+    optimizer = _optimizer(
+        recipe,
         learning_rate_schedule(recipe, optimizer_steps),
-        momentum=float(recipe.momentum),
-        l2=recipe.l2,
         global_clipnorm=recipe.clip_norm / max(replicas, 1) or None,
         use_ema=recipe.ema > 0,
         # Keras moves the average with every batch, also with those that only accumulate
@@ -108,9 +107,7 @@ def compile_for_users(model, recipe):
     """
     classes = model.output_shape[-1]
     model.compile(
-        km.optimizers.SGDL2(
-            float(recipe.learning_rate), momentum=float(recipe.momentum), l2=recipe.l2
-        ),
+        _optimizer(recipe, float(recipe.learning_rate)),
         keras.losses.SparseCategoricalCrossentropy(),
         metrics=[
             keras.metrics.SparseCategoricalAccuracy(name="top1"),
@@ -118,3 +115,10 @@ def compile_for_users(model, recipe):
         ],
     )
     model.optimizer.build(model.trainable_variables)  # or loading the file warns of its absence
+
+
+def _optimizer(recipe, learning_rate, **options):
+    options["momentum"] = float(recipe.momentum)
+    if recipe.optimizer == "muon":
+        return km.optimizers.ConvMuon(learning_rate, weight_decay=recipe.weight_decay, **options)
+    return km.optimizers.SGDL2(learning_rate, l2=recipe.l2, **options)

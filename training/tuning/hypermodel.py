@@ -12,17 +12,21 @@ from training.recipes import TYPES
 KERNEL_SIZES = ("3", "5", "3-3", "3-5", "3-7", "5-7", "3-5-7")
 WIDTHS = (0.5, 0.75, 1, 1.25, 1.5)
 STAGES = 3
-TUNED = ("conv", "kernel_sizes", "filters", "learning_rate", "l2")
+TUNED = ("conv", "kernel_sizes", "filters", "learning_rate", "l2", "weight_decay")
 _OWN_FILTERS = {"shakeshake26": 96}  # of the first stage; those of all other networks: 16
 _OWN_KERNEL_SIZES = {"multiception": ((3, 5, 7), (3, 5), (3, 3))}
 _WITHOUT_CHOICE = ("standard", "dsconv")
-_BETWEEN = {"learning_rate": (0.01, 0.4), "l2": (1e-5, 5e-3)}
+_BETWEEN = {
+    "sgd": {"learning_rate": (0.01, 0.4), "l2": (1e-5, 5e-3)},
+    "muon": {"learning_rate": (0.01, 0.4), "weight_decay": (1e-3, 0.5)},
+}
 
 
 class RecipeHyperModel(keras_tuner.HyperModel):
     """Networks around that of a recipe: type of convolution, kernel sizes, width.
 
-    With them go the learning rate and the L2 penalty. The recipe itself is the default.
+    With them go the learning rate and the L2 penalty or weight decay. The recipe itself is the
+    default.
 
     Args:
         recipe: A `Recipe`.
@@ -75,7 +79,7 @@ class RecipeHyperModel(keras_tuner.HyperModel):
         filters = own.filters or _OWN_FILTERS.get(own.model, 16)
         widths = [max(4, round(filters * width / 4) * 4) for width in WIDTHS]
         values["filters"] = hp.Choice("filters", _with(widths, filters), default=filters)
-        for key, bounds in _BETWEEN.items():
+        for key, bounds in _BETWEEN[own.optimizer].items():
             default = getattr(own, key)
             low, high = min(*bounds, default or bounds[0]), max(*bounds, default)
             values[key] = hp.Float(key, low, high, sampling="log", default=default or low)
