@@ -7,12 +7,11 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
-from scipy.stats import binom
 
 from keras_multiception.preprocessing import Dataset
 from training import data, metrics, report
 from training.reports import figures as report_figures
-from training.reports.measures import compare, measure_predictions, share
+from training.reports.measures import measure_predictions
 from training.reports.page import write_report
 from training.reports.runs import measure_runs, read_runs
 from training.run_folder import RunFolder, replacing, write_json
@@ -276,37 +275,6 @@ def test_any_number_of_classes(tmp_path, classes):
     assert ("run1-confusion.png" in figures) == (classes <= 20)
     assert (tmp_path / "report" / "report.html").stat().st_size < 3_000_000
     assert (tmp_path / "report" / "report.md").stat().st_size < 40_000
-
-
-class TestMeasures:
-    log = np.log([[0.7, 0.2, 0.1], [0.6, 0.3, 0.1], [0.5, 0.1, 0.4], [0.2, 0.7, 0.1]])
-    labels = np.array([0, 1, 1, 1])
-
-    def test_confusion_classes_and_mistakes(self):
-        result = measure_predictions(self.log, self.labels, ["a", "b", "c"])
-        third = pytest.approx([2 / 3, 1 / 3, 0])
-        assert result["confusion"]["matrix"] == [[1, 0, 0], third, [0, 0, 0]]
-        pair = {"true": "b", "predicted": "a", "examples": 2, "share": pytest.approx(2 / 3)}
-        assert result["confusion"]["pairs"] == [pair]
-        assert [entry["name"] for entry in result["classes"]] == ["b", "a", "c"]
-        assert result["classes"][2]["share"] is None
-        assert [entry["index"] for entry in result["mistakes"]] == [1, 2]
-        assert result["mistakes"][0]["confidence_in_true"] == pytest.approx(0.3)
-
-    def test_wilsons_interval(self):
-        result = share(10, 10)
-        assert result["high"] == pytest.approx(1)
-        assert result["low"] == pytest.approx(10 / (10 + 1.959964**2))
-        assert share(0, 0)["low"] is None
-
-    def test_mcnemars_exact_test(self):
-        first = np.array([True] * 8 + [False] + [True] * 20)
-        second = np.array([False] * 8 + [True] + [True] * 20)
-        result = compare(first, second)
-        assert (result["both"], result["only_first"], result["only_second"]) == (20, 8, 1)
-        assert result["difference"] == pytest.approx(7 / 29)
-        assert result["p_value"] == pytest.approx(2 * binom.cdf(1, 9, 0.5))
-        assert compare(first, first)["p_value"] == 1
 
 
 class TestErrors:
