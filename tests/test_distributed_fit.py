@@ -23,6 +23,7 @@ CASES: dict[str, dict] = {
         "warmup_epochs": 1,
         "schedule_interval": "step",
     },
+    "muon": {"optimizer": "muon", "momentum": 0.5, "l2": 0.0, "weight_decay": 0.1},
 }
 
 
