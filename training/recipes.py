@@ -43,9 +43,9 @@ _SHORT: dict[str, Any] = {
     "pad_and_crop": 2,
 }
 
-# For a CPU again, by an optimiser that gets further in as many epochs. The crop was chosen as
-# above, with standard convolution and all epochs (training/results/muon_recipe.md); learning rate
-# and momentum before that, by single runs of four epochs.
+# For a CPU again, by an optimiser that gets further in as many epochs. Learning rate and crop were
+# chosen as above, with standard convolution and all epochs (training/results/muon_recipe.md), after
+# single runs of four epochs.
 _MUON: dict[str, Any] = {
     "epochs": 15,
     "batch_size": 64,
