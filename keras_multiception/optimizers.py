@@ -1,5 +1,7 @@
 """Optimisers: that of the paper's experiments, and one that gets further in few epochs."""
 
+import re
+
 import keras
 from keras import ops
 
@@ -103,7 +105,7 @@ class ConvMuon(keras.optimizers.Muon):
 
     where `orthogonalise` moves all singular values near 1 by five Newton-Schulz iterations.
     Everything else, the classifier too, is trained by AdamW with learning rate
-    `lr * adam_lr_ratio`.
+    `lr * adam_lr_ratio`, and so is what `exclude_layers` names.
 
     Args:
         learning_rate: Float or `keras.optimizers.schedules.LearningRateSchedule`.
@@ -160,7 +162,9 @@ class ConvMuon(keras.optimizers.Muon):
         )
 
     def _should_use_adamw(self, variable):
-        return len(variable.shape) != 4
+        return len(variable.shape) != 4 or any(
+            re.search(pattern, variable.path) for pattern in self.exclude_layers
+        )
 
     def _muon_update_step(self, gradient, variable, lr, m):
         self.assign_add(m, ops.add(gradient, ops.multiply(m, self.momentum - 1)))

@@ -114,6 +114,14 @@ def test_muon_leaves_vectors_and_the_classifier_to_adam(shape):
     np.testing.assert_allclose(weights, -0.02 * np.sign(gradient), rtol=1e-3)
 
 
+def test_muon_leaves_excluded_kernels_to_adam():
+    kernel = keras.Variable(np.zeros((3, 3, 2, 4), "float32"), name="stem_kernel")
+    optimizer = km.optimizers.ConvMuon(0.1, adam_lr_ratio=0.2, exclude_layers=["stem"])
+    gradient = np.random.default_rng(5).normal(size=kernel.shape).astype("float32")
+    optimizer.apply([keras.ops.convert_to_tensor(gradient)], [kernel])
+    np.testing.assert_allclose(kernel, -0.02 * np.sign(gradient), rtol=1e-3)
+
+
 def test_muon_serialises_and_trains_a_network(tmp_path):
     optimizer = km.optimizers.ConvMuon(0.02, momentum=0.8, weight_decay=0.1, clipnorm=1.0)
     copy = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
