@@ -54,6 +54,7 @@ def test_config_holds_everything_that_decides_the_run(workdir):
     assert config["versions"]["keras"] == keras.__version__
     assert config["versions"]["keras_multiception"] == km.__version__
     assert config["hardware"]["cpus"] >= 1
+    assert config["hardware"]["cpu"]
     assert config["execution"]["replicas"] == 1
 
 

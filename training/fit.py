@@ -14,7 +14,7 @@ from training import data, metrics
 from training.loop import network, strategies
 from training.loop.callbacks import AveragedWeights, Recorder
 from training.loop.strategies import Execution
-from training.machine import count_cores, import_tensorflow
+from training.machine import count_cores, cpu_facts, import_tensorflow
 from training.run_folder import RunFolder, replacing
 
 
@@ -247,6 +247,7 @@ def _hardware():
     return {
         "backend": keras.backend.backend(),
         "machine": platform.machine(),
+        "cpu": cpu_facts()["cpu"],
         "cpus": count_cores(),
         "gpus": data.gpu_names(),
     }

@@ -1,8 +1,13 @@
-"""What the machine offers: TensorFlow, if it is installed, cores and GPUs."""
+"""What the machine offers: TensorFlow, if it is installed, processor, cores and GPUs."""
 
 import os
+import pathlib
+import platform
 
 import keras
+
+# instructions that decide how fast a network can be
+_FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_tile")
 
 
 def import_tensorflow():
@@ -25,6 +30,22 @@ def count_cores():
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def cpu_facts():
+    """Return the name of the CPU and its instructions that matter here, as a dictionary."""
+    try:
+        text = pathlib.Path("/proc/cpuinfo").read_text()
+    except OSError:
+        text = ""
+    facts = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+    facts = {key.strip(): value.strip() for key, value in facts.items()}
+    flags = facts.get("flags", facts.get("Features", "")).split()
+    return {
+        "cpu": facts.get("model name", platform.machine()),
+        "cpu_flags": [flag for flag in _FLAGS if flag in flags],
+        "cores": os.cpu_count(),
+    }
 
 
 def gpu_names():

@@ -17,7 +17,7 @@ from training.benchmarks import branches, machine_limit
 from training.benchmarks.plan import FUSED, Case, Job
 from training.benchmarks.roofline import count_work
 from training.benchmarks.training_steps import make_fit, make_step
-from training.machine import gpu_names, import_tensorflow
+from training.machine import cpu_facts, gpu_names, import_tensorflow
 
 # small, so that many steps on one random batch stay finite
 OPTIMIZER = {"learning_rate": 1e-3, "momentum": 0.9, "nesterov": True}
@@ -109,7 +109,7 @@ def environment(plan):
         "onednn": {"0": "off", "1": "on", None: None}.get(one_dnn, one_dnn),
         "threads": plan.threads,
         "gpus": gpu_names(),
-        **machine_limit.cpu_facts(),
+        **cpu_facts(),
         "versions": versions,
     }
 

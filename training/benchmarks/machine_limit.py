@@ -1,8 +1,5 @@
 """What the machine can do at most, measured: matrix products and a stream through memory."""
 
-import os
-import pathlib
-import platform
 from concurrent.futures import ThreadPoolExecutor
 
 import keras
@@ -13,8 +10,6 @@ from training.machine import gpu_names
 
 # bytes of each of three arrays to stream: far more than a cache holds
 _STREAM, _STREAM_ON_GPU = 64 * 2**20, 2**30
-# instructions that decide how fast a network can be
-_FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_tile")
 
 
 def make_jobs(threads, dtype):
@@ -35,22 +30,6 @@ def make_jobs(threads, dtype):
     return {
         Case("limit", "", "", 0, "product"): Job(_product(size, dtype), 2 * size**3 / 1e9),
         Case("limit", "", "", 0, "stream"): stream,
-    }
-
-
-def cpu_facts():
-    """Return the name of the CPU and its instructions that matter here, as a dictionary."""
-    try:
-        text = pathlib.Path("/proc/cpuinfo").read_text()
-    except OSError:
-        text = ""
-    facts = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
-    facts = {key.strip(): value.strip() for key, value in facts.items()}
-    flags = facts.get("flags", facts.get("Features", "")).split()
-    return {
-        "cpu": facts.get("model name", platform.machine()),
-        "cpu_flags": [flag for flag in _FLAGS if flag in flags],
-        "cores": os.cpu_count(),
     }
 
 
