@@ -48,5 +48,5 @@ def test_page_and_figure_of_a_search(tmp_path):
     assert "| 1 | Multiception | 3-5, 3, 3 | over budget | - | 16 |" in page
     draw_search(results, {"parameters": 200_000}).savefig(tmp_path / "tune.png")
     assert "trial,conv,kernel_sizes" in to_csv(results)
-    assert '3,multiception,"3-5, 3, 3",16,0.1,0.0002,5,failed,,,' in to_csv(results)
+    assert '3,multiception,"3-5, 3, 3",16,0.1,0.0002,0.0,5,failed,,,' in to_csv(results)
     draw_search([], {}).savefig(tmp_path / "none.png")
