@@ -126,6 +126,10 @@ def test_parameters_are_those_of_the_released_code(name, classes, conv, expected
     model = km.create_model(name, classes=classes, conv=conv, **WHOLE.get(name, {}))
     trainable = sum(math.prod(w.shape) for w in model.trainable_variables)
     assert trainable == expected
+    cost = km.cost(model)
+    assert cost.trainable_parameters == expected
+    assert cost.parameters == model.count_params()
+    assert cost.unknown_layers == ()
     assert model.name == name
     assert model.output_shape == (None, classes)
 
@@ -322,53 +326,6 @@ def test_every_model_is_listed_and_documented():
         factory = getattr(km, titles.get(kind, kind) + name[len(kind) :], km.MobileNetV2)
         assert factory.__name__.lower() == name
         assert "Args:" in factory.__doc__
-
-
-def test_squeeze_and_excitation():
-    """Each channel is scaled by sigmoid(relu(means @ reduce) @ expand)."""
-    x = keras.Input((4, 6, 16))
-    model = keras.Model(x, km.blocks.squeeze_excite(x, 1 / 8, "se"))
-    reduce, expand = model.get_weights()
-    assert (reduce.shape, expand.shape) == ((16, 2), (2, 16))
-    x = images(3, 4, 6, 16)
-    scale = 1 / (1 + np.exp(-np.maximum(x.mean(axis=(1, 2)) @ reduce, 0) @ expand))
-    assert_close(model.predict_on_batch(x), x * scale[:, None, None], 1e-5)
-    plain = km.ResNet20(input_shape=(8, 8, 3))
-    assert km.SEResNet20(input_shape=(8, 8, 3), se_ratio=None).count_params() == (
-        plain.count_params()
-    )
-
-
-@pytest.mark.parametrize(
-    ("kwargs", "strides"),
-    [
-        ({}, 1),
-        ({"input_shape": (96, 96, 3)}, 1),
-        ({"input_shape": (97, 64, 3)}, 2),
-        ({"input_shape": (224, 224, 3)}, 2),
-        ({"input_shape": (224, 224, 3), "stem_strides": 1}, 1),
-        ({"input_shape": (32, 32, 3), "stem_strides": 2}, 2),
-        ({"input_shape": (None, None, 3)}, 1),
-    ],
-)
-def test_mobilenet_stem_strides(kwargs, strides):
-    model = km.MobileNetV2(alpha=0.25, **kwargs)
-    assert model.get_layer("stem_conv").strides == (strides, strides)
-
-
-@pytest.mark.parametrize(
-    ("alpha", "filters"),
-    [
-        (0.35, (16, 8, 8, 16, 24, 32, 56, 112, 1280)),
-        (0.75, (24, 16, 24, 24, 48, 72, 120, 240, 1280)),
-        (1.4, (48, 24, 32, 48, 88, 136, 224, 448, 1792)),
-    ],
-)
-def test_mobilenet_widths(alpha, filters):
-    """The rounding is that of `keras.applications.MobileNetV2`."""
-    model = km.MobileNetV2(alpha=alpha, include_top=False)
-    outputs = km.feature_extractor(model).output.values()
-    assert tuple(x.shape[-1] for x in outputs) == filters
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+from layer_checks import assert_close
 
 import keras_multiception as km
 
@@ -78,3 +79,20 @@ def test_kernel_sizes_of_single_kernel_types(conv):
     assert km.conv_bn(x, 6, kernel_sizes=5, conv=conv).shape == (None, 8, 8, 6)
     with pytest.raises(ValueError, match="`kernel_sizes` must be one size"):
         km.conv_bn(x, 6, kernel_sizes=(3, 5), conv=conv)
+
+
+def test_squeeze_and_excitation():
+    """Each channel is scaled by sigmoid(relu(means @ reduce) @ expand)."""
+    x = keras.Input((4, 6, 16))
+    model = keras.Model(x, km.blocks.squeeze_excite(x, 1 / 8, "se"))
+    reduce, expand = model.get_weights()
+    assert (reduce.shape, expand.shape) == ((16, 2), (2, 16))
+    x = np.random.default_rng(0).normal(size=(3, 4, 6, 16)).astype("float32")
+    scale = 1 / (1 + np.exp(-np.maximum(x.mean(axis=(1, 2)) @ reduce, 0) @ expand))
+    assert_close(model.predict_on_batch(x), x * scale[:, None, None], 1e-5)
+
+
+def test_without_squeeze_and_excitation():
+    plain = km.ResNet20(input_shape=(8, 8, 3))
+    whole = km.SEResNet20(input_shape=(8, 8, 3), se_ratio=None)
+    assert whole.count_params() == plain.count_params()

@@ -2,53 +2,11 @@ import csv
 import io
 
 import keras
-import numpy as np
 import pytest
 from keras import layers
-from layer_checks import forward_backward
 
 import keras_multiception as km
 from keras_multiception.cost_table import ReceptiveField
-
-# Trainable parameters, measured on the code that the paper's authors released.
-RELEASED_PARAMETERS = {
-    ("resnet20", 10): (272474, 166858, 269848, 189434),
-    ("resnet50", 10): (758554, 443498, 752188, 509434),
-    ("resnet50", 100): (764404, 449348, 758038, 515284),
-    ("resnet50", 1000): (822904, 507848, 816538, 573784),
-    ("seresnet56", 10): (867866, 510922, 860752, 585530),
-    ("shakeshake26", 10): (26777546, 16035818, 27065290, 17565354),
-    ("shakeshake26", 100): (26812196, 16070468, 27099940, 17600004),
-    ("mobilenetv2", 10): (None, 2236330, None, 2252634),
-}
-# Its Shake-Shake counts shortcuts that blocks of unchanged shape hold and never use.
-WHOLE = {"shakeshake26": {"unused_shortcuts": True}}
-QUICK = {("resnet20", 10), ("mobilenetv2", 10)}
-CONVOLUTIONS = ("standard", "dsconv", "mixconv", "multiception")
-
-
-@pytest.mark.parametrize(
-    ("name", "classes", "conv", "parameters"),
-    [
-        pytest.param(
-            name,
-            classes,
-            conv,
-            count,
-            marks=[] if (name, classes) in QUICK else [pytest.mark.slow],
-            id=f"{name}-{classes}-{conv}",
-        )
-        for (name, classes), counts in RELEASED_PARAMETERS.items()
-        for conv, count in zip(CONVOLUTIONS, counts, strict=True)
-        if count is not None
-    ],
-)
-def test_parameters_are_those_of_the_released_code(name, classes, conv, parameters):
-    model = km.create_model(name, classes=classes, conv=conv, **WHOLE.get(name, {}))
-    cost = km.cost(model)
-    assert cost.trainable_parameters == parameters
-    assert cost.parameters == model.count_params()
-    assert cost.unknown_layers == ()
 
 
 def profiled_multiply_adds(model, shape):
@@ -177,71 +135,6 @@ def test_activations_have_the_compute_dtype():
     half = km.cost(km.ResNet20(include_top=False), shape)
     assert half.peak_memory * 2 == single.peak_memory
     assert half.multiply_adds == single.multiply_adds
-
-
-def sees(model, length=63):
-    """The extent of the input that reaches the middle of the output, measured by its gradient."""
-    model.set_weights([np.full(w.shape, 0.1) for w in model.get_weights()])
-    x = np.ones((1, length, length, 1), "float32")
-    shape = keras.ops.shape(model(x))
-    dy = np.zeros(shape, "float32")
-    dy[0, shape[1] // 2, shape[2] // 2] = 1
-    _, dx, _ = forward_backward(model, x, dy, training=False)
-    return tuple(np.ptp(axis) + 1 for axis in np.nonzero(dx)[1:3])
-
-
-def plain(x):
-    x = layers.Conv2D(1, (3, 5), dilation_rate=(2, 1), padding="same")(x)
-    x = layers.AveragePooling2D(2)(x)
-    return layers.Conv2D(1, 3, strides=2, padding="same")(x)
-
-
-def branched(x):
-    x = km.layers.MulticeptionConv2D(2, (3, (5, 7)), strides=2)(x)
-    y = km.layers.MixConv2D(2, (3, 5), strides=2, depthwise=False)(x)
-    # not of size 1: of one image with few channels, the gradient of such a kernel with strides
-    # corrupts the memory on CPUs with AVX512 (TensorFlow 2.21)
-    z = layers.Conv2D(2, 3, strides=2, padding="same")(x)
-    return layers.Conv2D(2, 3, padding="same")(layers.Add()([y, z]))
-
-
-def encoder_decoder(x):
-    x = layers.ZeroPadding2D(2)(x)
-    x = layers.Conv2D(1, 3, strides=4)(x)
-    x = layers.Conv2DTranspose(1, 4, strides=2)(x)
-    x = layers.UpSampling2D(2)(x)
-    return layers.Cropping2D(1)(x)
-
-
-@pytest.mark.parametrize(
-    ("build", "size", "strides"),
-    [
-        (plain, (10, 10), (4, 4)),
-        (branched, (21, 23), (4, 4)),
-        (encoder_decoder, (7, 7), (1, 1)),
-    ],
-)
-def test_receptive_field_is_what_the_gradient_reaches(build, size, strides):
-    x = keras.Input((63, 63, 1))
-    model = keras.Model(x, build(x))
-    assert km.cost(model).receptive_field == ReceptiveField(size, strides)
-    assert sees(model) == size
-
-
-def test_receptive_field_of_known_networks():
-    vgg = km.cost(keras.applications.VGG16(weights=None, include_top=False), (224, 224, 3))
-    assert vgg.receptive_field == ReceptiveField((212, 212), (32, 32))
-    stages = km.cost(km.ResNet20(conv="standard")).stages
-    assert stages["stage1"].receptive_field == ReceptiveField((15, 15), (1, 1))
-    assert stages["top"].receptive_field == ReceptiveField((32, 32), (32, 32))
-
-
-def test_receptive_field_beyond_the_rules_is_unknown():
-    x = keras.Input((8, 8, 3))
-    sliced = x[:, ::2]
-    pooled = layers.GlobalMaxPooling2D()(sliced)
-    fields = [step.receptive_field for step in km.cost(keras.Model(x, pooled)).layers]
-    assert fields == [None, ReceptiveField((8, 8), (8, 8))]
 
 
 @keras.saving.register_keras_serializable("test_cost")
