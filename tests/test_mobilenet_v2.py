@@ -4,8 +4,6 @@ import pytest
 
 import keras_multiception as km
 
-pytestmark = pytest.mark.backend
-
 
 @pytest.mark.parametrize(
     ("kwargs", "strides"),

@@ -53,6 +53,15 @@ def test_training_mixes_the_branches():
     assert_close(y, alpha * x[..., :3] + (1 - alpha) * x[..., 3:], 1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:The model does not have any trainable weights")
+def test_a_compiled_step_draws_anew_each_time():
+    model = mixing_model(seed=2)
+    model.compile(loss="mse", jit_compile=keras.backend.backend() == "jax")
+    x, target = ones_and_zeros(4), np.zeros((4, 4, 4, 3))
+    losses = {float(model.train_on_batch(x, target)) for _ in range(3)}
+    assert len(losses) == 3
+
+
 def test_inference_passes_half_of_the_gradient():
     dy = np.ones((2, 4, 4, 3), "float32")
     _, dx, _ = forward_backward(mixing_model(), ones_and_zeros(2), dy, training=False)
