@@ -23,8 +23,9 @@ test: .venv/.test  ## Run the quick tests, on TensorFlow and on JAX
 	$(PYTEST) -m "not slow"
 	KERAS_BACKEND=jax $(PYTEST) -m "backend and not slow"
 
-test-slow: .venv/.test  ## Run the tests that take longer
+test-slow: .venv/.test  ## Run the tests that take longer, on TensorFlow and on JAX
 	$(PYTEST) -m slow
+	KERAS_BACKEND=jax $(PYTEST) -m "backend and slow"
 
 test-torch: .venv/.test  ## Run the backend tests on PyTorch (installs it: several GB unless pinned to a CPU build)
 	$(BIN)/python -m pip install --quiet "$(or $(TORCH),torch)"

@@ -9,8 +9,6 @@ from keras import layers, ops
 import keras_multiception as km
 from keras_multiception.compression import Branch, prune_branches, weakest_branches
 
-pytestmark = pytest.mark.backend
-
 shares_of = km.scale_analysis.weight_shares
 
 
@@ -66,6 +64,7 @@ def check(model, new, branches):
     assert (b.parameters < a.parameters, b.multiply_adds < a.multiply_adds) == (True, True)
 
 
+@pytest.mark.backend
 @pytest.mark.parametrize("kwargs", [{}, {"use_bias": False, "activation": "relu"}])
 def test_answers_are_those_without_the_branches(kwargs):
     model = network(**kwargs)
@@ -79,6 +78,7 @@ def test_answers_are_those_without_the_branches(kwargs):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.backend
 @pytest.mark.parametrize(
     "name",
     [
@@ -115,6 +115,7 @@ def test_dropped_are_the_least_shares():
     }
 
 
+@pytest.mark.backend
 def test_shares_by_energy():
     model = network()
     images = np.random.default_rng(1).normal(size=(4, 8, 8, 3)).astype("float32")
@@ -154,6 +155,7 @@ def test_flags_and_policy_stay():
     assert new.get_layer("b").dtype_policy.name == "mixed_float16"
 
 
+@pytest.mark.backend
 def test_every_parameter_is_trained_and_the_file_loads(tmp_path):
     new = prune(network(), keep=1)
     new.compile(keras.optimizers.SGD(0.1), "mse")

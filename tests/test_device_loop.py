@@ -12,7 +12,7 @@ from training.loop import callbacks
 from training.loop.strategies import Execution
 from training.recipe import Recipe
 
-pytestmark = [pytest.mark.backend]
+pytestmark = pytest.mark.backend
 of_jax = pytest.mark.skipif(keras.backend.backend() != "jax", reason="of JAX")
 DEVICE = Execution(loop="device")
 # few steps, small ones: rounding is not to grow
@@ -64,6 +64,7 @@ def test_outcome_is_that_of_fit(trained, tmp_path):
 
 
 @of_jax
+@pytest.mark.slow
 def test_resumed_run_ends_with_the_same_weights(trained, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     save = callbacks.Recorder.on_epoch_end
@@ -84,6 +85,7 @@ def test_resumed_run_ends_with_the_same_weights(trained, tmp_path, monkeypatch):
 
 
 @of_jax
+@pytest.mark.slow
 def test_lost_loss_stops_the_run(tmp_path):
     with pytest.raises(FloatingPointError, match="the loss became"):
         fit.train(

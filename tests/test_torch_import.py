@@ -7,8 +7,6 @@ import pytest
 import keras_multiception as km
 from keras_multiception.torch_import import _torch_entries
 
-pytestmark = pytest.mark.backend
-
 
 def torch_state(model, rng):
     """A random state in PyTorch's layout that fits the model."""
@@ -30,6 +28,7 @@ def state(model):
     return torch_state(model, np.random.default_rng(0))
 
 
+@pytest.mark.backend
 def test_loads_every_weight(model, state):
     before = model.get_weights()
     assert km.load_torch_state_dict(model, state) is model
