@@ -331,6 +331,12 @@ def test_every_model_is_listed_and_documented():
         assert "Args:" in factory.__doc__
 
 
+def test_without_squeeze_and_excitation():
+    plain = km.ResNet20(input_shape=(8, 8, 3))
+    whole = km.SEResNet20(input_shape=(8, 8, 3), se_ratio=None)
+    assert whole.count_params() == plain.count_params()
+
+
 @pytest.mark.parametrize(
     ("name", "layer", "std"),
     [

@@ -5,10 +5,10 @@ from layer_checks import assert_close
 
 import keras_multiception as km
 
+pytestmark = pytest.mark.backend
 TYPES = ["standard", "dsconv", "mixconv", "mixconv_depthwise", "multiception"]
 
 
-@pytest.mark.backend
 @pytest.mark.parametrize("conv", TYPES)
 @pytest.mark.parametrize(("strides", "size"), [(1, (8, 8)), (2, (8, 8)), (2, (7, 5)), (3, (4, 9))])
 def test_types_are_interchangeable(conv, strides, size):
@@ -19,7 +19,6 @@ def test_types_are_interchangeable(conv, strides, size):
     assert all(layer.name.startswith("block") for layer in model.layers[1:])
 
 
-@pytest.mark.backend
 @pytest.mark.parametrize(
     ("conv", "layers"),
     [
@@ -36,7 +35,6 @@ def test_composition(conv, layers):
     assert [type(layer).__name__ for layer in model.layers[1:]] == layers
 
 
-@pytest.mark.backend
 @pytest.mark.parametrize("conv", ["standard", "dsconv", "mixconv", "mixconv_depthwise"])
 def test_strides_look_at_the_same_positions_as_multiception(conv):
     """At stride 2 every type is centred on positions 0, 2, 4, ..., whatever the size."""
@@ -56,7 +54,6 @@ def test_strides_look_at_the_same_positions_as_multiception(conv):
     assert np.all(y > 0.9)
 
 
-@pytest.mark.backend
 def test_user_callable():
     def conv(x, filters, strides, kernel_sizes, name):
         assert kernel_sizes == ((3, 3), (5, 5))
@@ -70,14 +67,12 @@ def test_user_callable():
         km.conv_bn(x, 6, 2, conv=lambda x, filters, **_: None)
 
 
-@pytest.mark.backend
 @pytest.mark.parametrize("conv", ["conv", None, 3, ["standard"]])
 def test_unknown_type(conv):
     with pytest.raises(ValueError, match="`conv` must be a callable or one of standard, dsconv"):
         km.conv_bn(keras.Input((8, 8, 4)), 6, conv=conv)
 
 
-@pytest.mark.backend
 @pytest.mark.parametrize("conv", ["standard", "dsconv"])
 def test_kernel_sizes_of_single_kernel_types(conv):
     x = keras.Input((8, 8, 4))
@@ -86,7 +81,6 @@ def test_kernel_sizes_of_single_kernel_types(conv):
         km.conv_bn(x, 6, kernel_sizes=(3, 5), conv=conv)
 
 
-@pytest.mark.backend
 def test_squeeze_and_excitation():
     """Each channel is scaled by sigmoid(relu(means @ reduce) @ expand)."""
     x = keras.Input((4, 6, 16))
@@ -96,9 +90,3 @@ def test_squeeze_and_excitation():
     x = np.random.default_rng(0).normal(size=(3, 4, 6, 16)).astype("float32")
     scale = 1 / (1 + np.exp(-np.maximum(x.mean(axis=(1, 2)) @ reduce, 0) @ expand))
     assert_close(model.predict_on_batch(x), x * scale[:, None, None], 1e-5)
-
-
-def test_without_squeeze_and_excitation():
-    plain = km.ResNet20(input_shape=(8, 8, 3))
-    whole = km.SEResNet20(input_shape=(8, 8, 3), se_ratio=None)
-    assert whole.count_params() == plain.count_params()

@@ -12,6 +12,7 @@ from layer_checks import assert_close, forward_backward
 import keras_multiception as km
 from keras_multiception.torch_import import _layer_entries
 
+pytestmark = pytest.mark.backend
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 LAYER_FILES = sorted(GOLDEN.glob("layer_*.npz"))
 
@@ -53,7 +54,6 @@ def layer_model(golden):
     return model, entries
 
 
-@pytest.mark.backend
 @pytest.mark.parametrize("path", LAYER_FILES, ids=lambda path: path.stem)
 def test_layer(path):
     golden = dict(np.load(path))
@@ -124,40 +124,34 @@ def float64():
     keras.config.set_dtype_policy(policy)
 
 
-@pytest.mark.backend
 def test_resnet20_multiception_in_float64(float64):
     golden = dict(np.load(GOLDEN / "resnet20_multiception.npz"))
     check_model(golden, km.ResNet20(classifier_activation=None))
 
 
-@pytest.mark.backend
 @pytest.mark.parametrize("conv", ["standard", "dsconv"])
 def test_resnet20_in_float64(conv, shared_golden, float64):
     golden = dict(np.load(shared_golden / f"resnet20_{conv}.npz"))
     check_model(golden, km.ResNet20(conv=conv, classifier_activation=None))
 
 
-@pytest.mark.backend
 def test_resnet20_multiception():
     golden = dict(np.load(GOLDEN / "resnet20_multiception.npz"))
     check_model(golden, km.ResNet20(classifier_activation=None))
 
 
-@pytest.mark.backend
 @pytest.mark.parametrize("conv", ["standard", "dsconv", "mixconv"])
 def test_resnet20(conv, shared_golden):
     golden = dict(np.load(shared_golden / f"resnet20_{conv}.npz"))
     check_model(golden, km.ResNet20(conv=conv, classifier_activation=None))
 
 
-@pytest.mark.backend
 @pytest.mark.slow
 def test_seresnet56(shared_golden):
     golden = dict(np.load(shared_golden / "senet56_multiception.npz"))
     check_model(golden, km.SEResNet56(classifier_activation=None), 1e-3)
 
 
-@pytest.mark.backend
 def test_shakeshake26(shared_golden):
     """The released blocks that keep their shape hold a shortcut too, and add the input itself."""
     golden = dict(np.load(shared_golden / "shakenet26_2x16d_multiception.npz"))
@@ -166,28 +160,11 @@ def test_shakeshake26(shared_golden):
         check_model(golden, model, whole=whole)
 
 
-@pytest.mark.backend
 def test_mobilenetv2(shared_golden):
     golden = dict(np.load(shared_golden / "mobilenetv2_multiception.npz"))
     check_model(golden, km.MobileNetV2(input_shape=(32, 32, 3), classifier_activation=None))
 
 
-@pytest.mark.parametrize(
-    ("name", "factory", "kwargs"),
-    [
-        ("senet56", km.SEResNet56, {}),
-        ("shakenet26_2x16d", km.ShakeShake26, {"filters": 16}),
-        ("mobilenetv2", km.MobileNetV2, {}),
-    ],
-)
-def test_released_names_and_shapes(name, factory, kwargs):
-    shapes = json.loads((GOLDEN / "state_shapes.json").read_text(encoding="utf-8"))[name]
-    state = {entry: np.full(shape, 7.0) for entry, shape in shapes.items()}
-    model = km.load_torch_state_dict(factory(**kwargs), state)
-    assert all(np.all(weights == 7) for weights in model.get_weights())
-
-
-@pytest.mark.backend
 def test_optimizer():
     golden = np.load(GOLDEN / "sgd_nesterov_l2.npz")
     weights = keras.Variable(golden["w0"])
