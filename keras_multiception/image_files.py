@@ -5,6 +5,13 @@ A file of some kilobytes may stand for gigabytes of pixels, so the size comes be
 
 import tensorflow as tf
 
+from keras_multiception.image_orientation import (
+    UPRIGHT,
+    is_transposed,
+    read_orientation,
+    turn_upright,
+)
+
 MAX_IMAGE_PIXELS = 2**25
 # Files that run through the decoder at a time; each may need 15 bytes for each of its pixels.
 _PARALLEL_FILES = 4
@@ -24,7 +31,7 @@ def decode_images(files, size):
     Args:
         files: String tensor of shape `(batch,)`: JPEG, PNG, BMP or GIF files of any size up to
             `MAX_IMAGE_PIXELS` pixels, all frames of a GIF together. Of a GIF, the first frame is
-            taken.
+            taken; a JPEG is turned upright by the orientation in its EXIF data.
         size: Tuple (height, width), in pixels.
 
     Returns:
@@ -38,7 +45,12 @@ def decode_images(files, size):
         with tf.control_dependencies(_requirements(file)):
             image = tf.io.decode_image(file, channels=3, expand_animations=False)
         image.set_shape([None, None, 3])
-        image = tf.image.resize(image, size, antialias=True)
+        orientation = tf.cond(
+            _starts_with(file, _JPEG), lambda: read_orientation(file), lambda: tf.constant(UPRIGHT)
+        )
+        stored_size = tf.where(is_transposed(orientation), size[::-1], size)
+        image = tf.image.resize(image, stored_size, antialias=True)
+        image = tf.ensure_shape(turn_upright(image, orientation), [*size, 3])
         return tf.clip_by_value(image, 0.0, 255.0)
 
     spec = tf.TensorSpec([*size, 3], tf.float32)
@@ -55,9 +67,6 @@ def count_pixels(file):
         Scalar int64 tensor; -1 if the file is no JPEG, PNG, BMP or GIF.
     """
 
-    def starts_with(start):
-        return tf.equal(tf.strings.substr(file, 0, len(start)), start)
-
     def jpeg_pixels():
         height, width, _ = tf.unstack(tf.io.extract_jpeg_shape(file, tf.int32))
         return _product(height, width)
@@ -66,11 +75,13 @@ def count_pixels(file):
     pixels = tf.constant(-1, tf.int64)
     for start, (dtype, little_endian, *positions) in _HEADERS.items():
         size = [_number(header, position, dtype, little_endian) for position in positions]
-        pixels = tf.where(starts_with(start), _product(*size), pixels)
-    pixels = tf.cond(starts_with(_JPEG), jpeg_pixels, lambda: pixels)
+        pixels = tf.where(_starts_with(file, start), _product(*size), pixels)
+    pixels = tf.cond(_starts_with(file, _JPEG), jpeg_pixels, lambda: pixels)
     # What a GIF says of its screen, its frames need not keep to.
     return tf.cond(
-        starts_with(b"GIF8"), lambda: tf.maximum(pixels, _gif_frame_pixels(file)), lambda: pixels
+        _starts_with(file, b"GIF8"),
+        lambda: tf.maximum(pixels, _gif_frame_pixels(file)),
+        lambda: pixels,
     )
 
 
@@ -84,6 +95,10 @@ def _requirements(file):
         [f"An image must have at most {MAX_IMAGE_PIXELS} pixels. Received:", pixels],
     )
     return [known, small]
+
+
+def _starts_with(file, start):
+    return tf.equal(tf.strings.substr(file, 0, len(start)), start)
 
 
 def _number(text, position, dtype, little_endian=True):

@@ -99,16 +99,6 @@ class TestKindsOfImages:
         if mode in ("CMYK", "1"):
             assert image.min() >= 250
 
-    def test_exif_orientation(self, tmp_path):
-        pixels = np.zeros((8, 16, 3), "uint8")
-        pixels[:, :8] = 255  # the left half is white
-        exif = PIL.Image.Exif()
-        exif[0x0112] = 6  # to be shown turned by 90 degrees clockwise: white on top
-        PIL.Image.fromarray(pixels).save(tmp_path / "x.png", exif=exif)
-        image = self.read(tmp_path / "x.png", 8)
-        assert image[:3].min() > 250
-        assert image[5:].max() < 5
-
     def test_resizing_is_that_of_the_exported_models(self, tmp_path):
         tf = pytest.importorskip("tensorflow")
         pixels = np.random.default_rng(0).integers(0, 256, (37, 50, 3), "uint8")

@@ -42,6 +42,15 @@ def test_pixels_are_those_of_the_graph(shape, form, mode, tolerance):
     np.testing.assert_allclose(found, expected, atol=tolerance)
 
 
+def test_sixteen_bits_are_scaled():
+    shades = np.linspace(0, 65535, 32 * 32).reshape(32, 32).astype("uint16")
+    buffer = io.BytesIO()
+    Image.fromarray(shades).save(buffer, "PNG")
+    file = buffer.getvalue()
+    expected = decoded_by_graph(tf.constant([file])).numpy()
+    np.testing.assert_allclose(decode([file], (32, 32)), expected, atol=1)
+
+
 @pytest.mark.parametrize("file", [b"\x89PNG\r\n\x1a\n", b"GIF89a", encoded((9, 9), "JPEG")[:90]])
 def test_damaged_files(file):
     with pytest.raises(ValueError, match="An image cannot be decoded"):

@@ -59,8 +59,8 @@ def decode(files: Iterable[bytes], size: tuple[int, int]) -> np.ndarray:
     """Decodes and resizes image files, as nearly as Pillow does what the SavedModel does.
 
     Both filter bilinearly, with a wider filter where they make an image smaller, and round to no
-    whole numbers. What is left of a difference comes from the decoders of JPEG, and from files in
-    palettes or with an alpha channel.
+    whole numbers; JPEGs are turned upright by the orientation in their EXIF data. What is left of a
+    difference comes from the decoders of JPEG, and from files in palettes or with an alpha channel.
 
     Args:
         files: JPEG, PNG, GIF or BMP files.
@@ -73,11 +73,15 @@ def decode(files: Iterable[bytes], size: tuple[int, int]) -> np.ndarray:
         ValueError: If a file is damaged.
     """
     import numpy as np
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     def pixels(file: bytes) -> np.ndarray:
         try:
             with Image.open(io.BytesIO(file)) as image:
+                if image.format in ("JPEG", "MPO"):
+                    ImageOps.exif_transpose(image, in_place=True)
+                if image.mode.startswith("I;16"):  # Pillow would clip 16 bits, not scale them
+                    image = Image.fromarray((np.asarray(image) >> 8).astype("uint8"))
                 channels = image.convert("RGB").split()
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(f"An image cannot be decoded: {error}") from error

@@ -11,9 +11,9 @@ import PIL.ImageOps
 def read_all(paths, size):
     """Decode image files of any kind and size.
 
-    An image is turned upright by its EXIF orientation, converted to RGB (transparency is
-    dropped, as `tf.io.decode_image` does) and resized, whatever its proportions, as the exported
-    models do with images that they are sent.
+    A JPEG is turned upright by the orientation in its EXIF data; an image is converted to RGB
+    (transparency is dropped, as `tf.io.decode_image` does) and resized, whatever its proportions.
+    All this is what the exported models do with images that they are sent.
 
     Args:
         paths: Sequence of paths.
@@ -57,7 +57,7 @@ def resize_all(images, size):
 def _read(path, size):
     try:
         with PIL.Image.open(path) as file:
-            image = PIL.ImageOps.exif_transpose(file)
+            image = PIL.ImageOps.exif_transpose(file) if file.format in ("JPEG", "MPO") else file
             if image.mode.startswith("I;16"):  # Pillow would clip 16 bits, not scale them
                 image = PIL.Image.fromarray((np.asarray(image) >> 8).astype("uint8"))
             return _resize(image.convert("RGB"), size)
