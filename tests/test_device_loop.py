@@ -7,8 +7,9 @@ import keras
 import numpy as np
 import pytest
 
-from training import fit
-from training.loop import callbacks
+import keras_multiception as km
+from training import data, fit
+from training.loop import callbacks, network
 from training.loop.strategies import Execution
 from training.recipe import Recipe
 
@@ -61,6 +62,36 @@ def test_outcome_is_that_of_fit(trained, tmp_path):
     assert {file.name for file in folder.iterdir()} == {
         file.name for file in (tmp_path / "fit").iterdir()
     }
+
+
+@of_jax
+def test_half_precision_learns_as_float32():
+    from training.loop import device_fit  # imports JAX
+
+    def losses_in(dtype_policy):
+        keras.utils.set_random_seed(0)
+        keras.config.set_dtype_policy(dtype_policy)
+        images = keras.Input((32, 32, 3))
+        features = keras.layers.Flatten()(keras.layers.AveragePooling2D(4)(images))
+        model = keras.Model(images, keras.layers.Dense(10, dtype="float32")(features))
+        recipe = dataclasses.replace(RECIPE, dtype_policy=dtype_policy, learning_rate=0.1)
+        network.compile_for_training(model, recipe, 3)
+        history = keras.callbacks.History()
+        device_fit.fit(
+            model,
+            recipe,
+            km.preprocessing.get_dataset("digits"),
+            data.load("digits", "train[:96]"),
+            data.load("digits", "test[:64]"),
+            callbacks=[history],
+            initial_epoch=0,
+            verbose=0,
+        )
+        return history.history["loss"]
+
+    losses = losses_in("mixed_float16")
+    assert losses[1] < 0.9 * losses[0]
+    np.testing.assert_allclose(losses, losses_in("float32"), rtol=0.02)
 
 
 @of_jax

@@ -154,7 +154,9 @@ def _make_epoch(model, recipe, facts):
         def loss_of(trainable):
             logits, changed = model.stateless_call(trainable, non_trainable, x, training=True)
             measured = {name: function(y, logits).mean() for name, function in functions.items()}
-            return measured["loss"], (measured, changed)
+            with keras.StatelessScope(zip(model.optimizer.variables, optimizer, strict=True)):
+                loss = model.optimizer.scale_loss(measured["loss"])  # in float16, times a factor
+            return loss, (measured, changed)
 
         gradients, (measured, changed) = jax.grad(loss_of, has_aux=True)(trainable)
         trainable, optimizer = model.optimizer.stateless_apply(optimizer, gradients, trainable)
