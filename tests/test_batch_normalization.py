@@ -40,6 +40,8 @@ def test_batch_norm_in_mixed_precision(policy, training):
         ({"trainable": False}, (4, 5, 5, 3)),
         ({"synchronized": True}, (4, 5, 5, 3)),
         ({"dtype": "float64"}, (4, 5, 5, 3)),
+        ({"dtype": "bfloat16"}, (4, 5, 5, 3)),
+        ({"dtype": "float16"}, (4, 5, 5, 3)),
     ],
 )
 @pytest.mark.parametrize("training", [True, False])

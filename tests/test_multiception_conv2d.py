@@ -142,14 +142,32 @@ def test_initial_values_are_those_of_the_paper():
     assert np.any(kernels[1] != kernels[2])
 
 
-def test_equal_kernel_sizes_start_different_with_a_seeded_initializer():
-    layer = MulticeptionConv2D(4, (3, 3), depthwise_initializer=keras.initializers.HeNormal(seed=7))
+@pytest.mark.parametrize("seed", [7, keras.random.SeedGenerator(7)])
+def test_equal_kernel_sizes_start_different_with_a_seeded_initializer(seed):
+    initializer = keras.initializers.HeNormal(seed)
+    layer = MulticeptionConv2D(4, (3, 3), depthwise_initializer=initializer)
     layer.build((None, 8, 8, 4))
     first, second = (keras.ops.convert_to_numpy(conv.kernel) for conv in layer.depthwise_convs)
     assert np.any(first != second)
 
 
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16", "float64"])
+def test_unequal_strides_where_keras_has_channels_first_by_default():
+    x = RNG.normal(size=(2, 8, 8, 6)).astype("float32")
+    before = keras.backend.image_data_format()
+    layer = MulticeptionConv2D(4, (3, 5), strides=(1, 2), dilation_rate=2)
+    layer.build(x.shape)
+    random_weights(layer)
+    keras.config.set_image_data_format("channels_first")
+    try:
+        y = keras.ops.convert_to_numpy(layer(x))
+    finally:
+        keras.config.set_image_data_format(before)
+    assert_close(y, reference(layer, x), 1e-5)
+
+
+@pytest.mark.parametrize(
+    "policy", ["mixed_bfloat16", "mixed_float16", "bfloat16", "float16", "float64"]
+)
 def test_dtype_policies(policy):
     if policy == "float64" and keras.backend.backend() == "jax":
         pytest.skip("JAX has no float64 unless told so for the whole process")
@@ -159,7 +177,7 @@ def test_dtype_policies(policy):
     random_weights(layer)
     y = layer(x)
     assert keras.backend.standardize_dtype(y.dtype) == policy.removeprefix("mixed_")
-    expected = "float64" if policy == "float64" else "float32"
+    expected = "float32" if policy.startswith("mixed") else policy
     assert {w.dtype for w in layer.weights} == {expected}
     y = keras.ops.convert_to_numpy(keras.ops.cast(y, "float32"))
     assert_close(y, reference(layer, x), 1e-5 if policy == "float64" else 5e-2)

@@ -10,6 +10,7 @@ import pytest
 from test_floors import ROOT
 
 import keras_multiception as km
+from keras_multiception.layers.unused_shortcut import UnusedShortcut
 
 pytestmark = pytest.mark.backend
 
@@ -33,6 +34,32 @@ def network():
     model = keras.Model(inputs, keras.layers.Dense(3)(x))
     model.compile(km.optimizers.SGDL2(0.01), "mse")
     return model
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        km.layers.MulticeptionConv2D(4, (3, 5), trainable=False),
+        km.layers.MixConv2D(6, (3, 5), trainable=False),
+        UnusedShortcut(6, trainable=False),
+    ],
+)
+def test_frozen_layers_stay_frozen(layer, tmp_path):
+    model = keras.Sequential([keras.Input((8, 8, 6)), layer])
+    model.save(tmp_path / "model.keras")
+    x = np.random.default_rng(0).normal(size=(4, 8, 8, 6)).astype("float32")
+    for other in (
+        model,
+        keras.models.load_model(tmp_path / "model.keras"),
+        keras.models.clone_model(model),
+    ):
+        assert not other.trainable_variables
+        before = other.get_weights()
+        other(x, training=True)  # with the moving statistics, which stay
+        for now, then in zip(other.get_weights(), before, strict=True):
+            np.testing.assert_array_equal(now, then)
+        other.layers[-1].trainable = True
+        assert len(other.trainable_variables) >= 2
 
 
 def test_loads_in_a_fresh_process(tmp_path):

@@ -11,8 +11,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     Arguments, weights, shapes and results are those of Keras, results but for rounding: the
     moving variance is an average of biased variances. Where the backend has no faster form, or
-    it does not fit (a mask, other axes, synchronised or renormalised statistics, float64), this
-    is Keras' own layer.
+    it does not fit (a mask, other axes, synchronised or renormalised statistics, weights in
+    another type than float32), this is Keras' own layer.
 
     Example:
         >>> keras.Sequential([keras.layers.Conv2D(16, 3), km.layers.BatchNormalization()])
@@ -39,6 +39,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             self.axis in (-1, 3)
             and self.scale
             and self.center
+            and self.variable_dtype == "float32"
             and not self.synchronized
             and not getattr(self, "renorm", False)
         )

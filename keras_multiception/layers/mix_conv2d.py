@@ -178,6 +178,7 @@ class MixConv2D(keras.layers.Layer):
             "bias_regularizer": self.bias_regularizer,
             "bias_constraint": self.bias_constraint,
             "dtype": self.dtype_policy,
+            "trainable": self.trainable,
             "name": f"group_{index}",
         }
         if self.depthwise:

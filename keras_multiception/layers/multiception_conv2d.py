@@ -146,8 +146,9 @@ class MulticeptionConv2D(keras.layers.Layer):
         self.epsilon = epsilon
         self.input_spec = keras.layers.InputSpec(ndim=4)
 
-        shared = {"data_format": self.data_format, "dtype": self.dtype_policy}
-        norm = {"momentum": momentum, "epsilon": epsilon, "dtype": self.dtype_policy}
+        own = {"dtype": self.dtype_policy, "trainable": self.trainable}
+        shared = {"data_format": self.data_format, **own}
+        norm = {"momentum": momentum, "epsilon": epsilon, **own}
         self.depthwise_convs = [
             keras.layers.DepthwiseConv2D(
                 size,
@@ -226,7 +227,9 @@ class MulticeptionConv2D(keras.layers.Layer):
         rows, columns = self.strides
         if rows == columns:
             return self.pointwise_conv(x)
-        x = ops.conv(x[:, ::rows, ::columns], self.pointwise_conv.kernel)
+        x = ops.conv(
+            x[:, ::rows, ::columns], self.pointwise_conv.kernel, data_format=self.data_format
+        )
         return ops.add(x, self.pointwise_conv.bias) if self.use_bias else x
 
     def _branch_by_branch(self, fast, inputs, training):

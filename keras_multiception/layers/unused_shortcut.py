@@ -34,11 +34,14 @@ class UnusedShortcut(keras.layers.Layer):
                 use_bias=False,
                 kernel_initializer=he_normal("fan_out"),
                 data_format="channels_last",
+                trainable=self.trainable,
                 name=f"conv{index}",
             )
             for index in (1, 2)
         ]
-        self.bn = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name="bn")
+        self.bn = keras.layers.BatchNormalization(
+            momentum=0.9, epsilon=1e-5, trainable=self.trainable, name="bn"
+        )
 
     def build(self, input_shape):
         """Create the weights."""
