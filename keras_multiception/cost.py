@@ -9,7 +9,7 @@ from keras import layers, tree
 
 from keras_multiception.cost_rules import multiply_adds, receptive_field
 from keras_multiception.cost_table import Cost, LayerCost, ReceptiveField
-from keras_multiception.graph import graph_of
+from keras_multiception.graph import first_argument, graph_of
 from keras_multiception.layers.mix_conv2d import MixConv2D
 from keras_multiception.layers.multiception_conv2d import MulticeptionConv2D
 
@@ -120,13 +120,13 @@ class _Walk:
         """Return the output of an operation; models and our own layers are run part by part."""
         name = prefix + operation.name
         run = functools.partial(self.run, f"{name}/")
-        graph = graph_of(operation)
+        graph, x = graph_of(operation), first_argument(args, kwargs)
         if graph is not None:
-            return graph._run_through_graph(tree.flatten(args[0]), call_fn=run)
+            return graph._run_through_graph(tree.flatten(x), call_fn=run)
         if isinstance(operation, MulticeptionConv2D):
-            return _run_multiception(run, operation, *args)
+            return _run_multiception(run, operation, x)
         if isinstance(operation, MixConv2D):
-            return _run_mix_conv(run, operation, *args)
+            return _run_mix_conv(run, operation, x)
         result = operation.compute_output_spec(*args, **kwargs)
         inputs = [x for x in tree.flatten((args, kwargs)) if isinstance(x, keras.KerasTensor)]
         outputs = tree.flatten(result)
@@ -175,7 +175,7 @@ class _Walk:
         for step, (_, _, _, outputs) in enumerate(self.steps):
             alive.update((id(x), _bytes(x)) for x in outputs)
             yield sum(alive.values())
-            alive = {key: size for key, size in alive.items() if last_use[key] > step}
+            alive = {key: size for key, size in alive.items() if last_use.get(key, -1) > step}
 
 
 class Split(keras.Operation):

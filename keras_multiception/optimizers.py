@@ -105,7 +105,8 @@ class ConvMuon(keras.optimizers.Muon):
 
     where `orthogonalise` moves all singular values near 1 by five Newton-Schulz iterations.
     Everything else, the classifier too, is trained by AdamW with learning rate
-    `lr * adam_lr_ratio`, and so is what `exclude_layers` names.
+    `lr * adam_lr_ratio`, and so is what `exclude_layers` names or, unless `exclude_embeddings` is
+    false, is called an embedding.
 
     Args:
         learning_rate: Float or `keras.optimizers.schedules.LearningRateSchedule`.
@@ -162,8 +163,9 @@ class ConvMuon(keras.optimizers.Muon):
         )
 
     def _should_use_adamw(self, variable):
+        excluded = [*self.exclude_layers, *(["(?i)embedding"] if self.exclude_embeddings else [])]
         return len(variable.shape) != 4 or any(
-            re.search(pattern, variable.path) for pattern in self.exclude_layers
+            re.search(pattern, variable.path) for pattern in excluded
         )
 
     def _muon_update_step(self, gradient, variable, lr, m):

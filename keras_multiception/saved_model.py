@@ -11,6 +11,7 @@ import tempfile
 import keras
 
 from keras_multiception.fusion import fuse
+from keras_multiception.fusion.forms import FORMS
 from keras_multiception.preprocessing import Dataset, get_dataset
 
 # How far the probabilities of the written SavedModel may be from those of the model.
@@ -47,7 +48,7 @@ def export_saved_model(
 
     Args:
         model: A built `keras.Model` that takes normalised images and gives class probabilities,
-            or logits when its last layer has no activation.
+            or logits: what is no probability and comes out of no activation.
         path: String or path, the folder to write. It must not exist; its parents may.
         dataset: String, a key of `km.preprocessing.DATASETS`, or a
             `km.preprocessing.Dataset`: whose statistics, class names and image size to use.
@@ -75,6 +76,10 @@ def export_saved_model(
         )
     if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
         raise ValueError(f"`top_k` must be a positive integer. Received: top_k={top_k!r}")
+    if form not in ("plain", *FORMS, "auto"):
+        raise ValueError(
+            f"`form` must be one of plain, {', '.join(FORMS)}, auto. Received: form={form!r}"
+        )
     facts = dataset if isinstance(dataset, Dataset) else get_dataset(dataset)
     facts = fit_image_shape(model, facts)
     path = pathlib.Path(path)
@@ -88,14 +93,15 @@ def export_saved_model(
             f"`path` must be in a folder that can be written ({error.strerror}). "
             f"Received: path={path}"
         ) from error
-    from keras_multiception.signatures import require_equal_answers  # imports TensorFlow
+    from keras_multiception import signatures  # imports TensorFlow
 
     try:
         written = temporary / path.name
         networks = {0: model} if form == "plain" else _fused(model, form, form_batch_size)
-        _write(networks, written, facts, min(top_k, len(facts.class_names)))
+        logits = signatures.gives_logits(model, facts)
+        _write(networks, written, facts, min(top_k, len(facts.class_names)), logits)
         for images in sorted({2, *networks} - {0}):
-            require_equal_answers(model, written, facts, TOLERANCE, images)
+            signatures.require_equal_answers(model, written, facts, logits, TOLERANCE, images)
         if path.exists():
             raise ValueError(f"`path` appeared while it was being written. Received: path={path}")
         os.rename(written, path)
@@ -123,7 +129,7 @@ def _fused(model, form, batch_sizes):
     return networks
 
 
-def _write(networks, path, facts, top_k):
+def _write(networks, path, facts, top_k, logits):
     import tensorflow as tf
 
     from keras_multiception import signatures
@@ -131,7 +137,8 @@ def _write(networks, path, facts, top_k):
     archive = keras.export.ExportArchive()
     for network in networks.values():
         archive.track(network)
-    for name, (function, spec) in signatures.make_signatures(networks, facts, top_k).items():
+    functions = signatures.make_signatures(networks, facts, top_k, logits)
+    for name, (function, spec) in functions.items():
         archive.add_endpoint(name, function, input_signature=[spec])
     archive.write_out(path, verbose=False)
     updater = tf.compat.v1.saved_model.signature_def_utils.MethodNameUpdater(str(path))

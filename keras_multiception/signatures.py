@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_multiception.graph import graph_of, innermost
 from keras_multiception.image_files import decode_images
 from keras_multiception.preprocessing import preprocess_input
 
@@ -14,7 +15,7 @@ CLASSIFY_METHOD = "tensorflow/serving/classify"
 ENCODED_IMAGE = "image/encoded"
 
 
-def make_signatures(networks, facts, top_k):
+def make_signatures(networks, facts, top_k, logits):
     """Make the functions that an exported classifier answers with.
 
     Args:
@@ -22,6 +23,7 @@ def make_signatures(networks, facts, top_k):
             alike: each for the number of images that is its key, or more, up to the next key.
         facts: The `km.preprocessing.Dataset`, with the image shape to decode files to.
         top_k: Integer, how many classes `classify` gives for each image.
+        logits: Boolean, whether the networks leave out the softmax.
 
     Returns:
         A dictionary from the signature's name to its function, from one tensor to a dictionary
@@ -42,7 +44,7 @@ def make_signatures(networks, facts, top_k):
         index = tf.math.count_nonzero(tf.shape(x)[0] >= tf.constant(further, tf.int32))
         scores = tf.switch_case(tf.cast(index, tf.int32), calls) if further else calls[0]()
         scores = tf.cast(scores, tf.float32)
-        return tf.nn.softmax(scores) if gives_logits(model) else scores
+        return tf.nn.softmax(scores) if logits else scores
 
     @tf.function(input_signature=[strings])
     def decode(files):
@@ -74,22 +76,22 @@ def make_signatures(networks, facts, top_k):
     }
 
 
-def require_equal_answers(model, path, facts, tolerance, count=2):
+def require_equal_answers(model, path, facts, logits, tolerance, count=2):
     """Hold every signature of a SavedModel against the model, on random images.
 
     Args:
         model: The `keras.Model`.
         path: Path of the SavedModel.
         facts: The `km.preprocessing.Dataset`.
+        logits: Boolean, whether the model leaves out the softmax.
         tolerance: Float, how far a probability may be from the model's.
         count: Integer, how many images.
 
     Raises:
         RuntimeError: If a signature answers otherwise than the model.
     """
-    images = np.random.default_rng(0).integers(0, 256, (count, *facts.image_shape), dtype="uint8")
-    expected = model.predict_on_batch(preprocess_input(images, facts)).astype("float32")
-    if gives_logits(model):
+    images, expected = _answers(model, facts, count)
+    if logits:
         expected = keras.ops.convert_to_numpy(keras.ops.softmax(expected))
     files = tf.stack([tf.io.encode_png(image) for image in images])
     examples = tf.constant([_example(file) for file in files.numpy()])
@@ -102,10 +104,10 @@ def require_equal_answers(model, path, facts, tolerance, count=2):
     }
     for name, outputs in answers.items():
         if name == "classify":
-            received, chosen = outputs["scores"].numpy(), _of_classes(outputs, expected, facts)
+            received = outputs["scores"].numpy()
+            largest = np.sort(expected)[:, ::-1][:, : received.shape[1]]
             difference = max(
-                np.abs(received - chosen).max(),
-                np.abs(received - np.sort(expected)[:, ::-1][:, : received.shape[1]]).max(),
+                np.abs(received - largest).max(), _from_classes(outputs, expected, facts).max()
             )
         else:
             difference = np.abs(outputs["probabilities"].numpy() - expected).max()
@@ -116,17 +118,56 @@ def require_equal_answers(model, path, facts, tolerance, count=2):
             )
 
 
-def gives_logits(model):
-    """Return whether the last layer of a model leaves out the softmax."""
-    last = model.layers[-1]
-    return getattr(last, "activation", None) is keras.activations.linear
+def gives_logits(model, facts):
+    """Find out whether a classifier leaves out the softmax.
+
+    It does not if its answers are probabilities, not negative and 1 in sum, or come out of some
+    other activation than the linear one.
+
+    Args:
+        model: A built `keras.Model`.
+        facts: The `km.preprocessing.Dataset`.
+
+    Returns:
+        Boolean.
+    """
+    _, answers = _answers(model, facts, 2)
+    if (answers >= 0).all() and np.allclose(answers.sum(axis=-1), 1, atol=1e-2):
+        return False
+    return getattr(_last_operation(model), "activation", None) in (None, keras.activations.linear)
 
 
-def _of_classes(outputs, probabilities, facts):
-    """Return the probability of each class that `classify` names."""
-    ids = {name.encode(): i for i, name in enumerate(facts.class_names)}
-    class_ids = np.vectorize(ids.get)(outputs["classes"].numpy())
-    return np.take_along_axis(probabilities, class_ids, axis=1)
+def _answers(model, facts, count):
+    """Return random images and what a model says to them."""
+    images = np.random.default_rng(0).integers(0, 256, (count, *facts.image_shape), dtype="uint8")
+    return images, model.predict_on_batch(preprocess_input(images, facts)).astype("float32")
+
+
+def _last_operation(model):
+    """Return what makes a model's output, but for what hands it on as it is."""
+    graph = graph_of(model)
+    if graph is None:
+        return model
+    output = innermost(graph.outputs[0])
+    while _hands_on(output._keras_history.operation):
+        operation, node, _ = output._keras_history
+        output = innermost(operation._inbound_nodes[node].input_tensors[0])
+    return output._keras_history.operation
+
+
+def _hands_on(operation):
+    layers = keras.layers
+    if type(operation) is layers.Activation:
+        return operation.activation is keras.activations.linear
+    return type(operation) in (layers.Dropout, layers.Flatten, layers.Identity, layers.Reshape)
+
+
+def _from_classes(outputs, probabilities, facts):
+    """Return how far each score of `classify` is from the nearest of a class with that name."""
+    names = np.array([name.encode() for name in facts.class_names], object)
+    named = outputs["classes"].numpy()[:, :, None] == names
+    distances = np.abs(outputs["scores"].numpy()[:, :, None] - probabilities[:, None])
+    return np.where(named, distances, np.inf).min(axis=-1)
 
 
 def _example(file):

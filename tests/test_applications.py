@@ -295,6 +295,8 @@ def test_user_callable(name):
         ({"classes": 0}, "`classes` must be a positive integer"),
         ({"classes": 2.0}, "`classes` must be a positive integer"),
         ({"input_shape": (8, 8)}, "`input_shape` must be"),
+        ({"input_shape": 8}, "`input_shape` must be"),
+        ({"weights": 8}, "`weights` must be"),
     ],
 )
 def test_errors(name, kwargs, message):

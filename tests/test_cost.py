@@ -95,6 +95,23 @@ def test_nested_and_shared_layers():
     assert [layer.parameters for layer in cost.layers] == [76, 16, 0, 0, 0]
 
 
+def test_layers_and_models_that_are_called_by_keyword():
+    x = keras.Input((8, 8, 3))
+    inner = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(4, 3)])
+    multiception, mixconv = km.layers.MulticeptionConv2D(4), km.layers.MixConv2D(4)
+    by_name = keras.Model(x, mixconv(inputs=multiception(inputs=inner(inputs=x))))
+    assert (
+        km.cost(by_name).layers == km.cost(keras.Model(x, mixconv(multiception(inner(x))))).layers
+    )
+
+
+def test_an_input_that_nothing_reads():
+    a, b = keras.Input((4,)), keras.Input((5,))
+    total = km.cost(keras.Model([a, b], layers.Dense(3)(a)))
+    assert total.parameters == 15
+    assert total.peak_memory == 4 * (4 + 5 + 3)
+
+
 def test_frozen_weights_are_not_trainable():
     model = km.ResNet20()
     model.get_layer("stage1_block1_conv1").trainable = False

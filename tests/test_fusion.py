@@ -273,15 +273,6 @@ def test_batch_norm_of_every_call_of_a_shared_convolution():
     assert fused.count_params() == conv.count_params()
 
 
-@pytest.mark.parametrize("dtype", ["mixed_float16", "mixed_bfloat16"])
-def test_mixed_precision(dtype):
-    keras.config.set_dtype_policy(dtype)
-    fused = fuse(small_network(), form="dense")
-    policies = {layer.name: layer.dtype_policy.name for layer in fused.layers}
-    assert policies["last"] == "float32"
-    assert policies["a"] == policies["bn"] == dtype
-
-
 def test_model_of_any_size_and_the_given_inputs():
     model = chain(km.layers.MulticeptionConv2D(4, strides=2), shape=(None, None, 3))
     images = np.random.default_rng(0).normal(size=(1, 13, 6, 3)).astype("float32")

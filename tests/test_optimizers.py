@@ -114,8 +114,9 @@ def test_muon_leaves_vectors_and_the_classifier_to_adam(shape):
     np.testing.assert_allclose(weights, -0.02 * np.sign(gradient), rtol=1e-3)
 
 
-def test_muon_leaves_excluded_kernels_to_adam():
-    kernel = keras.Variable(np.zeros((3, 3, 2, 4), "float32"), name="stem_kernel")
+@pytest.mark.parametrize("name", ["stem_kernel", "position_Embedding"])
+def test_muon_leaves_excluded_kernels_to_adam(name):
+    kernel = keras.Variable(np.zeros((3, 3, 2, 4), "float32"), name=name)
     optimizer = km.optimizers.ConvMuon(0.1, adam_lr_ratio=0.2, exclude_layers=["stem"])
     gradient = np.random.default_rng(5).normal(size=kernel.shape).astype("float32")
     optimizer.apply([keras.ops.convert_to_tensor(gradient)], [kernel])

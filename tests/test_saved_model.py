@@ -11,7 +11,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 import keras_multiception as km
 from keras_multiception import saved_model
 from keras_multiception.fusion import fused_model
-from keras_multiception.signatures import make_signatures
+from keras_multiception.signatures import gives_logits, make_signatures
 
 RNG = np.random.default_rng(0)
 
@@ -183,11 +183,60 @@ def test_each_number_of_images_has_its_forms(exported, tmp_path, monkeypatch, ca
 def test_the_number_of_images_chooses_the_network():
     networks = {0: small_network(), 4: small_network(), 6: small_network()}
     facts = km.preprocessing.get_dataset("cifar10")
-    answer, _ = make_signatures(networks, facts, 5)["serving_default"]
+    answer, _ = make_signatures(networks, facts, 5, logits=False)["serving_default"]
     for count, first in {1: 0, 3: 0, 4: 4, 5: 4, 6: 6, 30: 6}.items():
         x = RNG.uniform(0, 255, (count, 32, 32, 3)).astype("float32")
         expected = notebook_answer(networks[first], x, "cifar10")
         np.testing.assert_allclose(answer(x)["probabilities"], expected, atol=1e-6)
+
+
+def _as_operation(x):
+    return keras.ops.softmax(x)
+
+
+def _in_half_precision(x):
+    return keras.layers.Activation("linear", dtype="float32")(keras.layers.Softmax()(x))
+
+
+def _in_a_model(x):
+    layers = [keras.Input((3,)), keras.layers.Softmax(), keras.layers.Dropout(0.5)]
+    return keras.Sequential(layers)(x)
+
+
+def _logits_in_a_model(x):
+    return keras.Sequential([keras.Input((3,)), keras.layers.Dense(3)])(x)
+
+
+def _sigmoids(x):
+    return keras.layers.Activation("sigmoid")(x)
+
+
+@pytest.mark.parametrize(
+    ("head", "is_logits"),
+    [
+        (_as_operation, False),
+        (_in_half_precision, False),
+        (_in_a_model, False),
+        (_sigmoids, False),
+        (_logits_in_a_model, True),
+        (keras.layers.Reshape((3,)), True),
+    ],
+)
+def test_logits_are_told_from_probabilities(head, is_logits):
+    image = keras.Input((8, 8, 3))
+    x = keras.layers.Dense(3)(keras.layers.Flatten()(image))
+    facts = km.preprocessing.Dataset((0.5,) * 3, (0.25,) * 3, (8, 8, 3), ("a", "b", "c"))
+    assert gives_logits(keras.Model(image, head(x)), facts) == is_logits
+
+
+def test_class_names_may_repeat(tmp_path, images):
+    names = ("crane", "crane", "dog")
+    facts = km.preprocessing.Dataset((0.5,) * 3, (0.25,) * 3, (32, 32, 3), names)
+    km.export_saved_model(small_network(classes=3), tmp_path / "model", dataset=facts)
+    best = tf.saved_model.load(tmp_path / "model").signatures["classify"](
+        inputs=examples(file_bytes(images[0], "PNG"))
+    )
+    assert sorted(best["classes"].numpy()[0]) == [b"crane", b"crane", b"dog"]
 
 
 def test_data_of_ones_own(tmp_path, images):

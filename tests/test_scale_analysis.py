@@ -289,6 +289,11 @@ class TestWithoutKernelSize:
             copy.predict(images(), verbose=0), inner.predict(images(), verbose=0)
         )
 
+    def test_layers_that_keras_does_not_clone(self):
+        x = keras.Input(SHAPE)
+        model = keras.Model(x, network()(keras.layers.Lambda(lambda x: x / 2)(x)))
+        assert scale_analysis.without_kernel_size(model, 7, verbose=False).count_params()
+
     def test_frozen_layers(self):
         model = network()
         model.get_layer("stage1_conv").trainable = False

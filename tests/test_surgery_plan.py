@@ -61,6 +61,14 @@ def test_image_and_output_stay_by_default():
     assert set(multiceptions(replace(model, where=".*"))) == {"stem", "body", "head"}
 
 
+def test_the_output_of_a_nested_model_stays_by_default():
+    x = keras.Input((12, 12, 8))
+    inner = keras.Sequential([keras.Input((12, 12, 8)), layers.Conv2D(8, 3, name="head")])
+    body = layers.Conv2D(8, 3, padding="same", name="body")
+    model = keras.Model(x, inner(body(x)))
+    assert [name for name, reason in reasons(model).items() if reason] == ["head"]
+
+
 @pytest.mark.parametrize(
     ("where", "expected"),
     [

@@ -110,13 +110,15 @@ def _check_arguments(include_top, weights, input_shape, pooling, classes):
         raise ValueError(f"`classes` must be a positive integer. Received: classes={classes!r}")
     if pooling not in (None, "avg", "max"):
         raise ValueError(f'`pooling` must be None, "avg" or "max". Received: pooling={pooling!r}')
-    if input_shape is not None and (len(tuple(input_shape)) != 3 or not input_shape[-1]):
+    is_shape = isinstance(input_shape, tuple | list) and len(input_shape) == 3
+    if input_shape is not None and not (is_shape and input_shape[-1]):
         raise ValueError(
             "`input_shape` must be (height, width, channels). "
             f"Received: input_shape={input_shape!r}"
         )
     shipped = pretrained.datasets()
-    if weights not in (None, *shipped) and not pathlib.Path(weights).is_file():
+    is_path = isinstance(weights, str | pathlib.Path)
+    if weights not in (None, *shipped) and not (is_path and pathlib.Path(weights).is_file()):
         raise ValueError(
             "`weights` must be None or the path of a weights file that exists"
             f"{''.join(f', or {name!r}' for name in shipped)}. Received: weights={weights!r}"

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -98,12 +99,12 @@ def write(model, file, facts, narrow=True):
         facts: Dictionary of what `describe` is to return, but for the `sha256`.
         narrow: Boolean, whether kernels are rounded to float16.
     """
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for variable in model.weights:
         # batch norm's small vectors stay: variances may be too small for 16 bits
         dtype = "float16" if narrow and len(variable.shape) > 1 else "float32"
         arrays[variable.path] = np.asarray(variable).astype(dtype)
-    np.savez_compressed(file, allow_pickle=False, **arrays)
+    np.savez_compressed(file, **arrays)
     facts = {"sha256": hashlib.sha256(file.read_bytes()).hexdigest(), **facts}
     file.with_suffix(".json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 

@@ -71,8 +71,9 @@ _DOCSTRING = """{title}, the paper's 6n + 2 network for CIFAR-sized images (n = 
     Args:
         include_top: Boolean, whether the network ends in global average pooling and a dense
             layer of `classes` units.
-        weights: `None` for random initialisation, or the path of a `.weights.h5` file that
-            `model.save_weights` wrote for the same architecture.
+        weights: `None` for random initialisation, `"cifar10"` for the weights that come with the
+            package, or the path of a `.weights.h5` file that `model.save_weights` wrote for the
+            same architecture.
         input_shape: Tuple (height, width, channels), channels last. The default is (32, 32, 3),
             or (None, None, 3) with `include_top=False`. Any size works.
         pooling: With `include_top=False`: `None` for the last feature maps, `"avg"` or `"max"`

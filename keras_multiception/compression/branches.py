@@ -114,7 +114,7 @@ def prune_branches(model, keep=None, threshold=None, remove=None, shares=None, v
     Example:
         >>> from keras_multiception.compression import prune_branches
         >>> model = prune_branches(km.ResNet20(), keep=2)
-        Dropped 7 of 21 branches of the model 'resnet20'.
+        Dropped 3 of 21 branches of the model 'resnet20'.
     """
     if sum(x is not None for x in (keep, threshold, remove)) != 1:
         raise ValueError(

@@ -14,7 +14,7 @@ from keras_multiception.fusion.equality import (
     sample_inputs,
 )
 from keras_multiception.fusion.fused_model import ROUNDING, TOLERANCE
-from keras_multiception.graph import graph_of
+from keras_multiception.graph import first_argument, graph_of
 from keras_multiception.surgery.calls import Calls
 
 SATURATING = ("sigmoid", "softmax", "tanh")
@@ -79,12 +79,12 @@ class _Builder:
         graph = graph_of(operation)
         if graph is not None:
             run = functools.partial(self.call, f"{prefix}{operation.name}_")
-            return graph._run_through_graph(args[0], call_fn=run)
+            return graph._run_through_graph(first_argument(args, kwargs), call_fn=run)
         if not isinstance(operation, layers.Layer):
             return layer_of(operation)(args, self._name(prefix, operation))
         if id(operation) not in self.built:
             self.built[id(operation)] = build_layer(operation, self._name(prefix, operation))
-        return self.built[id(operation)](args[0])
+        return self.built[id(operation)](first_argument(args, kwargs))
 
     def _name(self, prefix, operation):
         name = operation.name if operation.name not in self.names else prefix + operation.name

@@ -92,6 +92,8 @@ def _fold_scales(network, report):
     for step in [step for step in network.steps if isinstance(step.operation, Scale)]:
         (x,) = step.inputs
         obstacle = _obstacle_before(network, x)
+        if obstacle is None and x.dtype != step.results.dtype:
+            obstacle = f"what comes before it is in {x.dtype}"
         if obstacle is None:
             network.remove(step)
             _push_back(network, x, step.operation.scale, step.operation.shift)

@@ -17,13 +17,13 @@ from keras_multiception.layers.multiception_conv2d import MulticeptionConv2D
 from keras_multiception.layers.unused_shortcut import UnusedShortcut
 
 
-def operations_of(layer, name, rank, report):
+def operations_of(layer, name, x, report):
     """Find the chain of operations that a layer is in inference.
 
     Args:
         layer: A built layer or another `keras.Operation`.
         name: String, its name in the new model.
-        rank: Integer, the number of axes of its input.
+        x: `keras.KerasTensor`, its input, or a structure of several.
         report: The `FusionReport`, to which is added what this folds.
 
     Returns:
@@ -31,8 +31,10 @@ def operations_of(layer, name, rank, report):
         stays as it is.
     """
     if isinstance(layer, layers.BatchNormalization):
-        return _batch_norm(layer, name, rank, report)
+        return _batch_norm(layer, name, len(x.shape), report)
     if type(layer) in _IDENTITIES or _is_linear_activation(layer):
+        if layer.compute_dtype != x.dtype:  # it casts
+            return None
         report.removed.append(name)
         return []
     rule = _RULES.get(type(layer))

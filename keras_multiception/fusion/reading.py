@@ -1,14 +1,16 @@
 """A Keras model as a network of steps, in inference: layers opened up, batch norms as numbers."""
 
+import dataclasses
 import functools
 
 import numpy as np
 from keras import KerasTensor, layers
 
 from keras_multiception.fusion.layer_rules import operations_of
+from keras_multiception.fusion.names import unique_name
 from keras_multiception.fusion.network import Network, Step
 from keras_multiception.fusion.operations import Scale
-from keras_multiception.graph import graph_of
+from keras_multiception.graph import first_argument, graph_of
 from keras_multiception.layers.shake_shake import ShakeShake
 from keras_multiception.surgery.calls import Calls
 
@@ -28,57 +30,59 @@ def read_network(model, shapes, report):
     """
     graph = graph_of(model)
     inputs = [KerasTensor(shape, x.dtype) for shape, x in zip(shapes, graph.inputs, strict=True)]
-    reader = _Reader(Calls(model), report)
+    reader = _Reader(Calls(model), report, [x._keras_history.operation for x in graph.inputs])
     outputs = graph._run_through_graph(inputs, call_fn=functools.partial(reader.run, ""))
+    reader.name_parts()
     return Network(inputs, reader.steps, outputs), reader.names
 
 
 class _Reader:
     """Runs operations on shapes, and notes the steps."""
 
-    def __init__(self, calls, report):
+    def __init__(self, calls, report, inputs):
         self.calls = calls
         self.report = report
         self.steps = []
         self.chains = {}  # from the id of a layer to the operations that it becomes
-        self.names = {}
+        self.names = {id(operation): operation.name for operation in inputs}
+        self.parts = []  # operations named after the layer that they are a part of
 
     def run(self, prefix, operation, *args, **kwargs):
         """Return the output of an operation; models are run part by part."""
-        graph = graph_of(operation)
+        graph, x = graph_of(operation), first_argument(args, kwargs)
         if graph is not None and len(self.calls.of[operation]) == 1:
             run = functools.partial(self.run, f"{prefix}{operation.name}_")
-            return graph._run_through_graph(args[0], call_fn=run)
+            return graph._run_through_graph(x, call_fn=run)
         results = operation.compute_output_spec(*args, **kwargs)
-        chain = self.chain(prefix, operation, args, kwargs)
+        chain = self.chain(prefix, operation, x, kwargs)
         if chain is None:
             self.steps.append(Step(operation, args, kwargs, results))
             return results
         if not chain:
-            return args[0]
+            return x
         for part in chain[:-1]:
             middle = KerasTensor(results.shape, results.dtype)
-            self.steps.append(Step(part, args, {}, middle))
-            args = (middle,)
-        self.steps.append(Step(chain[-1], args, {}, results))
+            self.steps.append(Step(part, (x,), {}, middle))
+            x = middle
+        self.steps.append(Step(chain[-1], (x,), {}, results))
         return results
 
-    def chain(self, prefix, operation, args, kwargs):
+    def chain(self, prefix, operation, x, kwargs):
         """Return the operations that stand for a layer, or `None` if it stays."""
         training = kwargs.get("training")
         key = id(operation), bool(training)
         if key not in self.chains:
             name = self._name(prefix, operation)
-            if training or not args or not isinstance(operation, layers.Layer):
+            if training or not isinstance(operation, layers.Layer):
                 chain = None
                 if training and isinstance(operation, layers.BatchNormalization):
                     self.report.left[name] = "it is called with training=True"
             elif isinstance(operation, ShakeShake):
-                chain = self._mean(operation, name, args[0][0].shape[-1])
+                chain = self._mean(operation, name, x[0].shape[-1])
             else:
-                rank = len(getattr(args[0], "shape", ()))
-                chain = operations_of(operation, name, rank, self.report)
+                chain = operations_of(operation, name, x, self.report)
             self.chains[key] = chain
+            self.parts += [part for part in chain or () if part.name != name]
         return self.chains[key]
 
     def _mean(self, shake, name, channels):
@@ -94,7 +98,14 @@ class _Reader:
         taken = set(self.names.values())
         name = operation.name
         if name in taken:
-            name = f"{prefix}{name}"
-        while name in taken:
-            name += "_"
+            name = unique_name(f"{prefix}{name}", taken)
         return self.names.setdefault(id(operation), name)
+
+    def name_parts(self):
+        """Give parts of layers other names where layers have theirs."""
+        taken = set(self.names.values())
+        for part in self.parts:
+            new = dataclasses.replace(part, name=unique_name(part.name, taken))
+            for step in self.steps:
+                if step.operation is part:
+                    step.operation = new

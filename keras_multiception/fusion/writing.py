@@ -1,10 +1,13 @@
 """A network of steps as a Keras model of ordinary layers."""
 
+import functools
+
 import keras
 import numpy as np
 from keras import layers, tree
 
 from keras_multiception.copying import copy_state, rebuild_layer
+from keras_multiception.fusion.names import unique_name
 from keras_multiception.fusion.operations import LINEAR, Convolution, Scale, same_padding
 from keras_multiception.graph import graph_of
 from keras_multiception.primitives import CHANNELS_LAST
@@ -25,6 +28,8 @@ def write_network(network, model, names, fuse_nested):
     inputs = tree.map_structure(
         lambda x: rebuild_layer(x._keras_history.operation).output, graph_of(model).input
     )
+    taken = {*names.values(), *(step.operation.name for step in network.steps)}
+    unique = functools.partial(unique_name, taken=taken)
     tensors = dict(zip(map(id, network.inputs), tree.flatten(inputs), strict=True))
     written: dict = {}  # by the id of an operation, a function of tensors
 
@@ -36,7 +41,7 @@ def write_network(network, model, names, fuse_nested):
         args, kwargs = tree.map_structure(tensor, (step.args, step.kwargs))
         if id(operation) not in written:
             if isinstance(operation, Convolution | Scale):
-                written[id(operation)] = write_operation(operation)
+                written[id(operation)] = write_operation(operation, unique)
             elif graph_of(operation) is not None:
                 written[id(operation)] = fuse_nested(operation, [x.shape for x in step.inputs])
             else:
@@ -50,25 +55,27 @@ def write_network(network, model, names, fuse_nested):
     return keras.Model(inputs, tree.map_structure(tensor, network.outputs), name=model.name)
 
 
-def write_operation(operation):
+def write_operation(operation, unique=str):
     """Make the layers of a convolution or scale.
 
     Args:
         operation: A `Convolution` or `Scale`.
+        unique: Function from what a layer is to be named to a name that no other has.
 
     Returns:
         A function from tensor to tensor; every call uses the same layers.
     """
-    write = _write_convolution if isinstance(operation, Convolution) else _write_scale
-    return write(operation)
+    if isinstance(operation, Convolution):
+        return _write_convolution(operation, unique)
+    return _write_scale(operation)
 
 
-def _write_convolution(convolution):
+def _write_convolution(convolution, unique):
     several = len(convolution.branches) > 1
     ends = np.cumsum([_outputs(convolution, branch) for branch in convolution.branches])
     biases = np.split(convolution.bias, ends[:-1])
     branches = [
-        _write_branch(convolution, branch, bias, f"_{index}" if several else "")
+        _write_branch(convolution, branch, bias, f"_{index}" if several else "", unique)
         for index, (branch, bias) in enumerate(zip(convolution.branches, biases, strict=True))
     ]
     if not several:
@@ -77,7 +84,7 @@ def _write_convolution(convolution):
     if convolution.activation is LINEAR:
         concatenate = layers.Concatenate(name=name, **shared)
         return lambda x: concatenate([branch(x) for branch in branches])
-    concatenate = layers.Concatenate(name=f"{name}_concat", **shared)
+    concatenate = layers.Concatenate(name=unique(f"{name}_concat"), **shared)
     activation = layers.Activation(convolution.activation, name=name, **shared)
     return lambda x: activation(concatenate([branch(x) for branch in branches]))
 
@@ -87,10 +94,10 @@ def _outputs(convolution, branch):
     return inputs * outputs if convolution.kind == "depthwise" else outputs
 
 
-def _write_branch(convolution, branch, bias, suffix):
+def _write_branch(convolution, branch, bias, suffix, unique):
     """Return a function from the input of a convolution to the output of one branch."""
-    name = convolution.name + suffix
     is_only = not suffix
+    name = convolution.name if is_only else unique(convolution.name + suffix)
     shared = {
         "use_bias": bool(np.any(bias)),
         "activation": convolution.activation if is_only else None,
@@ -102,7 +109,7 @@ def _write_branch(convolution, branch, bias, suffix):
         layer, pad = layers.Dense(kernel.shape[3], **shared), None
         kernel = kernel[0, 0]
     else:
-        padding, pad = _write_padding(convolution, branch, name)
+        padding, pad = _write_padding(convolution, branch, unique(f"{name}_pad"))
         shared.update(
             strides=convolution.strides,
             dilation_rate=convolution.dilation,
@@ -133,9 +140,7 @@ def _write_padding(convolution, branch, name):
         convolution.strides == (1, 1) and branch.padding == same_padding(size, convolution.dilation)
     ):
         return "same", None
-    pad = layers.ZeroPadding2D(
-        branch.padding, name=f"{name}_pad", dtype=convolution.dtype, **CHANNELS_LAST
-    )
+    pad = layers.ZeroPadding2D(branch.padding, name=name, dtype=convolution.dtype, **CHANNELS_LAST)
     return "valid", pad
 
 

@@ -1,12 +1,12 @@
 """A network without one of its kernel sizes."""
 
-import keras
 import numpy as np
 from keras import ops
 
 from keras_multiception.layers.arguments import standardize_kernel_sizes
 from keras_multiception.scale_analysis.shares import size_name
 from keras_multiception.scale_analysis.walk import multiception_layers
+from keras_multiception.surgery.rebuild import rebuild
 
 
 def without_kernel_size(model, size, layers=None, verbose=True):
@@ -44,8 +44,7 @@ def without_kernel_size(model, size, layers=None, verbose=True):
             f"{', '.join(map(size_name, sizes)) or 'there are no such layers'}. "
             f"Received: size={size}, layers={layers}"
         )
-    copy = keras.models.clone_model(model)
-    copy.set_weights(model.get_weights())
+    copy = rebuild(model, {})
     changed = {
         name: layer
         for name, layer in multiception_layers(copy).items()

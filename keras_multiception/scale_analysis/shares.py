@@ -99,7 +99,7 @@ def energy_shares(model, images):
     def visit(name, operation, inputs, outputs):
         if operation in energies:  # once for each call
             before = energies[operation]
-            now = _energies(operation, *inputs)
+            now = _energies(operation, inputs)
             energies[operation] = tuple(a + b for a, b in zip(before, now, strict=True))
 
     run(model, ops.convert_to_tensor(images), visit)

@@ -2,7 +2,7 @@
 
 import functools
 
-from keras_multiception.graph import call_in_inference, graph_of
+from keras_multiception.graph import call_in_inference, first_argument, graph_of
 from keras_multiception.layers.multiception_conv2d import MulticeptionConv2D
 
 
@@ -41,12 +41,12 @@ def run(model, x, visit):
 
     def call(prefix, operation, *args, **kwargs):
         name = prefix + operation.name
-        graph = graph_of(operation)
+        graph, inputs = graph_of(operation), first_argument(args, kwargs)
         if graph is None:
             outputs = call_in_inference(operation, *args, **kwargs)
         else:
-            outputs = graph._run_through_graph(args[0], call_fn=functools.partial(call, f"{name}/"))
-        visit(name, operation, args, outputs)
+            outputs = graph._run_through_graph(inputs, call_fn=functools.partial(call, f"{name}/"))
+        visit(name, operation, inputs, outputs)
         return outputs
 
     graph_of(model)._run_through_graph(x, call_fn=functools.partial(call, ""))

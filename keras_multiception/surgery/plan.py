@@ -9,7 +9,7 @@ from keras import layers
 
 from keras_multiception.applications.classifier import stage_kernel_sizes
 from keras_multiception.blocks import require_conv
-from keras_multiception.graph import graph_of
+from keras_multiception.graph import graph_of, innermost
 from keras_multiception.layers.arguments import standardize_kernel_sizes
 from keras_multiception.layers.batch_normalization import BatchNormalization
 from keras_multiception.surgery.calls import Calls
@@ -223,7 +223,7 @@ def _reason_by_default(site, model, calls):
     if site.layer.input_spec.axes[-1] <= _IMAGE_CHANNELS:
         return "it reads the image"
     ends = {id(call.outputs[0]) for call in calls.of[site.batch_norm or site.output]}
-    if ends & {id(x) for x in graph_of(model).outputs}:
+    if ends & {id(innermost(x)) for x in graph_of(model).outputs}:
         return "it makes the model's output, which would be batch normalised"
     return None
 
