@@ -191,7 +191,7 @@ def main(arguments=None):
     args = parser.parse_args(arguments)
     try:
         _act(args)
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, OSError) as error:
         print(f"{parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0

@@ -73,6 +73,13 @@ class TestErrors:
         with pytest.raises(ValueError, match="`split` must be one of train, test"):
             data.load("digits", "validation", arrays)
 
+    @pytest.mark.parametrize("split", ["train[:50%]", "train+test", "../train"])
+    def test_parts_of_splits_are_not_written(self, split, tmp_path, capsys):
+        with pytest.raises(SystemExit):
+            write("--dataset", "digits", "--output", tmp_path, "--splits", split)
+        assert f"names of whole splits. Received: splits={split}" in capsys.readouterr().err
+        assert not list(tmp_path.iterdir())
+
     def test_nothing_is_overwritten(self, arrays, capsys):
         before = (arrays / "digits" / "train.npz").stat().st_mtime_ns
         with pytest.raises(SystemExit) as exit_:

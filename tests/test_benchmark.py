@@ -55,6 +55,27 @@ def test_measures_every_form(tmp_path):
     assert all(row["peak"] > row["before"] > 1e7 for row in results["memory"])
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], (("standard", "dsconv", "mixconv", "multiception"), 7, True)),
+        (["--quick"], (("multiception",), 3, False)),
+        (["--quick", "--conv", "dsconv", "--rounds", "9"], (("dsconv",), 9, False)),
+    ],
+)
+def test_quick_is_other_defaults(arguments, expected, monkeypatch, tmp_path):
+    received = []
+
+    def run(plan, onednn, memory):
+        received.append((plan.convs, plan.rounds, memory))
+        raise ValueError
+
+    monkeypatch.setattr(benchmark, "run", run)
+    with pytest.raises(SystemExit):
+        benchmark.main([*arguments, "--output", str(tmp_path / "x")])
+    assert received == [expected]
+
+
 def test_every_choice_has_names():
     assert {form for forms in CHOICES.values() for form in forms} == set(FORMS)
 

@@ -132,6 +132,25 @@ def test_a_config_file_is_followed(base, tmp_path, caplog):
         assert answer(models.get("b").servable()) == 3
 
 
+def test_a_config_file_is_tried_again_until_its_versions_are_there(base, tmp_path, caplog):
+    often = Loading(file_system_poll_wait_seconds=0.02)
+    file = tmp_path / "models.config"
+    (tmp_path / "a").mkdir()
+    shutil.copytree(base / "a" / "1", tmp_path / "a" / "1")
+    with (
+        Models(config(tmp_path, names=["a"]), often) as models,
+        following(models, file, 0.02),
+    ):
+        label = 'version_labels { key: "canary" value: 2 }'
+        file.write_text(text_format.MessageToString(config(tmp_path, label, names=["a"])))
+        wait_for(lambda: "assign label canary to version 2" in caplog.text)
+        time.sleep(0.2)
+        assert caplog.text.count("not taken up: Request to assign") == 1
+        shutil.copytree(base / "a" / "2", tmp_path / "new")
+        (tmp_path / "new").rename(tmp_path / "a" / "2")
+        wait_for(lambda: models.get("a").labels == {"canary": 2})
+
+
 def wait_for(condition, seconds=20):
     end = time.monotonic() + seconds
     while not condition():

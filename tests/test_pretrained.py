@@ -1,5 +1,6 @@
 """Weights that come with the package: released from runs, loaded by name, accurate."""
 
+import json
 import shutil
 
 import numpy as np
@@ -58,6 +59,20 @@ def test_released_weights_are_those_of_the_best_run(run, released):
     facts = pretrained.describe(released)
     assert facts["examples"] == 50
     assert facts["top1"] == pytest.approx(RunFolder(best).metrics()["test"]["top1"], abs=0.0005)
+
+
+def test_one_recipe_for_each_network(run, tmp_path, capsys):
+    from training import release_weights
+
+    other = tmp_path / "other"
+    shutil.copytree(run / "seed_0", other)
+    config = json.loads((other / "config.json").read_text())
+    config["recipe"]["momentum"] = 0.8
+    (other / "config.json").write_text(json.dumps(config))
+    with pytest.raises(SystemExit):
+        release_weights.main(["--run", str(run), str(other), "--output", str(tmp_path / "new")])
+    assert "`run` must have one recipe for each network" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
 
 
 def test_the_card_names_every_seed(released):

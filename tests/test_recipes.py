@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 import keras_multiception as km
 from training.paper_tables import CELLS, IMAGENET32, Cell, cells
 from training.recipe import Recipe
-from training.recipes import RECIPES, describe, get_recipe, of_cell, paper_cells, recipe_name
+from training.recipes import (
+    RECIPES,
+    describe,
+    get_recipe,
+    of_cell,
+    paper_cells,
+    quick_variant,
+    recipe_name,
+)
 
 MULTICEPTION = "resnet20_multiception_cifar10"
 
@@ -108,6 +116,10 @@ def test_quick_variant_is_the_same_network_on_less(name):
     assert all(getattr(quick, key) == getattr(recipe, key) for key in same)
     assert quick.epochs <= 5
     assert get_recipe(name, ["epochs=7"], quick=True).epochs == 7
+
+
+def test_quick_variant_of_data_that_is_not_known_here():
+    assert quick_variant(Recipe("flowers", "resnet20", "dsconv")).epochs <= 5
 
 
 def test_describe_states_command_error_and_source():
@@ -226,6 +238,7 @@ def test_values_survive_being_written(batch_size, learning_rate, flip):
         ("accumulate_steps=0", "`accumulate_steps` must be at least 1"),
         ("dtype_policy=float7", "`dtype_policy` must be one of float32, mixed_bfloat16"),
         ("kernel_sizes=3;5", "`kernel_sizes` must be kernel sizes such as 3-5"),
+        ("conv=multi", "`conv` must be one of standard, .*, multiception. Received: conv=multi"),
     ],
 )
 def test_bad_overrides_are_refused(override, message):

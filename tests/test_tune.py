@@ -60,6 +60,14 @@ def test_values_of_a_trial_go_into_its_recipe():
     assert standard.kernel_sizes is None
 
 
+@pytest.mark.parametrize("conv", ["standard", "dsconv", "multiception"])
+def test_default_keeps_kernel_sizes_and_what_is_zero(conv):
+    changes = ["kernel_sizes=5", "l2=0"]
+    recipe = values_of(digits_space(f"resnet20_{conv}_digits", changes))
+    assert recipe.kernel_sizes in ((5,), ((5,),) * 3)
+    assert recipe.l2 == 0
+
+
 def test_muon_is_tuned_by_its_decay():
     muon = ["optimizer=muon", "l2=0", "weight_decay=0.02"]
     recipe = values_of(digits_space(changes=muon), weight_decay=0.1)
@@ -154,6 +162,7 @@ def test_bad_usage_is_one_line(arguments, message, capsys, tmp_path):
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+    assert not (tmp_path / "tune.json").exists()
 
 
 @pytest.mark.slow

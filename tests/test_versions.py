@@ -9,6 +9,7 @@ import pytest
 from test_servable import export_half_plus
 
 from serving.engine.errors import ServingError
+from serving.lifecycle import versions
 from serving.lifecycle.loading import Loading
 from serving.lifecycle.versions import ServedModel
 
@@ -104,6 +105,29 @@ def test_a_broken_version_leaves_the_old_one_serving_until_it_is_repaired(tmp_pa
         shutil.move(tmp_path / "aside", tmp_path / "2" / "variables")
         model.poll()
         assert answer(model) == 3
+
+
+def test_whatever_goes_wrong_with_a_version_the_old_one_serves(tmp_path, half_plus, monkeypatch):
+    publish(half_plus / "1", tmp_path / "1")
+    with ServedModel("half", tmp_path, ONCE) as model:
+        with monkeypatch.context() as patch:
+            patch.setattr(versions, "load", lambda *_: 1 / 0)
+            publish(half_plus / "2", tmp_path / "2")
+            model.poll()
+        [broken] = model.status(2)
+        assert (broken.error_code, broken.error_message) == ("UNKNOWN", "division by zero")
+        assert answer(model) == 2
+
+
+def test_polling_goes_on_after_an_error(tmp_path, half_plus, monkeypatch, caplog):
+    publish(half_plus / "1", tmp_path / "1")
+    often = Loading(file_system_poll_wait_seconds=0.02)
+    with ServedModel("half", tmp_path, often) as model:
+        with monkeypatch.context() as patch:
+            patch.setattr(versions, "find_versions", lambda _: 1 / 0)
+            wait_for(lambda: "The base path of the model half was not read" in caplog.text)
+        publish(half_plus / "2", tmp_path / "2")
+        wait_for(lambda: answer(model) == 3)
 
 
 def test_a_damaged_graph_file(tmp_path):

@@ -30,6 +30,7 @@ _QUICK: dict[str, Any] = {
     "inference_batch_sizes": [1],
     "rounds": 3,
     "seconds": 0.1,
+    "memory": False,
 }
 
 
@@ -45,6 +46,9 @@ def main(argv=None):
     """
     parser = _parser()
     args = parser.parse_args(argv)
+    if args.quick:  # other defaults; what is given stays
+        parser.set_defaults(**_QUICK)
+        args = parser.parse_args(argv)
     try:
         if args.render:
             from training.benchmarks import pages  # imports Keras, which takes seconds
@@ -53,7 +57,7 @@ def main(argv=None):
             return 0
         plan = _plan(args)
         args.output.parent.mkdir(parents=True, exist_ok=True)  # fails now rather than at the end
-        results = run(plan, args.onednn, args.memory and not args.quick)
+        results = run(plan, args.onednn, args.memory)
         results["command"] = command_of("training.benchmark", argv, _OF_THE_MACHINE)
         results["note"] = args.note
         from training.benchmarks import pages
@@ -74,10 +78,8 @@ def main(argv=None):
 def _plan(args):
     """Check the arguments and make a `Plan` of them."""
     cores = len(os.sched_getaffinity(0))
-    values: dict[str, Any] = {
-        name: _QUICK[name] if args.quick and name in _QUICK else getattr(args, name)
-        for name in (*_QUICK, "model", "steps", "threads", "dtype_policy")
-    }
+    own = ("quick", "memory", "onednn", "note", "output", "render")  # of the command alone
+    values: dict[str, Any] = {k: value for k, value in vars(args).items() if k not in own}
     values["threads"] = values["threads"] or cores
     for name in ("batch_size", "rounds", "steps", "threads"):
         if values[name] < 1:

@@ -69,6 +69,12 @@ def _compress(args, recipes, command):
     compressors = [
         Compressor(run, tuning, args.train_split, args.test_split, args.data_dir) for run in runs
     ]
+    compressors = [each for each in compressors if any(map(each.applies, recipes))]
+    if not compressors:
+        raise ValueError(
+            "`recipe` must have one that can be followed; branches are dropped of Multiception "
+            f"alone. Received: recipe={args.recipe}"
+        )
     for compressor in compressors:
         with compressor.run.lock():
             for recipe in filter(compressor.applies, recipes):

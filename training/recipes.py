@@ -162,7 +162,10 @@ def get_recipe(name, overrides=(), quick=False):
         close = difflib.get_close_matches(name, RECIPES, n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else "--list shows them."
         raise ValueError(f"`recipe` is unknown: {hint} Received: recipe={name}")
-    return override(quick_variant(recipe) if quick else recipe, overrides)
+    recipe = override(quick_variant(recipe) if quick else recipe, overrides)
+    if recipe.conv not in TYPES:
+        raise ValueError(f"`conv` must be one of {', '.join(TYPES)}. Received: conv={recipe.conv}")
+    return recipe
 
 
 def quick_variant(recipe):
@@ -171,7 +174,7 @@ def quick_variant(recipe):
     Shake-Shake, whose step costs eighty times that of ResNet-20, gets 16 filters in place of 96.
     """
     narrow = {"filters": 16} if recipe.model == "shakeshake26" and not recipe.filters else {}
-    return dataclasses.replace(recipe, **_QUICK | _QUICK_SPLITS[recipe.dataset] | narrow)
+    return dataclasses.replace(recipe, **_QUICK | _QUICK_SPLITS.get(recipe.dataset, {}) | narrow)
 
 
 def paper_cells(recipe):

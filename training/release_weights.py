@@ -119,6 +119,15 @@ def _finished(paths):
         for run in found:
             recipe = {k: v for k, v in run.config()["recipe"].items() if k != "seed"}
             groups.setdefault(str(recipe), []).append(run)
+    networks: dict[tuple, RunFolder] = {}
+    for run, *_ in groups.values():
+        network = tuple(run.config()["recipe"][key] for key in ("dataset", "model", "conv"))
+        if network in networks:
+            raise ValueError(
+                "`run` must have one recipe for each network, data set and convolution. "
+                f"Received: run={networks[network].path} and {run.path}"
+            )
+        networks[network] = run
     return list(groups.values())
 
 

@@ -25,7 +25,7 @@ from training.recipe import Recipe
 KEPT_CHECKPOINTS = 2
 
 _CONFIG_KEYS = ("name", "recipe", "data", "execution", "versions", "hardware")
-_RECIPE_DEFAULTS = {
+RECIPE_DEFAULTS = {
     field.name: field.default
     for field in dataclasses.fields(Recipe)
     if field.default is not dataclasses.MISSING
@@ -94,7 +94,7 @@ class RunFolder:
         try:
             config = json.loads(self._config.read_text())
             # what a recipe did not have when the run began was as the default is now
-            config["recipe"] = {**_RECIPE_DEFAULTS, **config["recipe"]}
+            config["recipe"] = {**RECIPE_DEFAULTS, **config["recipe"]}
             config.setdefault("execution", {"replicas": 1})
             return {key: config[key] for key in _CONFIG_KEYS}
         except (ValueError, KeyError, TypeError) as error:

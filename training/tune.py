@@ -23,7 +23,7 @@ import sys
 
 from training.cli import Parser
 from training.recipes import get_recipe
-from training.run_folder import RunFolder, write_json
+from training.run_folder import RECIPE_DEFAULTS, RunFolder, write_json
 
 ALGORITHMS = ("random", "bayesian", "hyperband")
 BUDGETS = {"parameters": int, "latency_ms": float}
@@ -59,8 +59,9 @@ def main(argv=None):
             make().search()
             return 0
         with RunFolder(args.workdir).lock():
-            _require_same(args, recipe, budget)
+            search = _require_same(args, recipe, budget)
             tuner = make()
+            write_json(args.workdir / "tune.json", search)
             try:
                 tuner.search()
             finally:
@@ -139,20 +140,22 @@ def parse_budget(texts):
 
 
 def _require_same(args, recipe, budget):
-    """Note what is searched, or refuse a workdir where something else was."""
+    """Return what is searched, for tune.json; refuse a workdir where something else was."""
     search = {
         "recipe": dataclasses.asdict(recipe),
         "budget": budget,
         "algorithm": args.algorithm,
     }
     path = args.workdir / "tune.json"
-    if not path.exists():
-        write_json(path, search)
-    elif json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(search)):
-        raise ValueError(
-            "`workdir` must not hold another search, by its tune.json; choose a new folder. "
-            f"Received: workdir={args.workdir}"
-        )
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        before["recipe"] = RECIPE_DEFAULTS | before["recipe"]
+        if before != json.loads(json.dumps(search)):
+            raise ValueError(
+                "`workdir` must not hold another search, by its tune.json; choose a new folder. "
+                f"Received: workdir={args.workdir}"
+            )
+    return search
 
 
 def _summarise(tuner, args):

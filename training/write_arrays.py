@@ -4,6 +4,7 @@ python -m training.write_arrays --dataset cifar10 --output arrays
 python -m training.train --recipe resnet20_multiception_cifar10 --data_dir arrays ...
 """
 
+import re
 import sys
 
 from training.cli import Parser
@@ -28,6 +29,9 @@ def main(argv=None):
     parser.add_argument("--splits", nargs="+", default=["train", "test"], help="splits to write")
     args = parser.parse_args(argv)
 
+    sliced = [split for split in args.splits if not re.fullmatch(r"[\w-]+", split)]
+    if sliced:
+        parser.error(f"`splits` must be names of whole splits. Received: splits={sliced[0]}")
     from training import data
     from training.readers import arrays
 

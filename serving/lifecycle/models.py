@@ -158,15 +158,17 @@ def following(models: Models, path: str | Path, poll_wait_seconds: float) -> Ite
     closing = threading.Event()
 
     def follow() -> None:
-        known = models.config
+        known, said = models.config, ""
         while not closing.wait(poll_wait_seconds):
             try:
                 config = read_config(path, ModelServerConfig)
                 if config != known:
-                    known = config
                     models.reload(config)
-            except (ValueError, ServingError) as error:
-                _LOGGER.error("The model config file was not taken up: %s", error)
+                known, said = config, ""
+            except (ValueError, ServingError) as error:  # tried again, for versions may appear
+                if str(error) != said:
+                    said = str(error)
+                    _LOGGER.error("The model config file was not taken up: %s", error)
 
     follower = threading.Thread(target=follow, daemon=True)
     if poll_wait_seconds:

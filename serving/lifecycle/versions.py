@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import re
 import threading
 import time
@@ -10,7 +11,7 @@ import weakref
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving.engine.errors import ServingError
+from serving.engine.errors import ServingError, from_exception
 from serving.engine.load import AnyServable, load
 from serving.engine.warmup_replay import replay_warmup
 from serving.lifecycle.loading import DEFAULT_LOADING, Loading, VersionStatus
@@ -21,6 +22,9 @@ from serving.lifecycle.version_folders import (
     refuse_links_outside,
     snapshot,
 )
+
+
+_LOGGER = logging.getLogger("serving")
 
 
 @dataclass(frozen=True)
@@ -192,7 +196,8 @@ class ServedModel:
             servable = load(folder, version, self._loading)
             if self._loading.enable_model_warmup:
                 replay_warmup(servable)
-        except ServingError as error:
+        except Exception as exception:  # damaged files fail in many ways
+            error = exception if isinstance(exception, ServingError) else from_exception(exception)
             before = self._failures.get(version)
             tries = before.tries + 1 if before and before.files == files else 1
             wait = self._loading.load_retry_interval_micros / 1e6
@@ -227,4 +232,7 @@ class ServedModel:
 
     def _keep_polling(self) -> None:
         while not self._closing.wait(self._loading.file_system_poll_wait_seconds):
-            self.poll()
+            try:
+                self.poll()
+            except Exception:  # or nothing would ever be loaded again
+                _LOGGER.exception("The base path of the model %s was not read", self.name)

@@ -7,7 +7,7 @@ import importlib.util
 import os
 import sys
 
-from training.benchmarks.plan import FORMS, Case, Plan
+from training.benchmarks.plan import FORMS, Case
 from training.benchmarks.results import summarise
 from training.benchmarks.worker import Worker
 
@@ -124,8 +124,9 @@ def _memory(plan, setting):
         if form not in plan.forms or (side == "torch" and not importlib.util.find_spec("torch")):
             continue
         _tell(f"memory: {model} with {conv}, {FORMS[form]}")
-        alone = Plan((model,), (conv,), ("train_step",), (form,), plan.batch_size)
-        alone = dataclasses.replace(alone, threads=plan.threads)
+        alone = dataclasses.replace(
+            plan, models=(model,), convs=(conv,), tasks=("train_step",), forms=(form,)
+        )
         with Worker(side, alone, {"TF_ENABLE_ONEDNN_OPTS": setting}) as worker:
             steps = [case for case in worker.make()[0] if case.task != "limit"]
             if steps:

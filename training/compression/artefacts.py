@@ -203,7 +203,7 @@ def find_runs(paths):
         runs = [
             file.parent
             for file in sorted(path.rglob("metrics.json"))
-            if "compressed" not in file.parts
+            if "compressed" not in file.relative_to(path).parts
         ]
         if not runs:
             raise ValueError(

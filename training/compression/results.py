@@ -50,13 +50,13 @@ def add_times(results, compressors, recipes, rounds):
         rounds: Integer, how often each is measured.
     """
     groups = _groups(compressors)
-    paths = {
-        (index, recipe.name): group[0].artefact(recipe)
+    artefacts = {
+        (index, recipe.name): (group[0].artefact(recipe), group[0].facts)
         for index, group in enumerate(groups)
         for recipe in recipes
         if group[0].result(recipe)
     }
-    times = time_artefacts(paths, groups[0][0].facts, rounds)
+    times = time_artefacts(artefacts, rounds)
     for index, network in enumerate(results["networks"]):
         for artefact in network["artefacts"]:
             runtimes = times.get((index, artefact["recipe"]), {})

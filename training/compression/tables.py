@@ -23,7 +23,7 @@ def to_markdown(results, figure):
     """
     networks = results["networks"]
     sections = ["# Compressed networks", f"`{results['command']}`", results["note"]]
-    sections += [_setting(network) for network in networks[:1]]
+    sections += dict.fromkeys(map(_setting, networks))
     sections += [f"![Accuracy against size]({figure})", "## Accuracy and size"]
     sections += [markdown(_accuracy_and_size(networks), left=2), _LEGEND]
     sections += ["## Speed", markdown(_speed(networks), left=2), _SPEED_LEGEND]
@@ -146,7 +146,7 @@ def _setting(network):
     tuning = network["settings"]["fine_tuning"]
     examples = max(each["test_examples"] for each in network["artefacts"])
     return (
-        f"Measured on {examples:,} images ({network['settings']['test_split']}). Every step that "
+        f"{panel_name(network['recipe'])}: measured on {examples:,} images ({network['settings']['test_split']}). Every step that "
         f"trains: {tuning['epochs']} epochs over {network['settings']['train_split']}, learning "
         f"rate {tuning['learning_rate']} falling to zero by a cosine, batch size "
         f"{tuning['batch_size']}."
@@ -170,7 +170,7 @@ def _number(value, form):
 _LEGEND = (
     "Every artefact is a LiteRT file from pixels to probabilities, measured through LiteRT. Top-1: "
     "mean ± standard deviation over n training seeds; to float: percentage points. KB are 1,000 "
-    "bytes. Deflated: as in a zip archive. Entropy: the weights at their order-0 entropy, a bound "
+    "bytes, of the first seed. Deflated: as in a zip archive. Entropy: the weights at their order-0 entropy, a bound "
     "for coders that look at one weight at a time. Batch norms are folded into the kernels in the "
     "files, which gives the few values of a clustered kernel another factor in each channel."
 )

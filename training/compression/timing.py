@@ -15,24 +15,26 @@ THREADS = (1, 2)
 _SECONDS = 0.05  # of one measurement, at least one call
 
 
-def time_artefacts(artefacts, facts, rounds=7):
+def time_artefacts(artefacts, rounds=7):
     """Time LiteRT models, and as SavedModels those that there are as Keras models.
 
     Args:
         artefacts: Dictionary from a name to the path of a `model.tflite`, with or without a
-            `model.keras` beside it.
-        facts: A `keras_multiception.preprocessing.Dataset`.
+            `model.keras` beside it, and the `keras_multiception.preprocessing.Dataset` it is for.
         rounds: Integer, how often each is measured, in turns; one more round warms up.
 
     Returns:
         A dictionary from the name to one of runtimes, "LiteRT, 1 thread", "LiteRT, 2 threads" and
         "SavedModel", each with `batch_1_ms` and `images_per_second`: lists of a value a round.
     """
-    images = np.random.default_rng(0).uniform(0, 255, (BATCH_SIZE, *facts.image_shape))
-    images = images.astype("float32")
+    shapes = {name: (BATCH_SIZE, *facts.image_shape) for name, (_, facts) in artefacts.items()}
+    images = {
+        shape: np.random.default_rng(0).uniform(0, 255, shape).astype("float32")
+        for shape in set(shapes.values())
+    }
     with tempfile.TemporaryDirectory() as folder:
         calls: dict = {}
-        for index, (name, path) in enumerate(artefacts.items()):
+        for index, (name, (path, facts)) in enumerate(artefacts.items()):
             for threads in THREADS:
                 runtime = f"LiteRT, {threads} thread{'s' if threads > 1 else ''}"
                 # one for each batch size: another size allocates anew
@@ -45,8 +47,9 @@ def time_artefacts(artefacts, facts, rounds=7):
         took: dict = {key: ([], []) for key in calls}
         for _ in range(rounds + 1):
             for key, (one, many) in calls.items():
-                took[key][0].append(_time(one, images[:1]))
-                took[key][1].append(_time(many, images))
+                batch = images[shapes[key[0]]]
+                took[key][0].append(_time(one, batch[:1]))
+                took[key][1].append(_time(many, batch))
     results: dict = {}
     for (name, runtime), (ones, manys) in took.items():
         results.setdefault(name, {})[runtime] = {

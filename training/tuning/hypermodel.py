@@ -25,8 +25,8 @@ _BETWEEN = {
 class RecipeHyperModel(keras_tuner.HyperModel):
     """Networks around that of a recipe: type of convolution, kernel sizes, width.
 
-    With them go the learning rate and the L2 penalty or weight decay. The recipe itself is the
-    default.
+    With them go the learning rate and the L2 penalty or weight decay, unless the recipe has it at
+    0, where it stays. The recipe itself is the default.
 
     Args:
         recipe: A `Recipe`.
@@ -68,7 +68,7 @@ class RecipeHyperModel(keras_tuner.HyperModel):
         """
         own = self._recipe
         conv = hp.Choice("conv", list(TYPES), default=own.conv)
-        values = {"conv": conv, "kernel_sizes": None}
+        values = {"conv": conv, "kernel_sizes": own.kernel_sizes if conv == own.conv else None}
         with hp.conditional_scope("conv", [name for name in TYPES if name not in _WITHOUT_CHOICE]):
             sets = [
                 hp.Choice(f"kernel_sizes_{stage}", _with(KERNEL_SIZES, default), default=default)
@@ -81,8 +81,9 @@ class RecipeHyperModel(keras_tuner.HyperModel):
         values["filters"] = hp.Choice("filters", _with(widths, filters), default=filters)
         for key, bounds in _BETWEEN[own.optimizer].items():
             default = getattr(own, key)
-            low, high = min(*bounds, default or bounds[0]), max(*bounds, default)
-            values[key] = hp.Float(key, low, high, sampling="log", default=default or low)
+            if default:
+                low, high = min(*bounds, default), max(*bounds, default)
+                values[key] = hp.Float(key, low, high, sampling="log", default=default)
         return dataclasses.replace(self._with_epochs(hp), **values)
 
     def _with_epochs(self, hp):

@@ -1,0 +1,70 @@
+"""Results of several networks that have not all the same recipes or images."""
+
+import dataclasses
+import json
+
+import keras
+import pytest
+
+import keras_multiception as km
+from keras_multiception import compression
+from training import compress
+from training.compression.artefacts import find_runs
+from training.compression.steps import with_pixels
+from training.compression.timing import time_artefacts
+from training.run_folder import RunFolder
+
+
+def small_network(size):
+    image = keras.Input((size, size, 3))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3, strides=2)(image))
+    return keras.Model(image, keras.layers.Dense(10, activation="softmax")(x))
+
+
+def test_networks_for_images_of_different_sizes_are_timed_together(tmp_path):
+    artefacts = {}
+    for dataset in ("cifar10", "stl10"):
+        facts = km.preprocessing.get_dataset(dataset)
+        path = tmp_path / dataset / "model.tflite"
+        path.parent.mkdir()
+        model = with_pixels(small_network(facts.image_shape[0]), facts)
+        path.write_bytes(compression.convert_to_litert(model))
+        artefacts[dataset] = (path, facts)
+    times = time_artefacts(artefacts, rounds=1)
+    assert list(times) == ["cifar10", "stl10"]
+    assert all(value["LiteRT, 1 thread"]["images_per_second"][0] > 0 for value in times.values())
+
+
+def finished_run(path, conv):
+    facts = km.preprocessing.get_dataset("digits")
+    recipe = {"dataset": "digits", "model": "resnet20", "conv": conv, "seed": 0}
+    folder = RunFolder(path)
+    folder.begin(
+        {
+            "name": "digits",
+            "recipe": recipe,
+            "data": {"dataset": "digits", **dataclasses.asdict(facts)},
+            "versions": {},
+            "hardware": {},
+        }
+    )
+    small_network(32).save(folder.model)
+    folder.finish({"parameters": {"trainable": 1, "total": 1}})
+    return path
+
+
+def test_recipes_that_no_network_can_follow_are_refused(tmp_path, capsys):
+    run = finished_run(tmp_path / "run", "dsconv")
+    with pytest.raises(SystemExit):
+        compress.main(["--run", str(run), "--recipe", "branches40,branchesqat40"])
+    assert "`recipe` must have one that can be followed" in capsys.readouterr().err
+    assert not (run / "compressed").exists()
+
+
+def test_runs_are_found_below_any_folder(tmp_path):
+    folders = [tmp_path / "compressed" / name for name in ("a", "b")]
+    for folder in folders:
+        finished_run(folder, "dsconv")
+    (folders[0] / "compressed").mkdir()
+    (folders[0] / "compressed" / "metrics.json").write_text(json.dumps({}))
+    assert find_runs([tmp_path / "compressed"]) == folders
