@@ -23,7 +23,6 @@ from serving.lifecycle.version_folders import (
     snapshot,
 )
 
-
 _LOGGER = logging.getLogger("serving")
 
 

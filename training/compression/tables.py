@@ -143,13 +143,14 @@ def _descriptions(networks):
 
 
 def _setting(network):
-    tuning = network["settings"]["fine_tuning"]
+    settings = network["settings"]
+    tuning = settings["fine_tuning"]
     examples = max(each["test_examples"] for each in network["artefacts"])
     return (
-        f"{panel_name(network['recipe'])}: measured on {examples:,} images ({network['settings']['test_split']}). Every step that "
-        f"trains: {tuning['epochs']} epochs over {network['settings']['train_split']}, learning "
-        f"rate {tuning['learning_rate']} falling to zero by a cosine, batch size "
-        f"{tuning['batch_size']}."
+        f"{panel_name(network['recipe'])}: measured on {examples:,} images "
+        f"({settings['test_split']}). Every step that trains: {tuning['epochs']} epochs over "
+        f"{settings['train_split']}, learning rate {tuning['learning_rate']} falling to zero by a "
+        f"cosine, batch size {tuning['batch_size']}."
     )
 
 
@@ -172,8 +173,8 @@ _LEGEND = (
     "mean ± standard deviation over n training seeds; to float: percentage points. KB are 1,000 "
     "bytes, of the first seed. Deflated: as in a zip archive. Entropy: the weights at their "
     "order-0 entropy, a bound for coders that look at one weight at a time. Batch norms are folded "
-    "into the kernels in the files, which gives the few values of a clustered kernel another factor "
-    "in each channel."
+    "into the kernels in the files, which gives the few values of a clustered kernel another "
+    "factor in each channel."
 )
 _SPEED_LEGEND = (
     "Medians, all artefacts in turns in one process, the first seed of each network. ms: one image "
