@@ -34,7 +34,8 @@ def export_saved_model(
     - `serving_default`: `image`, float32 of shape `(batch, height, width, 3)`, pixels 0 to 255.
     - `serving_uint8`: `image`, the same in uint8.
     - `serving_bytes`: `image_bytes`, strings of shape `(batch,)`: JPEG, PNG, BMP or GIF files of
-      any size up to 2**25 pixels, decoded to RGB and resized to the size that the model takes.
+      any size up to 2**25 pixels, decoded to RGB, turned upright by the orientation that cameras
+      note in a JPEG, and resized to the size that the model takes.
 
     Outputs: `probabilities`, float32 `(batch, classes)`; `class_id`, int64 `(batch,)`, the most
     probable class; `label`, string `(batch,)`, its name.
