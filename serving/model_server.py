@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import uvicorn
@@ -102,7 +102,9 @@ def model_server(
     executor = ThreadPoolExecutor(options.rest_api_num_threads or enough, "rest")
     api = RestApi(models, telemetry, executor, options.rest_api_timeout_in_ms / 1000)
     app = create_app(api, options.metrics_path, page_routes(models, options.metrics_path))
-    with models, _rest_server(app, listener) as (rest, stopped):
+    with models, ExitStack() as stopping:
+        stopping.callback(executor.shutdown, wait=False)  # after REST's last call
+        rest, stopped = stopping.enter_context(_rest_server(app, listener))
         url = f"http://{host}:{listener.getsockname()[1]}"
         try:
             if options.port is None:
@@ -122,7 +124,6 @@ def model_server(
                     rest.should_exit = True  # both let their open calls finish at once
         finally:
             rest.should_exit = True
-            executor.shutdown(wait=False)
 
 
 def _enough_threads(loading: Loading) -> int:

@@ -1,9 +1,11 @@
 """Slow, half-open and malformed connections, paths that lead out, and images that are bombs."""
 
 import base64
+import contextlib
 import json
 import shutil
 import socket
+import threading
 import time
 
 import pytest
@@ -100,6 +102,26 @@ def test_a_body_that_does_not_come_is_a_timeout(url):
     status, body = answer_to(url, head)
     assert status == 408
     assert json.loads(body) == {"error": "The request body did not come within 1 seconds."}
+
+
+def test_a_body_that_comes_while_the_server_ends_is_answered(base):
+    body = b'{"instances": [2.0]}'
+    head = b"POST /v1/models/m:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 20\r\n\r\n"
+    with contextlib.ExitStack() as serving:
+        url = serving.enter_context(server.running(base, model_name="m"))
+        with connect(url) as connection:
+            connection.sendall(head + body[:9])
+            time.sleep(0.3)
+            ending = threading.Thread(target=serving.close)
+            ending.start()
+            time.sleep(0.3)
+            connection.sendall(body[9:])
+            received = b""
+            while part := connection.recv(2**16):
+                received += part
+        ending.join()
+    assert received.startswith(b"HTTP/1.1 200 "), received
+    assert json.loads(received.partition(b"\r\n\r\n")[2]) == {"predictions": [3.0]}
 
 
 def test_a_head_that_is_too_large_is_refused(url):
