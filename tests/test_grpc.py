@@ -181,6 +181,16 @@ def test_predict_refuses_inputs_that_do_not_fit(prediction):
     assert refused(prediction.Predict, request)[0] == "INVALID_ARGUMENT"
 
 
+def test_a_string_is_not_repeated_beyond_the_limit(prediction):
+    request = fill(predict_pb2.PredictRequest(), signature="classify_x_to_y")
+    bomb = tensor_pb2.TensorProto(dtype=types_pb2.DT_STRING, string_val=[b"x" * 2**20])
+    bomb.tensor_shape.dim.add(size=300)
+    request.inputs["inputs"].CopyFrom(bomb)
+    code, words = refused(prediction.Predict, request)
+    assert code == "INVALID_ARGUMENT"
+    assert "more than 268435456" in words
+
+
 def test_a_message_over_the_limit_is_refused_zipped_or_not(prediction):
     request = predict_request(np.zeros(17 * 2**20))
     for compression in (grpc.Compression.NoCompression, grpc.Compression.Gzip):
@@ -228,6 +238,19 @@ def test_the_context_is_shared_by_all_examples(prediction):
         ["shared", "1.5"],
         ["shared", "2.5"],
     ]
+
+
+def test_a_context_is_not_repeated_beyond_the_limit(prediction):
+    request = fill(classification_pb2.ClassificationRequest(), signature="features")
+    given = input_pb2.Input()
+    context = given.example_list_with_context.context.features.feature
+    context["text"].bytes_list.value.append(b"x" * 2**20)
+    for _ in range(300):
+        given.example_list_with_context.examples.add()
+    request.input.CopyFrom(given)
+    code, words = refused(prediction.Classify, request)
+    assert code == "INVALID_ARGUMENT"
+    assert "more than 268435456" in words
 
 
 def test_examples_that_are_refused(prediction):

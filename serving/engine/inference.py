@@ -22,7 +22,7 @@ from serving.engine.errors import ServingError
 from serving.engine.image_limit import refuse_image_bombs
 from serving.engine.load import AnyServable
 from serving.engine.signature import DEFAULT_SIGNATURE, Signature
-from serving.engine.tensor_proto import read_tensor, write_tensor
+from serving.engine.tensor_proto import MAX_TENSOR_BYTES, read_tensor, write_tensor
 
 CLASSIFY, REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
 
@@ -178,10 +178,17 @@ def _serialized(given: input_pb2.Input) -> np.ndarray:
     examples = list(getattr(given, kind).examples) if kind else []
     if not examples:
         raise ServingError("INVALID_ARGUMENT", "Input is empty.")
+    context = given.example_list_with_context.context
+    size = len(examples) * context.ByteSize() + given.ByteSize()
+    if size > MAX_TENSOR_BYTES:
+        raise ServingError(
+            "INVALID_ARGUMENT",
+            f"With the context in each, the examples take {size} bytes, "
+            f"more than {MAX_TENSOR_BYTES}.",
+        )
     for example in examples:
         if kind == "example_list_with_context":
-            context = given.example_list_with_context.context.features.feature
-            for name, feature in context.items():
+            for name, feature in context.features.feature.items():
                 if name not in example.features.feature:
                     example.features.feature[name].CopyFrom(feature)
         for feature in example.features.feature.values():

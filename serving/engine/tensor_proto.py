@@ -10,6 +10,7 @@ from serving.engine.errors import ServingError
 
 # A message of a few bytes may claim any shape, which its one value then fills.
 MAX_TENSOR_BYTES = 2**28
+_STRING_BYTES = 24  # what a string takes in a tensor besides its own bytes
 _VALUE_FIELDS = {
     tf.bool: "bool_val",
     tf.int8: "int_val",
@@ -42,7 +43,11 @@ def read_tensor(name: str, proto: tensor_pb2.TensorProto) -> np.ndarray:
     shape = [dim.size for dim in proto.tensor_shape.dim]
     try:
         dtype = tf.as_dtype(proto.dtype)
-        size = int(np.prod(shape, dtype=object)) * max(1, dtype.size or 8)
+        count = int(np.prod(shape, dtype=object))
+        size = count * max(1, dtype.size or _STRING_BYTES)
+        if dtype == tf.string and proto.string_val:
+            padding = max(0, count - len(proto.string_val)) * len(proto.string_val[-1])
+            size += sum(map(len, proto.string_val)) + padding
         if proto.tensor_shape.unknown_rank or any(length < 0 for length in shape):
             raise ValueError("its shape is not known")
         if size > MAX_TENSOR_BYTES:
