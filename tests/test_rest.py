@@ -42,6 +42,14 @@ def export(path):
     def strings(text):
         return {"text": text, "raw_bytes": text}
 
+    @tf.function(input_signature=[spec([], tf.string, "text")])
+    def string(text):
+        return {"length": tf.strings.length(text), "raw_bytes": text}
+
+    @tf.function(input_signature=[spec([], tf.string, "text")])
+    def text(text):
+        return {"text": text}
+
     @tf.function(input_signature=[spec([None], tf.string, "image_bytes")])
     def image_shape(image_bytes):
         decode = lambda data: tf.shape(tf.io.decode_image(data, expand_animations=False))  # noqa: E731
@@ -67,6 +75,8 @@ def export(path):
         "serving_default": half_plus_two,
         "several": several,
         "strings": strings,
+        "string": string,
+        "text": text,
         "image_shape": image_shape,
         "scalar": scalar,
         "types": types,
@@ -182,10 +192,24 @@ def test_bytes_and_text(url):
     unpadded = {"b64": b64["b64"].rstrip("=")}
     outputs = predict(url, signature_name="strings", inputs={"text": [unpadded]})["outputs"]
     assert outputs["text"] == ["Grüße"]
+    broken = {"b64": f" {b64['b64'][:3]}\r\n{b64['b64'][3:]}\t\n"}
+    outputs = predict(url, signature_name="strings", inputs={"text": [broken]})["outputs"]
+    assert outputs["text"] == ["Grüße"]
     message = refused(
         url, signature_name="strings", instances=[{"b64": base64.b64encode(data).decode()}]
     )
     assert "`text` holds bytes that are not UTF-8" in message
+
+
+def test_a_single_string_keeps_its_bytes(url):
+    data = {"b64": base64.b64encode(b"\xff\0a\0\0").decode()}
+    answer = predict(url, signature_name="string", inputs={"text": data})["outputs"]
+    assert answer == {"length": 5, "raw_bytes": data}
+
+
+def test_text_that_is_a_single_string(url):
+    answer = predict(url, signature_name="text", inputs={"text": "Grüße"})
+    assert answer == {"outputs": "Grüße"}
 
 
 def test_images(url):

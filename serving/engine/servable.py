@@ -116,7 +116,7 @@ class Servable:
             # A tensor's own shape is slow to ask for.
             rows = max((len(value) for value in inputs.values() if np.ndim(value)), default=0)
             outputs = self._call(signature, tensors, rows)
-            return {name: np.asarray(outputs[name].numpy()) for name in wanted}
+            return {name: _to_array(outputs[name]) for name in wanted}
         except tf.errors.OpError as error:
             raise from_exception(error) from error
 
@@ -138,3 +138,8 @@ class Servable:
             except tf.errors.OpError:
                 pass  # one request's broken image fails its whole batch: now each by itself
         return self._model.signatures[signature.name](**tensors)
+
+
+def _to_array(tensor: tf.Tensor) -> np.ndarray:
+    """NumPy's own strings end at their last byte that is not NUL: a single one stays an object."""
+    return np.asarray(tensor.numpy(), object if tensor.dtype == tf.string else None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import reprlib
+import string
 from collections.abc import Mapping
 from itertools import chain
 
@@ -14,6 +15,7 @@ from serving.engine.signature import TensorSpec
 from serving.http.json_text import number_array
 
 _MAX_RANK = 32
+_WHITESPACE = string.whitespace.encode()
 _JSON_TYPES: dict[str, set[type]] = {
     "b": {bool},
     "i": {int},
@@ -206,7 +208,7 @@ def to_bytes(item) -> bytes:
     """Turns the JSON form of a string into bytes.
 
     Args:
-        item: Text, or `{"b64": TEXT}`.
+        item: Text, or `{"b64": TEXT}`, whose padding may be left out and whose lines may be broken.
 
     Returns:
         The bytes.
@@ -216,7 +218,8 @@ def to_bytes(item) -> bytes:
         TypeError: If it is neither.
     """
     if is_base64(item):
-        return base64.b64decode(item["b64"] + "=" * (-len(item["b64"]) % 4), validate=True)
+        text = item["b64"].encode("ascii").translate(None, _WHITESPACE)
+        return base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
     if isinstance(item, str):
         return item.encode()
     raise TypeError(f"Expected text or base64. Received: {item!r}")
