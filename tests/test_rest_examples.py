@@ -6,7 +6,9 @@ import json
 import logging
 import math
 import re
+import threading
 import time
+import zlib
 
 import pytest
 from google.protobuf import text_format
@@ -154,6 +156,20 @@ def test_gzip_both_ways(url):
     response, answer = send(f"{url}/half:predict", body, headers)
     assert response.headers["Content-Encoding"] == "gzip"
     assert json.loads(gzip.decompress(answer)) == {"predictions": [2.5] * 1000}
+
+
+def test_bodies_are_unzipped_beside_the_event_loop(url, monkeypatch):
+    threads, unzip = [], zlib.decompressobj
+
+    def recorded(*arguments):
+        threads.append(threading.current_thread().name)
+        return unzip(*arguments)
+
+    monkeypatch.setattr(zlib, "decompressobj", recorded)
+    body = gzip.compress(b'{"instances": [1.0]}')
+    response, answer = send(f"{url}/half:predict", body, {"Content-Encoding": "gzip"})
+    assert (response.status, json.loads(answer)) == (200, {"predictions": [2.5]})
+    assert [name.partition("_")[0] for name in threads] == ["rest"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Reads the body of an HTTP request, within limits of size and time, unzipped."""
+"""Reads the body of an HTTP request, within limits of size and time, and unzips it."""
 
 from __future__ import annotations
 
@@ -21,23 +21,42 @@ async def read_body(request: Request, timeout_seconds: float) -> bytes:
         timeout_seconds: Seconds within which all of it must have come.
 
     Returns:
-        The body, unzipped if it came as gzip.
+        The body as it came, for `unzipped`.
 
     Raises:
-        HTTPException: 413, if it is larger than `MAX_BODY_BYTES`, zipped or not: before it is
-            read, if its length is announced. 408, if it does not come in time. 400, if it is no
-            gzip where it says so. 415, if it comes in another encoding.
+        HTTPException: 413, if it is larger than `MAX_BODY_BYTES`: before it is read, if its length
+            is announced. 408, if it does not come in time. 415, if its encoding is not known.
     """
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    encoding = _encoding(request)
     if encoding not in ("identity", "gzip"):
         raise HTTPException(415, f"Content-Encoding must be gzip or identity, not {encoding}.")
     try:
         async with asyncio.timeout(timeout_seconds):
-            body = await _read(request)
+            return await _read(request)
     except TimeoutError as error:
         message = f"The request body did not come within {timeout_seconds:g} seconds."
         raise HTTPException(408, message, _CLOSE) from error
-    return _unzipped(body) if encoding == "gzip" else body
+
+
+def unzipped(request: Request, body: bytes) -> bytes:
+    """Unzips the body of a request; what may take long, and should not hold up the event loop.
+
+    Args:
+        request: The request.
+        body: Its body as it came.
+
+    Returns:
+        The body, unzipped if it came as gzip.
+
+    Raises:
+        HTTPException: 413, if it is larger than `MAX_BODY_BYTES`. 400, if it is no gzip where it
+            says so.
+    """
+    return _unzip(body) if _encoding(request) == "gzip" else body
+
+
+def _encoding(request: Request) -> str:
+    return request.headers.get("content-encoding", "identity").strip().lower()
 
 
 async def _read(request: Request) -> bytes:
@@ -52,7 +71,7 @@ async def _read(request: Request) -> bytes:
     raise _too_large()
 
 
-def _unzipped(body: bytes) -> bytes:
+def _unzip(body: bytes) -> bytes:
     unzip = zlib.decompressobj(_GZIP)
     try:
         text = unzip.decompress(body, MAX_BODY_BYTES + 1)

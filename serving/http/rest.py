@@ -26,7 +26,7 @@ from starlette.routing import BaseRoute, Route
 
 from serving.engine.errors import ServingError
 from serving.http.json_text import dumps
-from serving.http.request_body import read_body
+from serving.http.request_body import read_body, unzipped
 from serving.http.rest_inference import ANSWERS
 from serving.lifecycle.models import Models
 from serving.lifecycle.versions import ServedModel
@@ -155,10 +155,12 @@ async def _answer(api: RestApi, request: Request, call: Call) -> Response:
     model = api.models.get(name)
     call.model = name
     model.servable(version, label or None)  # before a body is read in vain
-    body = await read_body(request, api.timeout_seconds)
-    call.request_bytes = len(body)
+    sent = await read_body(request, api.timeout_seconds)
+    call.request_bytes = len(sent)
 
     def answer() -> bytes:
+        body = unzipped(request, sent)
+        call.request_bytes = len(body)
         servable = model.servable(version, label or None)
         call.version = servable.version
         return dumps(ANSWERS[call.api](servable, body))
