@@ -1,7 +1,9 @@
 """Several models under one server: configuration, version policies, labels and reloading."""
 
+import gc
 import shutil
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -91,6 +93,25 @@ def test_reloading_adds_and_removes_models_and_changes_policies(base):
         models.reload(config(base, names=["b"]))
         with pytest.raises(ServingError, match=r"Latest\(a\)"):
             models.get("a")
+
+
+def test_memory_of_models_that_are_gone_is_given_back(base):
+    gc.disable()
+    try:
+        with Models(config(base), ONCE) as models:
+            called = models.get("b").servable()
+            graphs = [
+                weakref.ref(servable._model.signatures["serving_default"].graph)
+                for servable in (models.get("a").servable(), called)
+            ]
+            models.reload(config(base, names=["b"]))
+            assert graphs[0]() is None
+            models.reload(config(base, names=["a"]))
+            del called  # the last call
+            models.get("a").poll()
+            assert graphs[1]() is None
+    finally:
+        gc.enable()
 
 
 def test_a_configuration_that_cannot_be_served_changes_nothing(base):

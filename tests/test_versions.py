@@ -1,8 +1,10 @@
 """The version management on plain SavedModels: what is served while the base path changes."""
 
+import gc
 import shutil
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from test_servable import export_half_plus
 from serving.engine.errors import ServingError
 from serving.lifecycle import versions
 from serving.lifecycle.loading import Loading
+from serving.lifecycle.version_folders import VersionPolicy
 from serving.lifecycle.versions import ServedModel
 
 ONCE = Loading(file_system_poll_wait_seconds=0)
@@ -23,6 +26,18 @@ def half_plus(tmp_path_factory):
     for version in (1, 2):
         export_half_plus(folder / str(version), version)
     return folder
+
+
+@pytest.fixture
+def without_collection():
+    """Garbage is collected only where the code asks for it."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def graph_of(servable):
+    return weakref.ref(servable._model.signatures["serving_default"].graph)
 
 
 def publish(source, target):
@@ -76,6 +91,31 @@ def test_a_new_version_takes_over_and_the_old_one_finishes(tmp_path, half_plus):
         assert in_flight.predict("", {"x": np.float32([2])})["y"] == 2
         del in_flight
         assert states(model) == [(2, "AVAILABLE"), (1, "END")]
+
+
+def test_memory_of_a_retired_version_is_given_back(tmp_path, half_plus, without_collection):
+    publish(half_plus / "1", tmp_path / "1")
+    with ServedModel("half", tmp_path, ONCE) as model:
+        in_flight = model.servable()
+        graph = graph_of(in_flight)
+        publish(half_plus / "2", tmp_path / "2")
+        model.poll()
+        del in_flight
+        assert graph() is not None, "a graph is full of reference cycles"
+        model.poll()
+        assert graph() is None
+
+
+def test_memory_of_a_version_is_given_back_where_nothing_is_loaded(
+    tmp_path, half_plus, without_collection
+):
+    for version in (1, 2):
+        publish(half_plus / str(version), tmp_path / str(version))
+    with ServedModel("half", tmp_path, ONCE, VersionPolicy(all={})) as model:
+        graph = graph_of(model.servable(2))
+        shutil.rmtree(tmp_path / "2")
+        model.poll()
+        assert graph() is None
 
 
 def test_deleting_the_latest_version_rolls_back(tmp_path, half_plus):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import threading
 from collections.abc import Iterator, Mapping
@@ -129,8 +130,10 @@ class Models:
             self._models = models
             for name, wanted in configs.items():
                 models[name].labels = dict(wanted.version_labels)
-        for model in gone:
-            model.__exit__()
+        if gone:
+            while gone:
+                gone.pop().__exit__()
+            gc.collect()  # a loaded SavedModel is full of reference cycles
 
     def _check_labels(self, model: ServedModel, labels: Mapping[str, int]) -> None:
         available = {s.version for s in model.status() if s.state == "AVAILABLE"}

@@ -24,6 +24,9 @@ from serving.lifecycle.version_folders import (
 )
 
 _LOGGER = logging.getLogger("serving")
+# Versions, of any model, that have ended since garbage was collected. No lock: finalizers run
+# wherever the collector does.
+_ENDED: list[int] = []
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,8 @@ class ServedModel:
         self._closing.set()
         if self._poller.is_alive():
             self._poller.join()
+        for version, servable in self._loaded.items():
+            weakref.finalize(servable, _ENDED.append, version)
 
     def servable(self, version: int | None = None, label: str | None = None) -> AnyServable:
         """The loaded version to call; it stays callable while the caller holds it.
@@ -184,7 +189,8 @@ class ServedModel:
             kept = {v: servable for v, servable in self._loaded.items() if v in aspired}
             if kept and kept.keys() != self._loaded.keys():
                 self._retire(kept)
-        if missing:
+        if missing or _ENDED:
+            _ENDED.clear()
             gc.collect()  # a loaded SavedModel is full of reference cycles
 
     def _load(self, version: int, folder: Path) -> None:
@@ -228,6 +234,7 @@ class ServedModel:
     def _ended(self, version: int) -> None:
         if self._statuses[version].state == "UNLOADING":
             self._statuses[version] = VersionStatus(version, "END")
+        _ENDED.append(version)
 
     def _keep_polling(self) -> None:
         while not self._closing.wait(self._loading.file_system_poll_wait_seconds):
