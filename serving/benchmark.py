@@ -114,6 +114,7 @@ def _served(flags: argparse.Namespace) -> Iterator[tuple[str, str]]:
         server_flags = [
             f"--model_base_path={flags.model_base_path}",
             "--access_log=",
+            "--enable_model_warmup=false",  # its batches may be too large
             "--enable_batching",
             f"--batching_parameters_file={batching}",
         ]

@@ -1,5 +1,6 @@
 """The benchmark of a server: its loops, its rounds, its figures, and a short run of all."""
 
+import contextlib
 import json
 import time
 
@@ -19,6 +20,7 @@ from serving.benchmark_results import (
     write_json,
     write_whole,
 )
+from serving.flags import parse
 from serving.load import closed_loop, open_loop
 
 
@@ -146,6 +148,22 @@ def test_models_that_cannot_be(tmp_path, capsys):
         assert benchmark.main(path) == 2
         [line] = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
         assert words in line
+
+
+def test_a_server_of_small_batches_is_started_without_warm_up(monkeypatch):
+    """Its model's recorded warm-up may be of batches that such a server refuses."""
+    given = []
+
+    @contextlib.contextmanager
+    def started(server_flags):
+        given.extend(server_flags)
+        yield "http://127.0.0.1:8501", "127.0.0.1:8500", 1
+
+    monkeypatch.setattr(benchmark, "running_server", started)
+    flags = benchmark._parse(["--model_base_path=.", "--max_batch_size=8"])
+    with benchmark._served(flags) as served:
+        assert served == ("http://127.0.0.1:8501", "127.0.0.1:8500")
+    assert not parse(given).enable_model_warmup
 
 
 @pytest.mark.slow
