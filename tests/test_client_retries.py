@@ -1,5 +1,6 @@
 """What the client does when a server has too much to do, is slow, or goes away: real servers."""
 
+import base64
 import http.server
 import io
 import json
@@ -17,6 +18,7 @@ from PIL import Image
 from tensorflow_serving.apis import prediction_service_pb2_grpc
 
 from serving.client import Client, ServerError
+from serving.clients import rest_client
 from serving.clients.retries import retried
 
 
@@ -129,6 +131,49 @@ def test_connections_are_kept():
         assert len(client.predict([IMAGE] * 10)) == 10
         assert len(server.bodies) == 5
         assert server.connections == 1
+
+
+def test_threads_share_connections_that_are_kept():
+    with scripted(*[200] * 32) as server, Client(server.url) as client:
+        for _ in range(2):
+            together = threading.Barrier(8)
+
+            def ask(together=together):
+                together.wait()
+                client.predict([IMAGE])
+
+            threads = [threading.Thread(target=ask) for _ in range(8)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        assert server.connections <= 8
+
+
+PROXY = "http://me:p%40ss@proxy.example:3128"
+
+
+@pytest.mark.parametrize(
+    ("url", "no_proxy", "proxied"),
+    [
+        ("http://models.example:8501", "", True),
+        ("http://models.example:8501", "models.example", False),
+        ("http://models.example:8501", "models.example:8501", False),
+        ("http://user:word@models.example:8501", "models.example:8501", False),
+        ("http://models.example:8502", "models.example:8501", True),
+        ("http://[::1]:8501", "::1", False),
+    ],
+)
+def test_a_proxy_of_the_environment(monkeypatch, url, no_proxy, proxied):
+    for name in ("http_proxy", "HTTP_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", PROXY)
+    monkeypatch.setenv("no_proxy", no_proxy)
+    pool = rest_client._pool(url)
+    assert (pool.proxy is not None) == proxied
+    if proxied:
+        credentials = base64.b64encode(b"me:p@ss").decode()
+        assert pool.proxy_headers == {"proxy-authorization": f"Basic {credentials}"}
 
 
 def test_a_server_that_dies_between_batches():

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 _CHUNK_BYTES = 2**16
+_KEPT_CONNECTIONS = 32  # for as many threads of the caller's
 
 
 class RestClient:
@@ -147,10 +148,15 @@ class RestClient:
 def _pool(url: str) -> urllib3.PoolManager:
     """Through a proxy where the environment names one, as `urllib.request` reads it."""
     parts = urllib.parse.urlsplit(url)
-    host = parts.hostname or ""
-    proxy = None if urllib.request.proxy_bypass(host) else urllib.request.getproxies()
-    proxy_url = (proxy or {}).get(parts.scheme)
-    return urllib3.ProxyManager(proxy_url) if proxy_url else urllib3.PoolManager()
+    hosts = (parts.hostname or "", parts.netloc.rpartition("@")[2])  # `no_proxy` may name a port
+    proxy_url = urllib.request.getproxies().get(parts.scheme)
+    if not proxy_url or any(map(urllib.request.proxy_bypass, hosts)):
+        return urllib3.PoolManager(maxsize=_KEPT_CONNECTIONS)
+    headers = {}
+    if userinfo := urllib.parse.urlsplit(proxy_url).netloc.rpartition("@")[0]:
+        credentials = base64.b64encode(urllib.parse.unquote(userinfo).encode())
+        headers["proxy-authorization"] = f"Basic {credentials.decode()}"
+    return urllib3.ProxyManager(proxy_url, proxy_headers=headers, maxsize=_KEPT_CONNECTIONS)
 
 
 def _facts(info: dict) -> tuple[str, list[int]]:
