@@ -4,13 +4,14 @@ import dataclasses
 import json
 
 import keras
+import numpy as np
 import pytest
 
 import keras_multiception as km
 from keras_multiception import compression
 from training import compress
 from training.compression.artefacts import find_runs
-from training.compression.steps import with_pixels
+from training.compression.steps import in_float32, with_pixels
 from training.compression.timing import time_artefacts
 from training.run_folder import RunFolder
 
@@ -33,6 +34,19 @@ def test_networks_for_images_of_different_sizes_are_timed_together(tmp_path):
     times = time_artefacts(artefacts, rounds=1)
     assert list(times) == ["cifar10", "stl10"]
     assert all(value["LiteRT, 1 thread"]["images_per_second"][0] > 0 for value in times.values())
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_networks_of_half_precision_become_float32(policy):
+    keras.config.set_dtype_policy(policy)
+    model = km.ResNet20(input_shape=(8, 8, 3), filters=4)
+    keras.config.set_dtype_policy("float32")
+    x = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype("float32")
+    copy = in_float32(model)
+    assert {layer.compute_dtype for layer in copy._flatten_layers()} == {"float32"}
+    np.testing.assert_allclose(copy(x), model(x), atol=0.02)
+    assert in_float32(copy) is copy
+    assert compression.convert_to_litert(copy)
 
 
 def finished_run(path, conv):

@@ -40,6 +40,16 @@ def test_types_of_convolution(conv):
     assert legacy.count_params() == model.count_params()
 
 
+def test_frozen_layers_stay_frozen():
+    model = network()
+    for name in ("a", "last"):
+        model.get_layer(name).trainable = False
+    legacy = to_tf_keras(model)
+    for layer in legacy.layers:
+        is_frozen = layer.name.split("_")[0] in ("a", "last")
+        assert not layer.weights or bool(layer.trainable_weights) != is_frozen
+
+
 def test_multiception_has_a_batch_norm_for_each_branch():
     legacy = to_tf_keras(network())
     assert [name for name in names(legacy) if name.split("_")[0] == "a"] == [

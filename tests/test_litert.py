@@ -50,6 +50,13 @@ def integers(model):
     return convert_to_litert(model, "int8", IMAGES)
 
 
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_half_precision_is_refused(policy):
+    network = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(4, 3, dtype=policy)])
+    with pytest.raises(ValueError, match=r"`model` must compute in float32.*float16 in the layer"):
+        convert_to_litert(network)
+
+
 def test_float_model_answers_like_keras(floats, answers):
     litert = LiteRTModel(floats)
     assert litert.input_shape == (None, 8, 8, 3)

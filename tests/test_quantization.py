@@ -199,6 +199,18 @@ def tf_keras_model(*body, shape=(8, 8, 3), dtype="float32"):
     return tf_keras.Model(inputs, x)
 
 
+def test_frozen_layers_are_not_trained():
+    conv, dense = tf_keras.layers.Conv2D(4, 3, trainable=False), tf_keras.layers.Dense(2)
+    body = [conv, tf_keras.layers.ReLU(), tf_keras.layers.Flatten(), dense]
+    quantized = quantize_model(tf_keras_model(*body))
+    assert [w.shape[-1] for w in quantized.trainable_weights] == [2, 2]
+    kernel = next(w for w in quantized.non_trainable_weights if w.shape == (3, 3, 3, 4))
+    before = kernel.numpy()
+    quantized.compile(tf_keras.optimizers.SGD(0.1), "mse")
+    quantized.fit(np.ones((4, 8, 8, 3)), np.ones((4, 2)), verbose=0)
+    np.testing.assert_array_equal(kernel.numpy(), before)
+
+
 def test_layers_that_cannot_be_quantized_are_named_in_one_error():
     conv = tf_keras.layers.Conv2D(3, 1, name="shared")
     model = tf_keras_model(

@@ -61,6 +61,14 @@ def test_both_keras_and_wrappers_count_alike():
     assert size_report(wrapped) == size_report(legacy)
 
 
+def test_transposed_convolutions_are_counted_alike():
+    model = keras.Sequential([keras.Input((8, 8, 4)), layers.Conv2DTranspose(6, 3)])
+    assert sparsity_report(model)["standard"]["parameters"] == 9 * 4 * 6
+    legacy = tf_keras.Sequential([tf_keras.Input((8, 8, 4)), tf_keras.layers.Conv2DTranspose(6, 3)])
+    legacy.set_weights(model.get_weights())
+    assert sparsity_report(legacy) == sparsity_report(model)
+
+
 def test_separable_convolutions_are_two_kernels():
     model = keras.Sequential([keras.Input((8, 8, 4)), layers.SeparableConv2D(6, 3)])
     report = sparsity_report(model)

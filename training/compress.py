@@ -84,6 +84,7 @@ def _compress(args, recipes, command):
                     f"{result['test']['top1']:>8.2%}{result['sizes']['deflated'] / 1000:>9.1f} KB",
                     flush=True,
                 )
+        compressor.forget_images()
     results = collect(compressors, recipes, command=command, note=args.note)
     add_times(results, compressors, recipes, args.rounds)
     write_json(output.with_name(f"{output.name}.json"), results)

@@ -54,7 +54,6 @@ _ACTIVATIONS = (
     "elu",
     "exponential",
     "gelu",
-    "hard_sigmoid",
     "linear",
     "relu",
     "sigmoid",
@@ -116,7 +115,8 @@ def _standard(layer, name, kind, **changes):
     arguments = {argument: getattr(layer, argument) for argument in _ARGUMENTS[kind]}
     if hasattr(layer, "activation"):
         arguments["activation"] = keras.activations.serialize(layer.activation)
-    arguments.update(changes, name=name, dtype=layer.dtype_policy.name)
+    arguments |= {"name": name, "dtype": layer.dtype_policy.name, "trainable": layer.trainable}
+    arguments.update(changes)
     return getattr(tf_keras.layers, kind.__name__)(**arguments)
 
 

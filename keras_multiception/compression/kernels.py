@@ -23,7 +23,7 @@ def kernel_kinds(layer):
         return {"depthwise_kernel": "depthwise", "pointwise_kernel": "pointwise"}
     if isinstance(layer, layers.DepthwiseConv2D):
         return {"kernel" if is_keras_3 else "depthwise_kernel": "depthwise"}
-    if isinstance(layer, layers.Conv2D):
+    if isinstance(layer, layers.Conv2D | layers.Conv2DTranspose):
         return {"kernel": "pointwise" if max(layer.kernel_size) == 1 else "standard"}
     return {"kernel": "dense"} if isinstance(layer, layers.Dense) else {}
 

@@ -78,6 +78,12 @@ def convert_to_litert(model, quantization="none", representative_data=None, inte
             "quantization-aware training, and only then. "
             f"Received: representative_data={type(representative_data).__name__}, {quantization=}"
         )
+    half = [x for x in model._flatten_layers() if x.compute_dtype in ("float16", "bfloat16")]
+    if half:
+        raise ValueError(
+            "`model` must compute in float32; `quantization` makes it smaller. Received: "
+            f"{half[-1].compute_dtype} in the layer {half[-1].name}"
+        )
     is_keras_3 = isinstance(model, keras.Model)
     if is_keras_3:
         model = fuse(model, verbose=False)

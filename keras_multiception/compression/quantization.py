@@ -70,8 +70,18 @@ def quantize_model(model, preserve=()):
     rewritten, fixed = rewrite_for_quantization(model)
     annotated = tfmot.quantization.keras.quantize_annotate_model(rewritten)
     quantized = tfmot.quantization.keras.quantize_apply(annotated, make_scheme(preserve, fixed))
+    _keep_frozen(quantized)
     _let_values_learn_like_weights(quantized)
     return quantized
+
+
+def _keep_frozen(quantized):
+    """Take the kernels of frozen layers, which the toolkit trains, out of what is trained."""
+    for wrapper in quantized.layers:
+        layer = getattr(wrapper, "layer", None)
+        if layer is not None and not layer.trainable:
+            wrapper._non_trainable_weights += wrapper._trainable_weights
+            wrapper._trainable_weights[:] = []
 
 
 def _let_values_learn_like_weights(quantized):

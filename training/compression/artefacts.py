@@ -15,12 +15,20 @@ import shutil
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_multiception import compression
 from training import data, metrics
 from training.compression.fine_tuning import fine_tune
 from training.compression.recipes import split_step
-from training.compression.steps import fused, is_legacy, of_pixels, prepare, with_pixels
+from training.compression.steps import (
+    fused,
+    in_float32,
+    is_legacy,
+    of_pixels,
+    prepare,
+    with_pixels,
+)
 from training.run_folder import RunFolder, replacing, write_json
 
 CALIBRATION_IMAGES = 512
@@ -113,7 +121,7 @@ class Compressor:
 
     def _train(self, steps):
         """Return the network after the steps that train, which are made or read."""
-        model = keras.models.load_model(self.run.model, compile=False)
+        model = in_float32(keras.models.load_model(self.run.model, compile=False))
         for index, step in enumerate(steps):
             done = steps[: index + 1]
             weights = self.folder / "steps" / f"{'+'.join(done)}.npz"
@@ -129,7 +137,8 @@ class Compressor:
     def _fit(self, trainable, callbacks, finish, weights):
         print(f"{self.run.path}: {weights.stem}", flush=True)
         checkpoint = weights.with_name(f"{weights.stem}.checkpoint")
-        if weights.stem.endswith("quantize") and not checkpoint.is_dir():
+        begun = tf.train.latest_checkpoint(checkpoint) is not None
+        if weights.stem.endswith("quantize") and not begun:
             compression.calibrate_ranges(trainable, self._calibration_batches(32))
         fine_tune(
             trainable,
@@ -165,8 +174,14 @@ class Compressor:
         measured = metrics.measure(logarithms.astype("float64"), labels, self.facts.class_names)
         return {key: measured[key] for key in ("examples", "loss", "top1")}
 
+    def forget_images(self):
+        """Free the memory of the images; they are read again when they are needed."""
+        self._sets = {}
+
     def _load(self, which):
         if which not in self._sets:
+            if self.recipe["dataset"] == data.FOLDER:
+                data.require_classes(self.facts.class_names, self._data_dir)
             split = self._train_split if which == "train" else self._test_split
             self._sets[which] = data.load(
                 self.recipe["dataset"], split, self._data_dir, self.recipe["image_size"]

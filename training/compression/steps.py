@@ -36,6 +36,19 @@ def of_pixels(facts):
     return dataclasses.replace(facts, mean=(0.0,) * channels, std=(1 / 255,) * channels)
 
 
+def in_float32(model):
+    """Return a network of another precision as one that computes in float32."""
+    if all(layer.compute_dtype == "float32" for layer in model._flatten_layers()):
+        return model
+
+    def convert(layer):
+        return type(layer).from_config(layer.get_config() | {"dtype": "float32"})
+
+    copy = keras.models.clone_model(model, clone_function=convert)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
 def is_legacy(model):
     """Return whether a model is one of Keras 2."""
     return not isinstance(model, keras.Model)
