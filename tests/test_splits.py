@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 from training.readers import splits
 
 BOUNDARIES = st.one_of(
-    st.just(""), st.integers(-60, 60).map(str), st.integers(-110, 110).map("{}%".format)
+    st.sampled_from(["", "1.8%", "12.5%"]),
+    st.integers(-60, 60).map(str),
+    st.integers(-110, 110).map("{}%".format),
 )
 
 
@@ -45,3 +47,20 @@ def test_agrees_with_tensorflow_datasets(start, stop, size):
 def test_errors(split):
     with pytest.raises(ValueError, match=r"`split` must be one of train, test.*Received: split="):
         splits.select(split, {"train": 10, "test": 5})
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ("train", "train[90%:]", True),
+        ("train", "train[:100]", True),
+        ("train", "test", False),
+        ("train[:90%]", "train[90%:]", False),
+        ("train[:90%]", "test+train[89.5%:]", True),
+        ("train[:-5]", "train[-5:]", False),
+        ("train[:100]", "train[99:]", True),
+        ("train[:90%]", "train[45000:]", False),  # which only the number of examples can tell
+    ],
+)
+def test_overlap(first, second, expected):
+    assert splits.overlap(first, second) == splits.overlap(second, first) == expected

@@ -92,7 +92,8 @@ def test_networks_without_a_choice_of_width_are_refused():
         ("train", "train[:90%]", "train[90%:100%]"),
         ("train[:20%]", "train[:18%]", "train[18%:20%]"),
         ("train[:64]", "train[:58]", "train[58:64]"),
-        ("train[:2%]", "train[:1%]", "train[1%:2%]"),
+        ("train[:2%]", "train[:1.8%]", "train[1.8%:2%]"),
+        ("train[:12.5%]", "train[:11.25%]", "train[11.25%:12.5%]"),
     ],
 )
 def test_last_tenth_of_the_training_split_is_held_out(split, kept, held_out):
@@ -101,13 +102,14 @@ def test_last_tenth_of_the_training_split_is_held_out(split, kept, held_out):
 
 
 def test_split_without_an_end_to_hold_out_is_refused():
-    for change in ("train_split=train[10%:]", "dataset=folder"):
-        with pytest.raises(ValueError, match=r"`validation_split` must be given.*Received"):
-            hold_out(get_recipe(DIGITS, [change]))
+    with pytest.raises(ValueError, match=r"`validation_split` must be given.*Received"):
+        hold_out(get_recipe(DIGITS, ["train_split=train[10%:]"]))
     with pytest.raises(ValueError, match="too small to take a tenth out"):
         hold_out(get_recipe(DIGITS, ["train_split=train[:1]"]))
     own = hold_out(get_recipe(DIGITS, ["train_split=train[10%:]"]), "train[:10%]")
     assert (own.train_split, own.test_split) == ("train[10%:]", "train[:10%]")
+    with pytest.raises(ValueError, match="`validation_split` must have nothing of `train_split`"):
+        hold_out(get_recipe(DIGITS), "train[90%:]")
 
 
 def test_budget():

@@ -22,6 +22,7 @@ import re
 import sys
 
 from training.cli import Parser
+from training.readers import splits
 from training.recipes import get_recipe
 from training.run_folder import RECIPE_DEFAULTS, RunFolder, write_json
 
@@ -94,23 +95,29 @@ def hold_out(recipe, validation_split=None):
         ValueError: If a tenth cannot be taken out.
     """
     if validation_split:
+        if splits.overlap(recipe.train_split, validation_split):
+            raise ValueError(
+                f"`validation_split` must have nothing of `train_split`, {recipe.train_split}; "
+                f"--set train_split=... changes that. Received: {validation_split}"
+            )
         return dataclasses.replace(recipe, test_split=validation_split)
-    match = re.fullmatch(r"(\w+)(?:\[:(\d+)(%?)\])?", recipe.train_split)
-    if not match or recipe.dataset == "folder":
+    match = re.fullmatch(r"(\w+)(?:\[:(?:(\d+)|([\d.]+)%)\])?", recipe.train_split)
+    if not match:
         raise ValueError(
-            "`validation_split` must be given for images in folders and where `train_split` is "
-            f"not a split such as train or its beginning. Received: {recipe.train_split}"
+            "`validation_split` must be given where `train_split` is not a split such as train or "
+            f"its beginning. Received: {recipe.train_split}"
         )
-    name, size, unit = match[1], int(match[2] or 100), match[3] if match[2] else "%"
-    kept = size - max(1, round(size / 10))
+    name, unit = match[1], "" if match[2] else "%"
+    size = int(match[2]) if match[2] else float(match[3] or 100)
+    kept = size - max(1, round(size / 10)) if match[2] else 0.9 * size
     if not kept:
         raise ValueError(
             f"`train_split` is too small to take a tenth out. Received: {recipe.train_split}"
         )
     return dataclasses.replace(
         recipe,
-        train_split=f"{name}[:{kept}{unit}]",
-        test_split=f"{name}[{kept}{unit}:{size}{unit}]",
+        train_split=f"{name}[:{kept:.10g}{unit}]",
+        test_split=f"{name}[{kept:.10g}{unit}:{size:.10g}{unit}]",
     )
 
 

@@ -23,6 +23,7 @@ def load(split, data_dir, image_size):
         split: String in the notation of TensorFlow Datasets.
         data_dir: Path of the folder. With a folder `train` and one or more of `TEST_NAMES` in it,
             these are the splits; otherwise `test` is every fifth file of each class, by name.
+            The order within a split is mixed, and always the same for the same files.
         image_size: Integer, height and width in pixels to resize the images to.
 
     Returns:
@@ -117,9 +118,14 @@ def _files(data_dir):
                     f"testing. Received: folder={folders['train'] / name}"
                 )
     return {
-        split: [(path, label) for label, paths in enumerate(classes) for path in paths]
+        split: _mixed([(path, label) for label, paths in enumerate(classes) for path in paths])
         for split, classes in files.items()
     }
+
+
+def _mixed(examples):
+    """Return examples in an order in which the classes mix, so that slices have all of them."""
+    return [examples[i] for i in np.random.default_rng(0).permutation(len(examples))]
 
 
 def _split_folders(root):

@@ -1,7 +1,10 @@
 """Which examples a split such as `train[:10%]+test` names, in TensorFlow Datasets' notation."""
 
+import collections
+import itertools
 import re
 
+_MANY: dict = collections.defaultdict(lambda: 10**9)
 _PART = re.compile(r"([\w-]+)(?:\[([^:\]]*):([^:\]]*)\])?")
 
 
@@ -24,6 +27,30 @@ def select(split, sizes):
         return [_select_part(part.strip(), sizes) for part in split.split("+")]
     except (ValueError, KeyError):
         raise error(split, sizes) from None
+
+
+def overlap(first, second):
+    """Return whether two splits have examples in common, as far as it follows from the strings.
+
+    Args:
+        first: String, as in `select`.
+        second: String, as in `select`.
+
+    Returns:
+        Boolean; false where it depends on how many examples there are.
+    """
+    for one, other in itertools.product(first.split("+"), second.split("+")):
+        parts = one.strip(), other.strip()
+        boundaries = [b for part in parts for b in re.findall(r"[\d.]+(%?)(?=[:\]])", part)]
+        if len(set(boundaries)) > 1:  # per cent and examples
+            continue
+        try:
+            (name, a), (other_name, b) = (_select_part(part, _MANY) for part in parts)
+        except ValueError:
+            continue
+        if name == other_name and max(a.start, b.start) < min(a.stop, b.stop):
+            return True
+    return False
 
 
 def error(split, names):
