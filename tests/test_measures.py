@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
+from training import metrics
 from training.reports.measures import compare, measure_predictions, share
 
 LOG = np.log([[0.7, 0.2, 0.1], [0.6, 0.3, 0.1], [0.5, 0.1, 0.4], [0.2, 0.7, 0.1]])
@@ -20,6 +21,12 @@ def test_confusion_classes_and_mistakes():
     assert result["classes"][2]["share"] is None
     assert [entry["index"] for entry in result["mistakes"]] == [1, 2]
     assert result["mistakes"][0]["confidence_in_true"] == pytest.approx(0.3)
+
+
+def test_answers_that_are_no_numbers_are_an_error():
+    scores = np.log([[0.5, 0.5], [np.nan, 0.5]])
+    with pytest.raises(FloatingPointError, match="NaN for 1 of 2 images"):
+        metrics.measure(scores, np.array([0, 1]), ["a", "b"])
 
 
 def test_wilsons_interval():

@@ -125,7 +125,15 @@ def measure(log_probabilities, labels, class_names):
         A dictionary: `examples`, `loss` (mean cross-entropy), `top1`, `top5` (share of images
         whose label is among the best one and five), and `classes`, for each its `name`,
         `examples` and `top1` (`None` without examples).
+
+    Raises:
+        FloatingPointError: If predictions are NaN.
     """
+    if np.isnan(log_probabilities).any():
+        raise FloatingPointError(
+            "The answers of the network must be numbers. Received: NaN for "
+            f"{np.isnan(log_probabilities).any(axis=1).sum()} of {len(labels)} images"
+        )
     own = log_probabilities[np.arange(len(labels)), labels][:, None]
     # where scores are equal, the class that comes first goes before the label
     before = np.arange(len(class_names)) < labels[:, None]

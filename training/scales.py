@@ -41,6 +41,8 @@ def analyze(run, output, split=None, data_dir=None, layer=None):
     model = metrics.load_model(folder.model)
     layers = scale_analysis.multiception_layers(model)
     facts = data.recorded_facts(config)
+    if dataset == data.FOLDER:
+        data.require_classes(facts.class_names, data_dir)
     images, labels = data.load(dataset, split, data_dir, config["recipe"]["image_size"])
 
     batch = km.preprocessing.preprocess_input(images[:IMAGES].astype("float32"), facts)
