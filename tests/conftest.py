@@ -14,8 +14,8 @@ import hypothesis
 import keras
 import pytest
 
-# The same examples in every run; HYPOTHESIS_PROFILE=default looks for new ones.
-hypothesis.settings.register_profile("repeatable", derandomize=True)
+# The same examples in every run, on a busy machine too; HYPOTHESIS_PROFILE=default looks for new.
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 # Material that is too large for the repository; the tests that need it are skipped without it.

@@ -65,6 +65,7 @@ def test_library_uses_a_backend_only_where_it_must():
         "saved_model.py",
         "signatures.py",
         "image_files.py",
+        "image_orientation.py",
         "inference.py",
         "gradients.py",
     }

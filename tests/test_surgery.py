@@ -199,7 +199,7 @@ def test_nested_models_shared_layers_several_inputs_and_outputs():
     block = keras.Sequential(inner, name="block")
     shared = layers.Conv2D(8, 3, 2, padding="same", name="shared")
     x = keras.Input((4, 4, 8))
-    head = keras.Model(x, layers.Conv2D(8, 3, name="deep")(x), name="head")
+    head = keras.Model(x, layers.ReLU()(layers.Conv2D(8, 3, name="deep")(x)), name="head")
     a, b = keras.Input((8, 8, 8), name="a"), keras.Input((8, 8, 8), name="b")
     x, y = shared(block(a)), shared(block(b))
     outputs = {"sum": layers.Add(name="add")([x, y]), "deep": head(y)}
