@@ -2,8 +2,10 @@
 
 import base64
 import hashlib
+import json
 import re
 import shutil
+import subprocess
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,6 +19,7 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
+from test_floors import ROOT
 
 from serving.lifecycle.config_files import ModelServerConfig
 from serving.lifecycle.loading import Loading
@@ -104,6 +107,37 @@ def test_the_state_tells_models_versions_labels_and_failures(server):
 
 
 @pytest.fixture(scope="module")
+def large_image(tmp_path_factory):
+    """An image that is too large for one argument of a command."""
+    path = tmp_path_factory.mktemp("image") / "large image.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 300, 3), "uint8")
+    Image.fromarray(pixels).save(path)
+    assert path.stat().st_size > 2**17
+    return path
+
+
+def labels_by_shell(command):
+    if not shutil.which("curl"):
+        pytest.skip("curl is not on this machine")
+    result = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return [row["label"] for row in json.loads(result.stdout)["predictions"]]
+
+
+def test_the_readme_s_command_takes_a_large_image(server, large_image):
+    text = (ROOT / "README.md").read_text()
+    command = re.search(r"^printf .*\n.*:predict -d @-$", text, re.MULTILINE)[0]
+    for old, new in (
+        ("http://127.0.0.1:8501", server.url),
+        ("models/cifar10", "models/brightness"),
+        ("photo.jpg", f"'{large_image}'"),
+    ):
+        assert old in command
+        command = command.replace(old, new)
+    assert labels_by_shell(command) in [["dark"], ["<b>bright</b>"]]
+
+
+@pytest.fixture(scope="module")
 def browser():
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     driver = shutil.which("chromedriver")
@@ -169,6 +203,16 @@ def test_an_image_is_answered_with_its_scores(page, tmp_path, value, label):
     assert "<i>image.png" in text(page, "#file-name")
     assert page.find_element(By.ID, "preview").get_property("naturalWidth") == 30
     assert page.find_elements(By.CSS_SELECTOR, "#answer b, #file-name i") == []
+
+
+@pytest.mark.slow
+def test_the_command_shown_answers_as_the_page_does(page, large_image):
+    page.find_element(By.ID, "file").send_keys(str(large_image))
+    until(page, lambda: page.find_elements(By.CSS_SELECTOR, "#answer pre"))
+    command = page.find_element(By.CSS_SELECTOR, "#answer pre").get_property("textContent")
+    assert "IMAGE" in command
+    labels = labels_by_shell(command.replace("IMAGE", f"'{large_image}'"))
+    assert labels == [text(page, "#answer .label")]
 
 
 @pytest.mark.slow

@@ -124,8 +124,8 @@ function scores(prediction, model, milliseconds, path) {
     return element("li", {}, element("span", { className: "name", title: name }, name),
       element("div", { className: "track" }, bar), element("span", { className: "number" }, `${(100 * score).toFixed(1)} %`));
   });
-  const command = `curl ${new URL(path, location).href} -d \\\n  "{\\"signature_name\\": \\"${IMAGE_SIGNATURE}\\", \\"instances\\":\n` +
-    `    [{\\"b64\\": \\"$(base64 -w0 IMAGE)\\"}]}"`;
+  const command = `printf '{"signature_name": "${IMAGE_SIGNATURE}", "instances": [{"b64": "%s"}]}' \\\n` +
+    `  "$(base64 < IMAGE | tr -d '\\n')" |\n  curl ${new URL(path, location).href} -d @-`;
   return [element("p", { className: "label" }, prediction.label), element("ol", { className: "scores" }, ...rows),
     element("p", { className: "quiet" }, `Answered in ${formatTime(milliseconds * 1000)}.`),
     element("details", {}, element("summary", {}, "The same with curl"), element("pre", { tabIndex: 0 }, command))];
