@@ -49,15 +49,16 @@ def test_networks_of_half_precision_become_float32(policy):
     assert compression.convert_to_litert(copy)
 
 
-def finished_run(path, conv):
+def finished_run(path, conv, dataset="digits"):
     facts = km.preprocessing.get_dataset("digits")
-    recipe = {"dataset": "digits", "model": "resnet20", "conv": conv, "seed": 0}
+    recipe = {"dataset": dataset, "model": "resnet20", "conv": conv, "seed": 0, "image_size": 32}
+    recipe |= {"train_split": "train", "test_split": "test"}
     folder = RunFolder(path)
     folder.begin(
         {
             "name": "digits",
             "recipe": recipe,
-            "data": {"dataset": "digits", **dataclasses.asdict(facts)},
+            "data": {"dataset": dataset, **dataclasses.asdict(facts)},
             "versions": {},
             "hardware": {},
         }
@@ -73,6 +74,19 @@ def test_recipes_that_no_network_can_follow_are_refused(tmp_path, capsys):
         compress.main(["--run", str(run), "--recipe", "branches40,branchesqat40"])
     assert "`recipe` must have one that can be followed" in capsys.readouterr().err
     assert not (run / "compressed").exists()
+
+
+def test_a_folder_of_other_classes_is_refused(tmp_path, capsys):
+    for name in ("cat", "dog"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+    run = finished_run(tmp_path / "run", "dsconv", "folder")
+    with pytest.raises(SystemExit):
+        compress.main(
+            ["--run", str(run), "--recipe", "float", "--data_dir", str(tmp_path / "pets")]
+        )
+    error = capsys.readouterr().err
+    assert "`data_dir` must have the classes that the run was trained on" in error
+    assert error.endswith("Received: cat, dog\n")
 
 
 def test_runs_are_found_below_any_folder(tmp_path):

@@ -18,6 +18,9 @@ _TF_CONFIG = (
 class Execution:
     """How to run a recipe. The outcome is the same up to rounding.
 
+    Layers that draw numbers, as those of Shake-Shake, are an exception with a strategy: each device
+    draws the same ones for its part of a batch.
+
     Attributes:
         strategy: "none" for one device, "mirrored" for all GPUs of this machine, "multi_worker"
             for those of several processes, each of which finds its place in `TF_CONFIG`.
