@@ -114,6 +114,13 @@ def test_every_image_is_of_the_release_of_the_serving_api():
     assert set(versions) == {api[1]}
 
 
+def test_open_requests_end_before_the_server_which_ignores_sigterm_is_killed():
+    waited = container()["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert waited >= 5 + flags.parse(container()["args"]).rest_api_timeout_in_ms / 1000
+    pod = document("k8s/deployment.yaml")["spec"]["template"]["spec"]
+    assert waited < pod["terminationGracePeriodSeconds"] <= waited + 5
+
+
 def test_probes_ask_for_a_model_that_is_served_and_ports_agree():
     ports = {port["name"]: port["containerPort"] for port in container()["ports"]}
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
