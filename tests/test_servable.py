@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from serving.engine.errors import ServingError
 from serving.engine.servable import Servable
+from serving.engine.tensor_proto import write_tensor
 
 
 def export_half_plus(path, offset):
@@ -45,10 +46,13 @@ def export_various(path):
     def scalar(x):
         return {"y": x + 1}
 
-    module.pair, module.pixels, module.scalar = pair, pixels, scalar
-    tf.saved_model.save(
-        module, str(path), {"serving_default": pair, "pixels": pixels, "scalar": scalar}
-    )
+    @tf.function(input_signature=[tf.TensorSpec([], tf.string, name="word")])
+    def word(word):
+        return {"word": word}
+
+    signatures = {"serving_default": pair, "pixels": pixels, "scalar": scalar, "word": word}
+    module.functions = list(signatures.values())
+    tf.saved_model.save(module, str(path), signatures)
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +80,14 @@ def test_predict_several_inputs_and_outputs(various):
 
 def test_predict_without_a_batch(various):
     assert various.predict("scalar", {"x": np.float32(2)})["y"] == 3
+
+
+def test_a_single_string_keeps_its_bytes(various):
+    word = various.predict("word", {"word": np.array(b"a\0\xff\0\0", object)})["word"]
+    assert word.tolist() == b"a\0\xff\0\0"
+    message = write_tensor(word)
+    assert list(message.string_val) == [b"a\0\xff\0\0"]
+    assert not message.tensor_shape.dim
 
 
 def test_predict_decodes_images(various):
