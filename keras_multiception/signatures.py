@@ -134,7 +134,10 @@ def gives_logits(model, facts):
     _, answers = _answers(model, facts, 2)
     if (answers >= 0).all() and np.allclose(answers.sum(axis=-1), 1, atol=1e-2):
         return False
-    return getattr(_last_operation(model), "activation", None) in (None, keras.activations.linear)
+    last = _last_operation(model)
+    if type(last).__name__.lower() in _ACTIVATIONS:
+        return False
+    return getattr(last, "activation", None) in (None, keras.activations.linear)
 
 
 def _answers(model, facts, count):
@@ -153,6 +156,28 @@ def _last_operation(model):
         operation, node, _ = output._keras_history
         output = innermost(operation._inbound_nodes[node].input_tensors[0])
     return output._keras_history.operation
+
+
+# layers, and operations of `keras.ops`, in lower case; the softmax of a log softmax is right
+_ACTIVATIONS = (
+    "celu",
+    "elu",
+    "gelu",
+    "hardsigmoid",
+    "hardsilu",
+    "hardtanh",
+    "leakyrelu",
+    "prelu",
+    "relu",
+    "relu6",
+    "selu",
+    "sigmoid",
+    "silu",
+    "softmax",
+    "softplus",
+    "softsign",
+    "tanh",
+)
 
 
 def _hands_on(operation):

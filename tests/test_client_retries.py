@@ -147,6 +147,7 @@ def test_threads_share_connections_that_are_kept():
                 thread.start()
             for thread in threads:
                 thread.join()
+        assert len(server.bodies) == 16
         assert server.connections <= 8
 
 

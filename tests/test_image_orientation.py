@@ -70,6 +70,22 @@ def test_behind_other_segments():
     assert read(start + b"\xff\xda" + rest) == 1  # after the pixels' header nothing is looked for
 
 
+def test_only_what_exif_says_counts(tmp_path):
+    """Pillow's own function also reads XMP data, and fails with a field of a wrong type."""
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/" tiff:Orientation="6"></x:xmpmeta>'
+    odd = bytearray(photograph(6))
+    entry = odd.index(b"II*\0" if b"II*\0" in odd else b"MM\0*") + 10
+    odd[entry + 2 : entry + 4] = b"\0\5"  # the camera's name as a fraction
+    for file, upright in ((photograph(None, xmp=xmp), False), (bytes(odd), True)):
+        (tmp_path / "x.jpg").write_bytes(file)
+        expected = decode([file])
+        np.testing.assert_allclose(
+            expected[0, 1, 1], [0, 0, 255] if upright else [255, 0, 0], atol=6
+        )
+        np.testing.assert_allclose(pixels.decode([file], (12, 12)), expected, atol=6)
+        np.testing.assert_allclose(images.read_all([tmp_path / "x.jpg"], 12), expected, atol=6)
+
+
 def test_other_forms_are_as_they_are_stored(tmp_path):
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6

@@ -104,6 +104,12 @@ def test_a_body_that_does_not_come_is_a_timeout(url):
     assert json.loads(body) == {"error": "The request body did not come within 1 seconds."}
 
 
+def connect_on_and_on(url):
+    while True:
+        connect(url).close()
+        time.sleep(0.02)
+
+
 def test_a_body_that_comes_while_the_server_ends_is_answered(base):
     body = b'{"instances": [2.0]}'
     head = b"POST /v1/models/m:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 20\r\n\r\n"
@@ -111,10 +117,12 @@ def test_a_body_that_comes_while_the_server_ends_is_answered(base):
         url = serving.enter_context(server.running(base, model_name="m"))
         with connect(url) as connection:
             connection.sendall(head + body[:9])
-            time.sleep(0.3)
+            get = b"GET /v1/models/m HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+            assert answer_to(url, get)[0] == 200  # connections are accepted in their order
             ending = threading.Thread(target=serving.close)
             ending.start()
-            time.sleep(0.3)
+            with pytest.raises(OSError, match="refused"):
+                connect_on_and_on(url)
             connection.sendall(body[9:])
             received = b""
             while part := connection.recv(2**16):

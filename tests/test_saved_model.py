@@ -218,6 +218,8 @@ def _sigmoids(x):
         (_in_half_precision, False),
         (_in_a_model, False),
         (_sigmoids, False),
+        (keras.ops.sigmoid, False),
+        (keras.layers.ReLU(), False),
         (_logits_in_a_model, True),
         (keras.layers.Reshape((3,)), True),
     ],

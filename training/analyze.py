@@ -20,7 +20,8 @@ def main(argv=None):
         argv: List of arguments; the default is the process's.
 
     Returns:
-        The exit code: 0. Bad usage exits with 2 and one line on the standard error.
+        The exit code: 0, or 1 if the answers of the network are no numbers. Bad usage exits with 2
+        and one line on the standard error.
     """
     parser = Parser(prog="python -m training.analyze", description=__doc__.splitlines()[0])
     parser.add_argument("--run", required=True, help="folder of a finished training run")
@@ -37,6 +38,9 @@ def main(argv=None):
         report = analyze(args.run, args.output, args.split, args.data_dir, args.layer)
     except (ValueError, OSError) as error:
         parser.error(error)
+    except FloatingPointError as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return 1
     print("\n\n".join(_sections(report)))
     print(f"\nThe files are in {args.output}.")
     return 0

@@ -18,7 +18,8 @@ def main(argv=None):
         argv: List of arguments; the default is the process's.
 
     Returns:
-        The exit code: 0. Bad usage exits with 2 and one line on the standard error.
+        The exit code: 0, or 1 if the answers of the network are no numbers. Bad usage exits with 2
+        and one line on the standard error.
     """
     parser = Parser(prog="python -m training.evaluate", description=__doc__.splitlines()[0])
     source = parser.add_mutually_exclusive_group(required=True)
@@ -40,6 +41,9 @@ def main(argv=None):
             write_json(args.json, result)
     except (ValueError, OSError) as error:
         parser.error(error)
+    except FloatingPointError as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return 1
     print(_format_table(result))
     return 0
 

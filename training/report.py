@@ -26,7 +26,8 @@ def main(argv=None):
         argv: List of arguments; the default is the process's.
 
     Returns:
-        The exit code: 0. Bad usage exits with 2 and one line on the standard error.
+        The exit code: 0, or 1 if the answers of the network are no numbers. Bad usage exits with 2
+        and one line on the standard error.
     """
     parser = Parser(prog="python -m training.report", description=__doc__.splitlines()[0])
     parser.add_argument("run", nargs="+", help="folder of a finished training run")
@@ -39,6 +40,9 @@ def main(argv=None):
         write(args.run, args.output, args.data_dir)
     except (ValueError, OSError) as error:
         parser.error(error)
+    except FloatingPointError as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return 1
     print(f"The report is in {args.output / 'report.html'} and {args.output / 'report.md'}.")
     return 0
 

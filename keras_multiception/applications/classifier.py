@@ -1,5 +1,6 @@
 """What every backbone shares: its input, its top, its weights and its kernel sizes by stage."""
 
+import os
 import pathlib
 
 import keras
@@ -110,14 +111,14 @@ def _check_arguments(include_top, weights, input_shape, pooling, classes):
         raise ValueError(f"`classes` must be a positive integer. Received: classes={classes!r}")
     if pooling not in (None, "avg", "max"):
         raise ValueError(f'`pooling` must be None, "avg" or "max". Received: pooling={pooling!r}')
-    is_shape = isinstance(input_shape, tuple | list) and len(input_shape) == 3
+    is_shape = hasattr(input_shape, "__len__") and len(input_shape) == 3
     if input_shape is not None and not (is_shape and input_shape[-1]):
         raise ValueError(
             "`input_shape` must be (height, width, channels). "
             f"Received: input_shape={input_shape!r}"
         )
     shipped = pretrained.datasets()
-    is_path = isinstance(weights, str | pathlib.Path)
+    is_path = isinstance(weights, str | os.PathLike)
     if weights not in (None, *shipped) and not (is_path and pathlib.Path(weights).is_file()):
         raise ValueError(
             "`weights` must be None or the path of a weights file that exists"

@@ -153,18 +153,14 @@ def _require_schedule(sparsity, initial_sparsity, begin_step, end_step, frequenc
         raise ValueError(f"`frequency` must be at least 1. Received: frequency={frequency}")
 
 
-def _input_channels(layer, name):
-    """Return the number of input channels of a kernel; transposed ones have them last."""
-    transposed = type(layer).__name__ == "Conv2DTranspose"
-    return getattr(layer, name).shape[-1 if transposed else -2]
-
-
 def _in_blocks(found, verbose):
     """Return the layers whose input channels come in blocks of 4, and tell of the others."""
     fit = {
         layer: names
         for layer, names in found.items()
-        if all(_input_channels(layer, name) % 4 == 0 for name in names)
+        # the toolkit's blocks lie along the last axis but one, which in transposed kernels has outputs
+        if type(layer).__name__ != "Conv2DTranspose"
+        and all(getattr(layer, name).shape[-2] % 4 == 0 for name in names)
     }
     dense = [layer.name for layer in found if layer not in fit]
     if not fit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
+    import PIL.Image
 
 # By signature and input: the dtype as TensorFlow's protos name it, and the shape, -1 where open.
 Signatures = Mapping[str, Mapping[str, tuple[str, Sequence[int]]]]
@@ -73,13 +75,12 @@ def decode(files: Iterable[bytes], size: tuple[int, int]) -> np.ndarray:
         ValueError: If a file is damaged.
     """
     import numpy as np
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     def pixels(file: bytes) -> np.ndarray:
         try:
-            with Image.open(io.BytesIO(file)) as image:
-                if image.format in ("JPEG", "MPO"):
-                    ImageOps.exif_transpose(image, in_place=True)
+            with Image.open(io.BytesIO(file)) as opened:
+                image = _upright(opened) if opened.format in ("JPEG", "MPO") else opened
                 if image.mode.startswith("I;16"):  # Pillow would clip 16 bits, not scale them
                     image = Image.fromarray((np.asarray(image) >> 8).astype("uint8"))
                 channels = image.convert("RGB").split()
@@ -90,6 +91,30 @@ def decode(files: Iterable[bytes], size: tuple[int, int]) -> np.ndarray:
         return np.stack([np.asarray(channel) for channel in resized], axis=-1)
 
     return np.clip(np.stack([pixels(file) for file in files]), 0, 255)
+
+
+def _upright(image: PIL.Image.Image) -> PIL.Image.Image:
+    """Turns a JPEG as the SavedModel does.
+
+    `PIL.ImageOps.exif_transpose` reads XMP data too, and fails where other fields are damaged.
+    """
+    from PIL import Image
+
+    orientation = None
+    with contextlib.suppress(Exception):  # damaged data fail in many ways
+        exif = Image.Exif()
+        exif.load(image.info.get("exif", b""))
+        orientation = exif.get(0x0112)
+    turns = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_270,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_90,
+    }
+    return image.transpose(turns[orientation]) if orientation in turns else image
 
 
 def read_labels(labels: Sequence[str] | str | Path) -> list[str]:

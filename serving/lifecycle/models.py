@@ -17,6 +17,7 @@ from serving.lifecycle.loading import DEFAULT_LOADING, Loading
 from serving.lifecycle.versions import ServedModel
 
 _LOGGER = logging.getLogger("serving")
+_MOST_POLLS_MISSED = 16  # of a model config file that was not taken up
 
 
 class Models:
@@ -111,6 +112,13 @@ class Models:
         """
         configs = _model_configs(config)
         with self._reload_lock, contextlib.ExitStack() as undo:
+            for name, wanted in configs.items():  # before any new model is loaded in vain
+                model = self._models.get(name)
+                if model and (model.base_path, model.policy) == (
+                    Path(wanted.base_path),
+                    wanted.model_version_policy,
+                ):
+                    self._check_labels(model, wanted.version_labels)
             models = {}
             for name, wanted in configs.items():
                 model = self._models.get(name)
@@ -161,17 +169,19 @@ def following(models: Models, path: str | Path, poll_wait_seconds: float) -> Ite
     closing = threading.Event()
 
     def follow() -> None:
-        known, said = models.config, ""
-        while not closing.wait(poll_wait_seconds):
+        known, said, tries = models.config, "", 0
+        while not closing.wait(poll_wait_seconds * min(2**tries, _MOST_POLLS_MISSED)):
             try:
                 config = read_config(path, ModelServerConfig)
                 if config != known:
                     models.reload(config)
-                known, said = config, ""
-            except (ValueError, ServingError) as error:  # tried again, for versions may appear
+                known, said, tries = config, "", 0
+            except Exception as error:  # tried again, ever later: versions may appear
+                tries += 1
                 if str(error) != said:
                     said = str(error)
                     _LOGGER.error("The model config file was not taken up: %s", error)
+                gc.collect()  # of models that were loaded in vain
 
     follower = threading.Thread(target=follow, daemon=True)
     if poll_wait_seconds:

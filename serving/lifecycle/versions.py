@@ -202,6 +202,8 @@ class ServedModel:
             if self._loading.enable_model_warmup:
                 replay_warmup(servable)
         except Exception as exception:  # damaged files fail in many ways
+            if not isinstance(exception, ServingError):
+                _LOGGER.exception("Version %d of the model %s does not load", version, self.name)
             error = exception if isinstance(exception, ServingError) else from_exception(exception)
             before = self._failures.get(version)
             tries = before.tries + 1 if before and before.files == files else 1
@@ -237,8 +239,12 @@ class ServedModel:
         _ENDED.append(version)
 
     def _keep_polling(self) -> None:
+        said = ""
         while not self._closing.wait(self._loading.file_system_poll_wait_seconds):
             try:
                 self.poll()
-            except Exception:  # or nothing would ever be loaded again
-                _LOGGER.exception("The base path of the model %s was not read", self.name)
+                said = ""
+            except Exception as error:  # or nothing would ever be loaded again
+                if repr(error) != said:
+                    said = repr(error)
+                    _LOGGER.exception("The base path of the model %s was not read", self.name)

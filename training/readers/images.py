@@ -1,11 +1,22 @@
 """Decode and resize images with Pillow, the same on every backend."""
 
 import concurrent.futures
+import contextlib
 import textwrap
 
 import numpy as np
 import PIL.Image
-import PIL.ImageOps
+
+
+_TURNS = {  # by the orientation in EXIF data
+    2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
+    3: PIL.Image.Transpose.ROTATE_180,
+    4: PIL.Image.Transpose.FLIP_TOP_BOTTOM,
+    5: PIL.Image.Transpose.TRANSPOSE,
+    6: PIL.Image.Transpose.ROTATE_270,
+    7: PIL.Image.Transpose.TRANSVERSE,
+    8: PIL.Image.Transpose.ROTATE_90,
+}
 
 
 def read_all(paths, size):
@@ -57,7 +68,7 @@ def resize_all(images, size):
 def _read(path, size):
     try:
         with PIL.Image.open(path) as file:
-            image = PIL.ImageOps.exif_transpose(file) if file.format in ("JPEG", "MPO") else file
+            image = _upright(file) if file.format in ("JPEG", "MPO") else file
             if image.mode.startswith("I;16"):  # Pillow would clip 16 bits, not scale them
                 image = PIL.Image.fromarray((np.asarray(image) >> 8).astype("uint8"))
             return _resize(image.convert("RGB"), size)
@@ -67,6 +78,19 @@ def _read(path, size):
             f"`data_dir` must hold nothing but images in its classes, and one file cannot be read "
             f"as an image ({reason}). Received: file={path}"
         ) from error
+
+
+def _upright(image):
+    """Turn a JPEG as the exported models do.
+
+    `PIL.ImageOps.exif_transpose` reads XMP data too, and fails where other fields are damaged.
+    """
+    orientation = None
+    with contextlib.suppress(Exception):  # damaged data fail in many ways
+        exif = PIL.Image.Exif()
+        exif.load(image.info.get("exif", b""))
+        orientation = exif.get(0x0112)
+    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
 
 
 def _resize(image, size):
