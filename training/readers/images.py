@@ -7,7 +7,6 @@ import textwrap
 import numpy as np
 import PIL.Image
 
-
 _TURNS = {  # by the orientation in EXIF data
     2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
     3: PIL.Image.Transpose.ROTATE_180,
