@@ -158,7 +158,7 @@ def _in_blocks(found, verbose):
     fit = {
         layer: names
         for layer, names in found.items()
-        # the toolkit's blocks lie along the last axis but one, which in transposed kernels has outputs
+        # the toolkit's blocks lie along the last axis but one: in transposed kernels, the outputs
         if type(layer).__name__ != "Conv2DTranspose"
         and all(getattr(layer, name).shape[-2] % 4 == 0 for name in names)
     }
