@@ -158,26 +158,10 @@ def _last_operation(model):
     return output._keras_history.operation
 
 
-# layers, and operations of `keras.ops`, in lower case; the softmax of a log softmax is right
-_ACTIVATIONS = (
-    "celu",
-    "elu",
-    "gelu",
-    "hardsigmoid",
-    "hardsilu",
-    "hardtanh",
-    "leakyrelu",
-    "prelu",
-    "relu",
-    "relu6",
-    "selu",
-    "sigmoid",
-    "silu",
-    "softmax",
-    "softplus",
-    "softsign",
-    "tanh",
-)
+# Names, in lower case, of layers and of operations of `keras.ops` that are activations. A linear
+# one leaves logits, and the softmax of a log softmax is right.
+_ACTIVATIONS = {name.replace("_", "") for name in dir(keras.activations)} | {"prelu"}
+_ACTIVATIONS -= {"linear", "logsoftmax"}
 
 
 def _hands_on(operation):
