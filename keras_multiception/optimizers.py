@@ -1,5 +1,6 @@
 """Optimisers: that of the paper's experiments, and one that gets further in few epochs."""
 
+import math
 import re
 
 import keras
@@ -59,10 +60,15 @@ class SGDL2(keras.optimizers.SGD):
                 "`weight_decay` is the decoupled decay of other optimisers; "
                 "SGDL2 takes the coupled coefficient as `l2`."
             )
-        if not l2 >= 0:
-            raise ValueError(f"`l2` must be at least 0. Received: l2={l2}")
+        if not 0 <= l2 < math.inf:
+            raise ValueError(f"`l2` must be a finite number of at least 0. Received: l2={l2}")
+        _require_momentum(momentum)
         super().__init__(
-            learning_rate=learning_rate, momentum=momentum, nesterov=nesterov, name=name, **kwargs
+            learning_rate=learning_rate,
+            momentum=float(momentum),
+            nesterov=nesterov,
+            name=name,
+            **kwargs,
         )
         self.l2 = float(l2)
 
@@ -111,8 +117,8 @@ class ConvMuon(keras.optimizers.Muon):
     Args:
         learning_rate: Float or `keras.optimizers.schedules.LearningRateSchedule`.
         momentum: Float in [0, 1), for kernels.
-        weight_decay: Float, at least 0, for kernels. As all of it is multiplied by the learning
-            rate, what matters is `learning_rate * weight_decay`.
+        weight_decay: Float, at least 0, for kernels; `None` is 0. As all of it is multiplied by
+            the learning rate, what matters is `learning_rate * weight_decay`.
         adam_lr_ratio: Float, learning rate of AdamW as a share of that of kernels.
         adam_weight_decay: Float, at least 0, the same for what AdamW trains.
         rms_rate: `None` for the step above, or what Keras' Muon scales it by.
@@ -140,17 +146,18 @@ class ConvMuon(keras.optimizers.Muon):
         name="conv_muon",
         **kwargs,
     ):
+        weight_decay = 0.0 if weight_decay is None else weight_decay
         for argument, value in {
             "weight_decay": weight_decay,
             "adam_weight_decay": adam_weight_decay,
             "adam_lr_ratio": adam_lr_ratio,
         }.items():
-            if not value >= 0:
-                raise ValueError(f"`{argument}` must be at least 0. Received: {argument}={value}")
-        if not 0 <= momentum < 1:
-            raise ValueError(
-                f"`momentum` must be at least 0 and less than 1. Received: momentum={momentum}"
-            )
+            if not 0 <= value < math.inf:
+                raise ValueError(
+                    f"`{argument}` must be a finite number of at least 0. "
+                    f"Received: {argument}={value}"
+                )
+        _require_momentum(momentum)
         super().__init__(
             learning_rate=learning_rate,
             momentum=momentum,
@@ -176,3 +183,10 @@ class ConvMuon(keras.optimizers.Muon):
         matrix = self.zeropower_via_newtonschulz5(ops.reshape(step, (-1, columns)), self.ns_steps)
         matrix = self.lr_adjust(ops.multiply(matrix, ops.cast(lr, variable.dtype)))
         self.assign_sub(variable, ops.reshape(matrix, variable.shape))
+
+
+def _require_momentum(momentum):
+    if not 0 <= momentum < 1:
+        raise ValueError(
+            f"`momentum` must be at least 0 and less than 1. Received: momentum={momentum}"
+        )

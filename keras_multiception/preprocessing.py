@@ -83,7 +83,7 @@ def get_dataset(dataset):
     """
     if isinstance(dataset, Dataset):
         return dataset
-    if dataset not in DATASETS:
+    if not isinstance(dataset, str) or dataset not in DATASETS:
         raise ValueError(f"`dataset` must be one of {', '.join(DATASETS)}. Received: {dataset!r}")
     return DATASETS[dataset]
 
@@ -131,18 +131,22 @@ def decode_predictions(preds, top=5, dataset="cifar10"):
         A list with, for each image, a list of `(class_id, class_name, score)`, best first.
 
     Raises:
-        ValueError: If `preds` does not fit the data set's number of classes, or `top` is less
-            than 1.
+        ValueError: If `preds` does not fit the data set's number of classes or is NaN somewhere,
+            or `top` is no integer of at least 1.
     """
     facts = get_dataset(dataset)
-    preds = keras.ops.convert_to_numpy(preds)
+    preds = np.asarray(keras.ops.convert_to_numpy(preds))
     if preds.ndim != 2 or preds.shape[1] != len(facts.class_names):
         raise ValueError(
             f"`preds` must have shape (batch, {len(facts.class_names)}), one column for each "
             f"class. Received: shape={preds.shape}"
         )
-    if top < 1:
-        raise ValueError(f"`top` must be at least 1. Received: top={top}")
+    preds = preds.astype("float64")  # the negatives of integers and booleans are not theirs
+    if np.isnan(preds).any():
+        index = int(np.isnan(preds).any(axis=1).argmax())
+        raise ValueError(f"`preds` must be numbers. Received: NaN in that of index {index}")
+    if isinstance(top, bool) or not isinstance(top, int | np.integer) or top < 1:
+        raise ValueError(f"`top` must be an integer of at least 1. Received: top={top!r}")
     order = np.argsort(-preds, axis=1, kind="stable")[:, :top]
     return [
         [(int(i), facts.class_names[i], float(row[i])) for i in best]

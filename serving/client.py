@@ -195,7 +195,7 @@ def predict(
     Example:
         >>> [answer] = predict(["seven.png"], model_name="digits")
         >>> answer.label
-        'seven'
+        '7'
     """
     with Client(
         url,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 
 import keras
 import numpy as np
@@ -49,10 +50,10 @@ def test_networks_of_half_precision_become_float32(policy):
     assert compression.convert_to_litert(copy)
 
 
-def finished_run(path, conv, dataset="digits"):
+def finished_run(path, conv, dataset="digits", seed=0):
     facts = km.preprocessing.get_dataset("digits")
-    recipe = {"dataset": dataset, "model": "resnet20", "conv": conv, "seed": 0, "image_size": 32}
-    recipe |= {"train_split": "train", "test_split": "test"}
+    recipe = {"dataset": dataset, "model": "resnet20", "conv": conv, "image_size": 32}
+    recipe |= {"train_split": "train", "test_split": "test", "seed": seed}
     folder = RunFolder(path)
     folder.begin(
         {
@@ -91,8 +92,23 @@ def test_a_folder_of_other_classes_is_refused(tmp_path, capsys):
 
 def test_runs_are_found_below_any_folder(tmp_path):
     folders = [tmp_path / "compressed" / name for name in ("a", "b")]
-    for folder in folders:
-        finished_run(folder, "dsconv")
+    for folder, conv in zip(folders, ("dsconv", "standard"), strict=True):
+        finished_run(folder, conv)
     (folders[0] / "compressed").mkdir()
     (folders[0] / "compressed" / "metrics.json").write_text(json.dumps({}))
     assert find_runs([tmp_path / "compressed"]) == folders
+
+
+def test_one_run_of_each_seed(tmp_path):
+    for folder, seed in (("one", 0), ("two", 1), ("three", 0)):
+        finished_run(tmp_path / folder, "dsconv", seed=seed)
+    assert len(find_runs([tmp_path / "one", tmp_path / "two", tmp_path / "one"])) == 2
+    with pytest.raises(ValueError, match=r"one run for each seed of a recipe.*one and .*three"):
+        find_runs([tmp_path / "one", tmp_path / "three"])
+
+
+def test_a_package_that_is_missing_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "training.compression.artefacts", None)
+    assert compress.main(["--run", str(tmp_path)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "it comes with pip install -e '.[training,compression]'" in line

@@ -19,10 +19,10 @@ def minimise(optimizer, steps=5):
 
 
 @pytest.mark.parametrize("nesterov", [True, False])
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("momentum", [0, 0.9])
 def test_without_penalty_and_at_constant_rate_it_is_keras_sgd(momentum, nesterov):
     ours = minimise(km.optimizers.SGDL2(0.1, momentum, nesterov, l2=0.0))
-    keras_sgd = minimise(keras.optimizers.SGD(0.1, momentum, nesterov))
+    keras_sgd = minimise(keras.optimizers.SGD(0.1, float(momentum), nesterov))
     np.testing.assert_allclose(ours, keras_sgd, rtol=1e-5)
 
 
@@ -48,8 +48,10 @@ def test_serialises_and_survives_saving(tmp_path):
 
 
 def test_bad_arguments():
-    with pytest.raises(ValueError, match="`l2` must be at least 0"):
+    with pytest.raises(ValueError, match="`l2` must be a finite number of at least 0"):
         km.optimizers.SGDL2(l2=-1)
+    with pytest.raises(ValueError, match="`momentum` must be at least 0 and less than 1"):
+        km.optimizers.SGDL2(momentum=1.0)
     with pytest.raises(ValueError, match="`weight_decay`"):
         km.optimizers.SGDL2(weight_decay=1e-4)
 
@@ -149,12 +151,16 @@ def test_muon_serialises_and_trains_a_network(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"weight_decay": -1}, "`weight_decay` must be at least 0"),
-        ({"adam_weight_decay": -1}, "`adam_weight_decay` must be at least 0"),
-        ({"adam_lr_ratio": float("nan")}, "`adam_lr_ratio` must be at least 0"),
+        ({"weight_decay": -1}, "`weight_decay` must be a finite number of at least 0"),
+        ({"adam_weight_decay": -1}, "`adam_weight_decay` must be a finite"),
+        ({"adam_lr_ratio": float("nan")}, "`adam_lr_ratio` must be a finite"),
         ({"momentum": 1}, "`momentum` must be at least 0 and less than 1"),
     ],
 )
 def test_bad_arguments_of_muon(arguments, message):
     with pytest.raises(ValueError, match=message):
         km.optimizers.ConvMuon(**arguments)
+
+
+def test_no_decay_of_muon_may_be_none():
+    assert km.optimizers.ConvMuon(weight_decay=None).get_config()["weight_decay"] == 0

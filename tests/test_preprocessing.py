@@ -52,6 +52,16 @@ def test_decode_predictions():
     assert decode_predictions(preds, dataset="digits")[1][0] == (9, "9", 1.0)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "low", "high"),
+    [("int8", -128, 127), ("uint8", 0, 255), ("bool", False, True), ("float16", -np.inf, 0)],
+)
+def test_decode_predictions_of_any_numbers(dtype, low, high):
+    preds = np.full((1, 10), low, dtype)
+    preds[0, 3] = high
+    assert decode_predictions(preds, top=1) == [[(3, "cat", float(high))]]
+
+
 def test_errors():
     with pytest.raises(ValueError, match="`dataset` must be one of cifar10, cifar100"):
         preprocess_input(np.zeros((1, 2, 2, 3)), dataset="mnist")
@@ -59,5 +69,10 @@ def test_errors():
         preprocess_input(np.zeros((1, 2, 2, 1)))
     with pytest.raises(ValueError, match=r"`preds` must have shape \(batch, 10\)"):
         km.preprocessing.decode_predictions(np.zeros((2, 5)))
-    with pytest.raises(ValueError, match="`top` must be at least 1"):
-        km.preprocessing.decode_predictions(np.zeros((2, 10)), top=0)
+    for top in (0, None, 2.0, True):
+        with pytest.raises(ValueError, match="`top` must be an integer of at least 1"):
+            km.preprocessing.decode_predictions(np.zeros((2, 10)), top=top)
+    with pytest.raises(ValueError, match=r"`preds` must be numbers.*NaN in that of index 1"):
+        km.preprocessing.decode_predictions([[0.1] * 10, [0.1] * 9 + [np.nan]])
+    with pytest.raises(ValueError, match="`dataset` must be one of"):
+        km.preprocessing.decode_predictions(np.zeros((2, 10)), dataset=["cifar10"])

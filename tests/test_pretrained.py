@@ -106,8 +106,63 @@ def test_unknown_names_and_damaged_files(released):
     content = bytearray(released.read_bytes())
     content[1000] ^= 1
     released.write_bytes(content)
-    with pytest.raises(ValueError, match=r"Received: .*resnet20_dsconv\.npz, which has changed"):
+    damaged = r"Received: .*resnet20_dsconv\.npz, which has changed"
+    with pytest.raises(ValueError, match=damaged):
         km.ResNet20(conv="dsconv", weights="digits")
+    content[1000] ^= 1
+    released.write_bytes(content)
+    assert km.ResNet20(conv="dsconv", weights="digits")
+    released.with_suffix(".json").unlink()
+    with pytest.raises(ValueError, match=damaged):
+        km.ResNet20(conv="dsconv", weights="digits")
+
+
+def test_a_damaged_file_is_in_the_way_of_its_own_network_alone(released):
+    (released.parent / "a_damaged_one.npz").write_bytes(b"PK")
+    assert km.ResNet20(conv="dsconv", weights="digits")
+
+
+def test_made_in_a_scope_or_within_a_layer(released):
+    import keras
+
+    class Within(keras.layers.Layer):
+        def build(self, input_shape):
+            self.network = km.ResNet20(conv="dsconv", weights="digits")
+
+        def call(self, x):
+            return self.network(x)
+
+    expected = answers(km.ResNet20(conv="dsconv", weights="digits"))
+    with keras.name_scope("scope"):
+        scoped = km.ResNet20(conv="dsconv", weights="digits")
+    np.testing.assert_allclose(answers(scoped), expected, atol=1e-6)
+    np.testing.assert_allclose(answers(Within()), expected, atol=1e-6)
+
+
+def test_the_classifier_gives_probabilities_or_logits(released):
+    for activation in ("relu", np.tanh):
+        with pytest.raises(ValueError, match="`classifier_activation` must be None or"):
+            km.ResNet20(conv="dsconv", weights="digits", classifier_activation=activation)
+    with pytest.raises(ValueError, match=r"`weights` must be None or the path of a \.weights\.h5"):
+        km.ResNet20(conv="dsconv", weights=released)
+
+
+def test_two_runs_of_one_seed_are_not_released(run, tmp_path, capsys):
+    from training import release_weights
+
+    twice = shutil.copytree(run / "seed_0", tmp_path / "again")
+    with pytest.raises(SystemExit):
+        release_weights.main(["--run", str(run), str(twice), "--output", str(tmp_path / "new")])
+    assert "`run` must have one run for each seed of a recipe" in capsys.readouterr().err
+
+
+def test_unfinished_seeds_are_named(run, tmp_path, capsys):
+    from training import release_weights
+
+    study = shutil.copytree(run, tmp_path / "study")
+    (study / "seed_1" / "metrics.json").unlink()
+    assert release_weights.main(["--run", str(study), "--output", str(tmp_path / "new")]) == 0
+    assert f"{study / 'seed_1'}: not finished, and left out" in capsys.readouterr().err
 
 
 def test_what_cannot_be_released(run, tmp_path, capsys):

@@ -136,6 +136,36 @@ def test_recipe_from_a_file(tmp_path):
     assert get_recipe(str(path)) == recipe
 
 
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"flip": "false"}, "true or false"),
+        ({"flip": 0}, "true or false"),
+        ({"epochs": 2.5}, "an integer"),
+        ({"epochs": True}, "an integer"),
+        ({"learning_rate": "0.1"}, "a number"),
+        ({"learning_rate": True}, "a number"),
+        ({"model": 5}, "a string"),
+        ({"kernel_sizes": "3-5"}, "a list of integers"),
+        ({"kernel_sizes": 5}, "a list of integers"),
+        ({"kernel_sizes": []}, "a list of integers"),
+        ({"kernel_sizes": [[3, 5], 3]}, "a list of integers"),
+    ],
+)
+def test_values_in_a_file_are_of_their_types(values, expected, tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(dataclasses.asdict(RECIPES[MULTICEPTION]) | values))
+    (key,) = values
+    with pytest.raises(ValueError, match=f"`{key}` must be {expected}.* Received: {key}="):
+        get_recipe(str(path))
+
+
+def test_whole_numbers_do_for_fractions(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(dataclasses.asdict(RECIPES[MULTICEPTION]) | {"learning_rate": 1}))
+    assert get_recipe(str(path)).learning_rate == 1
+
+
 @pytest.mark.parametrize("text", ["", "[]", '{"epochs": 3}', '{"epoch": 3}', '{"epochs": "3"}'])
 def test_file_without_a_recipe_is_refused(text, tmp_path):
     path = tmp_path / "mine.json"

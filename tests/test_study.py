@@ -109,6 +109,20 @@ def test_summary_of_what_is_there(tmp_path, capsys):
     assert "a few digits" in page
 
 
+def test_a_summary_of_other_conditions_is_not_lost(tmp_path, capsys):
+    shared = ["--seeds", "1", "--workdir", str(tmp_path), "--summary_only"]
+    assert main(["--recipe", *DIGITS, *shared]) == 1
+    page = (tmp_path / "study.md").read_text()
+    with pytest.raises(SystemExit):
+        main(["--recipe", DIGITS[0], *shared])
+    error = capsys.readouterr().err
+    assert "`output` must not be the summary of other conditions" in error
+    assert f"{DIGITS[1]}. Received" in error
+    assert (tmp_path / "study.md").read_text() == page
+    assert main(["--recipe", *DIGITS, f"{DIGITS[0]}", *shared]) == 1  # what was there, and more
+    assert main(["--recipe", DIGITS[0], *shared, "--output", str(tmp_path / "one")]) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -4,7 +4,12 @@ import pathlib
 import pytest
 from study_folders import write_run
 
-from training.studies.plan import plan_conditions, plan_runs, recipes_of_tables
+from training.studies.plan import (
+    check_networks,
+    plan_conditions,
+    plan_runs,
+    recipes_of_tables,
+)
 
 DSCONV = "resnet20_dsconv_cifar10"
 WORKDIR = pathlib.Path("work")
@@ -83,6 +88,21 @@ def test_labels_are_one_folder_each():
 def test_bad_values_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         plan_conditions([DSCONV], **arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("model=resnet21", "`model` must be one of .*resnet20.* Received: model=resnet21"),
+        ("dataset=cifar99", "`dataset` must be one of cifar10, .*folder. Received"),
+        ("kernel_sizes=4", "`kernel_sizes` must"),
+        ("kernel_sizes=3,4,3", "`kernel_sizes` must"),
+    ],
+)
+def test_networks_and_data_are_known_before_anything_is_trained(change, message):
+    check_networks(plan_conditions([DSCONV, "resnet20_multiception_folder"]))
+    with pytest.raises(ValueError, match=message):
+        check_networks(plan_conditions([DSCONV], grid=[change]))
 
 
 def test_two_files_of_one_name_are_refused(tmp_path):

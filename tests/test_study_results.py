@@ -130,6 +130,33 @@ def test_grid_compares_values_of_its_keys_without_a_figure_of_the_paper(tmp_path
     assert "learning_rate 0.05" in to_markdown(collect(runs), "curves.png", "sizes.png")
 
 
+def test_a_grid_of_two_keys_says_what_stays_the_same(tmp_path):
+    grid = ["learning_rate=0.1", "learning_rate=0.05", "kernel_sizes=3", "kernel_sizes=3-5"]
+    conditions = plan_conditions(["resnet20_multiception_cifar10"], grid=grid)
+    runs = plan_runs(conditions, 2, tmp_path)
+    write_runs(runs, lambda recipe, seed: 8 + recipe.learning_rate * (seed + 1))
+    page = to_markdown(collect(runs), "curves.png", "sizes.png")
+    place = "| ResNet-20 on CIFAR-10; Multiception; "
+    rows = [line.split(" |")[0:2] for line in page.splitlines() if line.startswith(place)]
+    assert [(where.removeprefix(place), what.strip()) for where, what in rows] == [
+        ("learning_rate 0.1", "3-5 minus 3"),
+        ("3", "learning_rate 0.05 minus learning_rate 0.1"),
+        ("3-5", "learning_rate 0.05 minus learning_rate 0.1"),
+        ("learning_rate 0.05", "3-5 minus 3"),
+    ]
+
+
+@pytest.mark.parametrize("grid", ["dataset=cifar100", "test_split=train[90%:]"])
+def test_errors_on_other_images_are_not_compared(grid, tmp_path):
+    key = grid.partition("=")[0]
+    same = {"dataset": "dataset=cifar10", "test_split": "test_split=test"}[key]
+    conditions = plan_conditions(["resnet20_dsconv_cifar10"], grid=[same, grid])
+    runs = plan_runs(conditions, 2, tmp_path)
+    write_runs(runs, lambda recipe, seed: 8 + seed)
+    assert len(collect(runs)["conditions"]) == 2
+    assert collect(runs)["comparisons"] == []
+
+
 def test_csv_has_a_line_for_each_condition(table_runs):
     rows = list(csv.DictReader(to_csv(collect(table_runs)).splitlines()))
     assert [row["conv"] for row in rows] == list(ERRORS)

@@ -4,7 +4,7 @@
     python -m training.benchmark --quick
     python -m training.benchmark --model resnet20 resnet50 --conv multiception --onednn both
     KERAS_BACKEND=jax python -m training.benchmark --forms plain separate dense branches
-    python -m training.benchmark --render training/results/benchmark.json
+    python -m training.benchmark --render training/results/benchmark_resnet20.json
 
 Everything takes turns, round by round, on the same cores, so that the ratios hold where absolute
 times drift with the load of the machine. What stands for what is in the page that it writes.

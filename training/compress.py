@@ -2,7 +2,7 @@
 
     python -m training.compress --list
     python -m training.compress --run runs/study --recipe float,fused,ptq,qat,prune80,pqat
-    python -m training.compress --render training/results/compression_resnet20.json
+    python -m training.compress --render training/results/compression_resnet20_muon.json
 
 The networks of several runs, or of a study's folder, stand side by side in one table and figure.
 The same command goes on where it was stopped; what is finished is not made again.
@@ -26,9 +26,9 @@ def main(argv=None):
         argv: List of arguments; the default is the process's.
 
     Returns:
-        The exit code: 0, 1 if a loss was not finite, a result was not as it must be or a file
-        could not be written, 130 if it was interrupted. Bad usage exits with 2 and one line on
-        the standard error.
+        The exit code: 0, 1 if a loss was not finite, a result was not as it must be, a file could
+        not be written or a package is missing, 130 if it was interrupted. Bad usage exits with 2
+        and one line on the standard error.
     """
     parser = _parser()
     args = parser.parse_args(argv)
@@ -48,6 +48,10 @@ def main(argv=None):
         output = _compress(args, recipes, command)
     except ValueError as error:
         parser.error(error)
+    except ImportError as error:
+        install = "pip install -e '.[training,compression]'"
+        print(f"{parser.prog}: error: {error}; it comes with {install}", file=sys.stderr)
+        return 1
     except (OSError, ArithmeticError, RuntimeError) as error:
         print(f"{parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1

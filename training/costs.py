@@ -16,7 +16,7 @@ import pathlib
 import sys
 
 from training.cli import Parser
-from training.readme import replace_section, require_section
+from training.readme import replace_sections, require_section
 
 CONVOLUTIONS = {
     "standard": "standard",
@@ -120,7 +120,7 @@ def write_readme(path, costs, folder):
         folder: Path of the folder with the figure.
     """
     figure = os.path.relpath(folder / "zoo_costs.png", path.parent)
-    replace_section(path, SECTION, zoo_markdown(costs, pathlib.Path(figure).as_posix()))
+    replace_sections(path, {SECTION: zoo_markdown(costs, pathlib.Path(figure).as_posix())})
 
 
 def main(argv=None):

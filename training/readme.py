@@ -33,10 +33,7 @@ def main(argv=None):
     )
     args = parser.parse_args(argv)
     try:
-        for name in SECTIONS:
-            require_section(args.readme, name)
-        for name in SECTIONS:
-            replace_section(args.readme, name, section(name))
+        replace_sections(args.readme, {name: section(name) for name in SECTIONS})
     except (ValueError, OSError) as error:
         parser.error(error)
     print(f"Wrote {', '.join(SECTIONS)} to {args.readme}")
@@ -51,9 +48,17 @@ def section(name):
 
     Returns:
         A string of several lines.
+
+    Raises:
+        ValueError: If the file lacks something that the section shows.
     """
     file, make = SECTIONS[name]
-    return make(json.loads((RESULTS / file).read_text(encoding="utf-8")))
+    try:
+        return make(json.loads((RESULTS / file).read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise ValueError(
+            f"The section {name!r} needs the results of a whole run ({error!r}). Received: {file}"
+        ) from error
 
 
 def require_section(path, name):
@@ -65,18 +70,23 @@ def require_section(path, name):
         )
 
 
-def replace_section(path, name, content):
-    """Replace a section of a README.
+def replace_sections(path, contents):
+    """Replace sections of a README, all or none.
 
     Args:
         path: Path of the README.
-        name: String, the name of the section.
-        content: String of several lines.
+        contents: Dictionary from the name of a section to its content, a string of several lines.
+
+    Raises:
+        ValueError: If it has no section of such a name.
     """
-    text = f"<!-- {name} -->\n{content.rstrip()}\n<!-- /{name} -->"
-    old = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8")
+    for name, content in contents.items():
+        require_section(path, name)
+        new = f"<!-- {name} -->\n{content.rstrip()}\n<!-- /{name} -->"
+        text = _pattern(name).sub(lambda _, new=new: new, text)
     with replacing(path) as temporary:
-        temporary.write_text(_pattern(name).sub(lambda _: text, old), encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _pattern(name):
@@ -121,6 +131,10 @@ def _errors(results, titles, name_of):
         if each["recipe"]["conv"] == "multiception" and not each["recipe"]["kernel_sizes"]
     )
     differences = {each["second"]: each for each in results["comparisons"] if each["first"] == ours}
+    differences |= {
+        each["first"]: _reversed(each) for each in results["comparisons"] if each["second"] == ours
+    }
+    examples = {run["test_examples"] for each in results["conditions"] for run in each["runs"]}
     for each in (condition for condition in results["conditions"] if condition["runs"]):
         spread = "" if each["sd"] is None else f" ± {each['sd']:.2f}"
         rows.append(
@@ -134,10 +148,23 @@ def _errors(results, titles, name_of):
             )
         )
     note = (
-        "Test error: mean ± standard deviation over n seeds, of 10,000 images. "
+        "Test error: mean ± standard deviation over n seeds, of "
+        f"{' or '.join(f'{count:,}' for count in sorted(examples))} images. "
         f"{last.capitalize()}: percentage points and their 95 % interval; {results['test']}."
     )
     return f"{_table(rows, left=1)}\n\n{note}"
+
+
+def _reversed(comparison):
+    """Return the same comparison the other way round."""
+    low, high = comparison["high"], comparison["low"]
+    return comparison | {
+        "first": comparison["second"],
+        "second": comparison["first"],
+        "difference": -comparison["difference"],
+        "low": None if low is None else -low,
+        "high": None if high is None else -high,
+    }
 
 
 def _difference(comparison):
@@ -225,7 +252,8 @@ def _ratio(ratio):
 
 # by name of the section, its result file and what lays it out
 SECTIONS = {
-    "study": ("study_short.json", _study),
+    "study": ("study_muon.json", _study),
+    "short study": ("study_short.json", _study),
     "kernel sizes": ("kernel_sizes_short.json", _kernel_sizes),
     "speed": ("benchmark_resnet20.json", _speed),
     "compression": ("compression_resnet20_short.json", _compression),

@@ -20,6 +20,9 @@ class Recipe:
 
     The defaults are those of the paper for the CIFAR data sets.
 
+    Raises:
+        ValueError: If a value is of the wrong type or out of its range.
+
     Attributes:
         dataset: A key of `keras_multiception.preprocessing.DATASETS`, or "folder" for a user's
             own images by class.
@@ -91,6 +94,13 @@ class Recipe:
     dtype_policy: str = "float32"
 
     def __post_init__(self):
+        for field in dataclasses.fields(self):
+            is_valid, expected = _TYPES[field.type]
+            value = getattr(self, field.name)
+            if not is_valid(value):
+                raise ValueError(
+                    f"`{field.name}` must be {expected}. Received: {field.name}={value!r}"
+                )
         for name, (is_valid, expected) in {
             "filters": (self.filters >= 0, "at least 0"),
             "image_size": (self.image_size >= 0, "at least 0"),
@@ -224,6 +234,31 @@ def _parse_kernel_sizes(text):
     return stages if len(stages) > 1 else stages[0]
 
 
+def _is_integer(value):
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _are_kernel_sizes(value):
+    if value is None:
+        return True
+    stages = value if isinstance(value, tuple) and any(map(_is_tuple, value)) else (value,)
+    return all(
+        _is_tuple(sizes) and sizes and all(_is_integer(size) and size > 0 for size in sizes)
+        for sizes in stages
+    )
+
+
+def _is_tuple(value):
+    return isinstance(value, tuple)
+
+
+_TYPES: dict[Any, tuple[Callable[[Any], bool], str]] = {
+    str: (lambda value: isinstance(value, str), "a string"),
+    int: (_is_integer, "an integer"),
+    float: (lambda value: _is_integer(value) or isinstance(value, float), "a number"),
+    bool: (lambda value: isinstance(value, bool), "true or false"),
+    KernelSizes: (_are_kernel_sizes, "a list of integers, or a list of them for each stage"),
+}
 _PARSERS: dict[Any, tuple[Callable[[str], Any], str]] = {
     str: (str, "a string"),
     int: (int, "an integer"),

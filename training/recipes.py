@@ -60,8 +60,8 @@ _MUON: dict[str, Any] = {
     "label_smoothing": 0.1,
 }
 
-# For a laptop: some of the images and a few epochs. It shows that everything works, and in which
-# order the convolutions come; not the paper's errors.
+# For a laptop: some of the images and a few epochs. It shows that everything works, not the paper's
+# errors, nor always in which order the convolutions come.
 _QUICK: dict[str, Any] = {
     "epochs": 5,
     "batch_size": 64,

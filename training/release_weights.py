@@ -116,10 +116,22 @@ def _finished(paths):
         ]
         if not found:
             raise ValueError(f"`run` must be the folder of a finished run. Received: run={path}")
+        for folder in sorted(path.glob("seed_*")):
+            if folder.is_dir() and folder not in [run.path for run in found]:
+                print(f"{folder}: not finished, and left out", file=sys.stderr)
         for run in found:
             recipe = {k: v for k, v in run.config()["recipe"].items() if k != "seed"}
             groups.setdefault(str(recipe), []).append(run)
     networks: dict[tuple, RunFolder] = {}
+    for runs in groups.values():
+        by_seed: dict[int, RunFolder] = {}
+        for run in runs:
+            other = by_seed.setdefault(run.config()["recipe"]["seed"], run)
+            if other is not run:
+                raise ValueError(
+                    "`run` must have one run for each seed of a recipe. "
+                    f"Received: run={other.path} and {run.path}"
+                )
     for run, *_ in groups.values():
         network = tuple(run.config()["recipe"][key] for key in ("dataset", "model", "conv"))
         if network in networks:

@@ -5,17 +5,23 @@
         --grid kernel_sizes=3 kernel_sizes=3-5-7,3-5,3-3 learning_rate=0.1 learning_rate=0.05
 
 It trains the runs that have no result yet. However it was stopped, the same command goes on, and
-several studies may share a workdir.
+several studies may share a workdir, each with an --output of its own.
 """
 
 import functools
+import json
 import os
 import pathlib
 import sys
 
 from training.cli import Parser, command_of
 from training.loop.strategies import LOOPS
-from training.studies.plan import plan_conditions, plan_runs, recipes_of_tables
+from training.studies.plan import (
+    check_networks,
+    plan_conditions,
+    plan_runs,
+    recipes_of_tables,
+)
 from training.studies.runs import find_gpus, train_runs
 
 _OF_THE_MACHINE = (
@@ -57,6 +63,8 @@ def main(argv=None):
         parallel = _parallel(args.parallel, gpus)
         # this process counts and draws; the GPUs are for those that train
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        check_networks(conditions)
+        _require_own_output(_output(args), conditions)
         summarise = functools.partial(_summarise, runs, args, argv)
         if not args.summary_only:
             train_runs(runs, gpus, parallel, args.data_dir, summarise, args.loop)
@@ -81,6 +89,26 @@ def _summarise(runs, args, argv):
 
     command = command_of("training.study", argv, _OF_THE_MACHINE)
     summarise(runs, args.workdir, _output(args), command=command, note=args.note)
+
+
+def _require_own_output(output, conditions):
+    """Raise a `ValueError` if there is the summary of another study, which would be lost."""
+    path = output.with_name(f"{output.name}.json")
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))["conditions"]
+        others = {each["label"] for each in there} - {each.label for each in conditions}
+    except FileNotFoundError:
+        return
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"`output` must not be another file than a study's summary ({error!r}). "
+            f"Received: output={path}"
+        ) from error
+    if others:
+        raise ValueError(
+            "`output` must not be the summary of other conditions; choose another name, or study "
+            f"those too: {', '.join(sorted(others))}. Received: output={path}"
+        )
 
 
 def _render(path):

@@ -64,7 +64,8 @@ def create_model(name, /, **kwargs):
         A Functional `keras.Model`.
 
     Raises:
-        ValueError: If the name or an argument is unknown.
+        ValueError: If the name is unknown, or an argument out of its range.
+        TypeError: If the factory has no argument of such a name.
 
     Example:
         >>> model = km.create_model("resnet20", classes=100, conv="dsconv")

@@ -19,11 +19,13 @@ def build_classifier(
     features,
     include_top,
     weights,
+    input_tensor,
     input_shape,
     pooling,
     classes,
     classifier_activation,
     name,
+    default_size=32,
     dropout=None,
 ):
     """Build a Functional model from the function of its feature maps.
@@ -33,11 +35,13 @@ def build_classifier(
         include_top: Boolean, whether to add global average pooling and a dense layer.
         weights: `None`, the name of a data set that weights ship for, or the path of a weights
             file to load.
+        input_tensor: `None`, or the Keras tensor of images to begin with.
         input_shape: `None`, or tuple (height, width, channels).
         pooling: `None`, `"avg"` or `"max"`, with `include_top=False`.
         classes: Integer, number of units of the dense layer.
         classifier_activation: Its activation.
         name: String, the name of the model.
+        default_size: Integer, height and width of the images if nothing else is said.
         dropout: `None`, or the rate of dropout in front of the dense layer.
 
     Returns:
@@ -47,10 +51,15 @@ def build_classifier(
         ValueError: If an argument is out of its range.
     """
     _check_arguments(include_top, weights, input_shape, pooling, classes)
-    if input_shape is None:
-        input_shape = (32, 32, 3) if include_top else (None, None, 3)
-    inputs = keras.Input(tuple(input_shape), name="image")
-    x = features(inputs)
+    if include_top and weights in pretrained.datasets():
+        _require_softmax_or_logits(classifier_activation)
+    if input_tensor is None:
+        size = default_size if include_top else None
+        shape = (size, size, 3) if input_shape is None else tuple(input_shape)
+        images = keras.Input(shape, name="image")
+    else:
+        images = _checked_images(input_tensor, input_shape)
+    x = features(images)
     if include_top:
         x = layers.GlobalAveragePooling2D(name="avg_pool", **CHANNELS_LAST)(x)
         if dropout is not None:
@@ -69,9 +78,12 @@ def build_classifier(
     elif pooling:
         pool = {"avg": layers.GlobalAveragePooling2D, "max": layers.GlobalMaxPooling2D}[pooling]
         x = pool(name=f"{pooling}_pool", **CHANNELS_LAST)(x)
-    model = keras.Model(inputs, x, name=name)
-    if weights in pretrained.datasets():
-        pretrained.load(model, weights, include_top)
+    inputs = keras.utils.get_source_inputs(images)
+    model = keras.Model(inputs[0] if len(inputs) == 1 else inputs, x, name=name)
+    if weights is not None and weights in pretrained.datasets():
+        # what lies in front of `input_tensor` is not of the network
+        own = model if input_tensor is None else keras.Model(images, x, name=name)
+        pretrained.load(own, weights, include_top)
     elif weights is not None:
         model.load_weights(weights)
     return model
@@ -106,6 +118,22 @@ def stage_kernel_sizes(conv, kernel_sizes, stages=3):
     return tuple(standardize_kernel_sizes(entry) for entry in kernel_sizes)
 
 
+def _checked_images(input_tensor, input_shape):
+    """Return a tensor of images if it is one, of the shape that is asked for besides."""
+    shape = tuple(input_tensor.shape[1:]) if keras.utils.is_keras_tensor(input_tensor) else ()
+    if len(shape) != 3 or not shape[-1]:
+        raise ValueError(
+            "`input_tensor` must be a Keras tensor of shape (batch, height, width, channels), as "
+            f"`keras.Input` gives. Received: input_tensor={input_tensor!r}"
+        )
+    if input_shape is not None and tuple(input_shape) != shape:
+        raise ValueError(
+            "`input_shape` must be that of `input_tensor`, or be left out. "
+            f"Received: input_shape={input_shape!r} and a tensor of {shape}"
+        )
+    return input_tensor
+
+
 def _check_arguments(include_top, weights, input_shape, pooling, classes):
     if include_top and (isinstance(classes, bool) or not isinstance(classes, int) or classes < 1):
         raise ValueError(f"`classes` must be a positive integer. Received: classes={classes!r}")
@@ -117,10 +145,25 @@ def _check_arguments(include_top, weights, input_shape, pooling, classes):
             "`input_shape` must be (height, width, channels). "
             f"Received: input_shape={input_shape!r}"
         )
+    if weights is None:
+        return
     shipped = pretrained.datasets()
-    is_path = isinstance(weights, str | os.PathLike)
-    if weights not in (None, *shipped) and not (is_path and pathlib.Path(weights).is_file()):
+    known = isinstance(weights, str | os.PathLike)
+    if not known or (weights not in shipped and not _is_weights_file(weights)):
         raise ValueError(
-            "`weights` must be None or the path of a weights file that exists"
+            "`weights` must be None or the path of a .weights.h5 or .keras file that exists"
             f"{''.join(f', or {name!r}' for name in shipped)}. Received: weights={weights!r}"
+        )
+
+
+def _is_weights_file(path):
+    return pathlib.Path(path).suffix in (".h5", ".hdf5", ".keras") and pathlib.Path(path).is_file()
+
+
+def _require_softmax_or_logits(activation):
+    known = (keras.activations.softmax, keras.activations.linear)
+    if keras.activations.get(activation) not in known:
+        raise ValueError(
+            '`classifier_activation` must be None or "softmax" with the weights of a data set. '
+            f"Received: classifier_activation={activation!r}"
         )

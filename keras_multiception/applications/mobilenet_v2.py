@@ -30,6 +30,7 @@ _REFUSED = {
 def MobileNetV2(
     include_top=True,
     weights=None,
+    input_tensor=None,
     input_shape=None,
     pooling=None,
     classes=10,
@@ -51,6 +52,8 @@ def MobileNetV2(
             dense layer of `classes` units.
         weights: `None` for random initialisation, or the path of a `.weights.h5` file that
             `model.save_weights` wrote for the same architecture.
+        input_tensor: Keras tensor of images for the network to begin with, such as what
+            `keras.Input` or a layer behind it gives; the default is an input of its own.
         input_shape: Tuple (height, width, channels), channels last. The default is (96, 96, 3),
             or (None, None, 3) with `include_top=False`. Any size works.
         pooling: With `include_top=False`: `None` for the last feature maps, `"avg"` or `"max"`
@@ -101,9 +104,6 @@ def MobileNetV2(
         raise ValueError(f"`alpha` must be greater than 0. Received: alpha={alpha!r}")
     if stem_strides not in (None, 1, 2):
         raise ValueError(f"`stem_strides` must be 1 or 2. Received: stem_strides={stem_strides!r}")
-    if input_shape is None and include_top:
-        input_shape = (96, 96, 3)
-
     convs = [(conv, stage_sizes) for stage_sizes in sizes]
     convs += [(None, None)] * (len(STAGES) - len(convs))
 
@@ -127,11 +127,13 @@ def MobileNetV2(
         features,
         include_top,
         weights,
+        input_tensor,
         input_shape,
         pooling,
         classes,
         classifier_activation,
         name,
+        default_size=96,
         dropout=DROPOUT,
     )
 

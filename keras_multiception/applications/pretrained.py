@@ -3,6 +3,8 @@
 import hashlib
 import json
 import pathlib
+import zipfile
+import zlib
 from typing import Any
 
 import numpy as np
@@ -32,7 +34,7 @@ def names():
 def load(model, dataset, include_top):
     """Give a network the weights that were trained for it.
 
-    The network is known by the names and shapes of its variables.
+    The network is known by the names and shapes of its layers' variables.
 
     Args:
         model: A built `keras.Model`.
@@ -44,11 +46,19 @@ def load(model, dataset, include_top):
         ValueError: If there are no weights for the network, or their file is damaged.
     """
     files = sorted((FOLDER / dataset).glob("*.npz"))
-    if any(load_file(model, file, include_top) for file in files):
-        return
+    damaged = None
+    for file in files:
+        try:
+            if load_file(model, file, include_top):
+                return
+        except ValueError as error:  # it may be another network's
+            damaged = error
+    if damaged is not None:
+        raise damaged
     raise ValueError(
         f"`weights` may be {dataset!r} for the networks that were trained on it, with kernel sizes "
-        f"and filters at their defaults and as many classes: {', '.join(f.stem for f in files)}. "
+        "and all else that makes their layers at the defaults, three channels and as many classes: "
+        f"{', '.join(f.stem for f in files)}. "
         f"Received: weights={dataset!r} for another network, {model.name}"
     )
 
@@ -70,10 +80,12 @@ def load_file(model, file, include_top=True):
     arrays = _read(file)
     if not include_top:
         arrays = {name: a for name, a in arrays.items() if not name.startswith(TOP)}
-    wanted = {variable.path: tuple(variable.shape) for variable in model.weights}
+    variables = _variables(model)
+    wanted = {name: tuple(variable.shape) for name, variable in variables.items()}
     if {name: array.shape for name, array in arrays.items()} != wanted:
         return False
-    model.set_weights([arrays[variable.path] for variable in model.weights])
+    for name, variable in variables.items():
+        variable.assign(arrays[name])
     return True
 
 
@@ -100,21 +112,34 @@ def write(model, file, facts, narrow=True):
         narrow: Boolean, whether kernels are rounded to float16.
     """
     arrays: dict[str, Any] = {}
-    for variable in model.weights:
+    for name, variable in _variables(model).items():
         # batch norm's small vectors stay: variances may be too small for 16 bits
         dtype = "float16" if narrow and len(variable.shape) > 1 else "float32"
-        arrays[variable.path] = np.asarray(variable).astype(dtype)
+        arrays[name] = np.asarray(variable).astype(dtype)
     np.savez_compressed(file, **arrays)
     facts = {"sha256": hashlib.sha256(file.read_bytes()).hexdigest(), **facts}
     file.with_suffix(".json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
+def _variables(model):
+    """Return a network's variables by their names, without the scope it was made in."""
+    named = {}
+    for layer in model.layers:
+        for variable in layer.weights:
+            parts = variable.path.split("/")
+            start = parts.index(layer.name) if layer.name in parts else 0
+            named["/".join(parts[start:])] = variable
+    return named
+
+
 def _read(file):
-    content = file.read_bytes()
-    if hashlib.sha256(content).hexdigest() != describe(file)["sha256"]:
-        raise ValueError(
-            f"The file of weights must be the one that the package came with; install it again. "
-            f"Received: {file}, which has changed"
-        )
-    with np.load(file) as arrays:
-        return {name: arrays[name].astype("float32") for name in arrays}
+    try:
+        if hashlib.sha256(file.read_bytes()).hexdigest() == describe(file)["sha256"]:
+            with np.load(file) as arrays:
+                return {name: arrays[name].astype("float32") for name in arrays}
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):
+        pass
+    raise ValueError(
+        "The file of weights must be the one that the package came with; install it again. "
+        f"Received: {file}, which has changed or lacks its .json file"
+    )

@@ -14,6 +14,7 @@ def _factory(title, blocks, se_ratio=None):
     def build(
         include_top=True,
         weights=None,
+        input_tensor=None,
         input_shape=None,
         pooling=None,
         classes=10,
@@ -35,6 +36,7 @@ def _factory(title, blocks, se_ratio=None):
             lambda x: _features(x, filters, blocks, conv, sizes, se_ratio),
             include_top,
             weights,
+            input_tensor,
             input_shape,
             pooling,
             classes,
@@ -74,6 +76,8 @@ _DOCSTRING = """{title}, the paper's 6n + 2 network for CIFAR-sized images (n = 
         weights: `None` for random initialisation, `"cifar10"` for the weights that come with the
             package, or the path of a `.weights.h5` file that `model.save_weights` wrote for the
             same architecture.
+        input_tensor: Keras tensor of images for the network to begin with, such as what
+            `keras.Input` or a layer behind it gives; the default is an input of its own.
         input_shape: Tuple (height, width, channels), channels last. The default is (32, 32, 3),
             or (None, None, 3) with `include_top=False`. Any size works.
         pooling: With `include_top=False`: `None` for the last feature maps, `"avg"` or `"max"`
@@ -85,7 +89,8 @@ _DOCSTRING = """{title}, the paper's 6n + 2 network for CIFAR-sized images (n = 
             `"mixconv_depthwise"`, `"multiception"` or a callable, as in `km.conv_bn`.
         kernel_sizes: Kernel sizes of that convolution: one list for every stage, such as
             (3, 5), or a list of three, one a stage. The default is the paper's: (3, 5, 7),
-            (3, 5) and (3, 3) for Multiception, (3, 5, 7) for both MixConvs, and 3 for the rest.
+            (3, 5) and (3, 3) for Multiception and callables, (3, 5, 7) for both MixConvs, and 3
+            for the rest.
         se_ratio: `None`, or a float for squeeze-and-excitation in every block: the hidden units
             for each channel. The paper's SENet-56 has 1/8.
         filters: Integer, the filters of the first stage; the second has twice and the third

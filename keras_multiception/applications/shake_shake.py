@@ -16,6 +16,7 @@ BLOCKS = 4
 def ShakeShake26(
     include_top=True,
     weights=None,
+    input_tensor=None,
     input_shape=None,
     pooling=None,
     classes=10,
@@ -40,6 +41,8 @@ def ShakeShake26(
             layer of `classes` units.
         weights: `None` for random initialisation, or the path of a `.weights.h5` file that
             `model.save_weights` wrote for the same architecture.
+        input_tensor: Keras tensor of images for the network to begin with, such as what
+            `keras.Input` or a layer behind it gives; the default is an input of its own.
         input_shape: Tuple (height, width, channels), channels last. The default is (32, 32, 3),
             or (None, None, 3) with `include_top=False`. Any size works.
         pooling: With `include_top=False`: `None` for the last feature maps, `"avg"` or `"max"`
@@ -51,7 +54,8 @@ def ShakeShake26(
             `"mixconv_depthwise"`, `"multiception"` or a callable, as in `km.conv_bn`.
         kernel_sizes: Kernel sizes of that convolution: one list for every stage, such as
             (3, 5), or a list of three, one a stage. The default is the paper's: (3, 5, 7),
-            (3, 5) and (3, 3) for Multiception, (3, 5, 7) for both MixConvs, and 3 for the rest.
+            (3, 5) and (3, 3) for Multiception and callables, (3, 5, 7) for both MixConvs, and 3
+            for the rest.
         filters: Even integer, the width of the first stage, doubled in each further one: the 96
             of 2x96d.
         unused_shortcuts: Boolean, whether blocks that keep their shape hold, as in the released
@@ -97,6 +101,7 @@ def ShakeShake26(
         features,
         include_top,
         weights,
+        input_tensor,
         input_shape,
         pooling,
         classes,

@@ -42,7 +42,8 @@ def convert_to_litert(model, quantization="none", representative_data=None, inte
         is a softmax, else it has its layer's name.
 
     Raises:
-        ImportError: If TensorFlow or `ai-edge-litert` is not installed.
+        ImportError: If TensorFlow, `ai-edge-litert` or, for models of it, `tf_keras` is not
+            installed.
         ValueError: If an argument is out of its range, or parts of an `"int8"` model of
             quantization-aware training would stay in floating point; they are named.
 
@@ -147,11 +148,13 @@ def is_quantized(model):
 
 
 def _require_model(model):
-    import tf_keras
+    if isinstance(model, keras.Model):
+        known = graph_of(model) is not None
+    else:
+        import tf_keras
 
-    known = isinstance(model, keras.Model) and graph_of(model) is not None
-    if isinstance(model, tf_keras.Model):
-        known = bool(model.built and getattr(model, "inputs", None))
+        is_model = isinstance(model, tf_keras.Model)
+        known = is_model and bool(model.built and getattr(model, "inputs", None))
     if not known:
         raise ValueError(
             "`model` must be a Functional model or a built Sequential one of Keras 3 or tf_keras. "

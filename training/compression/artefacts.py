@@ -211,7 +211,7 @@ def find_runs(paths):
         A list of paths.
 
     Raises:
-        ValueError: If a folder holds no finished run.
+        ValueError: If a folder holds no finished run, or two are of one recipe and seed.
     """
     found = []
     for path in map(pathlib.Path, paths):
@@ -226,4 +226,12 @@ def find_runs(paths):
                 f"Received: run={path}"
             )
         found += runs
-    return list(dict.fromkeys(found))
+    by_recipe: dict[str, pathlib.Path] = {}
+    for path in (found := list(dict.fromkeys(found))):
+        recipe = json.dumps((RunFolder(path).config() or {}).get("recipe"), sort_keys=True)
+        if by_recipe.setdefault(recipe, path) != path:
+            raise ValueError(
+                "`run` must have one run for each seed of a recipe. "
+                f"Received: run={by_recipe[recipe]} and {path}"
+            )
+    return found

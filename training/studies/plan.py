@@ -133,6 +133,30 @@ def plan_conditions(names, *, quick=False, changes=(), grid=()):
     return list(conditions.values())
 
 
+def check_networks(conditions):
+    """Raise a `ValueError` if a recipe's network or data set is unknown.
+
+    Args:
+        conditions: List of `Condition`.
+    """
+    from keras_multiception import list_models  # imports Keras, which takes seconds
+    from keras_multiception.applications.classifier import stage_kernel_sizes
+    from keras_multiception.preprocessing import DATASETS
+    from training.data import FOLDER
+
+    known = {"model": list_models(), "dataset": [*DATASETS, FOLDER]}
+    for condition in conditions:
+        for key, names in known.items():
+            value = getattr(condition.recipe, key)
+            if value not in names:
+                raise ValueError(
+                    f"`{key}` must be one of {', '.join(names)}. Received: {key}={value}"
+                )
+        sizes = condition.recipe.kernel_sizes
+        by_stage = isinstance(sizes, tuple) and isinstance(sizes[0], tuple)
+        stage_kernel_sizes(condition.recipe.conv, sizes, len(sizes) if by_stage else 1)
+
+
 def plan_runs(conditions: Iterable[Condition], seeds: int, workdir: pathlib.Path) -> list[Run]:
     """Return the runs of a study, one seed of every condition after the other.
 

@@ -17,6 +17,8 @@ from training.studies.comparison import TEST, compare
 
 # Keys of a recipe that make the network of a cell; the others make its training.
 _OF_CELL = ("dataset", "model", "conv", "kernel_sizes")
+# Errors on other images are no two measurements of one thing.
+_OF_IMAGES = ("dataset", "test_split")
 
 
 def collect(runs, *, command="", note=""):
@@ -51,7 +53,7 @@ def collect(runs, *, command="", note=""):
 
 
 def comparisons(conditions):
-    """Compare every two conditions whose recipes differ in one key.
+    """Compare every two conditions whose recipes differ in one key, on the same test images.
 
     Args:
         conditions: List of dictionaries, as of `collect`.
@@ -67,7 +69,7 @@ def comparisons(conditions):
         keys = [key for key in ours if ours[key] != theirs[key]]
         errors = [{run["seed"]: run["error"] for run in c["runs"]} for c in (first, second)]
         comparison = compare(*errors)
-        if len(keys) != 1 or comparison is None:
+        if len(keys) != 1 or keys[0] in _OF_IMAGES or comparison is None:
             continue
         papers = [
             c["paper"]["error"] for c in (first, second) if c["paper"] and keys[0] in _OF_CELL

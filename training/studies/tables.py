@@ -191,12 +191,13 @@ def _comparison_rows(results, varying):
     rows = [("network and data set", "difference of", "n", "points", "95 % CI", "p", "paper")]
     for each in results["comparisons"]:
         recipes = [by_label[each[place]] for place in ("first", "second")]
+        same = [key for key in varying if key != each["key"]]
+        rest = [setting_name(recipes[0], [key]) for key in same]
         if each["key"] == "conv":
             names = [convolution_name(recipe) for recipe in recipes]
-            rest = [value_name(key, recipes[0][key]) for key in varying]
         else:
             names = [setting_name(recipe, [each["key"]]) for recipe in recipes]
-            rest = [convolution_name(recipes[0])]
+            rest.insert(0, convolution_name(recipes[0]))
         place = "; ".join((panel_name(recipes[0]), *rest))
         interval, p_value = "not available", "not available"
         if each["low"] is not None:

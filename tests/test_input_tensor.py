@@ -1,0 +1,66 @@
+"""Networks that begin with a tensor of the user's, as those of `keras.applications` may."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_multiception as km
+
+NARROW = {
+    "resnet20": {"filters": 4},
+    "shakeshake26": {"filters": 6},
+    "mobilenetv2": {"alpha": 0.25},
+}
+PIXELS = np.random.default_rng(0).uniform(0, 255, (2, 8, 8, 3)).astype("float32")
+
+
+def numbers(x):
+    return keras.ops.convert_to_numpy(x)
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("name", NARROW)
+def test_a_layer_in_front(name):
+    pixels = keras.Input((8, 8, 3), name="pixels")
+    scaled = keras.layers.Rescaling(1 / 255)(pixels)
+    model = km.create_model(name, input_tensor=scaled, classes=5, **NARROW[name])
+    assert model.input is pixels
+    usual = km.create_model(name, input_shape=(8, 8, 3), classes=5, **NARROW[name])
+    model.set_weights(usual.get_weights())
+    np.testing.assert_allclose(numbers(model(PIXELS)), numbers(usual(PIXELS / 255)), atol=1e-5)
+
+
+def test_shipped_weights_behind_a_layer():
+    facts = km.preprocessing.get_dataset("cifar10")
+    pixels = keras.Input((32, 32, 3))
+    scale = [1 / (255 * std) for std in facts.std]
+    offset = [-mean / std for mean, std in zip(facts.mean, facts.std, strict=True)]
+    scaled = keras.layers.Rescaling(scale, offset)(pixels)
+    model = km.ResNet20(input_tensor=scaled, weights="cifar10")
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3)).astype("uint8")
+    x = km.preprocessing.preprocess_input(images, "cifar10")
+    expected = km.ResNet20(weights="cifar10")(x)
+    np.testing.assert_allclose(numbers(model(images)), numbers(expected), atol=1e-4)
+
+
+def test_the_shape_may_be_said_twice():
+    images = keras.Input((None, None, 3))
+    assert km.ResNet20(input_tensor=images, input_shape=(None, None, 3)).input is images
+    with pytest.raises(ValueError, match=r"`input_shape` must be that of `input_tensor`.*\(8, 8"):
+        km.ResNet20(input_tensor=images, input_shape=(8, 8, 3))
+
+
+def test_several_inputs_in_front():
+    left, right = keras.Input((8, 8, 3)), keras.Input((8, 8, 3))
+    model = km.ResNet20(input_tensor=keras.layers.Average()([left, right]), filters=4, classes=5)
+    assert model([PIXELS, PIXELS]).shape == (2, 5)
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [PIXELS, (8, 8, 3), keras.Input((8,)), keras.Input((8, 8, None))],
+    ids=lambda x: type(x).__name__,
+)
+def test_what_is_no_tensor_of_images(tensor):
+    with pytest.raises(ValueError, match="`input_tensor` must be a Keras tensor of shape"):
+        km.ResNet20(input_tensor=tensor)
