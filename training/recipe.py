@@ -95,9 +95,9 @@ class Recipe:
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            is_valid, expected = _TYPES[field.type]
+            fits, expected = _TYPES[field.type]
             value = getattr(self, field.name)
-            if not is_valid(value):
+            if not fits(value):
                 raise ValueError(
                     f"`{field.name}` must be {expected}. Received: {field.name}={value!r}"
                 )
