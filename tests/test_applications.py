@@ -154,9 +154,8 @@ def test_every_parameter_has_a_gradient(name, conv, training):
 @pytest.mark.parametrize(("name", "conv"), CASES)
 def test_fits_and_comes_back_from_a_file(name, conv, tmp_path):
     model = build(name, conv)
-    # a compiled step takes long to trace: one network does for all, but on JAX, where every
-    # operation by itself takes longer still
-    compiled = (name, conv) == ("resnet20", "multiception") or keras.backend.backend() == "jax"
+    # a compiled step takes long to trace: one network does for all
+    compiled = (name, conv) == ("resnet20", "multiception")
     model.compile("sgd", "sparse_categorical_crossentropy", run_eagerly=not compiled)
     x = images(4, 8, 8, 3)
     before = model.get_layer("stem_conv").get_weights()[0]
