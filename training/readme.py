@@ -256,7 +256,7 @@ SECTIONS = {
     "short study": ("study_short.json", _study),
     "kernel sizes": ("kernel_sizes_short.json", _kernel_sizes),
     "speed": ("benchmark_resnet20.json", _speed),
-    "compression": ("compression_resnet20_short.json", _compression),
+    "compression": ("compression_resnet20_muon.json", _compression),
 }
 
 
