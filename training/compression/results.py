@@ -1,12 +1,12 @@
 """The results of several compressed runs, as one dictionary."""
 
 import json
-import os
 import platform
 import statistics
 from importlib.metadata import PackageNotFoundError, version
 
 from training.compression.timing import time_artefacts
+from training.machine import cpu_facts
 
 _PACKAGES = (
     "keras",
@@ -35,7 +35,7 @@ def collect(compressors, recipes, *, command="", note=""):
         "command": command,
         "note": note,
         "versions": {"python": platform.python_version(), **_versions()},
-        "hardware": {"machine": platform.machine(), "cpus": os.cpu_count()},
+        "hardware": {"machine": platform.machine(), **cpu_facts()},
         "networks": [_network(group, recipes) for group in _groups(compressors)],
     }
 
