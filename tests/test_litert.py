@@ -64,7 +64,7 @@ def test_float_model_answers_like_keras(floats, answers):
     assert litert.input_dtype == "float32"
     np.testing.assert_allclose(litert.predict(IMAGES), answers, atol=1e-5)
     names = {operator.name for operator in operators(floats)}
-    convolutions = {"PAD", "DEPTHWISE_CONV_2D", "CONCATENATION", "CONV_2D"}
+    convolutions = {"PAD", "STRIDED_SLICE", "DEPTHWISE_CONV_2D", "CONCATENATION", "CONV_2D"}
     assert names == {*convolutions, "ADD", "MEAN", "FULLY_CONNECTED", "SOFTMAX"}
 
 

@@ -100,7 +100,7 @@ def test_depthwise_kernels_in_the_file_are_those_of_an_independent_quantization(
     kernels = litert_kernels(convert_to_litert(trained, "int8"))
     files = [kernel for _, kind, kernel in kernels if kind == "depthwise"]
     by_name = {layer.name: layer for layer in trained.layers}
-    for name in ("quant_a_depthwise_2", "quant_wide"):
+    for name in ("quant_a_depthwise_2_part_0", "quant_wide"):
         wrapper = by_name[name]
         variables = {w.name.split("/")[-1]: np.asarray(w) for w in wrapper.weights}
         kernel = variables["depthwise_kernel:0"]

@@ -1,5 +1,6 @@
 """Keras models as LiteRT (TensorFlow Lite) files, in float or with 8 bits."""
 
+import contextlib
 import os
 import tempfile
 
@@ -9,6 +10,7 @@ import numpy as np
 from keras_multiception.compression.litert_operators import float_operators
 from keras_multiception.compression.litert_packing import repack
 from keras_multiception.compression.litert_signature import output_names
+from keras_multiception.compression.wide_kernels import computed_in_parts
 from keras_multiception.fusion import fuse
 from keras_multiception.graph import graph_of
 
@@ -26,7 +28,9 @@ def convert_to_litert(model, quantization="none", representative_data=None, inte
       any other one are found by running `representative_data` (post-training quantization).
 
     A model of Keras 3 is fused first, see `km.fuse`: its own layers compute in forms that are fast
-    in training but have no 8-bit operators.
+    in training but have no 8-bit operators. Depthwise convolutions of more than 25 weights a
+    channel, such as 7x7, become sums of smaller ones, in `quantize_model` for its models: LiteRT
+    has no fast kernels for larger ones on CPUs.
 
     Args:
         model: A Functional or built Sequential model of Keras 3 or of `tf_keras`.
@@ -90,7 +94,9 @@ def convert_to_litert(model, quantization="none", representative_data=None, inte
         model = fuse(model, verbose=False)
     owner = tf.Module()  # of the variables alone: saving a whole model would trace its layers
     owner.weights = [x.value if is_keras_3 else x for x in model.variables]
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([_function(model)], owner)
+    with contextlib.nullcontext() if trained else computed_in_parts(model):
+        function = _function(model)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], owner)
     if quantization != "none":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if quantization == "float16":

@@ -9,6 +9,8 @@ import copy
 
 import numpy as np
 
+from keras_multiception.compression.wide_kernels import divide
+
 CONVOLUTIONS = ("Conv2D", "DepthwiseConv2D", "SeparableConv2D")
 MERGES = ("Add", "Average", "Multiply")
 
@@ -21,6 +23,7 @@ def rewrite_for_quantization(model):
     - `Rescaling` with an offset becomes a 1x1 depthwise convolution.
     - `Average` becomes `Add` and `Rescaling`.
     - `Add` and `Multiply` of more than two inputs become several of two.
+    - Depthwise convolutions that LiteRT is slow with become sums of smaller ones.
 
     Args:
         model: A Functional `tf_keras.Model`, each layer called once.
@@ -31,7 +34,7 @@ def rewrite_for_quantization(model):
     import tf_keras
 
     config = copy.deepcopy(model.get_config())
-    entries, weights = [], {}
+    entries, weights, parts = [], {}, {}
     for entry in config["layers"]:
         layer = model.get_layer(entry["name"])
         kind = entry["class_name"]
@@ -48,13 +51,16 @@ def rewrite_for_quantization(model):
             weights[layer.name] = [scale.reshape(1, 1, -1, 1), offset]
         elif kind in MERGES:
             entries += _merges(entry)
+        elif (division := _division(layer)) is not None:
+            entries += _part_entries(layer, entry["inbound_nodes"], *division)
+            parts.update(_part_weights(layer, division[1]))
         else:
             entries.append(entry)
     config["layers"] = entries
     rewritten = tf_keras.Model.from_config(config)
     for layer in rewritten.layers:
-        if layer.name in weights:
-            layer.set_weights(weights[layer.name])
+        if layer.name in weights | parts:
+            layer.set_weights((weights | parts)[layer.name])
         elif layer.weights:
             layer.set_weights(model.get_layer(layer.name).get_weights())
     return rewritten, set(weights)
@@ -74,6 +80,7 @@ def follows_convolution(model, norm):
     return (
         type(layer).__name__ in (*CONVOLUTIONS, "Dense")
         and layer.activation.__name__ == "linear"
+        and _division(layer) is None
         and readers(model)[layer.name] == 1
     )
 
@@ -99,6 +106,65 @@ def readers(model):
 def is_input(layer):
     """Return whether a layer is an input of its model."""
     return type(layer).__name__ == "InputLayer"
+
+
+def _division(layer):
+    """Return what `divide` does, and `None` where parts could not be trained as the whole."""
+    if getattr(layer, "depthwise_constraint", None) is not None:
+        return None
+    if getattr(getattr(layer, "activation", None), "__name__", "") not in ("linear", "relu"):
+        return None
+    return divide(layer, lambda: layer.input.shape[1:3])
+
+
+def _part_entries(layer, inbound_nodes, padding, parts):
+    """Return the entries of a wide depthwise convolution as a sum of smaller ones."""
+    from tf_keras import layers
+
+    name, total = layer.name, _total(layer)
+    entries = [_entry(layers.ZeroPadding2D(padding, name=f"{name}_padded"), inbound_nodes)]
+    names = _part_names(layer, parts)
+    for part_name, part in zip(names, parts, strict=True):
+        crop = layers.Cropping2D(part.crop, name=f"{part_name}_input")
+        config = {
+            **layer.get_config(),
+            "name": part_name,
+            "kernel_size": part.kernel_size,
+            "padding": "valid",
+            "activation": "linear",
+            "use_bias": layer.use_bias and part_name == names[0],
+        }
+        convolution = type(layer).from_config(config)
+        entries.append(_entry(crop, _calls(f"{name}_padded")))
+        entries.append(_entry(convolution, _calls(crop.name)))
+    if len(parts) > 1:
+        calls = [_calls(part_name)[0][0] for part_name in names]
+        entries += _merges({"name": total, "class_name": "Add", "inbound_nodes": [calls]})
+    if total != name:
+        entries.append(_entry(layers.ReLU(name=name), _calls(total)))
+    return entries
+
+
+def _part_weights(layer, parts):
+    """Return the weights of the parts by their names; the first has the bias."""
+    kernel, *bias = layer.get_weights()
+    names = _part_names(layer, parts)
+    weights = {
+        name: [kernel[part.rows, part.columns]] for name, part in zip(names, parts, strict=True)
+    }
+    weights[names[0]] += bias
+    return weights
+
+
+def _part_names(layer, parts):
+    if len(parts) == 1:
+        return [_total(layer)]
+    return [f"{layer.name}_part_{index}" for index in range(len(parts))]
+
+
+def _total(layer):
+    """Return the name of what all parts add up to."""
+    return layer.name if layer.activation.__name__ == "linear" else f"{layer.name}_sum"
 
 
 def _depthwise(name, inbound_nodes, use_bias):

@@ -1,0 +1,184 @@
+"""Depthwise convolutions that are too large for LiteRT's kernels, as sums of smaller ones."""
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from keras import layers
+
+from keras_multiception.compression.wide_kernels import LIMIT, parts_of
+
+tf_keras = pytest.importorskip("tf_keras")
+pytest.importorskip("ai_edge_litert")
+import tensorflow as tf  # noqa: E402
+
+import keras_multiception as km  # noqa: E402
+from keras_multiception.compression import (  # noqa: E402
+    LiteRTModel,
+    convert_to_litert,
+    float_operators,
+    quantize_model,
+)
+from keras_multiception.compression.litert_weights import litert_kernels  # noqa: E402
+from keras_multiception.compression.quantization_layout import (  # noqa: E402
+    rewrite_for_quantization,
+)
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.normal(size=(6, 12, 10, 3)).astype("float32")
+GEOMETRIES = [
+    {"kernel_size": 7},
+    {"kernel_size": 7, "strides": 2},
+    {"kernel_size": 7, "strides": 2, "padding": "valid"},
+    {"kernel_size": (4, 9), "depth_multiplier": 2, "activation": "relu"},
+    {"kernel_size": (3, 9), "dilation_rate": (2, 1), "use_bias": False},
+    {"kernel_size": 8, "padding": "valid"},
+    {"kernel_size": (1, 27)},
+    {"kernel_size": (1, 27), "activation": "relu"},
+]
+
+
+def depthwise(library, shape=(12, 10, 3), **arguments):
+    """Return a network of one depthwise convolution with random weights."""
+    x = inputs = library.Input(shape)
+    x = library.layers.DepthwiseConv2D(**{"padding": "same", "name": "wide"} | arguments)(x)
+    model = library.Model(inputs, x)
+    model.set_weights([RNG.normal(size=w.shape) for w in model.get_weights()])
+    return model
+
+
+def largest_depthwise(content):
+    kernels = [kernel for _, kind, kernel in litert_kernels(content) if kind == "depthwise"]
+    return max(kernel.shape[1] * kernel.shape[2] for kernel in kernels)
+
+
+@given(height=st.integers(1, 40), width=st.integers(1, 40))
+def test_parts_cover_a_kernel_once_and_are_small(height, width):
+    parts = parts_of((height, width))
+    count = np.zeros((height, width), int)
+    for part in parts:
+        count[part.rows, part.columns] += 1
+        assert 1 <= np.prod(part.kernel_size) <= LIMIT
+        (top, bottom), (left, right) = part.crop
+        assert (top + bottom, left + right) == tuple(
+            whole - size for whole, size in zip((height, width), part.kernel_size, strict=True)
+        )
+    assert (count == 1).all()
+    assert (len(parts) == 1) == (height * width <= LIMIT)
+
+
+@pytest.mark.parametrize(("size", "number"), [(5, 1), (7, 3), (9, 4), (11, 6)])
+def test_parts_are_few(size, number):
+    assert len(parts_of((size, size))) == number
+
+
+@pytest.mark.parametrize("library", [keras, tf_keras], ids=["keras", "tf_keras"])
+@pytest.mark.parametrize("arguments", GEOMETRIES, ids=str)
+def test_files_answer_like_the_whole_convolution(library, arguments):
+    model = depthwise(library, **arguments)
+    content = convert_to_litert(model)
+    assert largest_depthwise(content) <= LIMIT
+    expected = model.predict(IMAGES, verbose=0)
+    np.testing.assert_allclose(LiteRTModel(content).predict(IMAGES), expected, atol=2e-5)
+    integers = convert_to_litert(model, "int8", IMAGES)
+    assert not float_operators(integers)
+    assert largest_depthwise(integers) <= LIMIT
+    answers, scale = LiteRTModel(integers).predict(IMAGES), np.abs(expected).max()
+    np.testing.assert_allclose(answers / scale, expected / scale, atol=0.04)
+
+
+@pytest.mark.parametrize("arguments", GEOMETRIES, ids=str)
+def test_a_model_to_be_quantized_computes_the_same_in_parts(arguments):
+    model = depthwise(tf_keras, **arguments)
+    rewritten, units = rewrite_for_quantization(model)
+    assert not units
+    convolutions = [x for x in rewritten.layers if type(x).__name__ == "DepthwiseConv2D"]
+    assert all(np.prod(x.kernel_size) <= LIMIT for x in convolutions)
+    np.testing.assert_allclose(
+        rewritten.predict(IMAGES, verbose=0), model.predict(IMAGES, verbose=0), atol=2e-5
+    )
+    # a part that meets zeros alone, as of the kernel that is wider than the image, is left out
+    is_whole = arguments["kernel_size"] != (1, 27)
+    assert (rewritten.count_params() == model.count_params()) == is_whole
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"kernel_size": 5},
+        {"kernel_size": 7, "activation": "tanh"},
+        {"kernel_size": 7, "depthwise_constraint": "non_neg"},
+        {"kernel_size": 7, "strides": 2, "shape": (None, None, 3)},
+    ],
+    ids=str,
+)
+def test_what_stays_whole_in_a_model_to_be_quantized(arguments):
+    rewritten, _ = rewrite_for_quantization(depthwise(tf_keras, **arguments))
+    assert [type(x).__name__ for x in rewritten.layers] == ["InputLayer", "DepthwiseConv2D"]
+
+
+@pytest.mark.parametrize("library", [keras, tf_keras], ids=["keras", "tf_keras"])
+@pytest.mark.parametrize(("strides", "is_small"), [(1, True), (2, False)])
+def test_images_of_any_size(library, strides, is_small):
+    model = depthwise(library, shape=(None, None, 3), kernel_size=7, strides=strides)
+    content = convert_to_litert(model)
+    assert (largest_depthwise(content) <= LIMIT) == is_small
+    for images in (IMAGES, IMAGES[:, :9]):
+        interpreter = LiteRTModel(content)
+        np.testing.assert_allclose(
+            interpreter.predict(images), model.predict(images, verbose=0), atol=2e-5
+        )
+
+
+def test_the_model_has_its_layers_back():
+    for model in (depthwise(tf_keras, kernel_size=7), depthwise(keras, kernel_size=7)):
+        before = dict(vars(model.get_layer("wide")))
+        convert_to_litert(model)
+        assert vars(model.get_layer("wide")).keys() == before.keys()
+
+
+def test_quantization_aware_training_of_parts_keeps_zeros_and_frozen_weights():
+    x = inputs = keras.Input((12, 10, 3))
+    x = layers.DepthwiseConv2D(7, padding="same", name="sparse")(x)
+    x = layers.ReLU()(layers.BatchNormalization()(x))
+    x = layers.DepthwiseConv2D(7, padding="same", activation="relu", name="frozen")(x)
+    x = layers.Dense(2, activation="softmax")(layers.GlobalAveragePooling2D()(x))
+    model = keras.Model(inputs, x)
+    kernel = np.array(model.get_layer("sparse").kernel) * (RNG.random((7, 7, 3, 1)) < 0.5)
+    model.get_layer("sparse").set_weights([kernel, np.zeros(3)])
+    model.get_layer("frozen").trainable = False
+    aware = quantize_model(model, preserve=("sparsity",))
+    names = [f"quant_frozen_part_{i}" for i in range(3)]
+    before = [aware.get_layer(name).get_weights()[0] for name in names]
+    aware.compile(tf_keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
+    aware.fit(IMAGES, np.arange(6) % 2, epochs=2, verbose=0)
+    with tf.GradientTape() as tape:
+        loss = tf_keras.losses.sparse_categorical_crossentropy(
+            np.arange(6) % 2, aware(IMAGES, training=True)
+        )
+    gradients = tape.gradient(loss, aware.trainable_weights)
+    assert all(gradient is not None and np.any(gradient) for gradient in gradients)
+    for name, weights in zip(names, before, strict=True):
+        np.testing.assert_array_equal(aware.get_layer(name).get_weights()[0], weights)
+    content = convert_to_litert(aware, "int8")
+    assert not float_operators(content)
+    written = [w for _, kind, w in litert_kernels(content) if w.shape[1:] == (3, 7, 3)]
+    zeros = [
+        kernel[part.rows, part.columns, :, 0] == 0
+        for part in parts_of((7, 7))
+        if part.kernel_size == (3, 7)
+    ]
+    assert any(not np.any(w[0][zero]) for w in written for zero in zeros)
+    np.testing.assert_allclose(
+        LiteRTModel(content).predict(IMAGES), aware.predict(IMAGES, verbose=0), atol=0.05
+    )
+
+
+def test_a_multiception_network_has_small_kernels_alone():
+    model = km.ResNet20(input_shape=(16, 16, 3), filters=4)
+    images = RNG.normal(size=(4, 16, 16, 3)).astype("float32")
+    fused = km.fuse(model, verbose=False)
+    assert fused.get_layer("stage1_block1_conv1_depthwise_2").kernel_size == (7, 7)
+    for content in (convert_to_litert(model), convert_to_litert(model, "int8", images)):
+        assert largest_depthwise(content) <= LIMIT
