@@ -1,6 +1,8 @@
 """Weights that come with the package: released from runs, loaded by name, accurate."""
 
+import contextlib
 import json
+import os
 import shutil
 
 import numpy as np
@@ -115,6 +117,32 @@ def test_unknown_names_and_damaged_files(released):
     released.with_suffix(".json").unlink()
     with pytest.raises(ValueError, match=damaged):
         km.ResNet20(conv="dsconv", weights="digits")
+
+
+@pytest.mark.parametrize("steps", range(4))
+def test_replacing_may_stop_at_any_time(released, tmp_path, monkeypatch, steps):
+    rename, old = os.replace, pretrained.describe(released)["top1"]
+    network, new = km.ResNet20(conv="dsconv"), tmp_path / "new.npz"
+    renamed = []
+
+    def stop(*paths):
+        if len(renamed) == steps:
+            raise KeyboardInterrupt
+        renamed.append(paths)
+        rename(*paths)
+
+    pretrained.write(network, new, {"top1": 2.0, "examples": 4}, narrow=False)
+    with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+        patch.setattr(os, "replace", stop)
+        pretrained.replace(released, new)
+    is_new = steps >= 2  # the facts, the weights, the facts again
+    loaded = km.ResNet20(conv="dsconv", weights="digits")
+    assert np.array_equal(answers(loaded), answers(network)) == is_new
+    assert pretrained.describe(released)["top1"] == (2.0 if is_new else old)
+    pretrained.write(network, new, {"top1": 3.0, "examples": 4}, narrow=False)
+    pretrained.replace(released, new)
+    assert json.loads(released.with_suffix(".json").read_text())["top1"] == 3.0
+    assert not list(released.parent.glob(".*"))
 
 
 def test_a_damaged_file_is_in_the_way_of_its_own_network_alone(released):

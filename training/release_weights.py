@@ -73,8 +73,10 @@ def release(runs, data_dir=None, output=None, note=""):
     best = max(runs, key=lambda run: run.metrics()["test"]["top1"])
     config = best.config()
     recipe = config["recipe"]
-    images, labels = data.load(recipe["dataset"], recipe["test_split"], data_dir)
     facts = data.recorded_facts(config)
+    images, labels = data.load(
+        recipe["dataset"], recipe["test_split"], data_dir, recipe["image_size"]
+    )
 
     def top1_of(model):
         return metrics.evaluate_model(model, images, labels, dataset=facts)["top1"]
@@ -84,10 +86,12 @@ def release(runs, data_dir=None, output=None, note=""):
     name = f"{recipe['model']}_{recipe['conv']}"
     folder = pathlib.Path(output or pretrained.FOLDER) / recipe["dataset"]
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as temporary:
         file = pathlib.Path(temporary, f"{name}.npz")
         for narrow in (True, False):
-            shipped = km.create_model(recipe["model"], conv=recipe["conv"])
+            shipped = km.create_model(
+                recipe["model"], conv=recipe["conv"], input_shape=facts.image_shape
+            )
             pretrained.write(model, file, {}, narrow)
             if not pretrained.load_file(shipped, file):
                 raise ValueError(
@@ -100,8 +104,8 @@ def release(runs, data_dir=None, output=None, note=""):
         pretrained.write(model, file, {"top1": top1, "examples": len(labels)}, narrow)
         card = _model_card(name, config, runs, best, top1, narrow, note)
         file.with_suffix(".md").write_text(card, encoding="utf-8")
-        for written in sorted(file.parent.iterdir()):
-            os.replace(written, folder / written.name)
+        pretrained.replace(folder / file.name, file)
+        os.replace(file.with_suffix(".md"), folder / f"{name}.md")
     return folder / file.name
 
 

@@ -1,7 +1,9 @@
 """Weights that come with the package: which there are, and how they get into a network."""
 
 import hashlib
+import io
 import json
+import os
 import pathlib
 import zipfile
 import zlib
@@ -98,8 +100,27 @@ def describe(file):
     Returns:
         A dictionary: `sha256` of the file, and `top1` and `examples`, the share and number of
         test images that the network classified right with these weights.
+
+    Raises:
+        ValueError: If the file is damaged.
     """
-    return json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+    _, facts = _open(file)
+    return facts
+
+
+def replace(file, new):
+    """Put a file of weights in the place of another, so that a stop at any time loses neither.
+
+    In between, the `.json` file has the facts of both.
+
+    Args:
+        file: Path of the `.npz` file to replace; it need not exist.
+        new: Path of one that `write` wrote, on the same disk; it is moved.
+    """
+    facts = _known(new)
+    _write_json(file, [*_known(file), *facts])
+    os.replace(new, file)
+    _write_json(file, facts[0])
 
 
 def write(model, file, facts, narrow=True):
@@ -117,8 +138,7 @@ def write(model, file, facts, narrow=True):
         dtype = "float16" if narrow and len(variable.shape) > 1 else "float32"
         arrays[name] = np.asarray(variable).astype(dtype)
     np.savez_compressed(file, **arrays)
-    facts = {"sha256": hashlib.sha256(file.read_bytes()).hexdigest(), **facts}
-    file.with_suffix(".json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    _write_json(file, {"sha256": hashlib.sha256(file.read_bytes()).hexdigest(), **facts})
 
 
 def _variables(model):
@@ -133,13 +153,44 @@ def _variables(model):
 
 
 def _read(file):
+    content, _ = _open(file)
     try:
-        if hashlib.sha256(file.read_bytes()).hexdigest() == describe(file)["sha256"]:
-            with np.load(file) as arrays:
-                return {name: arrays[name].astype("float32") for name in arrays}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):
-        pass
-    raise ValueError(
+        with np.load(io.BytesIO(content)) as arrays:
+            return {name: arrays[name].astype("float32") for name in arrays}
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise _damaged(file) from error
+
+
+def _open(file):
+    """Return the content of a file of weights, and what is known of it."""
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise _damaged(file) from error
+    digest = hashlib.sha256(content).hexdigest()
+    for facts in _known(file):
+        if facts.get("sha256") == digest:
+            return content, facts
+    raise _damaged(file)
+
+
+def _known(file):
+    """Return what the `.json` file beside a file of weights has: facts, of two in `replace`."""
+    try:
+        facts = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return [each for each in (facts if isinstance(facts, list) else [facts]) if each]
+
+
+def _write_json(file, facts):
+    partial = file.with_name(f".{file.stem}.json")
+    partial.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, file.with_suffix(".json"))
+
+
+def _damaged(file):
+    return ValueError(
         "The file of weights must be the one that the package came with; install it again. "
         f"Received: {file}, which has changed or lacks its .json file"
     )
