@@ -211,6 +211,26 @@ def test_bad_settings_are_one_line_and_leave_nothing_behind(flag, value, part, t
     assert not list(run.rglob("result.json"))
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_results_of_others_are_not_lost(seed, tmp_path, capsys):
+    run = save_run(tmp_path / "run", seed, train=False)
+    recipe = {k: v for k, v in RunFolder(run).config()["recipe"].items() if k != "seed"}
+    artefacts = [{"recipe": name, "seeds": [0]} for name in ("float", "qat")]
+    write_json(tmp_path / "two.json", {"networks": [{"recipe": recipe, "artefacts": artefacts}]})
+    before = (tmp_path / "two.json").read_text()
+    message = error_of(
+        capsys, "--run", run, "--recipe", "float", "--output", tmp_path / "two", *FAST
+    )
+    assert "`output` must not be the results of other recipes or runs" in message
+    assert f"give those too: {'qat' if seed == 0 else 'float, qat'}. Received" in message
+    assert (tmp_path / "two.json").read_text() == before
+
+
+def test_an_output_needs_a_name(tmp_path, capsys):
+    run = save_run(tmp_path / "run", train=False)
+    assert "`output` must be a path of files" in error_of(capsys, "--run", run, "--output", ".")
+
+
 def test_other_settings_are_refused(tmp_path, capsys):
     run = save_run(tmp_path / "run", train=False)
     settings = {"fine_tuning": {"epochs": 9}, "train_split": "train", "test_split": "test"}

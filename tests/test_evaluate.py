@@ -190,6 +190,14 @@ class TestErrors:
     def test_unfinished_run(self, capsys, tmp_path):
         assert "`run` must be the folder of a finished" in error_of(capsys, "--run", tmp_path)
 
+    def test_json_is_a_folder(self, saved, capsys, tmp_path):
+        arguments = ["--model", saved(classifier()), "--dataset", "digits", "--json", tmp_path]
+        assert f"`json` must be a file. Received: json={tmp_path}" in error_of(capsys, *arguments)
+
+    def test_image_size(self, saved, capsys):
+        arguments = ["--model", saved(classifier()), "--dataset", "digits", "--image_size", -5]
+        assert "`image_size` must be at least 0. Received" in error_of(capsys, *arguments)
+
     def test_batch_size(self, saved, capsys):
         arguments = ("--model", saved(classifier()), "--dataset", "digits", "--batch_size", 0)
         assert "`batch_size` must be at least 1" in error_of(capsys, *arguments)

@@ -32,8 +32,16 @@ def test_rows(capsys):
         assert row["images_per_core_second"] > 0
 
 
-def test_bad_usage(capsys):
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--examples", "10"], "--examples must be at least four times"),
+        (["--image_size", "0"], "--seconds and --image_size must be above 0"),
+        (["--soak", "2"], "and --soak at least 4"),
+    ],
+)
+def test_bad_usage(capsys, arguments, message):
     with pytest.raises(SystemExit) as exit_:
-        pipeline_benchmark.main(["--examples", "10"])
+        pipeline_benchmark.main(arguments)
     assert exit_.value.code == 2
-    assert "--examples must be at least four times" in capsys.readouterr().err
+    assert message in capsys.readouterr().err

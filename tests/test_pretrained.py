@@ -77,6 +77,21 @@ def test_one_recipe_for_each_network(run, tmp_path, capsys):
     assert not (tmp_path / "new").exists()
 
 
+def test_the_images_must_be_those_of_the_run(run, tmp_path, capsys):
+    from training import release_weights
+
+    other = tmp_path / "other"
+    shutil.copytree(run / "seed_0", other)
+    metrics = json.loads((other / "metrics.json").read_text())
+    metrics["test"]["top1"] += 0.5
+    (other / "metrics.json").write_text(json.dumps(metrics))
+    with pytest.raises(SystemExit):
+        release_weights.main(["--run", str(other), "--output", str(tmp_path / "new")])
+    error = capsys.readouterr().err
+    assert "`data_dir` must have the images that the run was measured on" in error
+    assert error.count("\n") == 1
+
+
 def test_the_card_names_every_seed(released):
     card = released.with_suffix(".md").read_text()
     for text in ('weights="digits"', "166,858 trainable", "n = 2", "(seed 0)", "(seed 1)", "scans"):

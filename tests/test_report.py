@@ -328,6 +328,14 @@ class TestErrors:
         assert "`output` must be a folder" in message
 
 
+@pytest.mark.parametrize("output", [".", ".."])
+def test_the_current_folder_is_not_replaced(runs, tmp_path, capsys, monkeypatch, output):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    message = error_of(capsys, runs[0], "--output", output)
+    assert "`output` must be a folder of its own, not the current one" in message
+
+
 def test_different_splits_are_not_paired(runs, tmp_path):
     other = digits_run(tmp_path / "a", "test[:20]")
     result, _ = measure_runs(read_runs([runs[0], other]))

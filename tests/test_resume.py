@@ -131,6 +131,23 @@ def test_last_checkpoints_are_kept(tmp_path):
     assert folder.load_checkpoint(model) == rows(5)
 
 
+def test_of_a_damaged_checkpoint_the_one_before_is_taken(tmp_path, capsys):
+    folder, model = RunFolder(tmp_path), small_model()
+    for count in (1, 2):
+        fit(model)
+        folder.save_checkpoint(model, rows(count))
+    last = tmp_path / "checkpoints" / "epoch_0002" / "variables.npz"
+    last.write_bytes(last.read_bytes()[:500])
+    assert folder.load_checkpoint(model) == rows(1)
+    assert f"{last.parent}: damaged" in capsys.readouterr().err
+    folder.save_checkpoint(model, rows(2))
+    assert folder.load_checkpoint(model) == rows(2)
+    for path in (tmp_path / "checkpoints").glob("*/history.json"):
+        path.write_text("[")
+    with pytest.raises(ValueError, match="`workdir` must have a checkpoint that can be read"):
+        folder.load_checkpoint(model)
+
+
 def test_full_disk_leaves_the_checkpoint_before(tmp_path):
     folder, model = RunFolder(tmp_path), small_model()
     folder.save_checkpoint(model, rows(1))

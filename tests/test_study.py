@@ -123,6 +123,28 @@ def test_a_summary_of_other_conditions_is_not_lost(tmp_path, capsys):
     assert main(["--recipe", DIGITS[0], *shared, "--output", str(tmp_path / "one")]) == 1
 
 
+def test_a_summary_of_runs_that_are_not_there_is_not_lost(tmp_path, capsys):
+    there, empty = tmp_path / "there", tmp_path / "empty"
+    write_runs(plan_runs(plan_conditions(DIGITS), 2, there), lambda recipe, seed: 5.0 + seed)
+    shared = ["--recipe", *DIGITS, "--summary_only", "--output", str(tmp_path / "study")]
+    assert main([*shared, "--seeds", "2", "--workdir", str(there)]) == 0
+    page = (tmp_path / "study.md").read_text()
+    for arguments in (["--seeds", "1", "--workdir", str(there)], ["--workdir", str(empty)]):
+        with pytest.raises(SystemExit):
+            main([*shared, *arguments])
+        error = capsys.readouterr().err
+        assert "`output` must not be the summary of runs that this study does not have" in error
+        assert f"{DIGITS[1]}, seed 1" in error
+        assert (tmp_path / "study.md").read_text() == page
+
+
+def test_a_note_is_no_mathematics(tmp_path):
+    write_runs(plan_runs(plan_conditions(DIGITS), 1, tmp_path), lambda recipe, seed: 5.0)
+    shared = ["--recipe", *DIGITS, "--seeds", "1", "--workdir", str(tmp_path), "--summary_only"]
+    assert main([*shared, "--note", "costs $5_{ and $6"]) == 0
+    assert "costs $5_{ and $6" in (tmp_path / "study.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -133,6 +155,7 @@ def test_a_summary_of_other_conditions_is_not_lost(tmp_path, capsys):
         (["--table", "1", "--workdir", "x", "--seeds", "0"], "`seeds` must be at least 1"),
         (["--table", "1", "--workdir", "x", "--parallel", "0"], "`parallel` must be auto or at"),
         (["--render", "none.json"], "`render` must be the .json file"),
+        (["--table", "1", "--workdir", "x", "--output", "."], "`output` must be a path of files"),
     ],
 )
 def test_bad_usage_is_one_line(arguments, message, capsys):

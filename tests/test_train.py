@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import json
 import math
 import warnings
@@ -106,6 +107,21 @@ def test_finished_run_is_left_as_it_is(workdir, capsys):
     assert run(workdir) == 0
     assert "finished" in capsys.readouterr().out
     assert contents(workdir) == before
+
+
+def test_a_recipe_file_may_be_called_otherwise(workdir, tmp_path, capsys):
+    recipe = dataclasses.asdict(get_recipe(RECIPE, SMALL))
+    (tmp_path / "mine.json").write_text(json.dumps(recipe))
+    before = contents(workdir)
+    assert run(workdir, recipe=str(tmp_path / "mine.json")) == 0
+    assert "finished" in capsys.readouterr().out
+    assert contents(workdir) == before
+
+
+def test_images_of_another_size_than_the_runs(workdir, capsys):
+    with pytest.raises(SystemExit):
+        evaluate.main(["--run", str(workdir), "--image_size", "16"])
+    assert "`image_size` must be that of the run's images, 32. Received" in capsys.readouterr().err
 
 
 def test_other_configuration_is_refused_and_loses_nothing(workdir, capsys):

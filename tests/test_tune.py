@@ -112,12 +112,22 @@ def test_split_without_an_end_to_hold_out_is_refused():
         hold_out(get_recipe(DIGITS), "train[90%:]")
 
 
+def test_learning_rates_are_none_that_a_recipe_refuses():
+    hypermodel = digits_space(changes=["min_learning_rate=0.09"])
+    hp = keras_tuner.HyperParameters()
+    hypermodel.recipe(hp)
+    (rate,) = [each for each in hp.space if each.name == "learning_rate"]
+    assert rate.min_value == 0.09
+    assert values_of(hypermodel, learning_rate=rate.min_value).learning_rate == 0.09
+
+
 def test_budget():
     assert parse_budget(["parameters=200000", "latency_ms=2.5"]) == {
         "parameters": 200000,
         "latency_ms": 2.5,
     }
-    for text in ("parameters", "parameters=few", "bytes=3"):
+    wrong = ("parameters", "parameters=few", "bytes=3", "parameters=0", "parameters=-5")
+    for text in (*wrong, "latency_ms=nan", "latency_ms=inf"):
         with pytest.raises(ValueError, match=f"`budget` must be.*Received: budget={text}"):
             parse_budget([text])
 

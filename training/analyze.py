@@ -10,7 +10,7 @@ pictures: shares by stage, shares by channel, effective receptive fields and lea
 import pathlib
 import sys
 
-from training.cli import Parser
+from training.cli import Parser, run_command
 
 
 def main(argv=None):
@@ -89,4 +89,4 @@ def _top1(case):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

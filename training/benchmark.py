@@ -17,7 +17,7 @@ from typing import Any
 
 from training.benchmarks.plan import CHOICES, TASKS, Plan
 from training.benchmarks.rounds import run
-from training.cli import Parser, command_of
+from training.cli import Parser, command_of, require_name
 from training.recipe import POLICIES
 
 CONVS = ("standard", "dsconv", "mixconv", "multiception")
@@ -55,6 +55,7 @@ def main(argv=None):
 
             pages.render(args.render)
             return 0
+        require_name(args.output)
         plan = _plan(args)
         args.output.parent.mkdir(parents=True, exist_ok=True)  # fails now rather than at the end
         results = run(plan, args.onednn, args.memory)

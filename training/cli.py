@@ -20,6 +20,31 @@ class Parser(argparse.ArgumentParser):
         sys.exit(2)
 
 
+def run_command(main):
+    """Run a command as this process.
+
+    Args:
+        main: Function without arguments that returns the exit code.
+
+    Returns:
+        The exit code; 130 if it was interrupted, which is said in one line.
+    """
+    try:
+        return main()
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
+
+
+def require_name(output):
+    """Raise a `ValueError` if a path, to which suffixes are added, has no last part for them."""
+    if not output.name:
+        raise ValueError(
+            "`output` must be a path of files without their suffix, such as results/mine. "
+            f"Received: output={output}"
+        )
+
+
 def command_of(module, argv, left_out=()):
     """Return a command as a reader can repeat it, without what belongs to one machine.
 

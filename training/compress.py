@@ -12,7 +12,7 @@ import json
 import pathlib
 import sys
 
-from training.cli import Parser, command_of
+from training.cli import Parser, command_of, require_name
 from training.compression.recipes import DEFAULT, describe_recipes, parse_recipes
 from training.run_folder import replacing, write_json
 
@@ -70,6 +70,7 @@ def _compress(args, recipes, command):
     tuning = FineTuning(args.epochs, args.learning_rate, args.batch_size, args.seed)
     runs = find_runs(args.run)
     output = args.output or pathlib.Path(args.run[0]) / "compression"
+    require_name(output)
     compressors = [
         Compressor(run, tuning, args.train_split, args.test_split, args.data_dir) for run in runs
     ]
@@ -79,6 +80,7 @@ def _compress(args, recipes, command):
             "`recipe` must have one that can be followed; branches are dropped of Multiception "
             f"alone. Received: recipe={args.recipe}"
         )
+    _require_own_output(output, compressors, recipes)
     for compressor in compressors:
         with compressor.run.lock():
             for recipe in filter(compressor.applies, recipes):
@@ -94,6 +96,36 @@ def _compress(args, recipes, command):
     write_json(output.with_name(f"{output.name}.json"), results)
     _write_pages(results, output)
     return output
+
+
+def _require_own_output(output, compressors, recipes):
+    """Raise a `ValueError` if there are results that would be lost: of other recipes or runs."""
+    path = output.with_name(f"{output.name}.json")
+    try:
+        networks = json.loads(path.read_text(encoding="utf-8"))["networks"]
+        there = {
+            (json.dumps({**network["recipe"], "seed": seed}, sort_keys=True), artefact["recipe"])
+            for network in networks
+            for artefact in network["artefacts"]
+            for seed in artefact["seeds"]
+        }
+    except FileNotFoundError:
+        return
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"`output` must not be another file than this command's results ({error!r}). "
+            f"Received: output={path}"
+        ) from error
+    made = {
+        (json.dumps(each.recipe, sort_keys=True), recipe.name)
+        for each in compressors
+        for recipe in recipes
+    }
+    if lost := {recipe for _, recipe in there - made}:
+        raise ValueError(
+            "`output` must not be the results of other recipes or runs; choose another name, or "
+            f"give those too: {', '.join(sorted(lost))}. Received: output={path}"
+        )
 
 
 def _render(path):

@@ -15,8 +15,9 @@ import os
 import pathlib
 import sys
 
-from training.cli import Parser
+from training.cli import Parser, run_command
 from training.readme import replace_sections, require_section
+from training.run_folder import replacing
 
 CONVOLUTIONS = {
     "standard": "standard",
@@ -64,7 +65,10 @@ def write_zoo(costs, folder):
         "multiply_adds",
         "peak_memory",
     )
-    with open(folder / "zoo_costs.csv", "w", encoding="utf-8", newline="") as file:
+    with (
+        replacing(folder / "zoo_costs.csv") as temporary,
+        open(temporary, "w", encoding="utf-8", newline="") as file,
+    ):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("model", "conv", "input_shape", "stage", *columns))
         for (model, conv), cost in costs.items():
@@ -73,9 +77,11 @@ def write_zoo(costs, folder):
                 counts = [getattr(part, column) for column in columns]
                 writer.writerow((model, conv, shape, stage, *counts))
     figure = folder / "zoo_costs.png"
-    draw(costs, CONVOLUTIONS, figure)
+    with replacing(figure) as temporary:
+        draw(costs, CONVOLUTIONS, temporary)
     text = zoo_markdown(costs, figure.name)
-    (folder / "zoo_costs.md").write_text(f"# What the networks cost\n\n{text}", encoding="utf-8")
+    with replacing(folder / "zoo_costs.md") as temporary:
+        temporary.write_text(f"# What the networks cost\n\n{text}", encoding="utf-8")
 
 
 def zoo_markdown(costs, figure):
@@ -185,4 +191,4 @@ def _count_zoo(args):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -45,6 +45,7 @@ def load(dataset, split, data_dir=None, image_size=0, archive_dir=None):
     Raises:
         ValueError: If the data set or split is unknown, or cannot be had or read.
     """
+    _require_size(image_size)
     if arrays.exist(dataset, data_dir):
         pixels, labels = arrays.load(dataset, split, data_dir)
     elif dataset == FOLDER:
@@ -74,6 +75,7 @@ def facts(dataset, data_dir=None, image_size=0):
     Raises:
         ValueError: If the data set is unknown, or the folder cannot be read.
     """
+    _require_size(image_size)
     if arrays.exist(dataset, data_dir):
         known = arrays.facts(dataset, data_dir)
     elif dataset == FOLDER:
@@ -110,6 +112,11 @@ def require_classes(class_names, data_dir):
             "`data_dir` must have the classes that the run was trained on, "
             f"{', '.join(class_names)}. Received: {', '.join(found)}"
         )
+
+
+def _require_size(image_size):
+    if image_size < 0:
+        raise ValueError(f"`image_size` must be at least 0. Received: image_size={image_size}")
 
 
 def _get_dataset(dataset):

@@ -7,7 +7,7 @@ python -m training.evaluate --model model.keras --dataset cifar10 --split "test[
 import pathlib
 import sys
 
-from training.cli import Parser
+from training.cli import Parser, run_command
 from training.run_folder import RunFolder, write_json
 
 
@@ -36,6 +36,8 @@ def main(argv=None):
     parser.add_argument("--json", help="file to write the result to as well")
     args = parser.parse_args(argv)
     try:
+        if args.json and pathlib.Path(args.json).is_dir():
+            raise ValueError(f"`json` must be a file. Received: json={args.json}")
         result = _evaluate(args)
         if args.json:
             write_json(args.json, result)
@@ -75,6 +77,11 @@ def _evaluate(args):
             data.require_classes(facts.class_names, args.data_dir)
     else:
         facts = data.facts(dataset, args.data_dir, image_size)
+    if trained_on and image_size and (image_size, image_size, 3) != tuple(trained_on.image_shape):
+        raise ValueError(
+            f"`image_size` must be that of the run's images, {trained_on.image_shape[0]}. "
+            f"Received: image_size={image_size}"
+        )
     model = metrics.load_model(path)
     images, labels = data.load(dataset, split, args.data_dir, image_size, args.archive_dir)
     result = metrics.evaluate_model(
@@ -111,4 +118,4 @@ def _format_table(result):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

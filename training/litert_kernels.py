@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from keras_multiception.cost_table import markdown
-from training.cli import Parser, command_of
+from training.cli import Parser, command_of, require_name
 from training.run_folder import replacing, write_json
 
 SHAPES = ((32, 16), (16, 32), (8, 64))  # size and channels of the stages of ResNet-20
@@ -58,6 +58,8 @@ def main(argv=None):
         )
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
+        if args.output:
+            require_name(args.output)
         results = {
             "command": command_of("training.litert_kernels", argv, ("--output", "--note")),
             "note": args.note,
@@ -69,6 +71,8 @@ def main(argv=None):
             write_json(args.output.with_name(f"{args.output.name}.json"), results)
             with replacing(args.output.with_name(f"{args.output.name}.md")) as temporary:
                 temporary.write_text(page(results), encoding="utf-8")
+    except ValueError as error:
+        parser.error(error)
     except (ImportError, OSError) as error:
         print(f"{parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1

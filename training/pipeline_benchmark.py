@@ -20,7 +20,7 @@ import time
 
 import numpy as np
 
-from training.cli import Parser
+from training.cli import Parser, run_command
 from training.pipeline.augmentation import Augmentation, draw
 
 AUGMENTATIONS = {
@@ -57,6 +57,12 @@ def main(argv=None):
         parser.error(
             "--examples must be at least four times the largest --batch_size, which must be at "
             f"least 1. Received: --examples {args.examples} --batch_size {max(args.batch_size)}"
+        )
+    least = (args.seconds, args.image_size, *([args.soak - 3] if args.soak is not None else []))
+    if min(least) <= 0:
+        parser.error(
+            "--seconds and --image_size must be above 0 and --soak at least 4. Received: --seconds "
+            f"{args.seconds} --image_size {args.image_size} --soak {args.soak}"
         )
     if args.soak:
         return _soak(args)
@@ -174,4 +180,4 @@ def _resident_megabytes():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

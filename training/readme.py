@@ -10,7 +10,7 @@ import pathlib
 import re
 import sys
 
-from training.cli import Parser
+from training.cli import Parser, run_command
 from training.run_folder import replacing
 from training.studies.names import CONVOLUTIONS, value_name
 
@@ -261,4 +261,4 @@ SECTIONS = {
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -12,10 +12,11 @@ import statistics
 import sys
 import tempfile
 
-from training.cli import Parser
+from training.cli import Parser, run_command
 from training.run_folder import RunFolder
 
 KEPT = 0.0005  # of the accuracy: what rounding may cost
+SAME = 0.002  # what another machine may make of the accuracy
 
 
 def main(argv=None):
@@ -82,7 +83,12 @@ def release(runs, data_dir=None, output=None, note=""):
         return metrics.evaluate_model(model, images, labels, dataset=facts)["top1"]
 
     model = keras.models.load_model(best.model, compile=False)
-    trained = top1_of(model)
+    trained, measured = top1_of(model), best.metrics()["test"]["top1"]
+    if abs(trained - measured) > max(SAME, 1.5 / len(labels)):
+        raise ValueError(
+            "`data_dir` must have the images that the run was measured on, of which it classified "
+            f"{measured:.2%} right. Received: data_dir={data_dir}, and {trained:.2%}"
+        )
     name = f"{recipe['model']}_{recipe['conv']}"
     folder = pathlib.Path(output or pretrained.FOLDER) / recipe["dataset"]
     folder.mkdir(parents=True, exist_ok=True)
@@ -204,4 +210,4 @@ def _model_card(name, config, runs, best, top1, narrow, note):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

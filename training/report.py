@@ -13,7 +13,7 @@ import pathlib
 import shutil
 import sys
 
-from training.cli import Parser
+from training.cli import Parser, run_command
 from training.run_folder import replacing
 
 FILES = {"report.html", "report.md", "report.json", "figures"}
@@ -75,6 +75,11 @@ def write(paths, output, data_dir=None):
 
 
 def _require_free(output):
+    if output.resolve() in (pathlib.Path.cwd(), *pathlib.Path.cwd().parents):
+        raise ValueError(
+            "`output` must be a folder of its own, not the current one, which would be replaced. "
+            f"Received: output={output}"
+        )
     if output.exists() and not output.is_dir():
         raise ValueError(f"`output` must be a folder. Received: output={output}")
     for path in sorted(output.iterdir()) if output.exists() else ():
@@ -96,4 +101,4 @@ def _exchange(new, path):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

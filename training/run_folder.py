@@ -16,6 +16,9 @@ import json
 import os
 import pathlib
 import shutil
+import sys
+import zipfile
+import zlib
 from typing import Any
 
 import numpy as np
@@ -24,6 +27,7 @@ from training.recipe import Recipe
 
 KEPT_CHECKPOINTS = 2
 
+_DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 _CONFIG_KEYS = ("name", "recipe", "data", "execution", "versions", "hardware")
 RECIPE_DEFAULTS = {
     field.name: field.default
@@ -175,7 +179,9 @@ class RunFolder:
             return
         import keras  # takes seconds, and most who look into a folder do not need it
 
-        with replacing(self._checkpoints / f"epoch_{len(history):04}") as folder:
+        checkpoint = self._checkpoints / f"epoch_{len(history):04}"
+        _remove(checkpoint)  # one that was damaged
+        with replacing(checkpoint) as folder:
             folder.mkdir()
             arrays: dict[str, Any] = {
                 name: keras.ops.convert_to_numpy(variable)
@@ -188,30 +194,37 @@ class RunFolder:
             shutil.rmtree(old)
 
     def load_checkpoint(self, model):
-        """Bring a compiled model to the last checkpoint.
+        """Bring a compiled model to the last checkpoint that can be read.
 
         Returns:
             The rows of the history until then, one per epoch; empty without a checkpoint.
 
         Raises:
-            ValueError: If the checkpoint is of another model.
+            ValueError: If the checkpoint is of another model, or none can be read.
         """
-        if not self._epochs():
-            return []
-        last = self._epochs()[-1]
-        variables = _variables(model)
-        with np.load(last / "variables.npz") as saved:
+        for checkpoint in reversed(self._epochs()):
+            try:
+                arrays, history = _read_checkpoint(checkpoint)
+            except _DAMAGED as error:
+                print(f"{checkpoint}: damaged ({error}), and left out", file=sys.stderr)
+                continue
+            variables = _variables(model)
             expected = {name: tuple(v.shape) for name, v in variables.items()}
-            if {name: array.shape for name, array in saved.items()} != expected:
+            if {name: array.shape for name, array in arrays.items()} != expected:
                 raise ValueError(
                     "`workdir` has a checkpoint whose variables are not those of the model; was "
                     f"it written by another version? Received: workdir={self.path}"
                 )
             for name, variable in variables.items():
-                variable.assign(saved[name])
-        history = json.loads((last / "history.json").read_text())
-        self._write_history(history)
-        return history
+                variable.assign(arrays[name])
+            self._write_history(history)
+            return history
+        if self._epochs():
+            raise ValueError(
+                "`workdir` must have a checkpoint that can be read; remove its folder checkpoints "
+                f"to begin anew. Received: workdir={self.path}"
+            )
+        return []
 
     def finish(self, metrics):
         """Write the final metrics; the run is finished."""
@@ -229,11 +242,16 @@ class RunFolder:
             writer.writerows(history)
 
 
+def _read_checkpoint(path):
+    with np.load(path / "variables.npz") as saved:
+        arrays = dict(saved.items())
+    return arrays, json.loads((path / "history.json").read_text())
+
+
 def _decisive(config):
     """Return what must be the same for a run to go on: all that decides its outcome."""
     replicas = {} if config["recipe"]["sync_batch_norm"] else config["execution"]
     return {
-        "recipe": config["name"],
         **config["recipe"],
         **config["data"],
         "replicas": replicas.get("replicas", 1),

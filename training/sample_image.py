@@ -6,7 +6,7 @@ python -m training.sample_image --dataset digits --index 7 --output digit.png
 import pathlib
 import sys
 
-from training.cli import Parser
+from training.cli import Parser, run_command
 
 
 def main(arguments=None):
@@ -42,4 +42,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -14,7 +14,7 @@ import os
 import pathlib
 import sys
 
-from training.cli import Parser, command_of
+from training.cli import Parser, command_of, require_name
 from training.loop.strategies import LOOPS
 from training.studies.plan import (
     check_networks,
@@ -64,7 +64,8 @@ def main(argv=None):
         # this process counts and draws; the GPUs are for those that train
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         check_networks(conditions)
-        _require_own_output(_output(args), conditions)
+        require_name(_output(args))
+        _require_own_output(_output(args), runs, args.summary_only)
         summarise = functools.partial(_summarise, runs, args, argv)
         if not args.summary_only:
             train_runs(runs, gpus, parallel, args.data_dir, summarise, args.loop)
@@ -91,12 +92,19 @@ def _summarise(runs, args, argv):
     summarise(runs, args.workdir, _output(args), command=command, note=args.note)
 
 
-def _require_own_output(output, conditions):
-    """Raise a `ValueError` if there is the summary of another study, which would be lost."""
+def _require_own_output(output, runs, summary_only):
+    """Raise a `ValueError` if there is a summary of what this study does not have."""
     path = output.with_name(f"{output.name}.json")
     try:
         there = json.loads(path.read_text(encoding="utf-8"))["conditions"]
-        others = {each["label"] for each in there} - {each.label for each in conditions}
+        others = {each["label"] for each in there} - {run.condition.label for run in runs}
+        kept = {str(run) for run in runs if run.folder.metrics() or not summary_only}
+        lost = [
+            name
+            for each in there
+            for run in each["runs"]
+            if (name := f"{each['label']}, seed {run['seed']}") not in kept
+        ]
     except FileNotFoundError:
         return
     except (ValueError, KeyError, TypeError) as error:
@@ -108,6 +116,11 @@ def _require_own_output(output, conditions):
         raise ValueError(
             "`output` must not be the summary of other conditions; choose another name, or study "
             f"those too: {', '.join(sorted(others))}. Received: output={path}"
+        )
+    if lost:
+        raise ValueError(
+            "`output` must not be the summary of runs that this study does not have; choose another "
+            f"name, or give more seeds or their workdir: {'; '.join(lost)}. Received: output={path}"
         )
 
 

@@ -17,6 +17,7 @@ hands out trials and any other name for each that trains them.
 import dataclasses
 import functools
 import json
+import math
 import pathlib
 import re
 import sys
@@ -138,9 +139,11 @@ def parse_budget(texts):
         cost, _, most = text.partition("=")
         try:
             budget[cost] = BUDGETS[cost](most)
+            if not 0 < budget[cost] < math.inf:
+                raise ValueError
         except (KeyError, ValueError):
             raise ValueError(
-                "`budget` must be a number of parameters or milliseconds, such as "
+                "`budget` must be a number of parameters or milliseconds above 0, such as "
                 f"parameters=200000 or latency_ms=2. Received: budget={text}"
             ) from None
     return budget

@@ -7,7 +7,7 @@ python -m training.train --recipe resnet20_multiception_cifar10 --data_dir array
 import re
 import sys
 
-from training.cli import Parser
+from training.cli import Parser, run_command
 
 
 def main(argv=None):
@@ -55,4 +55,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -63,7 +63,8 @@ def _draw(results, draw_panel, explanation):
         ax.spines["bottom"].set(visible=True, color=GREY)
     for ax in axes[len(panels) :]:
         ax.set_axis_off()
-    figure.supxlabel(_caption(results, explanation), fontsize=8, color="#5c6368")
+    caption = _caption(results, explanation)
+    figure.supxlabel(caption, fontsize=8, color="#5c6368", parse_math=False)
     return figure
 
 

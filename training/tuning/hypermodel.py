@@ -83,6 +83,8 @@ class RecipeHyperModel(keras_tuner.HyperModel):
             default = getattr(own, key)
             if default:
                 low, high = min(*bounds, default), max(*bounds, default)
+                if key == "learning_rate":  # what a recipe does not fall below
+                    low = max(low, own.min_learning_rate)
                 values[key] = hp.Float(key, low, high, sampling="log", default=default)
         return dataclasses.replace(self._with_epochs(hp), **values)
 
