@@ -119,8 +119,8 @@ def _require_own_output(output, runs, summary_only):
         )
     if lost:
         raise ValueError(
-            "`output` must not be the summary of runs that this study does not have; choose another "
-            f"name, or give more seeds or their workdir: {'; '.join(lost)}. Received: output={path}"
+            "`output` must not be the summary of runs that this study does not have; choose another"
+            f" name, or give more seeds or their workdir: {'; '.join(lost)}. Received: output={path}"
         )
 
 
