@@ -18,6 +18,8 @@ from keras_multiception.primitives import (
     suffixed,
 )
 
+DEFAULT_KERNEL_SIZES = (3, 5, 7)  # of the types of convolution that take several
+
 
 def conv_bn(x, filters, strides=1, kernel_sizes=None, conv="multiception", fan="fan_in", name=None):
     """Apply a convolution of the chosen type and its batch norm: the seam of every backbone.
@@ -64,12 +66,14 @@ def conv_bn(x, filters, strides=1, kernel_sizes=None, conv="multiception", fan="
         (None, 16, 16, 32)
     """
     if callable(conv):
-        sizes = standardize_kernel_sizes((3, 5, 7) if kernel_sizes is None else kernel_sizes)
+        sizes = standardize_kernel_sizes(
+            DEFAULT_KERNEL_SIZES if kernel_sizes is None else kernel_sizes
+        )
         y = conv(x, filters, strides=strides, kernel_sizes=sizes, name=name)
         return _require_same_padded(y, x, filters, strides, conv)
     require_conv(conv)
     if kernel_sizes is None:
-        kernel_sizes = 3 if conv in _ONE_KERNEL_SIZE else (3, 5, 7)
+        kernel_sizes = 3 if conv in _ONE_KERNEL_SIZE else DEFAULT_KERNEL_SIZES
     sizes = standardize_kernel_sizes(kernel_sizes)
     if conv in _ONE_KERNEL_SIZE and len(sizes) > 1:
         raise ValueError(

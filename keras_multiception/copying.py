@@ -1,8 +1,12 @@
 """Copies of layers and of what they hold."""
 
+import tempfile
+
 import keras
 import numpy as np
 from keras import layers
+
+_LOOKUPS = (layers.IntegerLookup, layers.StringLookup, layers.TextVectorization)
 
 
 def rebuild_layer(layer):
@@ -35,18 +39,52 @@ def rebuild_layer(layer):
         ) from error
 
 
-def copy_state(old, new):
-    """Hand the weights and flags of a built layer, and of those inside it, on to its copy.
+def copy_activation(activation, copies):
+    """Return an activation for a new model: of one that is a layer, a copy with its weights.
 
     Args:
-        old: The layer.
-        new: Its copy by `rebuild_layer`, built as well.
+        activation: A function or a layer.
+        copies: Dictionary from the id of a layer to its copy, which is added to: one copy serves
+            wherever the layer does.
+
+    Returns:
+        The function as it is, or the copy.
+
+    Raises:
+        ValueError: If the config of the layer does not rebuild it.
+    """
+    if not isinstance(activation, layers.Layer):
+        return activation
+    if id(activation) not in copies:
+        copies[id(activation)] = rebuild_layer(activation)
+        copy_state(activation, copies[id(activation)])
+    return copies[id(activation)]
+
+
+def copy_state(old, new):
+    """Hand the weights, flags and vocabulary of a layer, and of those inside it, on to its copy.
+
+    Args:
+        old: The layer. What Keras builds when it is first run, such as an activation that is a
+            layer, may not be built yet.
+        new: Its copy by `rebuild_layer`, built as well; parts of it are built like the layer's.
     """
     for source, target in zip(old._flatten_layers(), new._flatten_layers(), strict=True):
+        if source.built and not target.built:
+            target.build_from_config(source.get_build_config())
         state: dict = {}
         source.save_own_variables(state)
         target.load_own_variables({name: copy_values(x) for name, x in state.items()})
+        _copy_vocabulary(source, target)
         target.trainable = source.trainable
+
+
+def _copy_vocabulary(source, target):
+    """Hand on the words or numbers that `adapt` has found, as Keras does in saving."""
+    if isinstance(source, _LOOKUPS) and source.get_vocabulary(include_special_tokens=False):
+        with tempfile.TemporaryDirectory() as folder:
+            source.save_assets(folder)
+            target.load_assets(folder)
 
 
 def copy_values(variable):

@@ -24,16 +24,18 @@ def cost(model, input_shape=None):
       again counts none.
     - *Multiply-adds*: those of convolutions and dense layers: every entry of a kernel once for
       each position of the output (of the input, where the convolution is transposed), positions
-      that look at padding included. A multiply-add is two of the FLOPs that others count.
-      Biases, batch norms, activations, pooling, additions and whatever else has no kernel count
-      as none.
+      that look at padding included. The kernel is the one that is computed with, however a
+      quantized layer stores it and whatever LoRA adds to it. A multiply-add is two of the FLOPs
+      that others count. Biases, batch norms, activations, pooling, additions and whatever else
+      has no kernel count as none.
     - *Unknown layers*: a layer of any other class that owns a weight of two or more axes, such as
       a custom or a recurrent one, and a product of two tensors, such as attention or a matrix
       product: their multiply-adds are `None` and in no sum, and their names are listed.
     - *Traffic*: each layer reads its inputs and writes its outputs once, in its compute dtype.
     - *Peak memory*: each layer writes its output into new memory, in the layer's compute dtype;
       that is freed after the last layer that reads it. Layers run in Keras' order. Weights, and
-      what a layer needs for itself while it computes, are not counted.
+      what a layer needs for itself while it computes, are not counted; nor are strings, here and
+      in the traffic.
     - *Receptive field*: how far a position of the output sees along each axis of the image, from
       the kernels, strides and dilations on the way; where branches meet, the largest of them.
       Whatever pools or flattens a whole feature map sees the whole image.
@@ -71,7 +73,7 @@ def cost(model, input_shape=None):
         keras.KerasTensor((1, *shape), x.dtype)
         for shape, x in zip(shapes, graph.inputs, strict=True)
     ]
-    walk = _Walk(inputs)
+    walk = _Walk(inputs, _data_format(model))
     outputs = graph._run_through_graph(inputs, call_fn=functools.partial(walk.run, ""))
     layer_costs = walk.layer_costs(tree.flatten(outputs))
     return Cost(model.name, _one_or_all(shapes), layer_costs)
@@ -93,6 +95,25 @@ def _input_shapes(graph, input_shape):
     return shapes
 
 
+def _data_format(model):
+    """Return where the channels of the images are, by the first layer that says so."""
+    for operation in _operations(model):
+        if type(operation).__name__ in ("Moveaxis", "Permute", "Transpose"):
+            break
+        if getattr(operation, "data_format", None) is not None:
+            return operation.data_format
+    return keras.config.image_data_format()
+
+
+def _operations(operation):
+    graph = graph_of(operation)
+    if graph is None:
+        yield operation
+    else:
+        for part in graph.operations:
+            yield from _operations(part)
+
+
 def _fits(shape, own):
     return (
         isinstance(shape, tuple)
@@ -107,9 +128,10 @@ def _fits(shape, own):
 class _Walk:
     """Runs operations on shapes, and notes what each of them costs."""
 
-    def __init__(self, inputs):
+    def __init__(self, inputs, data_format):
         self.inputs = inputs
-        self.image = max((x.shape[1:-1] for x in inputs), key=len)
+        axes = slice(2, None) if data_format == "channels_first" else slice(1, -1)
+        self.image = max((x.shape[axes] for x in inputs), key=len)
         pixel = (1,) * len(self.image)
         self.fields = {  # an input without pixels has one position for the whole image
             id(x): ReceptiveField(pixel, pixel if len(x.shape) > 2 else self.image) for x in inputs
@@ -225,4 +247,6 @@ def _one_or_all(entries):
 
 
 def _bytes(x):
+    if x.dtype == "string":
+        return 0
     return math.prod(x.shape) * np.dtype(x.dtype).itemsize

@@ -18,6 +18,7 @@ _CONVOLUTIONS = (
     layers.SeparableConv1D,
     layers.SeparableConv2D,
 )
+_KERNELS = ("kernel", "depthwise_kernel", "pointwise_kernel")
 _TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
 _POOLING = (
     layers.AveragePooling1D,
@@ -67,7 +68,7 @@ def multiply_adds(operation, inputs, outputs):
     Returns:
         An integer, or `None` if the operation is unknown.
     """
-    kernels = sum(math.prod(w.shape) for w in getattr(operation, "weights", ()) if len(w.shape) > 1)
+    kernels = sum(map(math.prod, _kernel_shapes(operation)))
     if isinstance(operation, _CONVOLUTIONS):
         return kernels * math.prod(_spatial(operation, outputs[0]))
     if isinstance(operation, _TRANSPOSED):
@@ -77,6 +78,14 @@ def multiply_adds(operation, inputs, outputs):
     if isinstance(operation, _WITHOUT_PRODUCTS):
         return 0
     return None if kernels or type(operation).__name__ in _TENSOR_PRODUCTS else 0
+
+
+def _kernel_shapes(operation):
+    """Return the shapes of the kernels; those that are stored packed or in parts, as they act."""
+    if type(operation) in (*_CONVOLUTIONS, *_TRANSPOSED, layers.Dense):
+        kernels = [getattr(operation, name, None) for name in _KERNELS]
+        return [kernel.shape for kernel in kernels if kernel is not None]
+    return [w.shape for w in getattr(operation, "weights", ()) if len(w.shape) > 1]
 
 
 def receptive_field(operation, inputs, outputs, fields, image):

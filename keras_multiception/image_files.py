@@ -15,12 +15,14 @@ from keras_multiception.image_orientation import (
 MAX_IMAGE_PIXELS = 2**25
 # Files that run through the decoder at a time; each may need 15 bytes for each of its pixels.
 _PARALLEL_FILES = 4
-_HEADER_BYTES = 26
-_JPEG = b"\xff\xd8\xff"
+_HEADER_BYTES = 66
+_JPEG, _BMP = b"\xff\xd8\xff", b"BM"
+# Where a BMP of 32 bits a pixel says that its red, green and blue are: their usual order.
+_BMP_MASKS = b"\0\0\xff\0\0\xff\0\0\xff\0\0\0"
 # How a file starts; type and byte order of its width and height, and where in the header they are.
 _HEADERS = {
     b"\x89PNG\r\n\x1a\n": (tf.int32, False, 16, 20),
-    b"BM": (tf.int32, True, 18, 22),
+    _BMP: (tf.int32, True, 18, 22),
     b"GIF8": (tf.uint16, True, 6, 8),
 }
 
@@ -31,7 +33,8 @@ def decode_images(files, size):
     Args:
         files: String tensor of shape `(batch,)`: JPEG, PNG, BMP or GIF files of any size up to
             `MAX_IMAGE_PIXELS` pixels, all frames of a GIF together. Of a GIF, the first frame is
-            taken; a JPEG is turned upright by the orientation in its EXIF data.
+            taken; a JPEG is turned upright by the orientation in its EXIF data; a BMP must be
+            uncompressed and have 8, 24 or 32 bits a pixel.
         size: Tuple (height, width), in pixels.
 
     Returns:
@@ -45,6 +48,8 @@ def decode_images(files, size):
         with tf.control_dependencies(_requirements(file)):
             image = tf.io.decode_image(file, channels=3, expand_animations=False)
         image.set_shape([None, None, 3])
+        has_colour_table = _starts_with(file, _BMP) & (_bmp_depth(file) == 8)
+        image = tf.cond(has_colour_table, lambda: _look_up(image, file), lambda: image)
         orientation = tf.cond(
             _starts_with(file, _JPEG), lambda: read_orientation(file), lambda: tf.constant(UPRIGHT)
         )
@@ -71,7 +76,7 @@ def count_pixels(file):
         height, width, _ = tf.unstack(tf.io.extract_jpeg_shape(file, tf.int32))
         return _product(height, width)
 
-    header = tf.strings.substr(file, 0, _HEADER_BYTES) + b"\0" * _HEADER_BYTES
+    header = _header(file)
     pixels = tf.constant(-1, tf.int64)
     for start, (dtype, little_endian, *positions) in _HEADERS.items():
         size = [_number(header, position, dtype, little_endian) for position in positions]
@@ -94,7 +99,39 @@ def _requirements(file):
         pixels <= MAX_IMAGE_PIXELS,
         [f"An image must have at most {MAX_IMAGE_PIXELS} pixels. Received:", pixels],
     )
-    return [known, small]
+    with tf.control_dependencies([known, small]):
+        readable = tf.debugging.Assert(
+            ~_starts_with(file, _BMP) | _is_plain_bmp(file),
+            [
+                "A BMP file must be uncompressed and have 8, 24 or 32 bits a pixel. Received: bits",
+                _bmp_depth(file),
+            ],
+        )
+    return [known, small, readable]
+
+
+def _header(file):
+    return tf.strings.substr(file, 0, _HEADER_BYTES) + b"\0" * _HEADER_BYTES
+
+
+def _bmp_depth(file):
+    return tf.cast(_number(_header(file), 28, tf.uint16), tf.int32)
+
+
+def _is_plain_bmp(file):
+    header, depth = _header(file), _bmp_depth(file)
+    compression, masks = _number(header, 30, tf.int32), tf.strings.substr(header, 54, 12)
+    is_usual = (depth == 32) & (compression == 3) & (masks == _BMP_MASKS)
+    return is_usual | ((compression == 0) & tf.reduce_any(depth == [8, 24, 32]))
+
+
+def _look_up(indices, file):
+    """Return the colours of a BMP of 8 bits a pixel, whose indices TensorFlow takes for greys."""
+    length = 256 * 4  # of blue, green, red and a byte that stands for nothing
+    start = 14 + tf.clip_by_value(_number(file, 14, tf.int32), 0, length)
+    table = tf.strings.substr(tf.strings.substr(file, start, length) + b"\0" * length, 0, length)
+    colours = tf.reshape(tf.io.decode_raw(table, tf.uint8), [256, 4])[:, 2::-1]
+    return tf.gather(colours, tf.cast(indices[:, :, 0], tf.int32))
 
 
 def _starts_with(file, start):

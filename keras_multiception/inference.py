@@ -3,6 +3,8 @@
 import keras
 from keras import ops, tree
 
+from keras_multiception.graph import graph_of
+
 
 def inference_function(model):
     """Return a compiled function that does what `model.predict` does, without its overhead.
@@ -21,7 +23,7 @@ def inference_function(model):
 
     Returns:
         A function from a batch of inputs (NumPy arrays or tensors, in the structure that the
-        model takes) to the model's outputs, tensors of the backend.
+        model takes, or by the names of its inputs) to the model's outputs, tensors of the backend.
 
     Raises:
         ValueError: If `model` is not a built `keras.Model`.
@@ -32,12 +34,16 @@ def inference_function(model):
     """
     if not isinstance(model, keras.Model) or not model.built:
         raise ValueError(f"`model` must be a built `keras.Model`. Received: model={model!r}")
-    dtypes = [x.dtype for x in getattr(model, "inputs", None) or ()]
+    graph = graph_of(model)
+    own = {} if graph is None else {x.name: x.dtype for x in graph.inputs}
+    goes_by_names = graph is not None and not isinstance(graph.input, dict)
     run = _COMPILERS[keras.backend.backend()](model)
 
     def call(inputs):
         leaves = tree.flatten(inputs)
-        types = dtypes if len(dtypes) == len(leaves) else [None] * len(leaves)
+        types = [*own.values()] if len(own) == len(leaves) else [None] * len(leaves)
+        if isinstance(inputs, dict) and goes_by_names:
+            types = tree.flatten({name: own.get(name) for name in inputs})
         tensors = [ops.convert_to_tensor(x, dtype) for x, dtype in zip(leaves, types, strict=True)]
         return run(tree.pack_sequence_as(inputs, tensors))
 

@@ -12,6 +12,7 @@ import keras
 
 from keras_multiception.fusion import fuse
 from keras_multiception.fusion.forms import FORMS
+from keras_multiception.graph import graph_of
 from keras_multiception.preprocessing import Dataset, get_dataset
 
 # How far the probabilities of the written SavedModel may be from those of the model.
@@ -34,8 +35,9 @@ def export_saved_model(
     - `serving_default`: `image`, float32 of shape `(batch, height, width, 3)`, pixels 0 to 255.
     - `serving_uint8`: `image`, the same in uint8.
     - `serving_bytes`: `image_bytes`, strings of shape `(batch,)`: JPEG, PNG, BMP or GIF files of
-      any size up to 2**25 pixels, decoded to RGB, turned upright by the orientation that cameras
-      note in a JPEG, and resized to the size that the model takes.
+      any size up to 2**25 pixels (a BMP uncompressed, with 8, 24 or 32 bits a pixel), decoded to
+      RGB, turned upright by the orientation that cameras note in a JPEG, and resized to the size
+      that the model takes.
 
     Outputs: `probabilities`, float32 `(batch, classes)`; `class_id`, int64 `(batch,)`, the most
     probable class; `label`, string `(batch,)`, its name.
@@ -48,8 +50,9 @@ def export_saved_model(
     measured, is in `assets.extra/fusion.json`.
 
     Args:
-        model: A built `keras.Model` that takes normalised images and gives class probabilities,
-            or logits: what is no probability and comes out of no activation.
+        model: A Functional or built Sequential `keras.Model` that takes normalised images and
+            gives class probabilities, or logits: what is no probability and comes out of no
+            activation.
         path: String or path, the folder to write. It must not exist; its parents may.
         dataset: String, a key of `km.preprocessing.DATASETS`, or a
             `km.preprocessing.Dataset`: whose statistics, class names and image size to use.
@@ -61,8 +64,9 @@ def export_saved_model(
             answered by the one whose number is nearest to its own, by ratio.
 
     Raises:
-        ValueError: If the model does not fit the data set or cannot be fused, `top_k`, `form` or
-            `form_batch_size` is out of its range, or the path exists or cannot be written.
+        ValueError: If the model does not fit the data set or cannot be fused, a class name is no
+            string of one line, `top_k`, `form` or `form_batch_size` is out of its range, or the
+            path exists or cannot be written.
         RuntimeError: If Keras runs on another backend than TensorFlow, or the SavedModel answers
             otherwise than the model.
 
@@ -81,8 +85,10 @@ def export_saved_model(
         raise ValueError(
             f"`form` must be one of plain, {', '.join(FORMS)}, auto. Received: form={form!r}"
         )
+    batch_sizes = _standardize_batch_sizes(form_batch_size)
     facts = dataset if isinstance(dataset, Dataset) else get_dataset(dataset)
     facts = fit_image_shape(model, facts)
+    _require_class_names(facts)
     path = pathlib.Path(path)
     if path.exists():
         raise ValueError(f"`path` must not exist yet. Received: path={path}")
@@ -98,7 +104,7 @@ def export_saved_model(
 
     try:
         written = temporary / path.name
-        networks = {0: model} if form == "plain" else _fused(model, form, form_batch_size)
+        networks = {0: model} if form == "plain" else _fused(model, form, batch_sizes)
         logits = signatures.gives_logits(model, facts)
         _write(networks, written, facts, min(top_k, len(facts.class_names)), logits)
         for images in sorted({2, *networks} - {0}):
@@ -110,14 +116,27 @@ def export_saved_model(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _fused(model, form, batch_sizes):
-    """Return fused networks by the smallest number of images that each is the one for."""
-    sizes = batch_sizes if isinstance(batch_sizes, (list, tuple)) else [batch_sizes]
+def _standardize_batch_sizes(form_batch_size):
+    sizes = form_batch_size if isinstance(form_batch_size, (list, tuple)) else [form_batch_size]
     if not sizes or any(type(size) is not int or size < 1 for size in sizes):
         raise ValueError(
             "`form_batch_size` must be a positive integer or several. "
-            f"Received: form_batch_size={batch_sizes!r}"
+            f"Received: form_batch_size={form_batch_size!r}"
         )
+    return sizes
+
+
+def _require_class_names(facts):
+    for name in facts.class_names:
+        if not isinstance(name, str) or "".join(name.splitlines()) != name:
+            raise ValueError(
+                "`dataset` must have class names that are strings of one line each. "
+                f"Received: {name!r}"
+            )
+
+
+def _fused(model, form, sizes):
+    """Return fused networks by the smallest number of images that each is the one for."""
     if form != "auto":
         return {0: fuse(model, form, sizes[0], verbose=False)}
     networks: dict = {}
@@ -168,8 +187,20 @@ def fit_image_shape(model, facts):
         The `km.preprocessing.Dataset`.
 
     Raises:
-        ValueError: If the model takes no RGB images or has another number of classes.
+        ValueError: If the model takes no RGB images, has another number of classes, or gives a
+            dictionary.
     """
+    if not hasattr(model, "input_shape"):
+        raise ValueError(
+            "`model` must be a Functional model or a built Sequential one. "
+            f"Received: model={model!r}"
+        )
+    output = getattr(graph_of(model), "output", None)
+    if isinstance(output, dict):
+        raise ValueError(
+            "`model` must give a tensor of class probabilities or logits. "
+            f"Received: a dictionary of {', '.join(map(str, output))}"
+        )
     input_shape, output_shape = model.input_shape, model.output_shape
     classes = len(facts.class_names)
     if not isinstance(input_shape, tuple) or len(input_shape) != 4 or input_shape[-1] != 3:

@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import importlib.util
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -37,6 +38,11 @@ from serving.benchmark_results import (
 from serving.load import closed_loop, grpc_sender, open_loop, rest_sender, running_server
 
 _TITLE = {"uint8": "one uint8 image a request", "float32": "one float32 image a request"}
+
+
+def _deaf() -> None:
+    """Leaves Ctrl-C, which the terminal sends to every process, to the one that was started."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _load(
@@ -139,7 +145,7 @@ def _run(flags: argparse.Namespace) -> tuple[list[dict], str]:
     dtype = spec.dtype.as_numpy_dtype
     batch = np.random.default_rng(0).integers(0, 256, (flags.max_batch_size, *shape)).astype(dtype)
     common = ("default", flags.signature_name, batch[0])
-    with _served(flags) as (url, address), ProcessPoolExecutor(1) as pool:
+    with _served(flags) as (url, address), ProcessPoolExecutor(1, initializer=_deaf) as pool:
         senders = {"REST": (url, *common), "gRPC": (address, *common, spec.name)}
 
         def run_load(api: str, clients: int) -> tuple[np.ndarray, float]:
@@ -189,6 +195,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         path = getattr(flags, name)
         if path and not path.absolute().parent.is_dir():
             parser.error(f"argument --{name}: there is no folder {path.parent}")
+        if path and path.is_dir():
+            parser.error(f"argument --{name}: must be a file, not the folder {path}")
     if flags.plot and flags.plot.suffix.lower() != ".png":
         parser.error(f"argument --plot: must end in .png, not {flags.plot}")
     if flags.plot and importlib.util.find_spec("matplotlib") is None:
@@ -203,18 +211,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The arguments; `None` takes those of the process.
 
     Returns:
-        The exit code.
+        The exit code: 0, 2 for what cannot be measured or written, 130 if it was interrupted.
     """
     flags = _parse(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from serving.engine.errors import ServingError
 
-    facts = machine()
     try:
+        facts = machine()
         rows, sent = _run(flags)
+        _report(flags, facts, rows, sent)
     except (ValueError, RuntimeError, OSError, ServingError) as error:
         print(f"serving.benchmark: error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _report(flags: argparse.Namespace, facts: dict, rows: list[dict], sent: str) -> None:
     loop = f"open loop, {flags.rate:g} requests/s" if flags.rate else "closed loop"
     how = f"{sent}; {loop}, {flags.seconds:g} s; median of {flags.rounds} (range)"
     print(f"{machine_text(facts)}\n{how}\n{table(rows)}")
@@ -226,7 +242,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from serving.benchmark_figure import draw
 
         write_whole(flags.plot, lambda file: draw(rows, how, machine_text(facts), file))
-    return 0
 
 
 if __name__ == "__main__":

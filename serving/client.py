@@ -215,7 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The arguments; `None` takes those of the process.
 
     Returns:
-        The exit code.
+        The exit code: 0, 1 for an error, 130 if it was interrupted.
     """
     flags = parse(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -236,6 +236,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, ValueError, ServerError) as error:
         print(f"serving.client: error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -75,7 +75,15 @@ def notebook_answer(model, facts, image):
 
 
 def main(arguments=None):
-    """Run the command line; the exit code is 0 if both answers are the same."""
+    """Run the command line.
+
+    Args:
+        arguments: List of arguments; the default is the process's.
+
+    Returns:
+        The exit code: 0 if both answers are the same, 1 if not, 2 if there are not both, 130 if it
+        was interrupted.
+    """
     parser = argparse.ArgumentParser(prog="python -m serving.demo", description=__doc__)
     network = parser.add_mutually_exclusive_group(required=True)
     network.add_argument("--run", type=pathlib.Path, help="folder of the training run it is from")
@@ -90,6 +98,9 @@ def main(arguments=None):
     except (ValueError, RuntimeError, OSError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
 
     answers = {"server": np.array(served.probabilities), "notebook": probabilities}
     print(f"\n{args.image}\n{'':<10}{'label':<12}{'class id':<10}probability")

@@ -72,10 +72,10 @@ def publish(
             batching parameters cannot be used, or the model or the LiteRT file does not fit the
             data set.
         RuntimeError: If the SavedModel answers otherwise than the model.
+        ImportError: If there is a LiteRT file but not `ai-edge-litert`.
     """
     import keras_multiception as km
     from keras_multiception.saved_model import fit_image_shape
-    from serving.publishing.litert import add_litert
     from serving.publishing.manifest import write_manifest
     from serving.publishing.model_card import write_model_card
     from serving.publishing.warmup import (
@@ -85,6 +85,8 @@ def publish(
         write_warmup,
     )
 
+    if litert is not None:
+        from serving.publishing.litert import add_litert  # fails now rather than after the export
     facts = fit_image_shape(model, km.preprocessing.get_dataset(dataset))
     with versions.publishing(base_path, version) as (folder, make_visible):
         km.export_saved_model(
@@ -185,7 +187,8 @@ def main(arguments=None):
         arguments: List of arguments; the default is the process's.
 
     Returns:
-        The exit code: 0, or 2 for what cannot be done, with one line on the standard error.
+        The exit code: 0, 2 for what cannot be done or 130 if it was interrupted, with one line on
+        the standard error.
     """
     parser = _parser()
     args = parser.parse_args(arguments)
@@ -194,15 +197,25 @@ def main(arguments=None):
     except (ValueError, RuntimeError, OSError) as error:
         print(f"{parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except ImportError as error:
+        install = "pip install -e '.[serving]'"
+        print(f"{parser.prog}: error: {error}; it comes with {install}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
     return 0
 
 
 def _act(args):
     trained = args.run or args.pretrained
-    if not (trained or args.list or args.rollback or args.restore or args.keep is not None):
+    numbers = (args.rollback, args.restore, args.keep)
+    if not (trained or args.list) and all(number is None for number in numbers):
         raise ValueError(
             "one of --run, --pretrained, --list, --rollback, --restore and --keep is needed"
         )
+    if args.keep is not None:
+        versions.check_keep(args.keep)  # before anything is done
     if args.litert and not args.run:
         raise ValueError("--litert needs --run, the network that it was made from")
     if trained:
@@ -224,7 +237,7 @@ def _act(args):
             litert=args.litert,
         )
         print(f"Exported {trained} to {path}")
-    if args.rollback:
+    if args.rollback is not None:
         previous = args.rollback == "previous"
         if not previous and not args.rollback.isdecimal():
             raise ValueError(f"`rollback` must be a version. Received: rollback={args.rollback}")

@@ -65,7 +65,7 @@ _FLAGS: dict[str, tuple[Callable, object, str]] = {
     "allow_version_labels_for_unavailable_models": (
         _boolean,
         False,
-        "let labels be given to versions that are not loaded",
+        "let new labels be given to versions that are not loaded",
     ),
     "file_system_poll_wait_seconds": (
         _seconds,

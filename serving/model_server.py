@@ -36,13 +36,13 @@ class ServerOptions:
         host: The address that the REST port is listened on, for gRPC too.
         port: gRPC's port; 0 takes a free one, `None` serves no gRPC.
         loading: How versions are found and loaded.
-        allow_version_labels_for_unavailable_models: Whether labels may be given to versions that
-            are not loaded.
+        allow_version_labels_for_unavailable_models: Whether new labels may be given to versions
+            that are not loaded.
         rest_api_num_threads: Threads that answer REST calls; `None` for enough to fill a batch.
         grpc_max_threads: The same for gRPC.
         rest_api_timeout_in_ms: Milliseconds for a REST call to be answered.
         grpc_channel_arguments: gRPC's own arguments.
-        metrics_path: Where the metrics page is; `None` for none.
+        metrics_path: Where the metrics page is, from the slash on; `None` for none.
     """
 
     host: str = "127.0.0.1"
@@ -91,7 +91,7 @@ def model_server(
         The server, once its models are loaded.
 
     Raises:
-        ValueError: If the configuration cannot be served.
+        ValueError: If the configuration cannot be served, or an option cannot be used.
         ServingError: If a label's version is not loaded.
         OSError: If gRPC's port is in use.
     """

@@ -15,7 +15,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -169,6 +169,7 @@ def _serve(flags: argparse.Namespace) -> NoReturn:
             model_server(config, listener, _options(flags)) as server,
             following(server.models, file, poll_wait_seconds),
         ):
+            _on_stop_signals(_stop)
             for model in server.models:
                 version = model.servable().version
                 print(
@@ -190,8 +191,18 @@ def _write_access_log(file: str) -> None:
     ACCESS_LOG.setLevel(logging.INFO)
 
 
+def _on_stop_signals(handler: Callable[..., NoReturn]) -> None:
+    signal.signal(signal.SIGTERM, handler)
+    signal.signal(signal.SIGINT, handler)
+
+
 def _stop(*_) -> NoReturn:
     raise SystemExit(0)
+
+
+def _leave(*_) -> NoReturn:
+    """Ends a server that does not serve yet: an exception could be lost in a package's callback."""
+    os._exit(0)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -204,8 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code of a server that failed. One that was asked to stop exits with 0.
     """
     flags = parse(arguments)
-    signal.signal(signal.SIGTERM, _stop)
-    signal.signal(signal.SIGINT, _stop)
+    _on_stop_signals(_leave)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         _serve(flags)

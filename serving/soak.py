@@ -100,7 +100,16 @@ def soak(seconds: float, clients: int, swap_seconds: float) -> dict:
     Returns:
         Counts of `right`, `wrong` and `failed` answers, of `swaps`, the failures' `reasons`, and
         the server's `memory_mb` at each swap.
+
+    Raises:
+        ValueError: If an argument is not a number above 0.
+        RuntimeError: If the server does not start.
     """
+    arguments = {"seconds": seconds, "clients": clients, "swap_seconds": swap_seconds}
+    for name, value in arguments.items():
+        if not 0 < value < float("inf"):
+            raise ValueError(f"`{name}` must be above 0 and finite. Received: {name}={value:g}")
+
     import orjson
 
     counts: Counter = Counter()
@@ -130,31 +139,48 @@ def soak(seconds: float, clients: int, swap_seconds: float) -> dict:
 
             memory = []
             with ThreadPoolExecutor(clients) as pool:
-                for number in range(clients):
-                    pool.submit(client, number)
-                end = time.monotonic() + seconds
-                for swap in itertools.count(1):
-                    wait = min(swap_seconds, end - time.monotonic())
-                    if wait <= 0:
-                        break
-                    time.sleep(wait)
-                    memory.append(_resident_mb(process_id))
-                    if time.monotonic() < end:
-                        swaps.next()
-                        counts["swaps"] = swap
-                done.set()
+                try:
+                    for number in range(clients):
+                        pool.submit(client, number)
+                    end = time.monotonic() + seconds
+                    for swap in itertools.count(1):
+                        wait = min(swap_seconds, end - time.monotonic())
+                        if wait <= 0:
+                            break
+                        time.sleep(wait)
+                        memory.append(_resident_mb(process_id))
+                        if time.monotonic() < end:
+                            swaps.next()
+                            counts["swaps"] = swap
+                finally:
+                    done.set()  # or the pool would wait for its clients for ever
     return {**counts, "reasons": dict(reasons), "memory_mb": [round(mb) for mb in memory]}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; the exit code is 0 if all answers were right."""
+    """Runs the command line.
+
+    Args:
+        arguments: The arguments; `None` takes those of the process.
+
+    Returns:
+        The exit code: 0 if all answers were right, 1 if not or if the server did not start, 2 for
+        arguments that cannot be, 130 if it was interrupted.
+    """
     parser = argparse.ArgumentParser(prog="python -m serving.soak", description=__doc__)
     parser.add_argument("--seconds", type=float, default=300.0, help="for how long")
     parser.add_argument("--clients", type=int, default=64, help="how many send at once")
     parser.add_argument("--swap_seconds", type=float, default=10.0, help="between new versions")
     flags = parser.parse_args(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    result = soak(flags.seconds, flags.clients, flags.swap_seconds)
+    try:
+        result = soak(flags.seconds, flags.clients, flags.swap_seconds)
+    except (ValueError, RuntimeError, OSError) as error:
+        print(f"serving.soak: error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ValueError) else 1
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
     for name, value in result.items():
         print(f"{name}: {value}")
     return 0 if result.get("right") and not result.get("wrong") and not result.get("failed") else 1

@@ -45,11 +45,16 @@ def export_light(path):
     def size(image_bytes):
         return {"size": tf.strings.length(image_bytes)}
 
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
+    def count(image_bytes):
+        return {"count": tf.size(image_bytes)}
+
     signatures = {
         "serving_bytes": of_bytes,
         "serving_uint8": of_uint8,
         "serving_default": of_floats,
         "size": size,
+        "count": count,
     }
     module.functions = list(signatures.values())
     tf.saved_model.save(module, str(path), signatures)

@@ -310,7 +310,7 @@ def test_errors(name, kwargs, message):
         ("mobilenetv2", {"conv": "standard"}, "designed on depthwise separable convolution"),
         ("mobilenetv2", {"conv": "mixconv"}, "MixConv is not compatible with MobileNetV2"),
         ("mobilenetv2", {"conv": "mixconv_depthwise"}, "MixConv is not compatible"),
-        ("mobilenetv2", {"alpha": 0}, "`alpha` must be greater than 0"),
+        ("mobilenetv2", {"alpha": 0}, "`alpha` must be a number greater than 0"),
         ("mobilenetv2", {"stem_strides": 3}, "`stem_strides` must be 1 or 2"),
         ("shakeshake26", {"filters": 7}, "`filters` must be even"),
         ("shakeshake26", {"filters": 0}, "`filters` must be a positive integer"),

@@ -3,6 +3,7 @@
 import http.server
 import io
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -46,6 +47,7 @@ def odd_server():
             def do_POST(self):
                 self.rfile.read(int(self.headers["Content-Length"]))
                 if answer is None:
+                    start.asked.set()
                     done.wait()
                     return
                 self.send_response(status)
@@ -61,6 +63,7 @@ def odd_server():
         servers.append((odd, done))
         return f"http://127.0.0.1:{odd.server_port}"
 
+    start.asked = threading.Event()
     yield start
     for odd, done in servers:
         done.set()
@@ -96,6 +99,8 @@ def test_grpc_says_what_rest_says(light, images):
         client.predict(images, grpc, model_name="light", signature_name="nope")
     with pytest.raises(client.ServerError, match="does this signature classify images"):
         client.predict(images, grpc, model_name="light", signature_name="size")
+    with pytest.raises(client.ServerError, match="does this signature classify images"):
+        client.predict(images, grpc, model_name="light", signature_name="count")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     with pytest.raises(ConnectionError, match=rf"at 127\.0\.0\.1:{port} over gRPC"):
@@ -155,6 +160,8 @@ def test_the_server_s_error_is_passed_on(url, images):
         client.predict(images, url, model_name="light", version=9)
     with pytest.raises(client.ServerError, match="does this signature classify images"):
         client.predict(images, url, model_name="light", signature_name="size")
+    with pytest.raises(client.ServerError, match="needs outputs of one batch size"):
+        client.predict(images, url, model_name="light", signature_name="count")
     truncated = a_png()[:40]
     with pytest.raises(client.ServerError, match="The server answered: "):
         client.predict([truncated], url, model_name="light")
@@ -163,6 +170,18 @@ def test_the_server_s_error_is_passed_on(url, images):
 def test_a_server_that_does_not_answer(odd_server):
     with pytest.raises(TimeoutError, match=r"did not answer within 0\.2 seconds"):
         client.predict([a_png()], odd_server(None), timeout=0.2)
+
+
+def test_ctrl_c_while_it_waits(odd_server, images):
+    url = odd_server(None)
+    command = [sys.executable, "-m", "serving.client", "--url", url, "--timeout=120", "--image"]
+    with subprocess.Popen(
+        [*command, images[0]], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert odd_server.asked.wait(timeout=60)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "", "Interrupted.\n")
 
 
 @pytest.mark.parametrize(

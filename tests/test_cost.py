@@ -2,6 +2,7 @@ import csv
 import io
 
 import keras
+import numpy as np
 import pytest
 from keras import layers
 
@@ -76,6 +77,24 @@ def test_multiply_adds_of_layers_the_profiler_does_not_know():
     assert km.cost(keras.Model(x, layers.Embedding(50, 8)(x))).multiply_adds == 0
 
 
+def test_kernels_count_as_they_act_however_they_are_stored():
+    x = inputs = keras.Input((8, 8, 4))
+    x = layers.Conv2D(6, 3, groups=2, name="conv", activation=layers.PReLU())(x)
+    x = layers.Dense(5, name="odd")(layers.Dense(7, name="dense")(x))
+    model = keras.Model(inputs, x)
+    expected = 36 * (9 * 2 * 6 + 6 * 7 + 7 * 5)
+    assert km.cost(model).multiply_adds == expected
+    model(np.zeros((1, 8, 8, 4)))  # builds the activation
+    for name in ("conv", "dense"):
+        model.get_layer(name).enable_lora(2)
+    adapted = km.cost(model)
+    assert (adapted.multiply_adds, adapted.parameters) == (expected, model.count_params())
+    for name in ("dense", "odd"):
+        model.get_layer(name).quantize("int4")
+    packed = km.cost(model)
+    assert (packed.multiply_adds, packed.parameters) == (expected, model.count_params())
+
+
 @pytest.mark.backend
 def test_nested_and_shared_layers():
     inner = keras.Sequential(
@@ -135,6 +154,15 @@ def test_peak_memory_by_hand():
     assert cost.peak_memory == max(expected)
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="strings")
+def test_strings_take_no_memory_that_counts():
+    word = keras.Input((1,), dtype="string")
+    index = layers.StringLookup(vocabulary=["a", "b"])(word)
+    cost = km.cost(keras.Model(word, layers.Embedding(3, 5)(index)))
+    assert [layer.peak_memory for layer in cost.layers] == [8, 8 + 4 * 5]
+    assert cost.layers[0].traffic == 8
+
+
 @pytest.mark.backend
 def test_an_output_in_the_middle_stays_in_memory():
     x = keras.Input((4,))
@@ -183,6 +211,25 @@ def test_unknown_arithmetic_is_never_counted_as_none():
     assert "unknown" in str(cost)
     assert ">= 20" in str(cost)
     assert str(cost).endswith(", ".join(cost.unknown_layers))
+
+
+@pytest.mark.parametrize("is_nested", [False, True])
+def test_pooled_channels_first_networks_see_the_whole_image(is_nested):
+    first = {"data_format": "channels_first"}
+    x = inputs = keras.Input((3, 20, 16))
+    for layer in (layers.Conv2D(8, 3, **first), layers.GlobalAveragePooling2D(**first)):
+        x = layer(x)
+    model = keras.Model(inputs, layers.Dense(2)(x))
+    if is_nested:
+        model = keras.Sequential([inputs, layers.ReLU(), model])
+    assert km.cost(model).receptive_field == ReceptiveField((20, 16), (20, 16))
+
+
+def test_an_image_whose_channels_are_moved_is_channels_last():
+    first = {"data_format": "channels_first"}
+    parts = [layers.Permute((3, 1, 2)), layers.GlobalAveragePooling2D(**first)]
+    cost = km.cost(keras.Sequential([keras.Input((20, 16, 3)), *parts]))
+    assert cost.receptive_field == ReceptiveField((20, 16), (20, 16))
 
 
 def test_tables():

@@ -151,7 +151,9 @@ def test_versions_are_listed_withdrawn_and_restored(published, capsys):
         (["--rollback", "7"], "`version` must be one of 1, 20. Received: version=7"),
         (["--rollback", "x"], "`rollback` must be a version. Received: rollback=x"),
         (["--restore", "1"], "`version` must be a withdrawn one: none. Received: version=1"),
+        (["--restore", "0"], "`version` must be a withdrawn one: none. Received: version=0"),
         (["--keep", "0"], "`keep` must be a positive integer. Received: keep=0"),
+        (["--run", "RUN", "--form", "plain", "--keep", "0"], "`keep` must be a positive integer"),
         (["--run", "RUN", "--version", "0"], "`version` must be a positive integer"),
         (["--run", "RUN", "--version", "20"], "`version` must be a new one"),
         (["--run", "RUN", "--top_k", "0"], "`top_k` must be a positive integer"),
@@ -167,6 +169,19 @@ def test_bad_arguments_change_nothing(published, capsys, arguments, message):
     error = capsys.readouterr().err
     assert message in error
     assert len(error.splitlines()) == 1
+    assert sorted(base.rglob("*")) == before
+
+
+def test_a_litert_file_without_its_package_changes_nothing(published, capsys, monkeypatch):
+    run, base = published
+    before = sorted(base.rglob("*"))
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
+    monkeypatch.delitem(sys.modules, "serving.publishing.litert", raising=False)
+    arguments = ["--run", str(run), "--base_path", str(base), "--litert", "model.tflite"]
+    assert export.main(arguments) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "ai_edge_litert" in line
+    assert line.endswith("; it comes with pip install -e '.[serving]'")
     assert sorted(base.rglob("*")) == before
 
 

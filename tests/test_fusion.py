@@ -273,6 +273,28 @@ def test_batch_norm_of_every_call_of_a_shared_convolution():
     assert fused.count_params() == conv.count_params()
 
 
+def test_batch_norm_behind_one_call_of_a_shared_one():
+    shared = layers.BatchNormalization(name="twice")
+    images = [keras.Input((8, 8, 4), name=name) for name in "ab"]
+    x, y = (shared(layers.Conv2D(4, 3, activation="relu")(image)) for image in images)
+    y = layers.BatchNormalization(name="own")(y)
+    fused = fuse(randomize(keras.Model(images, layers.Concatenate(name="end")([x, y]))))
+    assert fused.fusion_report.left["own"] == (
+        "twice in front is shared, and behind it Concatenate end comes"
+    )
+    assert {"twice", "own"} <= set(names(fused))
+
+
+def test_batch_norm_in_front_of_one_call_of_a_shared_one():
+    image = keras.Input((8, 8, 4))
+    shared = layers.BatchNormalization(name="twice")
+    x = layers.BatchNormalization(name="own")(layers.ReLU()(image))
+    y = layers.Conv2D(4, 1, name="conv")(x)
+    model = keras.Model(image, [shared(x), shared(layers.ReLU()(y))])
+    fused = fuse(randomize(model))
+    assert fused.fusion_report.left["own"].endswith("and behind it twice is shared")
+
+
 def test_model_of_any_size_and_the_given_inputs():
     model = chain(km.layers.MulticeptionConv2D(4, strides=2), shape=(None, None, 3))
     images = np.random.default_rng(0).normal(size=(1, 13, 6, 3)).astype("float32")
@@ -305,6 +327,30 @@ def test_training_the_fused_model_leaves_the_old_one_alone():
     fused.fit(np.ones((2, 4, 4, 2)), np.ones((2, 4, 4, 2)), verbose=0)
     for a, b in zip(model.get_weights(), weights, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("is_built", [False, True])
+def test_activations_that_are_layers_are_copied(is_built):
+    slopes = layers.PReLU(keras.initializers.Constant(0.3), shared_axes=[1, 2], name="slopes")
+    x = inputs = keras.Input((8, 8, 3))
+    for name in "ab":
+        x = layers.Conv2D(3, 3, activation=slopes, name=name)(x)
+    x = km.layers.MixConv2D(3, (3, 5), activation=slopes, name="mix")(x)
+    x = layers.Conv2DTranspose(2, 3, activation=layers.PReLU(), name="kept")(x)
+    model = keras.Model(inputs, x)
+    images = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype("float32")
+    if is_built:
+        model(images)
+        slopes.alpha.assign([[[0.1, 0.2, 0.4]]])
+    fused = fuse(model)
+    expected = ops.convert_to_numpy(model(images))
+    np.testing.assert_allclose(ops.convert_to_numpy(fused(images)), expected, atol=1e-5)
+    copies = [fused.get_layer(name).activation for name in ("a", "b", "mix")]
+    assert len({*map(id, copies)}) == 1
+    fused.compile("sgd", "mse")
+    fused.fit(images, np.ones((2, 6, 6, 2)), verbose=0)
+    np.testing.assert_array_equal(ops.convert_to_numpy(model(images)), expected)
 
 
 def test_fused_models_are_ordinary_ones(tmp_path):
@@ -364,6 +410,18 @@ def test_keras_2_models_are_refused():
 def test_bad_arguments(kwargs, message):
     with pytest.raises(ValueError, match=message):
         fuse(chain(layers.Conv2D(2, 1)), **kwargs)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="strings")
+def test_strings_must_be_given():
+    word = keras.Input((1,), dtype="string", name="word")
+    lookup = layers.StringLookup()
+    lookup.adapt([["a"], ["b"], ["b"]])
+    x = layers.Dense(3)(layers.Flatten()(layers.Embedding(3, 4)(lookup(word))))
+    model = randomize(keras.Model(word, layers.BatchNormalization(name="bn")(x)))
+    with pytest.raises(ValueError, match=r"`inputs` must be given .* strings. Received: .* word"):
+        fuse(model)
+    assert fuse(model, inputs=ops.convert_to_tensor([["a"], ["b"]])).fusion_report.folded == ["bn"]
 
 
 def test_other_answers_are_an_error(monkeypatch):

@@ -107,6 +107,45 @@ def test_files_are_decoded_as_tensorflow_decodes_them():
     assert first.shape == (1, 8, 6, 3)
 
 
+def bmp(mode):
+    """A BMP of this mode of Pillow, and its pixels as RGB."""
+    image = Image.fromarray(RNG.integers(0, 256, (8, 6, 3), dtype="uint8"))
+    image = image.quantize(16) if mode == "P" else image.convert(mode)
+    buffer = io.BytesIO()
+    image.save(buffer, "BMP")
+    return buffer.getvalue(), np.asarray(image.convert("RGB"), "float32")
+
+
+@pytest.mark.parametrize(("mode", "bits"), [("RGB", 24), ("RGBA", 32), ("L", 8), ("P", 8)])
+def test_colours_of_a_bmp(mode, bits):
+    file, expected = bmp(mode)
+    assert struct.unpack_from("<H", file, 28) == (bits,)
+    np.testing.assert_allclose(decode([file])[0], expected, atol=1e-3)
+
+
+def test_colours_of_a_bmp_with_masks():
+    file, expected = bmp("RGBA")
+    pixels = file[struct.unpack_from("<I", file, 10)[0] :]
+
+    def with_masks(*masks):
+        size, start = len(pixels) + 66, 66
+        header = b"BM" + struct.pack("<IIIIii", size, 0, start, 40, 6, 8)
+        return header + struct.pack("<HHIIIIII", 1, 32, 3, 0, 0, 0, 0, 0) + bytes(masks) + pixels
+
+    usual = (0, 0, 255, 0, 0, 255, 0, 0, 255, 0, 0, 0)
+    np.testing.assert_allclose(decode([with_masks(*usual)])[0], expected, atol=1e-3)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="A BMP file must be uncompressed"):
+        decode([with_masks(*usual[::-1])])
+
+
+def test_a_bmp_that_tensorflow_would_read_wrongly_is_refused():
+    (one_bit, _), (grey, _) = bmp("1"), bmp("L")
+    run_lengths = grey[:30] + struct.pack("<I", 1) + grey[34:]
+    for file in (one_bit, run_lengths):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="A BMP file must be uncompressed"):
+            decode([file])
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"GIF89a"]),

@@ -53,6 +53,17 @@ def test_keeps_the_structure_of_inputs_and_outputs():
     np.testing.assert_allclose(keras.ops.convert_to_numpy(answers["sum"]), np.full((1, 4), 3.0))
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_inputs_of_a_list_may_come_by_their_names(order):
+    image, ids = keras.Input((4,), name="image"), keras.Input((4,), name="ids", dtype="int32")
+    total = keras.layers.Add()([image, keras.ops.cast(ids, "float32")])
+    model = keras.Model([image, ids][::order], total)
+    batch = {"image": np.full((1, 4), 0.5, "float32"), "ids": np.full((1, 4), 2, "int32")}
+    answers = keras.ops.convert_to_numpy(km.inference_function(model)(batch))
+    np.testing.assert_allclose(answers, model.predict(batch, verbose=0))
+    np.testing.assert_allclose(answers, np.full((1, 4), 2.5))
+
+
 @pytest.mark.parametrize("model", [None, keras.Sequential([keras.layers.Dense(2)])])
 def test_only_built_models_are_taken(model):
     with pytest.raises(ValueError, match="`model` must be a built"):

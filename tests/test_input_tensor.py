@@ -45,6 +45,19 @@ def test_shipped_weights_behind_a_layer():
     np.testing.assert_allclose(numbers(model(images)), numbers(expected), atol=1e-4)
 
 
+@pytest.mark.backend
+def test_weights_of_a_file_behind_a_layer_of_the_same_kind(tmp_path):
+    usual = km.ResNet20(input_shape=(8, 8, 3), filters=4, classes=5)
+    usual.save_weights(tmp_path / "usual.weights.h5")
+    grey = keras.Input((8, 8, 1))
+    coloured = keras.layers.Conv2D(3, 1, name="coloured")(grey)
+    arguments = {"filters": 4, "classes": 5, "weights": tmp_path / "usual.weights.h5"}
+    model = km.ResNet20(input_tensor=coloured, **arguments)
+    front, image = model.get_layer("coloured"), PIXELS[..., :1] / 255
+    expected = numbers(forward(usual, front(image)))
+    np.testing.assert_allclose(numbers(forward(model, image)), expected, atol=1e-5)
+
+
 def test_the_shape_may_be_said_twice():
     images = keras.Input((None, None, 3))
     assert km.ResNet20(input_tensor=images, input_shape=(None, None, 3)).input is images

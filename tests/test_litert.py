@@ -150,6 +150,12 @@ def test_failed_write_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_that_does_not_exist_is_named(tmp_path):
+    path = tmp_path / "missing" / "model.tflite"
+    with pytest.raises(ValueError, match=f"`path` must be in a folder .* Received: path={path}$"):
+        save_litert(b"content", path)
+
+
 def test_float_islands_are_found(floats):
     assert float_operators(floats) == operators(floats)
     x = inputs = tf_keras.Input((8, 8, 3))

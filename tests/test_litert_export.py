@@ -18,7 +18,6 @@ from serving.lifecycle.config_files import single_model
 from serving.lifecycle.loading import Loading
 from serving.model_server import ServerOptions, model_server
 from serving.publishing.base_path import list_versions
-from serving.publishing.litert import add_litert
 from serving.publishing.manifest import verify_manifest
 from serving.publishing.networks import load_run
 from serving.publishing.warmup import WARMUP_FILE
@@ -26,6 +25,7 @@ from serving.publishing.warmup import WARMUP_FILE
 pytest.importorskip("tf_keras")
 pytest.importorskip("ai_edge_litert")
 from keras_multiception.compression import convert_to_litert
+from serving.publishing.litert import add_litert
 
 DIGITS = km.preprocessing.DATASETS["digits"]
 PREFERRED = Loading(prefer_tflite_model=True)

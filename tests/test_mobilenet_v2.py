@@ -1,5 +1,6 @@
 """What MobileNetV2 alone has: the strides of its stem and its widths."""
 
+import numpy as np
 import pytest
 
 import keras_multiception as km
@@ -35,3 +36,11 @@ def test_mobilenet_widths(alpha, filters):
     model = km.MobileNetV2(alpha=alpha, include_top=False)
     outputs = km.feature_extractor(model).output.values()
     assert tuple(x.shape[-1] for x in outputs) == filters
+
+
+def test_mobilenet_takes_numbers_of_numpy():
+    model = km.MobileNetV2(alpha=np.float32(0.5), include_top=False)
+    assert model.count_params() == km.MobileNetV2(alpha=0.5, include_top=False).count_params()
+    for alpha in ("0.5", True, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="`alpha` must be a number greater than 0"):
+            km.MobileNetV2(alpha=alpha)

@@ -83,6 +83,28 @@ def test_labels_name_versions_that_are_loaded(base):
         models.get("a").servable(label="stable")
 
 
+def test_labels_may_be_given_ahead_but_not_moved_ahead(base):
+    """As in TF Serving: what is asked for by a label that serves does not go away."""
+
+    def labelled(**labels):
+        texts = [f'version_labels {{ key: "{k}" value: {v} }}' for k, v in labels.items()]
+        return config(base, " ".join(texts))
+
+    allowing = {"allow_version_labels_for_unavailable_models": True}
+    with Models(labelled(stable=3, canary=9), ONCE, **allowing) as models:
+        models.reload(labelled(stable=3, canary=9, other=8))
+        elsewhere = labelled(stable=9)
+        elsewhere.model_config_list.config[0].base_path = str(base / "b")
+        for moved in (labelled(stable=9), labelled(canary=8), elsewhere):
+            with pytest.raises(ServingError, match="not currently available") as caught:
+                models.reload(moved)
+            assert caught.value.code == "FAILED_PRECONDITION"
+        assert models.get("a").labels == {"stable": 3, "canary": 9, "other": 8}
+        models.reload(labelled(canary=3))
+        models.reload(labelled(stable=9))
+        assert models.get("a").labels == {"stable": 9}
+
+
 def test_reloading_adds_and_removes_models_and_changes_policies(base):
     with Models(config(base, names=["a"]), ONCE) as models:
         kept = models.get("a").servable()

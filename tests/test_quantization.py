@@ -246,6 +246,10 @@ def test_other_models_are_refused(trained):
             quantize_model(model)
     with pytest.raises(ValueError, match="wrappers of quantization-aware training"):
         quantize_model(trained)
+    image = keras.Input((8, 8, 3))
+    named = keras.Model(image, {"answer": keras.layers.Flatten()(image)})
+    with pytest.raises(ValueError, match="of tf_keras, and return a tensor or a list"):
+        quantize_model(named)
 
 
 @pytest.mark.parametrize("preserve", ["sparsity", ("zeros",), None])

@@ -159,6 +159,7 @@ def test_predict_by_row(url):
 def test_predict_by_column(url):
     assert predict(url, inputs=[1, 2]) == {"outputs": [2.5, 3.0]}
     assert predict(url, inputs={"x": [1, 2]}) == {"outputs": [2.5, 3.0]}
+    assert predict(url, inputs={"x": [1], "z": "as TF Serving, ignored"}) == {"outputs": [2.5]}
     assert predict(url, inputs=[]) == {"outputs": []}
     assert predict(url, signature_name="scalar", inputs=3) == {"outputs": 3.0}
 
@@ -251,7 +252,7 @@ def test_float32_comes_back_in_its_shortest_form(url, values):
         ("", [1, [2]], "must be nested evenly"),
         ("", [[1]], "`x` must be of shape [?]. Received: shape=[1, 1]"),
         ("", {"z": [1]}, "an object with the keys ['x']"),
-        ("", {"x": [1], "z": [1]}, "an object with the keys ['x']"),
+        ("several", {"tag": [], "sensor": []}, "with the keys ['sensor', 'signal', 'tag']"),
         ("types", {"byte": [256]}, "`byte` must hold uint8 values. Received: 256"),
         ("types", {"byte": [-1]}, "Received: -1"),
         ("types", {"whole": [1.0]}, "`whole` must hold int32 values. Received: 1.0"),
@@ -275,6 +276,7 @@ def test_rows_that_are_refused(url):
     for instances in ([], 3, {"x": 1}, None):
         assert "'instances' must be a list" in refused(url, instances=instances)
     assert "the keys ['x']" in refused(url, instances=[{"x": 1}, 2])
+    assert "the keys ['x']" in refused(url, instances=[{"x": 1, "z": 1}])
     assert "`x` must hold" in refused(url, instances=[2, {"x": 1}])
     assert "either the key" in refused(url, instances=[1], inputs=[1])
     assert "either the key" in refused(url, signature_name="scalar")

@@ -257,6 +257,35 @@ def test_data_of_ones_own(tmp_path, images):
     )
 
 
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.network = small_network()
+
+    def call(self, x):
+        return self.network(x)
+
+
+def test_models_without_a_graph_or_a_single_output_are_refused(tmp_path):
+    subclassed, network = Subclassed(), small_network()
+    subclassed(np.zeros((1, 32, 32, 3)))
+    named = keras.Model(network.inputs, {"answer": network.outputs[0]})
+    for model in (subclassed, keras.Sequential([keras.layers.Dense(10)]), None):
+        with pytest.raises(ValueError, match="`model` must be a Functional model or a built"):
+            km.export_saved_model(model, tmp_path / "model")
+    with pytest.raises(ValueError, match=r"`model` must give a tensor .* a dictionary of answer"):
+        km.export_saved_model(named, tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("names", [(0, 1), ("cat\ndog", "bird"), ("cat", "dog\r"), (b"a", b"b")])
+def test_class_names_must_be_lines(tmp_path, names):
+    facts = km.preprocessing.Dataset((0.5,) * 3, (0.25,) * 3, (32, 32, 3), names)
+    with pytest.raises(ValueError, match="`dataset` must have class names that are strings"):
+        km.export_saved_model(small_network(classes=2), tmp_path / "model", dataset=facts)
+    assert not list(tmp_path.iterdir())
+
+
 def test_bad_arguments_leave_nothing(tmp_path):
     target = tmp_path / "model"
     with pytest.raises(ValueError, match=r"`model` must give 10 values"):
@@ -270,6 +299,8 @@ def test_bad_arguments_leave_nothing(tmp_path):
     for size in (0, 1.5, True, (), (1, "2")):
         with pytest.raises(ValueError, match="`form_batch_size` must be a positive integer"):
             km.export_saved_model(small_network(), target, form="auto", form_batch_size=size)
+        with pytest.raises(ValueError, match="`form_batch_size` must be a positive integer"):
+            km.export_saved_model(small_network(), target, form_batch_size=size)
     for top_k in (0, 1.5, True):
         with pytest.raises(ValueError, match="`top_k` must be a positive integer"):
             km.export_saved_model(small_network(), target, top_k=top_k)

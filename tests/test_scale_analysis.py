@@ -307,7 +307,8 @@ class TestWithoutKernelSize:
         [
             (9, None, "3x3, 5x5, 7x7"),
             (5, ["stage2_conv"], "3x3"),
-            (3, ["conv"], "no such"),
+            (3, [], "no such"),
+            (3, ["stage1_conv", "stage9_conv", "conv"], "`layers` must .*: 'stage9_conv', 'conv'$"),
             (4, None, "odd"),
         ],
     )

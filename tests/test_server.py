@@ -76,6 +76,25 @@ def test_the_command_line_serves_until_sigterm_and_finishes_what_has_begun(base_
         process.communicate()
 
 
+def test_a_signal_before_it_serves_is_not_lost():
+    """TensorFlow and others call back, and import, where what a handler raises is swallowed."""
+    code = """
+import contextlib, signal, sys
+from serving import server
+
+def swallow(*_):
+    with contextlib.suppress(BaseException):
+        signal.raise_signal(signal.SIGTERM)
+    raise OSError("The signal was lost.")
+
+server.listen = swallow
+sys.exit(server.main(["--model_base_path=x"]))
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.slow
 def test_every_flag_at_once(base_path, tmp_path):
     """Config files of all kinds, a label, batching, the metrics' own path and the access log."""
@@ -146,6 +165,17 @@ def test_what_cannot_be_served_is_one_line(tmp_path, capsys, flag, words):
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("serving.server: error: ")
     assert words in line
+
+
+@pytest.mark.usefixtures("kept_signals")
+def test_a_metrics_path_without_a_slash_is_one_line(base_path, tmp_path, capsys):
+    file = tmp_path / "monitoring.config"
+    file.write_text('prometheus_config { enable: true path: "metrics" }')
+    flags = [f"--model_base_path={base_path}", f"--monitoring_config_file={file}"]
+    assert server.main([*flags, "--rest_api_port=0", "--port=0", "--access_log="]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("serving.server: error: `metrics_path`")
+    assert line.endswith("must begin with '/'. Received: metrics_path='metrics'")
 
 
 @pytest.mark.parametrize(

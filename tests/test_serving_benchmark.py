@@ -125,6 +125,7 @@ def test_the_machine_is_told():
         (["--rate=-1"], "--rate: must be positive, not -1"),
         (["--plot=load.pdf"], "--plot: must end in .png, not load.pdf"),
         (["--json=none/figures.json"], "--json: there is no folder none"),
+        (["--json=."], "--json: must be a file, not the folder ."),
     ],
 )
 def test_flags_that_cannot_be(arguments, words, capsys, tmp_path):
@@ -164,6 +165,18 @@ def test_a_server_of_small_batches_is_started_without_warm_up(monkeypatch):
     with benchmark._served(flags) as served:
         assert served == ("http://127.0.0.1:8501", "127.0.0.1:8500")
     assert not parse(given).enable_model_warmup
+
+
+def test_a_file_that_cannot_be_written_is_one_line(tmp_path, capsys, monkeypatch):
+    def fail(path, results):
+        raise OSError("No space left")
+
+    monkeypatch.setattr(benchmark, "_run", lambda flags: (rows_of([1]), "one image"))
+    monkeypatch.setattr(benchmark, "write_json", fail)
+    assert benchmark.main(["--model_base_path", str(tmp_path), "--json=figures.json"]) == 2
+    out, err = capsys.readouterr()
+    assert "REST" in out, "what was measured is told all the same"
+    assert err.splitlines()[-1] == "serving.benchmark: error: No space left"
 
 
 @pytest.mark.slow

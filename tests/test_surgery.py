@@ -266,6 +266,31 @@ def test_lambdas_operations_and_state_survive():
     )
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="strings")
+def test_vocabularies_survive(capsys):
+    words, numbers = keras.Input((1,), dtype="string"), keras.Input((1,), dtype="int64")
+    lookups = [
+        layers.StringLookup(mask_token="", output_mode="multi_hot"),
+        layers.IntegerLookup(output_mode="multi_hot"),
+        layers.TextVectorization(output_mode="tf_idf"),
+        layers.StringLookup(vocabulary=["b"], output_mode="multi_hot"),
+    ]
+    batch = [ops.convert_to_tensor([["a"], ["b"], ["d"]]), ops.convert_to_tensor([[7], [5], [3]])]
+    lookups[0].adapt([["b"], ["a"], ["b"], ["é"]])
+    lookups[1].adapt([[5], [7], [7]])
+    lookups[2].adapt(["b", "a b", "c"])
+    tensors = [words, numbers, words, words]
+    outputs = [lookup(x) for lookup, x in zip(lookups, tensors, strict=True)]
+    model = keras.Model([words, numbers], outputs)
+    new = km.replace_convolutions(model)
+    for received, expected in zip(new(batch), model(batch), strict=True):
+        assert ops.convert_to_numpy(expected).max() > 0
+        np.testing.assert_array_equal(*map(ops.convert_to_numpy, (received, expected)))
+    copy = new.get_layer(lookups[0].name)
+    assert copy.get_vocabulary() == lookups[0].get_vocabulary()
+    assert "0 of 0 convolutions" in capsys.readouterr().out
+
+
 def test_flags_of_inner_layers_and_compile_state():
     wrapper = layers.TimeDistributed(layers.Dense(2, name="inner"), name="outer")
     x = keras.Input((8, 8, 8))
@@ -331,3 +356,29 @@ def test_training_the_new_model_leaves_the_old_one_alone():
     new.predict(np.ones((4, 12, 12, 8)), verbose=0)
     for a, b in zip(state(model), before, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("conv", ["multiception", "standard"])
+@pytest.mark.parametrize("is_built", [False, True])
+def test_activations_that_are_layers_are_copied(conv, is_built):
+    slopes = layers.PReLU(keras.initializers.Constant(0.3), shared_axes=[1, 2])
+    convs = [layers.Conv2D(8, 3, activation=slopes, name=name) for name in "ab"]
+    model = image_model(*convs, layers.Conv2DTranspose(8, 3, activation=layers.PReLU()))
+    images = np.random.default_rng(0).normal(size=(2, 12, 12, 8)).astype("float32")
+    if is_built:
+        model(images)
+        slopes.alpha.assign(np.arange(8).reshape(1, 1, 8))
+    expected = model.predict(images, verbose=0)
+    new = replace(model, conv=conv, kernel_sizes=3, where=["a", "b"])
+    new(images)
+    copies = {
+        id(x): x
+        for x in new._flatten_layers()
+        if isinstance(x, layers.PReLU) and x.name == slopes.name
+    }
+    (copy,) = copies.values()
+    np.testing.assert_allclose(*(ops.convert_to_numpy(x.alpha).ravel() for x in (copy, slopes)))
+    new.compile("sgd", "mse")
+    new.fit(images, np.ones((2, 8)), verbose=0)
+    np.testing.assert_array_equal(model.predict(images, verbose=0), expected)

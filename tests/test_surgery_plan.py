@@ -1,6 +1,7 @@
 """Surgery on networks: what is replaced, and why the rest stays."""
 
 import keras
+import numpy as np
 import pytest
 from keras import layers, ops
 from test_surgery import image_model, multiceptions, reasons, replace
@@ -41,6 +42,39 @@ class Stubborn(layers.Layer):
 def test_what_cannot_be_replaced(layer, reason):
     (received,) = reasons(image_model(layer), where=lambda layer: True).values()
     assert received.startswith(reason)
+
+
+def test_an_activation_for_each_position_stays_where_there_will_be_more():
+    def reason(padding):
+        conv = layers.Conv2D(8, 3, padding=padding, activation=layers.PReLU(), name="conv")
+        model = image_model(conv)
+        model(np.zeros((1, 12, 12, 8)))
+        return reasons(model)["conv"]
+
+    assert reason("same") is None
+    assert (
+        reason("valid") == "its activation has a weight for each position, and there will be more"
+    )
+
+
+@pytest.mark.parametrize(
+    ("conv", "kernel_sizes", "expected"),
+    [
+        ("mixconv", None, {"few": "2 filters", "narrow": "2 channels", "wide": None}),
+        ("mixconv_depthwise", None, {"few": None, "narrow": "2 channels", "wide": None}),
+        ("mixconv", (3, 5), {"few": None, "narrow": None, "wide": None}),
+        ("multiception", None, {"few": None, "narrow": None, "wide": None}),
+    ],
+)
+def test_what_is_too_narrow_for_mixconv_stays(conv, kernel_sizes, expected):
+    widths = {"few": 2, "narrow": 8, "wide": 8}
+    model = image_model(*(layers.Conv2D(width, 3, name=name) for name, width in widths.items()))
+    arguments = {"conv": conv, "kernel_sizes": kernel_sizes, "where": lambda layer: True}
+    received = reasons(model, **arguments)
+    for name, width in expected.items():
+        sentence = width and f"it has {width}, fewer than the 3 kernel sizes of MixConv"
+        assert received[name] == sentence
+    assert replace(model, **arguments).output_shape == (None, 8)
 
 
 def test_pointwise_convolutions_are_no_candidates():

@@ -12,7 +12,6 @@ import pathlib
 import platform
 import statistics
 import sys
-import time
 from importlib.metadata import version
 from typing import Any
 
@@ -94,7 +93,8 @@ def measure(kernel_sizes, rounds, seconds):
         A dictionary fit for JSON: `versions`, `hardware`, and `rows`, each with `size`, `channels`,
         `kernel_size`, `type`, `form` and the `milliseconds` of every round.
     """
-    from training.machine import cpu_facts  # imports Keras, which takes seconds
+    from training.compression.timing import seconds_of  # imports Keras, which takes seconds
+    from training.machine import cpu_facts
 
     rows: list[dict[str, Any]] = []
     calls = []
@@ -117,7 +117,7 @@ def measure(kernel_sizes, rounds, seconds):
                     )
     for is_warm in [False] + [True] * rounds:
         for row, call in zip(rows, calls, strict=True):
-            took = 1000 * _time(call, seconds)
+            took = 1000 * seconds_of(call, seconds)
             if is_warm:
                 row["milliseconds"].append(round(took, 5))
     return {
@@ -198,16 +198,6 @@ def _network(images, kernel_size, type_, form):
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.representative_dataset = lambda: ([image[None]] for image in images)
     return LiteRTModel(bytes(converter.convert()))
-
-
-def _time(call, seconds):
-    """Return the seconds of one call, the mean over as many as fill the time."""
-    calls, begin, gone = 0, time.perf_counter(), 0.0
-    while gone < seconds or not calls:
-        call()
-        calls += 1
-        gone = time.perf_counter() - begin
-    return gone / calls
 
 
 if __name__ == "__main__":

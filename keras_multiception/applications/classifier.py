@@ -80,12 +80,13 @@ def build_classifier(
         x = pool(name=f"{pooling}_pool", **CHANNELS_LAST)(x)
     inputs = keras.utils.get_source_inputs(images)
     model = keras.Model(inputs[0] if len(inputs) == 1 else inputs, x, name=name)
-    if weights is not None and weights in pretrained.datasets():
+    if weights is not None:
         # what lies in front of `input_tensor` is not of the network
         own = model if input_tensor is None else keras.Model(images, x, name=name)
-        pretrained.load(own, weights, include_top)
-    elif weights is not None:
-        model.load_weights(weights)
+        if weights in pretrained.datasets():
+            pretrained.load(own, weights, include_top)
+        else:
+            own.load_weights(weights)
     return model
 
 

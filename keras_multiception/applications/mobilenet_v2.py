@@ -1,5 +1,7 @@
 """MobileNetV2 of the paper: Multiception in the first two rows of inverted residual blocks."""
 
+import numbers
+
 from keras import layers
 
 from keras_multiception.applications.classifier import build_classifier, stage_kernel_sizes
@@ -100,28 +102,29 @@ def MobileNetV2(
             '`conv` must be "dsconv", "multiception" or a callable for MobileNetV2: '
             f"{_REFUSED[conv]}. Received: conv={conv!r}"
         )
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not alpha > 0:
-        raise ValueError(f"`alpha` must be greater than 0. Received: alpha={alpha!r}")
+    if isinstance(alpha, bool) or not isinstance(alpha, numbers.Real) or not float(alpha) > 0:
+        raise ValueError(f"`alpha` must be a number greater than 0. Received: alpha={alpha!r}")
     if stem_strides not in (None, 1, 2):
         raise ValueError(f"`stem_strides` must be 1 or 2. Received: stem_strides={stem_strides!r}")
+    width = float(alpha)
     convs = [(conv, stage_sizes) for stage_sizes in sizes]
     convs += [(None, None)] * (len(STAGES) - len(convs))
 
     def features(x):
         strides = stem_strides or (2 if max(length or 0 for length in x.shape[1:3]) > 96 else 1)
-        x = _conv_bn_relu6(x, _rounded(alpha * STEM_FILTERS), 3, strides, "stem")
+        x = _conv_bn_relu6(x, _rounded(width * STEM_FILTERS), 3, strides, "stem")
         for stage, (row, replacement) in enumerate(zip(STAGES, convs, strict=True), start=1):
             expansion, filters, blocks, strides = row
             for block in range(1, blocks + 1):
                 x = _block(
                     x,
-                    _rounded(alpha * filters),
+                    _rounded(width * filters),
                     strides if block == 1 else 1,
                     expansion,
                     *replacement,
                     f"stage{stage}_block{block}",
                 )
-        return _conv_bn_relu6(x, _rounded(max(1, alpha) * HEAD_FILTERS), 1, 1, "head")
+        return _conv_bn_relu6(x, _rounded(max(1, width) * HEAD_FILTERS), 1, 1, "head")
 
     return build_classifier(
         features,

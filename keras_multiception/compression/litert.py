@@ -120,21 +120,29 @@ def save_litert(content, path):
 
     Args:
         content: Bytes, of `convert_to_litert`.
-        path: Path of the file.
+        path: Path of the file, in a folder that exists.
+
+    Raises:
+        ValueError: If its folder cannot be written.
 
     Example:
         >>> save_litert(convert_to_litert(model), "model.tflite")
     """
-    directory = os.path.dirname(os.path.abspath(path))
-    with tempfile.NamedTemporaryFile(dir=directory, delete=False) as file:
-        try:
+    try:
+        descriptor, partial = tempfile.mkstemp(dir=os.path.dirname(os.path.abspath(path)))
+    except OSError as error:
+        raise ValueError(
+            f"`path` must be in a folder that can be written ({error.strerror}). "
+            f"Received: path={path}"
+        ) from error
+    try:
+        with open(descriptor, "wb") as file:
             file.write(content)
-            file.flush()
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+        os.chmod(partial, 0o644)
+        os.replace(partial, path)
+    except BaseException:
+        os.unlink(partial)
+        raise
 
 
 def is_quantized(model):

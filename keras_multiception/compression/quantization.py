@@ -33,7 +33,8 @@ def quantize_model(model, preserve=()):
 
     Args:
         model: A model of Keras 3 that `to_tf_keras` takes, or a Functional model of `tf_keras`,
-            without the wrappers of pruning or clustering; it stays as it is.
+            without the wrappers of pruning or clustering, that returns a tensor or a list; it
+            stays as it is.
         preserve: Tuple of strings, what training is to keep of the kernels of convolutions and
             dense layers: `"sparsity"`, their zeros; `"clusters"`, that they have few different
             values, depthwise ones excepted.
@@ -105,7 +106,7 @@ def _require_functional(model):
         or isinstance(model.output, dict)
     ):
         raise ValueError(
-            "`model` must be a model of Keras 3, or a Functional one of tf_keras that returns a "
+            "`model` must be a model of Keras 3 or a Functional one of tf_keras, and return a "
             f"tensor or a list. Received: model={model!r}"
         )
 

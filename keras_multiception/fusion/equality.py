@@ -36,9 +36,15 @@ def sample_inputs(model, inputs=None):
         A structure of arrays.
 
     Raises:
-        ValueError: If the inputs do not fit the model.
+        ValueError: If the inputs do not fit the model, or are not given and it takes strings.
     """
     if inputs is None:
+        strings = [x.name for x in graph_of(model).inputs if x.dtype == "string"]
+        if strings:
+            raise ValueError(
+                "`inputs` must be given for a model that takes strings. "
+                f"Received: inputs=None for {', '.join(strings)}"
+            )
         rng = np.random.default_rng(0)
         return tree.map_structure(lambda x: _random(x, rng), graph_of(model).input)
     expected = [tuple(x.shape) for x in tree.flatten(graph_of(model).input)]

@@ -119,10 +119,10 @@ def _obstacle_before(network, x):
     operation = step.operation
     if len(network.readers(x)) > 1:
         return f"more than it reads {operation.name}"
-    if isinstance(operation, Scale):
-        return None
     if len(network.calls(operation)) > 1:
         return f"{operation.name} in front is shared"
+    if isinstance(operation, Scale):
+        return None
     if isinstance(operation, Convolution):
         linear = operation.activation is LINEAR
         return None if linear else f"the activation of {operation.name} comes before it"
@@ -154,12 +154,12 @@ def _obstacle_behind(network, x, shift):
         if step is None:
             return "the model ends"
         operation = step.operation
-        if isinstance(operation, Convolution):
-            obstacle = operation.obstacle_after(shift)
+        if isinstance(operation, Convolution | Scale):
+            obstacle = None
+            if isinstance(operation, Convolution):
+                obstacle = operation.obstacle_after(shift)
             if obstacle is None and len(network.calls(operation)) > 1:
                 obstacle = f"{operation.name} is shared"
-        elif isinstance(operation, Scale):
-            obstacle = None
         elif type(operation) in _PASSED and _treats_channels_alike(step, step.results):
             obstacle = _obstacle_behind(network, step.results, shift)
         else:

@@ -55,6 +55,7 @@ def fuse(model, form="separate", batch_size=1, inputs=None, tolerance=None, verb
         batch_size: Integer, the number of images that `form="auto"` measures with.
         inputs: Inputs of the model, for the comparison and the sizes that `form="auto"` measures
             with. The default is two random ones; 64 along each axis that the model leaves open.
+            A model that takes strings needs them.
         tolerance: Float, how far the outputs may differ from those of the model, relative to the
             largest. The default is 1e-5, or five times what rounding alone does to those of the
             model, where that is more: in half precision, and where large numbers cancel.

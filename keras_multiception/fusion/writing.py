@@ -1,12 +1,13 @@
 """A network of steps as a Keras model of ordinary layers."""
 
+import dataclasses
 import functools
 
 import keras
 import numpy as np
 from keras import layers, tree
 
-from keras_multiception.copying import copy_state, rebuild_layer
+from keras_multiception.copying import copy_activation, copy_state, rebuild_layer
 from keras_multiception.fusion.names import unique_name
 from keras_multiception.fusion.operations import LINEAR, Convolution, Scale, same_padding
 from keras_multiception.graph import graph_of
@@ -41,7 +42,8 @@ def write_network(network, model, names, fuse_nested):
         args, kwargs = tree.map_structure(tensor, (step.args, step.kwargs))
         if id(operation) not in written:
             if isinstance(operation, Convolution | Scale):
-                written[id(operation)] = write_operation(operation, unique)
+                own = _with_own_activation(operation, written)
+                written[id(operation)] = write_operation(own, unique)
             elif graph_of(operation) is not None:
                 written[id(operation)] = fuse_nested(operation, [x.shape for x in step.inputs])
             else:
@@ -53,6 +55,13 @@ def write_network(network, model, names, fuse_nested):
             copy_state(operation, new)
         tensors.update(zip(map(id, tree.flatten(step.results)), results, strict=True))
     return keras.Model(inputs, tree.map_structure(tensor, network.outputs), name=model.name)
+
+
+def _with_own_activation(operation, written):
+    if isinstance(operation, Scale):
+        return operation
+    activation = copy_activation(operation.activation, written)
+    return dataclasses.replace(operation, activation=activation)
 
 
 def write_operation(operation, unique=str):
@@ -162,5 +171,7 @@ def _call_with(layer, x, weights):
     """Call a layer, at the first time with the weights that it is to have."""
     if not layer.built:
         layer.build(x.shape)
-        layer.set_weights(weights)
+        # behind its own come those of its activation, if that is a layer
+        for variable, value in zip(layer.weights, weights, strict=False):
+            variable.assign(value)
     return layer(x)

@@ -28,7 +28,7 @@ def without_kernel_size(model, size, layers=None, verbose=True):
         A new, uncompiled model, to evaluate and not to train further.
 
     Raises:
-        ValueError: If none of the layers has a branch of this size.
+        ValueError: If `layers` names others, or none of the layers has a branch of this size.
 
     Example:
         >>> model = km.scale_analysis.without_kernel_size(model, 5)
@@ -36,6 +36,12 @@ def without_kernel_size(model, size, layers=None, verbose=True):
     """
     (size,) = standardize_kernel_sizes([size])
     found = multiception_layers(model)
+    unknown = [name for name in layers or () if name not in found]
+    if unknown:
+        raise ValueError(
+            "`layers` must name MulticeptionConv2D layers of the model. "
+            f"Received: {', '.join(map(repr, unknown))}"
+        )
     names = [name for name in found if layers is None or name in layers]
     sizes = sorted({size for name in names for size in found[name].kernel_sizes})
     if size not in sizes:

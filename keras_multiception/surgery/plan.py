@@ -2,13 +2,15 @@
 
 import dataclasses
 import difflib
+import math
 import re
 
 import keras
+import numpy as np
 from keras import layers
 
 from keras_multiception.applications.classifier import stage_kernel_sizes
-from keras_multiception.blocks import require_conv
+from keras_multiception.blocks import DEFAULT_KERNEL_SIZES, require_conv
 from keras_multiception.graph import graph_of, innermost
 from keras_multiception.layers.arguments import standardize_kernel_sizes
 from keras_multiception.layers.batch_normalization import BatchNormalization
@@ -90,8 +92,21 @@ def plan_replacements(model, conv="multiception", kernel_sizes=None, where=None,
         sizes = by_stage[position * 3 // len(replaceable)] if by_stage else kernel_sizes(site.layer)
         if sizes is not None:
             sizes = standardize_kernel_sizes(sizes)
-        sites[index] = dataclasses.replace(site, kernel_sizes=sizes, reason=reason(site))
+        left = reason(site) or _too_narrow(site, conv, sizes)
+        sites[index] = dataclasses.replace(site, kernel_sizes=sizes, reason=left)
     return sites
+
+
+def _too_narrow(site, conv, sizes):
+    """Return why MixConv cannot share out the channels among its kernel sizes, or `None`."""
+    groups = len(sizes or DEFAULT_KERNEL_SIZES)
+    widths = {"channels": site.layer.input_spec.axes[-1], "filters": site.output.filters}
+    if conv not in ("mixconv", "mixconv_depthwise"):
+        return None
+    for name in ("channels", "filters") if conv == "mixconv" else ("channels",):
+        if widths[name] < groups:
+            return f"it has {widths[name]} {name}, fewer than the {groups} kernel sizes of MixConv"
+    return None
 
 
 def _survey(layer, calls, conv, absorb):
@@ -111,6 +126,8 @@ def _survey(layer, calls, conv, absorb):
     if len(alignments) > 1:
         return Site(layer, "it is shared by inputs whose sizes need different padding")
     ((padding, cropping),) = alignments
+    if np.any(cropping) and _weighs_positions(path[-1]):
+        return Site(layer, "its activation has a weight for each position, and there will be more")
     batch_norm = None
     if absorb and conv in _ENDS_IN_BATCH_NORM:
         batch_norm = _own_batch_norm(path[-1], calls)
@@ -118,6 +135,11 @@ def _survey(layer, calls, conv, absorb):
         padding, pad = _less(padding, pad.padding), None
     absorbed = tuple(x for x in (pad, *path[:-1], batch_norm) if x is not None)
     return Site(layer, None, path[-1], absorbed, batch_norm, padding=padding, cropping=cropping)
+
+
+def _weighs_positions(convolution):
+    weights = getattr(convolution.activation, "weights", ())
+    return any(math.prod(weight.shape) > convolution.filters for weight in weights)
 
 
 def _less(padding, other):

@@ -1,6 +1,7 @@
 """The rewriting of a network: a new model with other convolutions and the same of all else."""
 
 import collections
+import functools
 import itertools
 
 import keras
@@ -8,7 +9,7 @@ import numpy as np
 from keras import layers
 
 from keras_multiception.blocks import conv_bn
-from keras_multiception.copying import copy_values
+from keras_multiception.copying import copy_activation, copy_values
 from keras_multiception.layers.multiception_conv2d import MulticeptionConv2D
 from keras_multiception.primitives import CHANNELS_LAST
 from keras_multiception.surgery.plan import plan_replacements
@@ -23,8 +24,9 @@ def replace_convolutions(
     Replaced are `Conv2D` larger than 1x1, `SeparableConv2D`, and `DepthwiseConv2D` together with
     the 1x1 convolution behind it, also where a batch norm and an activation stand in between; in
     nested models too. What cannot be replaced stays, and is listed with the reason: grouped
-    convolutions, channels first, classes derived from these, and depthwise convolutions with
-    anything else behind them, such as squeeze-and-excitation.
+    convolutions, channels first, classes derived from these, depthwise convolutions with anything
+    else behind them, such as squeeze-and-excitation, and what is too narrow for the kernel sizes
+    of MixConv.
 
     - *Kept*: all other layers with their names, shapes, weights, `trainable` and dtype policy;
       which calls share a layer; the name of each replaced layer (of a pair that of the 1x1
@@ -87,7 +89,10 @@ def _operate(model, sites, conv):
     """Return the new model, with all that is kept of the old one."""
     sites = [site for site in sites if site.reason is None]
     successors: dict = {layer: [] for site in sites for layer in site.absorbed}
-    successors.update((site.output, _new_layers(site, conv)) for site in sites)
+    copies: dict = {}
+    for site in sites:
+        activation = copy_activation(site.output.activation, copies)
+        successors[site.output] = _new_layers(site, conv, activation)
     new_model = rebuild(model, successors)
     for site in sites:
         if site.batch_norm is not None:
@@ -96,14 +101,15 @@ def _operate(model, sites, conv):
     return new_model
 
 
-def _new_layers(site, conv):
+def _new_layers(site, conv, activation):
     """Return the layers that take the place of `site.output`, one after the other."""
     name = site.output.name
     shared = {"dtype": site.output.dtype_policy, **CHANNELS_LAST}
     padding = np.array(site.padding)
     pad = layers.ZeroPadding2D(_pairs(padding), name=f"{name}_align_pad", **shared)
     trim = layers.Cropping2D(_pairs(-padding), name=f"{name}_align_trim", **shared)
-    new = _multiception(site) if conv == "multiception" else _model_of(site, conv)
+    make = _multiception if conv == "multiception" else functools.partial(_model_of, conv=conv)
+    new = make(site, activation)
     crop = layers.Cropping2D(site.cropping, name=f"{name}_align_crop", **shared)
     needed = np.any(padding > 0), np.any(padding < 0), True, np.any(site.cropping)
     return list(itertools.compress((pad, trim, new, crop), needed))
@@ -113,7 +119,7 @@ def _pairs(sides):
     return np.maximum(sides, 0).tolist()
 
 
-def _multiception(site):
+def _multiception(site, activation):
     old, output, batch_norm = site.layer, site.output, site.batch_norm
     kernels = {
         "depthwise": (old, "kernel" if type(old) is layers.Conv2D else "depthwise"),
@@ -132,14 +138,14 @@ def _multiception(site):
         site.kernel_sizes,
         old.strides,
         dilation_rate=old.dilation_rate,
-        activation=output.activation,
+        activation=activation,
         dtype=output.dtype_policy,
         name=output.name,
         **kept,
     )
 
 
-def _model_of(site, conv):
+def _model_of(site, activation, conv):
     """Return `km.conv_bn` as a model of its own, so that its names meet no others."""
     old, output = site.layer, site.output
     previous = keras.config.dtype_policy()
@@ -147,8 +153,8 @@ def _model_of(site, conv):
     try:
         x = keras.Input((None, None, old.input_spec.axes[-1]))
         y = conv_bn(x, output.filters, old.strides[0], site.kernel_sizes, conv, name="conv")
-        if output.activation is not keras.activations.linear:
-            y = layers.Activation(output.activation, name="activation")(y)
+        if activation is not keras.activations.linear:
+            y = layers.Activation(activation, name="activation")(y)
     finally:
         keras.config.set_dtype_policy(previous)
     return keras.Model(x, y, name=output.name)

@@ -58,7 +58,8 @@ class GrpcClient:
             signature_name: A signature with one input.
 
         Returns:
-            The outputs of each image, by name, as REST's row format has them.
+            The outputs of each image, by name, as REST's row format has them; `None` if the answer
+            makes no such rows.
 
         Raises:
             ConnectionError: If the server cannot be reached.
@@ -75,8 +76,12 @@ class GrpcClient:
         )
         request.inputs[name].CopyFrom(tensor)
         response = self._call(self._predictions.Predict, request, deadline)
-        columns = {name: _values(proto) for name, proto in response.outputs.items()}
-        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        arrays = {name: tf.make_ndarray(proto) for name, proto in response.outputs.items()}
+        sizes = {array.shape[:1] for array in arrays.values()}
+        if len(sizes) != 1 or sizes == {()}:
+            return None
+        columns = [_values(array) for array in arrays.values()]
+        return [dict(zip(arrays, row, strict=True)) for row in zip(*columns, strict=True)]
 
     def states(self) -> dict[int, str]:
         """Asks for the state of the model's versions; raises as `predict` does."""
@@ -148,8 +153,7 @@ class GrpcClient:
         )
 
 
-def _values(proto) -> list:
-    array = tf.make_ndarray(proto)
+def _values(array: np.ndarray) -> list:
     if array.dtype.kind == "O":
         return [value.decode() if isinstance(value, bytes) else value for value in array.tolist()]
     return array.tolist()

@@ -86,9 +86,9 @@ def _columns_from_rows(instances, specs: Mapping[str, TensorSpec]) -> dict:
 def _columns_by_name(inputs, specs: Mapping[str, TensorSpec]) -> dict:
     if not _is_named(inputs) and len(specs) == 1:
         return dict.fromkeys(specs, inputs)
-    if not _is_named(inputs) or inputs.keys() != specs.keys():
+    if not _is_named(inputs) or not inputs.keys() >= specs.keys():
         raise invalid(f"The inputs must be an object with the keys {sorted(specs)}.", inputs)
-    return inputs
+    return {name: inputs[name] for name in specs}  # TF Serving ignores other keys, too
 
 
 def _to_rows(outputs: Mapping[str, np.ndarray]) -> list:

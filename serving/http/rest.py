@@ -82,12 +82,20 @@ def create_app(
 
     Args:
         api: What it answers with; the application has it as `app.state.api`.
-        metrics_path: Where the metrics page is; `None` for none.
+        metrics_path: Where the metrics page is, from the slash on; `None` for none.
         routes: What is served besides.
 
     Returns:
         The application, for any ASGI server.
+
+    Raises:
+        ValueError: If the metrics page's path does not begin with a slash.
     """
+    if metrics_path and not metrics_path.startswith("/"):
+        raise ValueError(
+            "`metrics_path`, the `path` of a MonitoringConfig, must begin with '/'. "
+            f"Received: metrics_path={metrics_path!r}"
+        )
     metrics = [Route(metrics_path, _metrics)] if metrics_path else []
     app = Starlette(
         routes=[*routes, *metrics, Route("/{path:path}", _recorded, methods=_METHODS)],

@@ -26,8 +26,8 @@ class Models:
     Args:
         config: The configuration.
         loading: How versions are found and loaded.
-        allow_version_labels_for_unavailable_models: Whether labels may be given to versions that
-            are not loaded.
+        allow_version_labels_for_unavailable_models: Whether new labels may be given to versions
+            that are not loaded; a label that is in use moves to loaded ones only.
 
     Raises:
         ValueError: If the configuration is not one that can be served; on entering the context,
@@ -108,7 +108,7 @@ class Models:
         Raises:
             ValueError: If it is not one that can be served, or a new model has no version that
                 loads.
-            ServingError: FAILED_PRECONDITION, if a label's version is not loaded.
+            ServingError: FAILED_PRECONDITION, if a label's version is not loaded but must be.
         """
         configs = _model_configs(config)
         with self._reload_lock, contextlib.ExitStack() as undo:
@@ -145,8 +145,11 @@ class Models:
 
     def _check_labels(self, model: ServedModel, labels: Mapping[str, int]) -> None:
         available = {s.version for s in model.status() if s.state == "AVAILABLE"}
+        served = self._models.get(model.name)  # not `model` where its base path changes
+        known = served.labels if served else {}
         for label, version in labels.items():
-            if version not in available and not self._allow_labels:
+            moves = known.get(label, version) != version
+            if version not in available and (moves or not self._allow_labels):
                 raise ServingError(
                     "FAILED_PRECONDITION",
                     f"Request to assign label {label} to version {version} of model {model.name}, "

@@ -165,8 +165,7 @@ def prune(base_path, keep):
     Raises:
         ValueError: If `keep` is not a positive integer, or the base path is missing.
     """
-    if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
-        raise ValueError(f"`keep` must be a positive integer. Received: keep={keep}")
+    check_keep(keep)
     base_path = pathlib.Path(base_path)
     with _locked(base_path):
         served = list_versions(base_path)
@@ -178,6 +177,12 @@ def prune(base_path, keep):
             os.rename(path, tempfile.mkdtemp(prefix=f"{_REMOVED}{number}-", dir=base_path))
         _clean(base_path)
     return sorted(old)
+
+
+def check_keep(keep):
+    """Raise a `ValueError` if the number of versions to keep is not a positive integer."""
+    if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
+        raise ValueError(f"`keep` must be a positive integer. Received: keep={keep}")
 
 
 def _require_new(base_path, version):

@@ -8,6 +8,7 @@ import pathlib
 
 import numpy as np
 import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
 
 from serving.engine.litert_servable import LITERT_FILE
 
@@ -53,8 +54,6 @@ def add_litert(path, folder, facts):
 
 
 def _runner(content, path):
-    from ai_edge_litert.interpreter import Interpreter
-
     try:
         if content[4:8] != b"TFL3":
             raise ValueError("it has no TFL3 at the fifth byte")

@@ -1,5 +1,6 @@
 """How long the artefacts take, measured in turns, so that their ratios hold on a busy machine."""
 
+import functools
 import pathlib
 import tempfile
 import time
@@ -48,8 +49,8 @@ def time_artefacts(artefacts, rounds=7):
         for _ in range(rounds + 1):
             for key, (one, many) in calls.items():
                 batch = images[shapes[key[0]]]
-                took[key][0].append(_time(one, batch[:1]))
-                took[key][1].append(_time(many, batch))
+                took[key][0].append(seconds_of(functools.partial(one, batch[:1]), _SECONDS))
+                took[key][1].append(seconds_of(functools.partial(many, batch), _SECONDS))
     results: dict = {}
     for (name, runtime), (ones, manys) in took.items():
         results.setdefault(name, {})[runtime] = {
@@ -73,11 +74,19 @@ def _saved_model(path, folder, facts):
     return call
 
 
-def _time(call, images):
-    """Return the seconds of one call, the mean over as many as fill the time of a measurement."""
+def seconds_of(call, least):
+    """Time a call, as the mean over as many as fill the time of a measurement.
+
+    Args:
+        call: Function without arguments.
+        least: Float, how many seconds a measurement takes at least.
+
+    Returns:
+        A float, the seconds of one call.
+    """
     calls, begin, gone = 0, time.perf_counter(), 0.0
-    while gone < _SECONDS:
-        call(images)
+    while gone < least or not calls:
+        call()
         calls += 1
         gone = time.perf_counter() - begin
     return gone / calls
