@@ -120,7 +120,7 @@ def _require_own_output(output, runs, summary_only):
     if lost:
         raise ValueError(
             "`output` must not be the summary of runs that this study does not have; choose another"
-            f" name, or give more seeds or their workdir: {'; '.join(lost)}. Received: output={path}"
+            f" name, or give their seeds and workdir: {'; '.join(lost)}. Received: output={path}"
         )
 
 
