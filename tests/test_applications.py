@@ -72,14 +72,21 @@ MODELS = {
         ),
     ),
 }
-# Quick are ResNet-20 with every type, and the other networks with one.
-CASES = [
-    pytest.param(name, conv, marks=pytest.mark.slow)
-    if name != "resnet20" and conv != "multiception"
-    else (name, conv)
-    for name, facts in MODELS.items()
-    for conv in facts.types
-]
+
+
+def cases(*long):
+    """Networks and types: quick are ResNet-20 with every type and others with one, but for some."""
+    return [
+        pytest.param(name, conv, marks=pytest.mark.slow)
+        if name in long or (name != "resnet20" and conv != "multiception")
+        else (name, conv)
+        for name, facts in MODELS.items()
+        for conv in facts.types
+    ]
+
+
+LONG = "shakeshake26"  # which takes seconds to build, however narrow
+NETWORKS = [pytest.param(name, marks=pytest.mark.slow) if name == LONG else name for name in MODELS]
 
 # Trainable parameters of the released code, by type of convolution.
 PARAMETERS = {
@@ -134,7 +141,7 @@ def test_parameters_are_those_of_the_released_code(name, classes, conv, expected
 
 
 @pytest.mark.backend
-@pytest.mark.parametrize(("name", "conv"), CASES)
+@pytest.mark.parametrize(("name", "conv"), cases())
 @pytest.mark.parametrize("training", [True, False])
 def test_every_parameter_has_a_gradient(name, conv, training):
     model = build(name, conv, classifier_activation=None)
@@ -151,7 +158,7 @@ def test_every_parameter_has_a_gradient(name, conv, training):
 
 
 @pytest.mark.backend
-@pytest.mark.parametrize(("name", "conv"), CASES)
+@pytest.mark.parametrize(("name", "conv"), cases(LONG))
 def test_fits_and_comes_back_from_a_file(name, conv, tmp_path):
     model = build(name, conv)
     # a compiled step takes long to trace: one network does for all
@@ -169,7 +176,7 @@ def test_fits_and_comes_back_from_a_file(name, conv, tmp_path):
 
 
 @pytest.mark.backend
-@pytest.mark.parametrize(("name", "conv"), CASES)
+@pytest.mark.parametrize(("name", "conv"), cases(LONG))
 def test_mixed_precision(name, conv):
     keras.config.set_dtype_policy("mixed_bfloat16")
     model = build(name, conv)
@@ -181,7 +188,7 @@ def test_mixed_precision(name, conv):
 
 
 @pytest.mark.backend
-@pytest.mark.parametrize(("name", "conv"), CASES)
+@pytest.mark.parametrize(("name", "conv"), cases(LONG))
 def test_features_by_stage_for_any_size(name, conv):
     """One network for images of any size, odd ones among them; a stage is a stride and a width."""
     backbone = build(name, conv, include_top=False, input_shape=(None, None, 3))
@@ -198,7 +205,7 @@ def test_features_by_stage_for_any_size(name, conv):
         assert_close(keras.ops.convert_to_numpy(features[list(stages)[-1]]), last, 1e-6)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_weights_from_a_file_and_another_size(name, tmp_path):
     x = images(2, 17, 9, 3)
     model = build(name, input_shape=(None, None, 3))
@@ -226,7 +233,7 @@ def test_feature_extractor_refuses_a_model_without_stages():
         km.feature_extractor(model)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_without_top(name):
     channels = MODELS[name].features
     x = images(2, 8, 8, 3)
@@ -241,7 +248,7 @@ def test_without_top(name):
     assert default.input_shape == (None, None, None, 3)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_kernel_sizes(name):
     stages = MODELS[name].replaceable
 
@@ -265,7 +272,7 @@ def test_kernel_sizes(name):
         build(name, kernel_sizes=(3, 4))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_user_callable(name):
     calls = []
 
@@ -356,6 +363,7 @@ def test_initialisation(name, layer, std):
     assert abs(kernel.std() / std - 1) < 0.1
 
 
+@pytest.mark.slow
 def test_unused_shortcuts_change_counts_only(tmp_path):
     usual, whole = (build("shakeshake26", unused_shortcuts=flag) for flag in (False, True))
     own = [w for w in whole.weights if "unused_shortcut" not in w.path]

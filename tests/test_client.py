@@ -176,7 +176,11 @@ def test_ctrl_c_while_it_waits(odd_server, images):
     url = odd_server(None)
     command = [sys.executable, "-m", "serving.client", "--url", url, "--timeout=120", "--image"]
     with subprocess.Popen(
-        [*command, images[0]], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, images[0]],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background
     ) as process:
         assert odd_server.asked.wait(timeout=60)
         process.send_signal(signal.SIGINT)

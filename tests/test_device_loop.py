@@ -96,6 +96,7 @@ def test_half_precision_learns_as_float32():
 
 @of_jax
 @pytest.mark.slow
+@pytest.mark.slow
 def test_resumed_run_ends_with_the_same_weights(trained, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     save = callbacks.Recorder.on_epoch_end
@@ -116,6 +117,7 @@ def test_resumed_run_ends_with_the_same_weights(trained, tmp_path, monkeypatch):
 
 
 @of_jax
+@pytest.mark.slow
 @pytest.mark.slow
 def test_lost_loss_stops_the_run(tmp_path):
     with pytest.raises(FloatingPointError, match="the loss became"):

@@ -124,6 +124,7 @@ def float64():
     keras.config.set_dtype_policy(policy)
 
 
+@pytest.mark.slow
 def test_resnet20_multiception_in_float64(float64):
     golden = dict(np.load(GOLDEN / "resnet20_multiception.npz"))
     check_model(golden, km.ResNet20(classifier_activation=None))

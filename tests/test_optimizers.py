@@ -125,6 +125,7 @@ def test_muon_leaves_excluded_kernels_to_adam(name):
     np.testing.assert_allclose(kernel, -0.02 * np.sign(gradient), rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_muon_serialises_and_trains_a_network(tmp_path):
     # with few of the iterations that take long to compile
     arguments = {"momentum": 0.8, "weight_decay": 0.1, "clipnorm": 1.0, "ns_steps": 2}

@@ -81,6 +81,7 @@ def test_zeros_are_the_smallest_weights_and_stay():
     np.testing.assert_array_equal(dense.get_weights()[0], kernel)
 
 
+@pytest.mark.slow
 def test_sparsity_grows_from_the_beginning_to_the_end():
     pruned = prune_model(
         network(), 0.8, begin_step=2, end_step=6, frequency=2, initial_sparsity=0.4

@@ -83,6 +83,7 @@ def _error_of(tmp_path, capsys, *arguments):
     return message
 
 
+@pytest.mark.slow
 def test_batch_must_be_shared_evenly_by_the_replicas(tmp_path):
     command = [sys.executable, "-m", "training.train", "--recipe", "resnet20_standard_digits"]
     command += ["--workdir", str(tmp_path / "run"), "--strategy", "mirrored", "--cpu_replicas", "2"]

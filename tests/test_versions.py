@@ -177,6 +177,7 @@ def test_a_damaged_graph_file(tmp_path):
         ServedModel("half", tmp_path, ONCE).__enter__()
 
 
+@pytest.mark.slow
 def test_calls_never_fail_while_versions_are_swapped(tmp_path, half_plus):
     publish(half_plus / "1", tmp_path / "1")
     failures, done = [], threading.Event()
