@@ -49,6 +49,7 @@ def trained(tmp_path_factory):
 
 
 @of_jax
+@pytest.mark.slow
 def test_outcome_is_that_of_fit(trained, tmp_path):
     folder, metrics = trained
     expected = fit.train(RECIPE, tmp_path / "fit")
@@ -96,7 +97,6 @@ def test_half_precision_learns_as_float32():
 
 @of_jax
 @pytest.mark.slow
-@pytest.mark.slow
 def test_resumed_run_ends_with_the_same_weights(trained, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     save = callbacks.Recorder.on_epoch_end
@@ -117,7 +117,6 @@ def test_resumed_run_ends_with_the_same_weights(trained, tmp_path, monkeypatch):
 
 
 @of_jax
-@pytest.mark.slow
 @pytest.mark.slow
 def test_lost_loss_stops_the_run(tmp_path):
     with pytest.raises(FloatingPointError, match="the loss became"):

@@ -49,6 +49,7 @@ def test_equal_to_convolutions_and_their_moments(shape):
     assert_equal(loss(pallas_kernels.branches_and_moments), loss(expected), 1e-5)
 
 
+@pytest.mark.slow
 def test_derivatives_of_second_order():
     x, kernels = inputs(2, 8, 8, 4, kernel_sizes=(3, 5))
 

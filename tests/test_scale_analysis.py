@@ -186,6 +186,7 @@ class TestReceptiveField:
             assert field.theoretical == (7, 7)
             assert field.map.max() == 1
 
+    @pytest.mark.slow
     def test_default_is_the_last_feature_map_and_batches_do_not_matter(self):
         model = network()
         whole = scale_analysis.effective_receptive_field(model, images(), batch_size=8)
