@@ -286,8 +286,8 @@ def test_networks_train_and_convert_without_float_islands(name, arguments):
     content = convert_to_litert(quantized, "int8")
     assert not float_operators(content)
     assert all(kernel.dtype == "int8" for _, _, kernel in litert_kernels(content))
-    # scales, and names, weigh most where channels are few
-    assert len(content) < (0.3 if name == "resnet20" else 0.5) * len(floats)
+    # scales, and names, weigh most where channels are few; kernels in parts have more of them
+    assert len(content) < (0.31 if name == "resnet20" else 0.5) * len(floats)
     expected = quantized.predict(images, verbose=0)
     differences = np.abs(LiteRTModel(content).predict(images) - expected)
     assert np.mean(differences) < 0.01
