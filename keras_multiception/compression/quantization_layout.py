@@ -9,7 +9,7 @@ import copy
 
 import numpy as np
 
-from keras_multiception.compression.wide_kernels import divide
+from keras_multiception.compression.wide_kernels import divide, is_wide
 
 CONVOLUTIONS = ("Conv2D", "DepthwiseConv2D", "SeparableConv2D")
 MERGES = ("Add", "Average", "Multiply")
@@ -110,11 +110,11 @@ def is_input(layer):
 
 def _division(layer):
     """Return what `divide` does, and `None` where parts could not be trained as the whole."""
-    if getattr(layer, "depthwise_constraint", None) is not None:
+    if not is_wide(layer) or layer.depthwise_constraint is not None:
         return None
-    if getattr(getattr(layer, "activation", None), "__name__", "") not in ("linear", "relu"):
+    if layer.activation.__name__ not in ("linear", "relu"):
         return None
-    return divide(layer, lambda: layer.input.shape[1:3])
+    return divide(layer, tuple(layer.input.shape[1:3]))
 
 
 def _part_entries(layer, inbound_nodes, padding, parts):

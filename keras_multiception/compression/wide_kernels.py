@@ -57,20 +57,17 @@ def parts_of(kernel_size, dilation=(1, 1)):
 
 
 def divide(layer, size):
-    """Divide a convolution, if it is a depthwise one that LiteRT is slow with.
+    """Divide a depthwise convolution that LiteRT is slow with.
 
     Args:
-        layer: A layer of Keras 3 or `tf_keras`.
-        size: Function that returns height and width of its input, `None` where unknown.
+        layer: A `DepthwiseConv2D` of Keras 3 or `tf_keras` that `is_wide`.
+        size: Height and width of its input, `None` where unknown.
 
     Returns:
         The zeros around the input, `((top, bottom), (left, right))`, and a list of `Part`, without
         those that meet nothing but these zeros; or `None` if it is to stay whole, as where the
         zeros depend on a size that is unknown.
     """
-    if not is_wide(layer):
-        return None
-    size = tuple(size())
     margins = ((0, 0), (0, 0))
     if layer.padding == "same":
         margins = tuple(map(_margin, size, layer.kernel_size, layer.strides, layer.dilation_rate))
@@ -116,7 +113,7 @@ def computed_in_parts(model):
 def _call(layer, whole, x):
     import tensorflow as tf
 
-    division = divide(layer, lambda: x.shape[1:3])
+    division = divide(layer, tuple(x.shape[1:3]))
     if division is None:
         return whole(x)
     padding, parts = division
