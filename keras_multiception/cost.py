@@ -9,7 +9,7 @@ from keras import layers, tree
 
 from keras_multiception.cost_rules import multiply_adds, receptive_field
 from keras_multiception.cost_table import Cost, LayerCost, ReceptiveField
-from keras_multiception.graph import first_argument, graph_of
+from keras_multiception.graph import graph_of, open_call
 from keras_multiception.layers.mix_conv2d import MixConv2D
 from keras_multiception.layers.multiception_conv2d import MulticeptionConv2D
 
@@ -142,8 +142,8 @@ class _Walk:
         """Return the output of an operation; models and our own layers are run part by part."""
         name = prefix + operation.name
         run = functools.partial(self.run, f"{name}/")
-        graph, x = graph_of(operation), first_argument(args, kwargs)
-        if graph is not None:
+        graph, x = open_call(operation, args, kwargs)
+        if graph := graph or graph_of(operation):  # a change of dtype in between costs nothing
             return graph._run_through_graph(tree.flatten(x), call_fn=run)
         if isinstance(operation, MulticeptionConv2D):
             return _run_multiception(run, operation, x)

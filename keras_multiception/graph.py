@@ -1,10 +1,13 @@
 """The graph behind a Keras model."""
 
 import keras
+from keras import tree
 
 
 def graph_of(operation):
     """Return the graph of a Functional or built Sequential model; `None` for everything else.
+
+    A model whose class has a `call` of its own does something else than its graph.
 
     Args:
         operation: A layer, model or operation of Keras.
@@ -12,9 +15,33 @@ def graph_of(operation):
     Returns:
         A `keras.Function` or `None`.
     """
-    if isinstance(operation, keras.Sequential):
-        return operation._functional
-    return operation if isinstance(operation, keras.Function) else None
+    if not isinstance(operation, (keras.Sequential, keras.Function)):
+        return None
+    if not type(operation).call.__module__.startswith("keras."):
+        return None
+    return operation._functional if isinstance(operation, keras.Sequential) else operation
+
+
+def open_call(operation, args, kwargs):
+    """Look into the call of a nested model.
+
+    Args:
+        operation: A layer, model or operation of Keras.
+        args: Tuple, the positional arguments of the call.
+        kwargs: Dictionary, its keyword arguments.
+
+    Returns:
+        The graph of the model, and the tensors that it is called on, in the structure of its
+        inputs. Instead of the graph `None` for what has none, and where Keras changes the tensors
+        in the call to fit the inputs: floats to integers, say, or the number of axes.
+    """
+    graph, inputs = graph_of(operation), first_argument(args, kwargs)
+    if graph is None:
+        return None, inputs
+    if isinstance(inputs, dict) and not isinstance(graph.input, dict):
+        inputs = [inputs[x.name] for x in graph.inputs]
+    fits = all(map(_is_taken_as_it_is, tree.flatten(inputs), graph.inputs))
+    return graph if fits else None, inputs
 
 
 def innermost(x):
@@ -61,3 +88,11 @@ def call_in_inference(operation, *args, **kwargs):
     if getattr(operation, "_call_has_training_arg", False):
         kwargs["training"] = False
     return operation(*args, **kwargs)
+
+
+def _is_taken_as_it_is(x, own):
+    if x is None:  # an input that may be left out
+        return True
+    dtypes = {keras.backend.standardize_dtype(t.dtype) for t in (x, own)}
+    alike = len(dtypes) == 1 or all(map(keras.backend.is_float_dtype, dtypes))
+    return alike and len(x.shape) == len(own.shape)

@@ -97,6 +97,42 @@ def test_nested_models_and_shared_layers():
     assert set(legacy.output) == {"sum", "other"}
 
 
+def test_nested_models_are_called_by_name():
+    a, b = (keras.Input((8, 8, 4), name=name) for name in "ab")
+    inner = keras.Model([b, a], layers.Subtract()([b, layers.ReLU()(a)]))
+    p, q = (keras.Input((8, 8, 4), name=name) for name in "pq")
+    model = keras.Model([p, q], inner({"b": p, "a": q}))
+    images = [np.random.default_rng(i).normal(size=(2, 8, 8, 4)).astype("float32") for i in (0, 1)]
+    np.testing.assert_allclose(np.asarray(to_tf_keras(model)(images)), model(images), atol=1e-6)
+
+
+def test_casts_in_front_of_nested_models_are_refused():
+    x = keras.Input((8, 8, 4), dtype="int32")
+    inner = keras.Model(x, layers.Rescaling(0.5)(x), name="whole_numbers")
+    x = keras.Input((8, 8, 4))
+    with pytest.raises(ValueError, match="type and rank of their inputs.*whole_numbers"):
+        to_tf_keras(keras.Model(x, inner(x)))
+
+
+@pytest.mark.parametrize("kind", ["dense", "convolution"])
+def test_lora_is_part_of_the_kernel(kind):
+    x = keras.Input((8, 8, 4))
+    layer = layers.Dense(3) if kind == "dense" else layers.Conv2D(3, 3, use_bias=False)
+    model = keras.Model(x, layer(x))
+    layer.enable_lora(2)
+    for w in layer.trainable_weights:
+        w.assign(np.random.default_rng(0).normal(size=w.shape))
+    images = np.random.default_rng(1).normal(size=(2, 8, 8, 4)).astype("float32")
+    np.testing.assert_allclose(to_tf_keras(model)(images), model(images), atol=1e-4)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_a_softmax_in_half_precision(policy):
+    x = keras.Input((8, 8, 4))
+    y = layers.Dense(5, activation="softmax", dtype=policy, name="last")(layers.Flatten()(x))
+    assert to_tf_keras(keras.Model(x, y)).get_layer("last").activation.__name__ == "softmax"
+
+
 def test_unknown_layers_are_named_in_one_error():
     x = inputs = keras.Input((8, 8, 4))
     x = layers.LayerNormalization(name="norm")(x)

@@ -235,3 +235,18 @@ def test_several_inputs_convert_but_do_not_predict():
         LiteRTModel(content)
     with pytest.raises(ValueError, match=r"`model` must have one input to be calibrated"):
         convert_to_litert(two, "int8", IMAGES)
+
+
+def test_outputs_of_one_layer_have_names_of_their_own():
+    from ai_edge_litert.interpreter import Interpreter
+
+    a, b = (keras.Input((4,), name=name) for name in "ab")
+    head = layers.Dense(3, name="head")
+    model = keras.Model([a, b], [head(a), head(b)])
+    arrays = dict(zip("ab", np.random.default_rng(0).normal(size=(2, 1, 4)), strict=True))
+    arrays = {name: x.astype("float32") for name, x in arrays.items()}
+    runner = Interpreter(model_content=convert_to_litert(model)).get_signature_runner()
+    answers = runner(**arrays)
+    expected = model.predict(list(arrays.values()), verbose=0)
+    for name, y in zip(("head", "head_1"), expected, strict=True):
+        np.testing.assert_allclose(answers[name], y, atol=1e-5)

@@ -228,6 +228,7 @@ def test_pair_keeps_stride_activation_and_regularizers():
         activation="relu",
         kernel_regularizer="l2",
         bias_constraint="non_neg",
+        activity_regularizer="l1",
         name="pointwise",
     )
     between = layers.BatchNormalization(name="bn"), layers.ReLU(name="relu")
@@ -245,6 +246,7 @@ def test_pair_keeps_stride_activation_and_regularizers():
     assert isinstance(layer.depthwise_regularizer, keras.regularizers.L1)
     assert isinstance(layer.pointwise_regularizer, keras.regularizers.L2)
     assert isinstance(layer.bias_constraint, keras.constraints.NonNeg)
+    assert isinstance(layer.activity_regularizer, keras.regularizers.L1)
 
 
 @pytest.mark.backend

@@ -14,7 +14,7 @@ from keras_multiception.fusion.equality import (
     sample_inputs,
 )
 from keras_multiception.fusion.fused_model import ROUNDING, TOLERANCE
-from keras_multiception.graph import first_argument, graph_of
+from keras_multiception.graph import first_argument, graph_of, open_call
 from keras_multiception.surgery.calls import Calls
 
 SATURATING = ("sigmoid", "softmax", "tanh")
@@ -76,10 +76,15 @@ class _Builder:
 
     def call(self, prefix, operation, *args, **kwargs):
         """Return what a layer or model makes of tensors of Keras 2."""
-        graph = graph_of(operation)
+        graph, x = open_call(operation, args, kwargs)
         if graph is not None:
             run = functools.partial(self.call, f"{prefix}{operation.name}_")
-            return graph._run_through_graph(first_argument(args, kwargs), call_fn=run)
+            return graph._run_through_graph(x, call_fn=run)
+        if graph_of(operation) is not None:
+            raise ValueError(
+                "`model` must call nested models on tensors of the type and rank of their inputs. "
+                f"Received: {operation.name}, called on {tree.flatten(x)}"
+            )
         if not isinstance(operation, layers.Layer):
             return layer_of(operation)(args, self._name(prefix, operation))
         if id(operation) not in self.built:
@@ -161,6 +166,6 @@ def _without_activation(layer, x):
         return x
     activation, layer.activation = layer.activation, lambda y: y
     try:
-        return layer.call(x)
+        return layer(x)
     finally:
         layer.activation = activation

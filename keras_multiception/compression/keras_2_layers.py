@@ -98,7 +98,7 @@ def build_layer(layer, name):
     kind = _standard_class(layer)
     if kind is None:
         return _WRITTEN_OUT[type(layer)](layer, name)
-    return _with_weights(_standard(layer, name, kind), layer.get_weights())
+    return _with_weights(_standard(layer, name, kind), _weights(layer))
 
 
 def _standard_class(layer):
@@ -118,6 +118,14 @@ def _standard(layer, name, kind, **changes):
     arguments |= {"name": name, "dtype": layer.dtype_policy.name, "trainable": layer.trainable}
     arguments.update(changes)
     return getattr(tf_keras.layers, kind.__name__)(**arguments)
+
+
+def _weights(layer):
+    """Return the weights of a layer as arrays, with what LoRA adds to its kernel."""
+    if not getattr(layer, "lora_enabled", False):
+        return layer.get_weights()
+    bias = [layer.bias] if layer.use_bias else []
+    return [keras.ops.convert_to_numpy(x) for x in (layer.kernel, *bias)]
 
 
 def _with_weights(layer, weights):

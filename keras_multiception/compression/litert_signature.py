@@ -1,5 +1,7 @@
 """The names by which the outputs of a LiteRT file are called."""
 
+import itertools
+
 import keras
 
 from keras_multiception.graph import graph_of
@@ -15,12 +17,20 @@ def output_names(model):
 
     Returns:
         A list of strings, one for each output: `"probabilities"` for a softmax that is the only
-        one, else the names of the layers.
+        one, else the names of the layers, with `_1`, `_2` and so on behind those that repeat.
     """
     graph = graph_of(model) if isinstance(model, keras.Model) else model
     if len(graph.outputs) == 1 and _is_softmax(graph.outputs[0]):
         return [PROBABILITIES]
-    return [name.removeprefix("quant_") for name in graph.output_names]
+    names: list[str] = []
+    for own in graph.output_names:
+        name = base = own.removeprefix("quant_")
+        for number in itertools.count(1):
+            if name not in names:
+                break
+            name = f"{base}_{number}"
+        names.append(name)
+    return names
 
 
 def _is_softmax(tensor):

@@ -5,7 +5,7 @@ import numpy as np
 from keras import activations, layers, ops, tree
 
 from keras_multiception.copying import copy_state, rebuild_layer
-from keras_multiception.graph import call_in_inference, first_argument, graph_of
+from keras_multiception.graph import call_in_inference, graph_of, open_call
 from keras_multiception.layers.mix_conv2d import MixConv2D
 from keras_multiception.layers.multiception_conv2d import MulticeptionConv2D
 
@@ -126,9 +126,9 @@ def linear_outputs(model, inputs, change=lambda results: results):
     saturated = {}  # by the id of a tensor: what made it, from what, and itself, to keep the id
 
     def call(operation, *args, **kwargs):
-        graph = graph_of(operation)
+        graph, x = open_call(operation, args, kwargs)
         if graph is not None:
-            return graph._run_through_graph(first_argument(args, kwargs), call_fn=call)
+            return graph._run_through_graph(x, call_fn=call)
         y = change(call_in_inference(operation, *args, **kwargs))
         if (
             type(operation).__name__ in _SATURATING_OPERATIONS

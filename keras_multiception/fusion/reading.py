@@ -10,7 +10,7 @@ from keras_multiception.fusion.layer_rules import operations_of
 from keras_multiception.fusion.names import unique_name
 from keras_multiception.fusion.network import Network, Step
 from keras_multiception.fusion.operations import Scale
-from keras_multiception.graph import first_argument, graph_of
+from keras_multiception.graph import graph_of, open_call
 from keras_multiception.layers.shake_shake import ShakeShake
 from keras_multiception.surgery.calls import Calls
 
@@ -49,7 +49,7 @@ class _Reader:
 
     def run(self, prefix, operation, *args, **kwargs):
         """Return the output of an operation; models are run part by part."""
-        graph, x = graph_of(operation), first_argument(args, kwargs)
+        graph, x = open_call(operation, args, kwargs)
         if graph is not None and len(self.calls.of[operation]) == 1:
             run = functools.partial(self.run, f"{prefix}{operation.name}_")
             return graph._run_through_graph(x, call_fn=run)

@@ -10,7 +10,7 @@ from keras import layers, tree
 from keras_multiception.copying import copy_activation, copy_state, rebuild_layer
 from keras_multiception.fusion.names import unique_name
 from keras_multiception.fusion.operations import LINEAR, Convolution, Scale, same_padding
-from keras_multiception.graph import graph_of
+from keras_multiception.graph import graph_of, open_call
 from keras_multiception.primitives import CHANNELS_LAST
 
 
@@ -45,7 +45,8 @@ def write_network(network, model, names, fuse_nested):
                 own = _with_own_activation(operation, written)
                 written[id(operation)] = write_operation(own, unique)
             elif graph_of(operation) is not None:
-                written[id(operation)] = fuse_nested(operation, [x.shape for x in step.inputs])
+                _, own = open_call(operation, step.args, step.kwargs)
+                written[id(operation)] = fuse_nested(operation, [x.shape for x in tree.flatten(own)])
             else:
                 written[id(operation)] = rebuild_layer(operation)
                 written[id(operation)].name = names[id(operation)]

@@ -2,7 +2,7 @@
 
 import functools
 
-from keras_multiception.graph import call_in_inference, first_argument, graph_of
+from keras_multiception.graph import call_in_inference, graph_of, open_call
 from keras_multiception.layers.multiception_conv2d import MulticeptionConv2D
 
 
@@ -41,7 +41,7 @@ def run(model, x, visit):
 
     def call(prefix, operation, *args, **kwargs):
         name = prefix + operation.name
-        graph, inputs = graph_of(operation), first_argument(args, kwargs)
+        graph, inputs = open_call(operation, args, kwargs)
         if graph is None:
             outputs = call_in_inference(operation, *args, **kwargs)
         else:

@@ -139,6 +139,7 @@ def _multiception(site, activation):
         old.strides,
         dilation_rate=old.dilation_rate,
         activation=activation,
+        activity_regularizer=output.activity_regularizer,
         dtype=output.dtype_policy,
         name=output.name,
         **kept,
