@@ -2,6 +2,7 @@
 
 import functools
 import math
+import operator
 
 import keras
 import numpy as np
@@ -42,8 +43,8 @@ def cost(model, input_shape=None):
 
     Args:
         model: A Functional `keras.Model`, or a built `keras.Sequential`.
-        input_shape: Tuple (height, width, channels), the shape of an image, or a list of shapes
-            for several inputs. The default is the model's own, which must then be static.
+        input_shape: Sequence (height, width, channels), the shape of an image, or a list of
+            shapes for several inputs. The default is the model's own, which must then be static.
 
     Returns:
         A `Cost`: `parameters`, `trainable_parameters`, `non_trainable_parameters`,
@@ -81,12 +82,13 @@ def cost(model, input_shape=None):
 
 def _input_shapes(graph, input_shape):
     own = [tuple(x.shape[1:]) for x in graph.inputs]
-    if input_shape is None:
-        shapes = own
-    elif isinstance(input_shape, list):
-        shapes = input_shape
-    else:
-        shapes = [input_shape]
+    try:
+        shapes = own if input_shape is None else list(input_shape)
+        if not all(hasattr(entry, "__iter__") for entry in shapes) or not shapes:
+            shapes = [shapes]
+        shapes = [tuple(map(operator.index, shape)) for shape in shapes]
+    except TypeError:  # not a sequence, or a size that is none
+        shapes = []
     if len(shapes) != len(own) or not all(map(_fits, shapes, own)):
         raise ValueError(
             "`input_shape` must give the size of every axis but the batch, and fit the model's "
@@ -115,13 +117,8 @@ def _operations(operation):
 
 
 def _fits(shape, own):
-    return (
-        isinstance(shape, tuple)
-        and len(shape) == len(own)
-        and all(
-            isinstance(size, int) and size > 0 and expected in (None, size)
-            for size, expected in zip(shape, own, strict=True)
-        )
+    return len(shape) == len(own) and all(
+        size > 0 and expected in (None, size) for size, expected in zip(shape, own, strict=True)
     )
 
 

@@ -9,7 +9,9 @@ REST works without TensorFlow; gRPC needs it.
 
 from __future__ import annotations
 
+import io
 import os
+import reprlib
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -114,8 +116,10 @@ class Client:
         self, images: Iterable[str | Path | bytes], progress: bool | None = False
     ) -> Iterator[Prediction]:
         """Does as `predict`, but reads each file and yields each answer when it is its turn."""
-        if isinstance(images, (str, bytes)):
-            raise ValueError(f"`images` must be a list of images. Received: images={images[:99]!r}")
+        if isinstance(images, (str, Path, bytes)):
+            raise ValueError(
+                f"`images` must be a list of images. Received: images={reprlib.repr(images)}"
+            )
         read = batches(map(read_image, images), self._batch_size)
         total = len(images) if isinstance(images, Sequence) else None
         return self._answers(read, self._signature_name, total, progress)
@@ -135,6 +139,7 @@ class Client:
         """
         import numpy as np
 
+        images = np.asarray(images)
         if images.ndim != 4 or (images.dtype != np.uint8 and images.dtype.kind != "f"):
             raise ValueError(
                 "`images` must be an array [N, H, W, C] of uint8 or floats. "
@@ -220,7 +225,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags = parse(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        named = named_images(flags.image, sys.stdin.buffer)
+        stdin = sys.stdin.buffer if sys.stdin else io.BytesIO()  # it may be closed
+        named = named_images(flags.image, stdin)
         names, images = zip(*named, strict=True)
         with Client(flags.url, **{name: getattr(flags, name) for name in CLIENT_FLAGS}) as client:
             progress = flags.progress or (None if len(images) > flags.batch_size else False)
@@ -229,7 +235,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print_json(names, answers, tqdm.write)
             else:
                 print_table(names, answers, flags.top, tqdm.write)
-        sys.stdout.flush()
+        if sys.stdout:
+            sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `... | head` has enough
         return 1

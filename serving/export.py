@@ -16,6 +16,7 @@ import os
 import sys
 import time
 
+from serving.interrupts import noting_interrupts
 from serving.publishing import base_path as versions
 from serving.publishing.networks import load_pretrained, load_run
 
@@ -88,7 +89,10 @@ def publish(
     if litert is not None:
         from serving.publishing.litert import add_litert  # fails now rather than after the export
     facts = fit_image_shape(model, km.preprocessing.get_dataset(dataset))
-    with versions.publishing(base_path, version) as (folder, make_visible):
+    with (
+        noting_interrupts() as check_interrupts,
+        versions.publishing(base_path, version) as (folder, make_visible),
+    ):
         km.export_saved_model(
             model, folder, facts, top_k=top_k, form=form, form_batch_size=form_batch_size
         )
@@ -100,6 +104,7 @@ def publish(
         signatures = SIGNATURES if litert is None else LITERT_SIGNATURES
         write_warmup(folder, facts.image_shape, batching_file or BATCHING_FILE, signatures)
         write_manifest(folder)
+        check_interrupts()
         return make_visible()
 
 
@@ -250,6 +255,8 @@ def _act(args):
         deleted = versions.prune(args.base_path, args.keep)
         print(f"Deleted versions: {', '.join(map(str, deleted)) or 'none'}")
     if args.list:
+        if not os.path.isdir(args.base_path):
+            raise ValueError(f"`base_path` must be a folder. Received: base_path={args.base_path}")
         print(format_versions(args.base_path))
 
 

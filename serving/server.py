@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
+from urllib.parse import quote
 
 from serving.flags import MAX_PORT, parse
 
@@ -172,9 +173,8 @@ def _serve(flags: argparse.Namespace) -> NoReturn:
             _on_stop_signals(_stop)
             for model in server.models:
                 version = model.servable().version
-                print(
-                    f"Serving {model.name} version {version} at {server.url}/v1/models/{model.name}"
-                )
+                url = f"{server.url}/v1/models/{quote(model.name, safe='')}"
+                print(f"Serving {model.name} version {version} at {url}")
             print(f"Serving gRPC at {server.grpc_address}", flush=True)
             # A signal may interrupt this wait but, in Python 3.11, not a `Thread.join`: the thread
             # would then pass for finished, and its open requests would be dropped.

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
+from serving.interrupts import noting_interrupts
 from serving.load import grpc_sender, rest_sender, running_server
 
 _ROWS = np.arange(8, dtype=np.float32)
@@ -120,7 +121,10 @@ def soak(seconds: float, clients: int, swap_seconds: float) -> dict:
         base_path.mkdir()
         swaps = Swaps(base_path)
         flags = [f"--model_base_path={base_path}", "--access_log=", "--enable_batching=true"]
-        with running_server(flags) as (url, address, process_id):
+        with (
+            noting_interrupts() as check_interrupts,
+            running_server(flags) as (url, address, process_id),
+        ):
             rest = rest_sender(url, "default", "", _ROWS)
             rpc = grpc_sender(address, "default", "", _ROWS, "x")
 
@@ -151,6 +155,7 @@ def soak(seconds: float, clients: int, swap_seconds: float) -> dict:
                         memory.append(_resident_mb(process_id))
                         if time.monotonic() < end:
                             swaps.next()
+                            check_interrupts()
                             counts["swaps"] = swap
                 finally:
                     done.set()  # or the pool would wait for its clients for ever

@@ -39,8 +39,12 @@ def export(path, offset=0.0):
             matrix = tf.linalg.matmul(matrix, matrix) * 0
         return {"y": x + matrix[0, 0]}
 
-    module.functions = [add, pixels, any_width, slow]
-    names = ["serving_default", "pixels", "any_width", "slow"]
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])
+    def examples(inputs):
+        return tf.io.parse_example(inputs, {"x": tf.io.FixedLenFeature([], tf.float32)})
+
+    module.functions = [add, pixels, any_width, slow, examples]
+    names = ["serving_default", "pixels", "any_width", "slow", "examples"]
     tf.saved_model.save(module, str(path), dict(zip(names, module.functions, strict=True)))
     return path
 
@@ -82,6 +86,19 @@ def test_versions_never_share_a_batch(path, tmp_path):
     x = np.zeros([1, 2], np.float32)
     answers = at_once([lambda s=s: s.predict("", {"x": x})["y"][0] for s in servables * 6])
     assert answers == [0.0, 100.0] * 6
+
+
+def test_bytes_that_no_error_can_quote_fail_only_their_own_request(path):
+    servable = Servable(path, batching=PATIENT)
+    example = tf.train.Example()
+    example.features.feature["x"].float_list.value.append(3)
+    inputs = [example.SerializeToString(), b"\x89PNG\xff", example.SerializeToString()]
+    answers = at_once(
+        [lambda x=x: servable.predict("examples", {"inputs": np.array([x], object)}) for x in inputs]
+    )
+    assert [answer["x"].tolist() for answer in answers[::2]] == [[3], [3]]
+    assert answers[1].code == "INVALID_ARGUMENT"
+    assert answers[1].message.startswith("Could not parse example input, value: ")
 
 
 def test_one_broken_image_fails_only_its_own_request(path):

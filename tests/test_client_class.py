@@ -3,6 +3,7 @@
 import io
 import itertools
 import socket
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -70,8 +71,15 @@ def test_arrays_are_answered_as_files_are(url, dtype):
     np.testing.assert_allclose([a.probabilities[1] for a in answers], expected, atol=1e-6)
 
 
+def test_pixels_that_are_no_numbers_are_sent_as_they_are(url):
+    pixels = np.full((2, 4, 6, 3), [[[[np.nan]]], [[[np.inf]]]], np.float32)
+    with Client(url, model_name="light") as client:
+        answers = client.predict_arrays(pixels)
+    np.testing.assert_array_equal([a.probabilities[1] for a in answers], [np.nan, np.inf])
+
+
 @pytest.mark.parametrize(
-    "array", [np.zeros((4, 6, 3), np.uint8), np.zeros((1, 4, 6, 3), np.int64), np.zeros(2)]
+    "array", [np.zeros((4, 6, 3), np.uint8), np.zeros((1, 4, 6, 3), np.int64), np.zeros(2), [[1]]]
 )
 def test_other_arrays_are_refused(light, array):
     with Client(light.url) as client, pytest.raises(ValueError, match=r"`images` must be an array"):
@@ -127,7 +135,7 @@ def test_arguments_that_cannot_be(arguments, words):
     assert f"Received: {name}=" in str(caught.value)
 
 
-@pytest.mark.parametrize("images", ["cat.png", png(0)])
+@pytest.mark.parametrize("images", ["cat.png", Path("cat.png"), png(0)])
 def test_one_image_is_no_list(light, images):
     with Client(light.url) as client, pytest.raises(ValueError, match="must be a list of images"):
         client.predict(images)

@@ -53,7 +53,7 @@ def test_folders_are_searched_in_order(folder):
 def test_the_standard_input_may_be_an_image(tmp_path, suffix):
     data = write_image(tmp_path / f"a.{suffix}", 7).read_bytes()
     assert named_images(["-"], io.BytesIO(data)) == [("-", data)]
-    assert read_image(data) == data
+    assert read_image(data) == read_image(bytearray(data)) == read_image(memoryview(data)) == data
 
 
 def test_the_standard_input_may_be_paths(folder):
@@ -76,6 +76,13 @@ def test_a_folder_is_asked_about(light, folder, capsys):
     assert lines[1].split()[2:] == ["1", "0.8000", "0:0.2000"]
     assert lines[2].split()[2:] == ["0", "1.0000", "1:0.0000"]
     assert lines[1].index("0:") == header.index("others")
+
+
+def test_without_standard_streams(light, folder, monkeypatch):
+    arguments = ["--url", light.url, "--model_name=light", "--image", f"{folder}/b.png"]
+    monkeypatch.setattr(sys, "stdin", None)
+    assert client.main(arguments) == 0
+    assert client.main([*arguments, "-"]) == 1
 
 
 def test_images_from_a_real_pipe(light, folder):

@@ -249,6 +249,13 @@ def test_tables():
     assert max(map(len, str(cost).splitlines())) < 160
 
 
+def test_a_model_without_layers():
+    x = keras.Input((8, 6, 3))
+    cost = km.cost(keras.Model(x, x))
+    assert (cost.output_shape, cost.peak_memory, cost.receptive_field) == ((8, 6, 3), 0, None)
+    assert "8x6x3" in str(cost)
+
+
 def test_stages_share_out_the_total():
     cost = km.cost(km.ResNet20())
     assert list(cost.stages) == ["stem", "stage1", "stage2", "stage3", "top"]
@@ -270,6 +277,17 @@ def test_several_inputs():
     assert cost.multiply_adds == 36 * 9 * 3 * 4 + 4 * 2
     assert cost.receptive_field == ReceptiveField((8, 8), (8, 8))
     assert "8x8x3 + 4" in str(cost)
+
+
+@pytest.mark.parametrize(
+    "input_shape",
+    [[8, 8, 3], (np.int64(8), 8, 3), np.array([8, 8, 3]), [[8, 8, 3]]],
+    ids=str,
+)
+def test_a_shape_may_be_any_sequence(input_shape):
+    x = keras.Input((None, None, 3))
+    model = keras.Model(x, layers.Conv2D(2, 3)(x))
+    assert km.cost(model, input_shape) == km.cost(model, (8, 8, 3))
 
 
 @pytest.mark.parametrize(

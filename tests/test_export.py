@@ -142,6 +142,8 @@ def test_versions_are_listed_withdrawn_and_restored(published, capsys):
     assert export.main([*command, "--keep", "2"]) == 0
     assert "Deleted versions: none" in capsys.readouterr().out
     assert list(list_versions(base)) == [1, 20]
+    assert export.main(["--base_path", str(base / "none"), "--list"]) == 2
+    assert "`base_path` must be a folder. Received: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

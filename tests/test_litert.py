@@ -150,8 +150,10 @@ def test_failed_write_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_does_not_exist_is_named(tmp_path):
+def test_paths_that_cannot_be_written_are_named(tmp_path):
     path = tmp_path / "missing" / "model.tflite"
+    with pytest.raises(ValueError, match="`path` must be that of a file"):
+        save_litert(b"content", tmp_path)
     with pytest.raises(ValueError, match=f"`path` must be in a folder .* Received: path={path}$"):
         save_litert(b"content", path)
 

@@ -90,5 +90,8 @@ def test_labels(tmp_path):
     (tmp_path / "labels.txt").write_text("cat\ndög\n", encoding="utf-8")
     assert read_labels(tmp_path / "labels.txt") == ["cat", "dög"]
     assert read_labels(("cat", "dög")) == ["cat", "dög"]
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(ValueError, match=r"UTF-8 text. Received: .*latin\.txt"):
+        read_labels(tmp_path / "latin.txt")
     with pytest.raises(OSError, match=r"Cannot read .*none\.txt"):
         Client(labels=str(tmp_path / "none.txt"))

@@ -186,6 +186,16 @@ class TestReceptiveField:
             assert field.theoretical == (7, 7)
             assert field.map.max() == 1
 
+    @pytest.mark.parametrize(
+        ("count", "batch_size", "message"),
+        [(0, 8, "`images` must be one or more"), (2, 0, "`batch_size` must be a positive integer")],
+    )
+    def test_nothing_to_measure(self, count, batch_size, message):
+        with pytest.raises(ValueError, match=message):
+            scale_analysis.effective_receptive_field(
+                network(), images()[:count], batch_size=batch_size
+            )
+
     @pytest.mark.slow
     def test_default_is_the_last_feature_map_and_batches_do_not_matter(self):
         model = network()
@@ -271,7 +281,7 @@ class TestWithoutKernelSize:
 
     def test_a_layer_with_no_other_size_becomes_constant(self):
         model = network()
-        copy = scale_analysis.without_kernel_size(model, 3, ["stage2_conv"])
+        copy = scale_analysis.without_kernel_size(model, 3, "stage2_conv")
         outputs = copy.predict(images(), verbose=0)
         np.testing.assert_allclose(outputs, np.tile(outputs[:1], (6, 1)), rtol=1e-5)
 
@@ -310,7 +320,8 @@ class TestWithoutKernelSize:
             (5, ["stage2_conv"], "3x3"),
             (3, [], "no such"),
             (3, ["stage1_conv", "stage9_conv", "conv"], "`layers` must .*: 'stage9_conv', 'conv'$"),
-            (4, None, "odd"),
+            (4, None, "`size` must be an odd positive integer"),
+            ("5", None, "`size` must be an odd positive integer"),
         ],
     )
     def test_errors(self, size, names, message):

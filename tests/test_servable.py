@@ -50,7 +50,12 @@ def export_various(path):
     def word(word):
         return {"word": word}
 
-    signatures = {"serving_default": pair, "pixels": pixels, "scalar": scalar, "word": word}
+    @tf.function(input_signature=[tf.TensorSpec([], tf.float32, name="x")])
+    def finite(x):
+        return {"y": tf.debugging.check_numerics(x, "no number")}
+
+    functions = {"pixels": pixels, "scalar": scalar, "word": word, "finite": finite}
+    signatures = {"serving_default": pair, **functions}
     module.functions = list(signatures.values())
     tf.saved_model.save(module, str(path), signatures)
 
@@ -99,7 +104,7 @@ def test_predict_decodes_images(various):
 @pytest.mark.parametrize(
     ("signature", "inputs", "words"),
     [
-        ("nope", {}, "'nope' not found.*'pixels', 'scalar', 'serving_default'"),
+        ("nope", {}, "'nope' not found.*'finite', 'pixels', 'scalar', 'serving_default'"),
         ("scalar", {}, r"takes the inputs \['x'\]. Received: inputs=\[\]"),
         ("scalar", {"x": np.float32(1), "z": np.float32(1)}, r"Received: inputs=\['x', 'z'\]"),
         ("scalar", {"x": np.float64(1)}, "`x` must be of dtype float32. Received: dtype=float64"),
@@ -124,6 +129,11 @@ def test_errors_inside_the_graph_are_one_short_sentence(various):
     assert "\n" not in caught.value.message
     assert "{{" not in caught.value.message
     assert "Op:" not in caught.value.message
+
+
+def test_errors_inside_the_graph_do_not_name_its_nodes(various):
+    with pytest.raises(ServingError, match=r"^no number : Tensor had NaN values$"):
+        various.predict("finite", {"x": np.float32(np.nan)})
 
 
 def test_a_folder_without_a_saved_model(tmp_path):

@@ -123,11 +123,13 @@ def save_litert(content, path):
         path: Path of the file, in a folder that exists.
 
     Raises:
-        ValueError: If its folder cannot be written.
+        ValueError: If its folder cannot be written, or a folder is there.
 
     Example:
         >>> save_litert(convert_to_litert(model), "model.tflite")
     """
+    if os.path.isdir(path):
+        raise ValueError(f"`path` must be that of a file. Received: the folder {path}")
     try:
         descriptor, partial = tempfile.mkstemp(dir=os.path.dirname(os.path.abspath(path)))
     except OSError as error:

@@ -3,6 +3,7 @@
 import numpy as np
 
 from keras_multiception.compression.litert_operators import read_litert
+from keras_multiception.layers.arguments import standardize_integer
 
 
 class LiteRTModel:
@@ -30,8 +31,7 @@ class LiteRTModel:
     def __init__(self, model, num_threads=1):
         from ai_edge_litert.interpreter import Interpreter
 
-        if isinstance(num_threads, bool) or not isinstance(num_threads, int) or num_threads < 1:
-            raise ValueError(f"`num_threads` must be a positive integer. Received: {num_threads=}")
+        num_threads = standardize_integer(num_threads, "num_threads")
         content = read_litert(model)
         try:
             self._interpreter = Interpreter(model_content=content, num_threads=num_threads)
@@ -71,8 +71,7 @@ class LiteRTModel:
             ValueError: If an argument is out of its range.
         """
         images = np.asarray(images)
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"`batch_size` must be a positive integer. Received: {batch_size=}")
+        batch_size = standardize_integer(batch_size, "batch_size")
         fits = images.ndim == len(self.input_shape) and all(
             own in (None, size)
             for size, own in zip(images.shape[1:], self.input_shape[1:], strict=True)

@@ -16,6 +16,7 @@ from keras_multiception.fusion.reading import read_network
 from keras_multiception.fusion.report import FusionReport
 from keras_multiception.fusion.writing import write_network
 from keras_multiception.graph import graph_of
+from keras_multiception.layers.arguments import standardize_integer
 
 # How far the outputs may be from those of the model, relative to the largest: the larger of this,
 TOLERANCE = 1e-5
@@ -83,8 +84,7 @@ def fuse(model, form="separate", batch_size=1, inputs=None, tolerance=None, verb
         )
     if form not in (*FORMS, "auto"):
         raise ValueError(f"`form` must be one of {', '.join(FORMS)}, auto. Received: form={form!r}")
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"`batch_size` must be a positive integer. Received: {batch_size=}")
+    batch_size = standardize_integer(batch_size, "batch_size")
     inputs = sample_inputs(model, inputs)
     report = FusionReport()
     fused = _fuse(model, [x.shape for x in tree.flatten(inputs)], form, batch_size, report)

@@ -21,21 +21,28 @@ def without_kernel_size(model, size, layers=None, verbose=True):
         model: A trained model that has `MulticeptionConv2D` layers, as in `multiception_layers`;
             it stays as it is.
         size: Odd integer, or pair of them (height, width).
-        layers: List of names of layers, as in `multiception_layers`. The default is all.
+        layers: Name or list of names of layers, as in `multiception_layers`. The default is all.
         verbose: Boolean, whether to print what was dropped.
 
     Returns:
         A new, uncompiled model, to evaluate and not to train further.
 
     Raises:
-        ValueError: If `layers` names others, or none of the layers has a branch of this size.
+        ValueError: If `size` is none, `layers` names others, or none of the layers has a branch
+            of this size.
 
     Example:
         >>> model = km.scale_analysis.without_kernel_size(model, 5)
         Left out 5x5 in 6 layers: stage1_block1_conv1, ...
     """
-    (size,) = standardize_kernel_sizes([size])
+    try:
+        (size,) = standardize_kernel_sizes([size])
+    except ValueError:
+        raise ValueError(
+            f"`size` must be an odd positive integer or a pair of them. Received: size={size!r}"
+        ) from None
     found = multiception_layers(model)
+    layers = [layers] if isinstance(layers, str) else layers
     unknown = [name for name in layers or () if name not in found]
     if unknown:
         raise ValueError(

@@ -6,6 +6,7 @@ import numpy as np
 from keras import ops
 
 from keras_multiception.cost import cost
+from keras_multiception.layers.arguments import standardize_integer
 from keras_multiception.scale_analysis.gradients import input_gradient
 from keras_multiception.scale_analysis.walk import run
 
@@ -65,15 +66,18 @@ def effective_receptive_field(model, images, layer=None, batch_size=32):
         An `EffectiveReceptiveField`.
 
     Raises:
-        ValueError: If the model has no graph, there is no such feature map, or it does not depend
-            on the image at all.
+        ValueError: If the model has no graph, there are no images or no such feature map, or it
+            does not depend on the image at all.
 
     Reference:
         Luo et al., Understanding the Effective Receptive Field in Deep Convolutional Neural
         Networks (NeurIPS 2016); the square of a share, Ding et al., Scaling Up Your Kernels to
         31x31 (CVPR 2022).
     """
+    batch_size = standardize_integer(batch_size, "batch_size")
     images = np.asarray(images, "float32")
+    if not len(images):
+        raise ValueError(f"`images` must be one or more. Received: an array of {images.shape}")
     costs = cost(model, images.shape[1:]).layers
     found = layer
 

@@ -89,8 +89,8 @@ def read_image(image: str | Path | bytes) -> bytes:
         OSError: If the file cannot be read.
         ValueError: If it is none that the model can decode.
     """
-    if isinstance(image, bytes):
-        name, data = f"{len(image)} bytes", image
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        name, data = f"{len(image)} bytes", bytes(image)
     else:
         name = str(image)
         try:

@@ -128,10 +128,13 @@ def read_labels(labels: Sequence[str] | str | Path) -> list[str]:
 
     Raises:
         OSError: If the file cannot be read.
+        ValueError: If it is not UTF-8 text.
     """
     if isinstance(labels, (str, Path)):
         try:
             return Path(labels).read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"`labels` must be a file of UTF-8 text. Received: {labels}") from error
         except OSError as error:
             raise OSError(f"Cannot read {labels}: {error.strerror}.") from error
     return list(labels)

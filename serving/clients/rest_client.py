@@ -67,11 +67,8 @@ class RestClient:
             if isinstance(images, Sequence)
             else images
         )
-        body = orjson.dumps(
-            {"signature_name": signature_name, "instances": instances},
-            option=orjson.OPT_SERIALIZE_NUMPY,
-        )
-        answer = self._send("POST", f"{self._path}:predict", body)
+        request = {"signature_name": signature_name, "instances": instances}
+        answer = self._send("POST", f"{self._path}:predict", _dumps(request))
         try:
             return json.loads(answer)["predictions"]
         except (ValueError, TypeError, KeyError):
@@ -157,6 +154,15 @@ def _pool(url: str) -> urllib3.PoolManager:
         credentials = base64.b64encode(urllib.parse.unquote(userinfo).encode())
         headers["proxy-authorization"] = f"Basic {credentials.decode()}"
     return urllib3.ProxyManager(proxy_url, proxy_headers=headers, maxsize=_KEPT_CONNECTIONS)
+
+
+def _dumps(request: dict) -> bytes:
+    import numpy as np
+
+    pixels = request["instances"]
+    if isinstance(pixels, list) or np.isfinite(pixels).all():
+        return orjson.dumps(request, option=orjson.OPT_SERIALIZE_NUMPY)
+    return json.dumps({**request, "instances": pixels.tolist()}).encode()  # NaN, Infinity
 
 
 def _facts(info: dict) -> tuple[str, list[int]]:

@@ -20,6 +20,10 @@ from serving.engine.signature import DEFAULT_SIGNATURE, Signature, find_signatur
 from serving.publishing.manifest import verify_manifest
 
 
+# The text of TensorFlow's errors may hold the bytes of a request, which are no Unicode.
+_FAILURES = (tf.errors.OpError, UnicodeDecodeError)
+
+
 class Servable:
     """One version of a model: a SavedModel folder, loaded and ready to be called.
 
@@ -117,7 +121,7 @@ class Servable:
             rows = max((len(value) for value in inputs.values() if np.ndim(value)), default=0)
             outputs = self._call(signature, tensors, rows)
             return {name: _to_array(outputs[name]) for name in wanted}
-        except tf.errors.OpError as error:
+        except _FAILURES as error:
             raise from_exception(error) from error
 
     def _call(
@@ -135,7 +139,7 @@ class Servable:
                 return dict(zip(signature.outputs, outputs, strict=True))
             except tf.errors.UnavailableError:
                 raise
-            except tf.errors.OpError:
+            except _FAILURES:
                 pass  # one request's broken image fails its whole batch: now each by itself
         return self._model.signatures[signature.name](**tensors)
 

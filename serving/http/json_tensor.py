@@ -116,9 +116,9 @@ def _to_array(spec: TensorSpec, value) -> np.ndarray:
     types = set(map(type, flat))
     if not types <= _JSON_TYPES[dtype.kind]:
         raise _unfit(spec, next(v for v in flat if type(v) not in _JSON_TYPES[dtype.kind]))
-    wide = np.array(flat)  # much faster than into the dtype at once
+    wide = _widest(flat)  # much faster than into the dtype at once
     if int in types:
-        whole = wide if types == {int} else np.array([v for v in flat if type(v) is int])
+        whole = wide if types == {int} else _widest([v for v in flat if type(v) is int])
         lowest, highest = _exact_range(dtype)
         for extreme in (int(whole.min()), int(whole.max())):
             if not lowest <= extreme <= highest:
@@ -130,6 +130,13 @@ def _to_array(spec: TensorSpec, value) -> np.ndarray:
         if overflown.any():
             raise _unfit(spec, flat[overflown.argmax()])
     return array.reshape(shape)
+
+
+def _widest(values: list) -> np.ndarray:
+    array = np.array(values)
+    if array.dtype.kind == "f" and float not in map(type, values):
+        return np.array(values, object)  # NumPy has no type for whole numbers below 0 or 2^63 both
+    return array
 
 
 def _flatten(spec: TensorSpec, value) -> tuple[list[int], list]:

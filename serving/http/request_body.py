@@ -56,7 +56,7 @@ def unzipped(request: Request, body: bytes) -> bytes:
 
 
 def _encoding(request: Request) -> str:
-    return request.headers.get("content-encoding", "identity").strip().lower()
+    return request.headers.get("content-encoding", "").strip().lower() or "identity"
 
 
 async def _read(request: Request) -> bytes:

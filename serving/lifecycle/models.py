@@ -17,7 +17,7 @@ from serving.lifecycle.loading import DEFAULT_LOADING, Loading
 from serving.lifecycle.versions import ServedModel
 
 _LOGGER = logging.getLogger("serving")
-_MOST_POLLS_MISSED = 16  # of a model config file that was not taken up
+_MOST_POLLS_MISSED = 16  # with a model config that was not taken up
 
 
 class Models:
@@ -172,15 +172,21 @@ def following(models: Models, path: str | Path, poll_wait_seconds: float) -> Ite
     closing = threading.Event()
 
     def follow() -> None:
-        known, said, tries = models.config, "", 0
-        while not closing.wait(poll_wait_seconds * min(2**tries, _MOST_POLLS_MISSED)):
+        known, said = models.config, ""
+        refused, tries, polls = None, 0, 0
+        while not closing.wait(poll_wait_seconds):
+            config = None
             try:
                 config = read_config(path, ModelServerConfig)
+                if config == refused and polls < min(2**tries, _MOST_POLLS_MISSED):
+                    polls += 1
+                    continue
                 if config != known:
                     models.reload(config)
-                known, said, tries = config, "", 0
-            except Exception as error:  # tried again, ever later: versions may appear
-                tries += 1
+                known, said, refused = config, "", None
+            except Exception as error:  # the same is tried ever later: versions may appear
+                tries = tries + 1 if config == refused else 1
+                refused, polls = config, 1
                 if str(error) != said:
                     said = str(error)
                     _LOGGER.error("The model config file was not taken up: %s", error)
