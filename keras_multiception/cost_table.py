@@ -76,7 +76,7 @@ class Cost:
     @property
     def output_shape(self):
         """Shape of the last layer's output without the batch axis."""
-        return self.layers[-1].output_shape
+        return self.layers[-1].output_shape if self.layers else self.input_shape
 
     @property
     def trainable_parameters(self):
@@ -106,12 +106,12 @@ class Cost:
     @property
     def peak_memory(self):
         """Bytes of activations that exist at the same time, at most."""
-        return max(layer.peak_memory for layer in self.layers)
+        return max((layer.peak_memory for layer in self.layers), default=0)
 
     @property
     def receptive_field(self):
-        """`ReceptiveField` of the last layer's output."""
-        return self.layers[-1].receptive_field
+        """`ReceptiveField` of the last layer's output; `None` where it is unknown."""
+        return self.layers[-1].receptive_field if self.layers else None
 
     @property
     def stages(self):

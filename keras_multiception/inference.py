@@ -16,7 +16,9 @@ def inference_function(model):
     gradients, and not compiled.
 
     The function is compiled when it is first called, and again for other shapes. It uses the
-    weights that the model has when it is called. Networks from `km.fuse` are the fastest.
+    weights that the model has when it is called. What gives layers other weights, `enable_lora`
+    or `quantize`, it may not see: ask for a new function then. Networks from `km.fuse` are the
+    fastest.
 
     Args:
         model: A built `keras.Model`.

@@ -1,6 +1,7 @@
 """Optimisers: that of the paper's experiments, and one that gets further in few epochs."""
 
 import math
+import numbers
 import re
 
 import keras
@@ -60,8 +61,7 @@ class SGDL2(keras.optimizers.SGD):
                 "`weight_decay` is the decoupled decay of other optimisers; "
                 "SGDL2 takes the coupled coefficient as `l2`."
             )
-        if not 0 <= l2 < math.inf:
-            raise ValueError(f"`l2` must be a finite number of at least 0. Received: l2={l2}")
+        _require_not_negative(l2, "l2")
         _require_momentum(momentum)
         super().__init__(
             learning_rate=learning_rate,
@@ -120,7 +120,7 @@ class ConvMuon(keras.optimizers.Muon):
         weight_decay: Float, at least 0, for kernels; `None` is 0. As all of it is multiplied by
             the learning rate, what matters is `learning_rate * weight_decay`.
         adam_lr_ratio: Float, learning rate of AdamW as a share of that of kernels.
-        adam_weight_decay: Float, at least 0, the same for what AdamW trains.
+        adam_weight_decay: Float, at least 0, the same for what AdamW trains; `None` is 0.
         rms_rate: `None` for the step above, or what Keras' Muon scales it by.
         **kwargs: The other arguments of `keras.optimizers.Muon`.
 
@@ -147,16 +147,10 @@ class ConvMuon(keras.optimizers.Muon):
         **kwargs,
     ):
         weight_decay = 0.0 if weight_decay is None else weight_decay
-        for argument, value in {
-            "weight_decay": weight_decay,
-            "adam_weight_decay": adam_weight_decay,
-            "adam_lr_ratio": adam_lr_ratio,
-        }.items():
-            if not 0 <= value < math.inf:
-                raise ValueError(
-                    f"`{argument}` must be a finite number of at least 0. "
-                    f"Received: {argument}={value}"
-                )
+        adam_weight_decay = 0.0 if adam_weight_decay is None else adam_weight_decay
+        _require_not_negative(weight_decay, "weight_decay")
+        _require_not_negative(adam_weight_decay, "adam_weight_decay")
+        _require_not_negative(adam_lr_ratio, "adam_lr_ratio")
         _require_momentum(momentum)
         super().__init__(
             learning_rate=learning_rate,
@@ -185,8 +179,15 @@ class ConvMuon(keras.optimizers.Muon):
         self.assign_sub(variable, ops.reshape(matrix, variable.shape))
 
 
-def _require_momentum(momentum):
-    if not 0 <= momentum < 1:
+def _require_not_negative(value, name):
+    if not isinstance(value, numbers.Real) or not 0 <= value < math.inf:
         raise ValueError(
-            f"`momentum` must be at least 0 and less than 1. Received: momentum={momentum}"
+            f"`{name}` must be a finite number of at least 0. Received: {name}={value!r}"
+        )
+
+
+def _require_momentum(momentum):
+    if not isinstance(momentum, numbers.Real) or not 0 <= momentum < 1:
+        raise ValueError(
+            f"`momentum` must be at least 0 and less than 1. Received: momentum={momentum!r}"
         )

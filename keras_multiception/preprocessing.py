@@ -6,6 +6,8 @@ import pathlib
 import keras
 import numpy as np
 
+from keras_multiception.layers.arguments import is_positive_integer
+
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
@@ -13,15 +15,53 @@ class Dataset:
 
     Attributes:
         mean: Mean of each channel, for pixels scaled to 0..1.
-        std: Standard deviation of each channel, for pixels scaled to 0..1.
+        std: Standard deviation of each channel, above 0, for pixels scaled to 0..1.
         image_shape: (height, width, channels) of its images.
         class_names: Name of each class, in the order of the labels.
+
+    Raises:
+        ValueError: If an attribute is anything else.
     """
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
+
+    def __post_init__(self):
+        shape = self.image_shape
+        if not _is_sequence(shape) or len(shape) != 3 or not all(map(is_positive_integer, shape)):
+            raise _fact_error(self, "image_shape", "three positive integers, the last the channels")
+        for name in ("mean", "std"):
+            # training normalises whole rows of pixels, with the channels' values many times over
+            if not _are_numbers(getattr(self, name)) or len(getattr(self, name)) % shape[-1]:
+                raise _fact_error(self, name, f"{shape[-1]} finite numbers, one for each channel")
+        if min(self.std) <= 0:
+            raise _fact_error(self, "std", "above 0 in each channel")
+        if len(self.mean) != len(self.std):
+            raise ValueError(
+                "`mean` and `std` must be of one length. "
+                f"Received: mean={self.mean!r}, std={self.std!r}"
+            )
+        if not _is_sequence(self.class_names):
+            raise _fact_error(self, "class_names", "a sequence of names")
+
+
+def _is_sequence(value):
+    return isinstance(value, list | tuple | np.ndarray)
+
+
+def _are_numbers(values):
+    try:
+        array = np.asarray(values)
+    except ValueError:  # sequences of several lengths
+        return False
+    is_vector = array.ndim == 1 and array.size and array.dtype.kind in "iuf"
+    return bool(is_vector and np.isfinite(array).all())
+
+
+def _fact_error(facts, name, expected):
+    return ValueError(f"`{name}` must be {expected}. Received: {name}={getattr(facts, name)!r}")
 
 
 _CIFAR10_MEAN, _CIFAR10_STD = (0.4914, 0.4824, 0.4467), (0.2471, 0.2435, 0.2616)
@@ -92,8 +132,9 @@ def preprocess_input(x, dataset="cifar10"):
     """Normalise images the way the networks were trained: `(x / 255 - mean) / std`.
 
     Args:
-        x: Images with pixel values 0 to 255, uint8 or float: a NumPy array, a tensor of the
-            Keras backend, or a float32 tensor of TensorFlow inside a `tf.data` pipeline.
+        x: Images with pixel values 0 to 255, uint8 or float: a NumPy array or what makes one, a
+            tensor of the Keras backend, or a float32 tensor of TensorFlow inside a `tf.data`
+            pipeline.
         dataset: String, a key of `DATASETS`, or a `Dataset`, whose statistics to use.
 
     Input shape:
@@ -103,13 +144,19 @@ def preprocess_input(x, dataset="cifar10"):
         The normalised images, float32, same shape and kind as `x`.
 
     Raises:
-        ValueError: If the data set is unknown or `x` has another number of channels.
+        ValueError: If the data set is unknown, or `x` is no array of numbers or has another
+            number of channels.
     """
     facts = get_dataset(dataset)
     offset = np.multiply(facts.mean, 255).astype("float32")
     scale = np.multiply(facts.std, 255).astype("float32")
-    if isinstance(x, np.ndarray | list | tuple):
-        x = np.asarray(x, "float32")
+    if isinstance(x, np.ndarray) or not hasattr(x, "dtype"):
+        try:
+            x = np.asarray(x, "float32")
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"`x` must be images, numbers in an array. Received: a {type(x).__name__}"
+            ) from error
     elif keras.backend.standardize_dtype(x.dtype) != "float32":
         x = keras.ops.cast(x, "float32")
     if len(x.shape) == 0 or x.shape[-1] not in (len(offset), None):

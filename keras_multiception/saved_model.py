@@ -1,8 +1,10 @@
 """A Keras model as a SavedModel that takes images as they are and names its answers."""
 
+import collections.abc
 import dataclasses
 import json
 import math
+import operator
 import os
 import pathlib
 import shutil
@@ -13,6 +15,7 @@ import keras
 from keras_multiception.fusion import fuse
 from keras_multiception.fusion.forms import FORMS
 from keras_multiception.graph import graph_of
+from keras_multiception.layers.arguments import is_positive_integer, standardize_integer
 from keras_multiception.preprocessing import Dataset, get_dataset
 
 # How far the probabilities of the written SavedModel may be from those of the model.
@@ -79,8 +82,7 @@ def export_saved_model(
             ".keras file and load it there (KERAS_BACKEND=tensorflow). "
             f"Received: backend={keras.backend.backend()}"
         )
-    if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
-        raise ValueError(f"`top_k` must be a positive integer. Received: top_k={top_k!r}")
+    top_k = standardize_integer(top_k, "top_k")
     if form not in ("plain", *FORMS, "auto"):
         raise ValueError(
             f"`form` must be one of plain, {', '.join(FORMS)}, auto. Received: form={form!r}"
@@ -117,13 +119,14 @@ def export_saved_model(
 
 
 def _standardize_batch_sizes(form_batch_size):
-    sizes = form_batch_size if isinstance(form_batch_size, (list, tuple)) else [form_batch_size]
-    if not sizes or any(type(size) is not int or size < 1 for size in sizes):
+    several = isinstance(form_batch_size, collections.abc.Sequence)
+    sizes = form_batch_size if several else [form_batch_size]
+    if not sizes or not all(map(is_positive_integer, sizes)):
         raise ValueError(
             "`form_batch_size` must be a positive integer or several. "
             f"Received: form_batch_size={form_batch_size!r}"
         )
-    return sizes
+    return [operator.index(size) for size in sizes]
 
 
 def _require_class_names(facts):
@@ -187,8 +190,8 @@ def fit_image_shape(model, facts):
         The `km.preprocessing.Dataset`.
 
     Raises:
-        ValueError: If the model takes no RGB images, has another number of classes, or gives a
-            dictionary.
+        ValueError: If the model takes no RGB images or integers, has another number of classes, or
+            gives a dictionary.
     """
     if not hasattr(model, "input_shape"):
         raise ValueError(
@@ -207,6 +210,12 @@ def fit_image_shape(model, facts):
         raise ValueError(
             "`model` must take one batch of RGB images, (batch, height, width, 3). "
             f"Received: model.input_shape={input_shape}"
+        )
+    dtype = keras.backend.standardize_dtype(model.inputs[0].dtype)
+    if not keras.backend.is_float_dtype(dtype):
+        raise ValueError(
+            "`model` must take normalised floats. "
+            f"Received: an input of dtype={dtype}, which would cut them off"
         )
     if not isinstance(output_shape, tuple) or output_shape[1:] != (classes,):
         raise ValueError(

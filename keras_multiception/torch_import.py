@@ -1,5 +1,6 @@
 """Weights of the paper's released PyTorch code, brought into our models (PyTorch not needed)."""
 
+import collections.abc
 import dataclasses
 import re
 
@@ -118,6 +119,12 @@ def load_torch_state_dict(model, state):
     Reference:
         The code that Section VI of the paper points to.
     """
+    is_mapping = isinstance(state, collections.abc.Mapping)
+    if not is_mapping or not all(isinstance(name, str) for name in state):
+        raise ValueError(
+            "`state` must be a mapping from names to arrays, such as a `state_dict()`. "
+            f"Received: {type(state).__name__}"
+        )
     if all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): value for name, value in state.items()}
     targets = dict(_torch_entries(model))
@@ -129,7 +136,7 @@ def load_torch_state_dict(model, state):
         try:
             received = _to_numpy(state[name])
         except (TypeError, ValueError):
-            misshapen.append(f"{name} (not an array of numbers)")
+            misshapen.append(f"{name} (not an array of real numbers)")
             continue
         array = to_keras(received)
         if array is None or array.shape != tuple(variable.shape):
@@ -233,4 +240,7 @@ def _transpose(*axes):
 
 
 def _to_numpy(value):
-    return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value, "float32")
+    array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+    if np.iscomplexobj(array):
+        raise TypeError("complex numbers")
+    return array.astype("float32")

@@ -1,4 +1,4 @@
-"""Ctrl-C that is not lost: Python drops what is raised in a callback, such as a package may have."""
+"""Ctrl-C that is not lost: Python drops what is raised in a callback, as packages have them."""
 
 from __future__ import annotations
 

@@ -222,15 +222,20 @@ def test_feature_extractor_takes_stages(name):
     assert extractor(images(1, 8, 8, 3)).keys() == {"stage2", "stem"}
     assert extractor.get_layer("stem_conv") is model.get_layer("stem_conv")  # weights are shared
     assert not any(layer.name.startswith("stage3") for layer in extractor.layers)
-    for stages in (["stage9"], ["stem", 3], "stem", []):
+    for stages in (["stage9"], ["stem", 3], "stem", [], ["stem", ["stage1"]], 2):
         with pytest.raises(ValueError, match=r"`stages` must list .* stem, stage1, .*Received:"):
             km.feature_extractor(model, stages)
+    for stages in ((x for x in ("stem", "stage1")), np.array(["stem", "stage1"])):
+        assert list(km.feature_extractor(model, stages).output) == ["stem", "stage1"]
 
 
 def test_feature_extractor_refuses_a_model_without_stages():
     model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(3, 3)])
     with pytest.raises(ValueError, match="it has none"):
         km.feature_extractor(model)
+    for model in (None, keras.Sequential([keras.layers.Dense(2, name="stem_dense")])):
+        with pytest.raises(ValueError, match="`model` must be a Functional model or a built"):
+            km.feature_extractor(model)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -385,3 +390,10 @@ def test_width_of_a_resnet_is_a_number_of_filters():
     for filters in (0, 1.5, True):
         with pytest.raises(ValueError, match="`filters` must be a positive integer"):
             km.ResNet20(filters=filters)
+
+
+def test_integers_of_numpy_are_taken():
+    model = km.ResNet20(filters=np.int64(4), classes=np.int64(3), input_shape=(8, 8, 3))
+    assert model.output_shape == (None, 3)
+    assert type(model.get_layer("predictions").units) is int
+    assert type(model.get_layer("stem_conv").filters) is int

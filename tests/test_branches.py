@@ -156,6 +156,48 @@ def test_flags_and_policy_stay():
 
 
 @pytest.mark.backend
+def test_an_activation_that_is_a_layer_keeps_its_weights():
+    slope = layers.PReLU(shared_axes=[1, 2])
+    x = inputs = keras.Input((6, 6, 4))
+    for name in "ab":  # one layer for both
+        x = km.layers.MulticeptionConv2D(4, (3, 5), activation=slope, name=name)(x)
+    model = keras.Model(inputs, x)
+    answers(model)  # builds it
+    slope.set_weights([np.full((1, 1, 4), 0.37)])
+    slope.trainable = False
+    new = prune(model, keep=1)
+    copy = new.get_layer("a").activation
+    assert copy is new.get_layer("b").activation is not slope
+    np.testing.assert_array_equal(copy.get_weights()[0], slope.get_weights()[0])
+    assert not copy.trainable
+
+
+@keras.saving.register_keras_serializable(package="test_branches")
+class Times(km.layers.MulticeptionConv2D):
+    def __init__(self, filters, factor, **kwargs):
+        super().__init__(filters, **kwargs)
+        self.factor = factor
+
+    def call(self, inputs, training=None):
+        return self.factor * super().call(inputs, training=training)
+
+    def get_config(self):
+        return {**super().get_config(), "factor": self.factor}
+
+
+def test_classes_derived_from_the_layer_stay():
+    model = randomize(keras.Sequential([keras.Input((6, 6, 4)), Times(4, 3.0, name="own")]))
+    new = prune(model, keep=1)
+    assert type(new.get_layer("own")) is Times
+    check(model, new, weakest_branches(model, keep=1))
+
+
+def test_integers_of_numpy_are_taken():
+    model = network()
+    assert weakest_branches(model, keep=np.int64(2)) == weakest_branches(model, keep=2)
+
+
+@pytest.mark.backend
 def test_every_parameter_is_trained_and_the_file_loads(tmp_path):
     new = prune(network(), keep=1)
     new.compile(keras.optimizers.SGD(0.1), "mse")
@@ -178,9 +220,14 @@ def test_every_parameter_is_trained_and_the_file_loads(tmp_path):
         ({"keep": 1, "threshold": 0.1}, "One of `keep`, `threshold` and `remove`"),
         ({"keep": 0}, "`keep` must be a positive integer. Received: keep=0"),
         ({"keep": 1.5}, "`keep` must be a positive integer"),
+        ({"keep": True}, "`keep` must be a positive integer. Received: keep=True"),
         ({"threshold": 1.5}, "`threshold` must be in 0..1"),
         ({"remove": [("z", 3)]}, r"`remove` must name layers.*Received: \('z', \(3, 3\)\)"),
         ({"remove": [("a", 9)]}, "it has 3x3, 5x5, 7x7"),
+        ({"remove": ("c", 7)}, r"`remove` must list pairs .*Received: remove=\('c', 7\)"),
+        ({"remove": {"c": 7}}, "`remove` must list pairs"),
+        ({"remove": [(["c"], 7)]}, "`remove` must list pairs"),
+        ({"remove": 7}, "`remove` must list pairs"),
         ({"remove": [("b", 3)]}, "`remove` must leave each layer a branch.*'b'"),
         ({"keep": 1, "shares": []}, "`shares` must be those of the model"),
     ],

@@ -61,3 +61,43 @@ def test_other_models_and_too_few_batches_are_refused(model):
         calibrate_ranges(to_tf_keras(model), BATCHES)
     with pytest.raises(ValueError, match=r"`batches` must be at least two. Received: 1 batches"):
         calibrate_ranges(quantize_model(model), BATCHES[:1])
+
+
+@pytest.mark.parametrize(
+    ("batches", "received"),
+    [
+        ([BATCHES[0], BATCHES[1][:, :5]], r"ndarray of shape \(8, 5, 6, 3\) and dtype float32"),
+        ([BATCHES[0], BATCHES[1].astype("float64")], "dtype float64"),
+        ([BATCHES[0], BATCHES[1][:0]], r"shape \(0, 6, 6, 3\)"),
+        ([BATCHES[0], np.full_like(BATCHES[1], np.nan)], "NaN or infinite"),
+        (BATCHES[0], r"ndarray of shape \(6, 6, 3\)"),
+        ([(batch, np.zeros(8)) for batch in BATCHES], "2 arrays"),
+        (None, "NoneType"),
+    ],
+)
+def test_batches_that_do_not_fit_are_refused_and_change_nothing(model, batches, received):
+    aware = quantize_model(model)
+    before = [variable.numpy() for variable in aware.variables]
+    with pytest.raises(ValueError, match=rf"`batches` must be .*Received: .*{received}"):
+        calibrate_ranges(aware, batches)
+    for variable, value in zip(aware.variables, before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value, err_msg=variable.name)
+
+
+def test_a_failure_half_way_changes_nothing(model, monkeypatch):
+    aware = quantize_model(model)
+    before = [variable.numpy() for variable in aware.variables]
+    call = type(aware).call
+    calls = []
+
+    def fail_at_the_third(self, *args, **kwargs):
+        calls.append(args)
+        if len(calls) == 3:
+            raise MemoryError
+        return call(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(aware), "call", fail_at_the_third)
+    with pytest.raises(MemoryError):
+        calibrate_ranges(aware, BATCHES)
+    for variable, value in zip(aware.variables, before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value, err_msg=variable.name)

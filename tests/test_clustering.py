@@ -123,11 +123,17 @@ def test_small_kernels_stay_as_they_are():
     assert sparsity_report(clustered)["pointwise"]["distinct"] <= 90
 
 
+def test_integers_of_numpy_are_taken():
+    clustered = strip_clustering(cluster_model(network(), np.int64(4)))
+    assert sparsity_report(clustered)["dense"]["distinct"] <= 4
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"clusters": 1}, "`clusters` must be an integer of at least 2.*Received: clusters=1"),
         ({"clusters": 4.0}, "`clusters` must be an integer of at least 2"),
+        ({"clusters": True}, "`clusters` must be an integer of at least 2"),
         ({"clusters": 2, "preserve_sparsity": True}, "or 3 with preserve_sparsity=True"),
         ({"clusters": 216}, "less than the weights of the largest kernel, 216"),
         ({"model": "resnet20"}, "`model` must be a Keras 3 model, or one of tf_keras"),

@@ -1,6 +1,7 @@
 """The fast forms of layers against the plain operations of Keras: equal but for rounding."""
 
 import contextlib
+import threading
 
 import keras
 import numpy as np
@@ -146,3 +147,27 @@ def test_second_derivatives_equal_the_plain_form():
         plain = penalty()
     for ours, theirs in zip(fast, plain, strict=True):
         assert np.abs(ours - theirs).max() < 1e-4 * np.abs(theirs).max()
+
+
+def test_plain_operations_of_two_threads_end():
+    """One enters, the other enters, one leaves, the other leaves: fast again, as it was before."""
+    first_in, second_in, first_out = (threading.Event() for _ in range(3))
+
+    def first():
+        with km.kernels.plain_operations():
+            first_in.set()
+            second_in.wait(10)
+        first_out.set()
+
+    def second():
+        first_in.wait(10)
+        with km.kernels.plain_operations():
+            second_in.set()
+            first_out.wait(10)
+
+    threads = [threading.Thread(target=run) for run in (first, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert km.kernels.fast_forms() is not None

@@ -41,6 +41,6 @@ def test_mobilenet_widths(alpha, filters):
 def test_mobilenet_takes_numbers_of_numpy():
     model = km.MobileNetV2(alpha=np.float32(0.5), include_top=False)
     assert model.count_params() == km.MobileNetV2(alpha=0.5, include_top=False).count_params()
-    for alpha in ("0.5", True, -1.0, float("nan")):
+    for alpha in ("0.5", True, -1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="`alpha` must be a number greater than 0"):
             km.MobileNetV2(alpha=alpha)

@@ -151,6 +151,28 @@ def test_equal_kernel_sizes_start_different_with_a_seeded_initializer(seed):
     assert np.any(first != second)
 
 
+class Ones(keras.initializers.Initializer):
+    """An initialiser without a config, as Keras allows."""
+
+    def __init__(self, scale):
+        self.scale = scale
+
+    def __call__(self, shape, dtype=None):
+        return keras.ops.ones(shape, dtype) * self.scale
+
+
+def test_initializers_without_a_config():
+    layer = MulticeptionConv2D(4, (3, 3), depthwise_initializer=Ones(0.5))
+    layer.build((None, 8, 8, 4))
+    for conv in layer.depthwise_convs:
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(conv.kernel), 0.5)
+
+
+def test_one_kernel_size_may_be_an_integer_of_numpy():
+    for size in (np.int64(3), np.array(3)):
+        assert MulticeptionConv2D(4, size).kernel_sizes == ((3, 3),)
+
+
 def test_unequal_strides_where_keras_has_channels_first_by_default():
     x = RNG.normal(size=(2, 8, 8, 6)).astype("float32")
     before = keras.backend.image_data_format()
@@ -216,7 +238,8 @@ def test_every_weight_gets_a_gradient():
 
 
 @pytest.mark.parametrize(
-    "sizes", [(), [], None, 2, 0, -3, (3, 4), "357", ((3, 5, 7),), (3.0,), [True]]
+    "sizes",
+    [(), [], None, 2, 0, -3, (3, 4), "357", ((3, 5, 7),), (3.0,), [True], 2.5, np.array(4)],
 )
 def test_bad_kernel_sizes(sizes):
     with pytest.raises(ValueError, match=r"`kernel_sizes` must .* Received: kernel_sizes="):
@@ -237,7 +260,9 @@ def test_bad_kernel_sizes(sizes):
         {"padding": "valid"},
         {"data_format": "channels_first"},
         {"momentum": 1.0},
+        {"momentum": None},
         {"epsilon": 0},
+        {"epsilon": None},
     ],
 )
 def test_bad_arguments(arguments):

@@ -50,8 +50,11 @@ def test_serialises_and_survives_saving(tmp_path):
 def test_bad_arguments():
     with pytest.raises(ValueError, match="`l2` must be a finite number of at least 0"):
         km.optimizers.SGDL2(l2=-1)
-    with pytest.raises(ValueError, match="`momentum` must be at least 0 and less than 1"):
-        km.optimizers.SGDL2(momentum=1.0)
+    with pytest.raises(ValueError, match=r"`l2` must be a finite number.*Received: l2=None"):
+        km.optimizers.SGDL2(l2=None)
+    for momentum in (1.0, None):
+        with pytest.raises(ValueError, match="`momentum` must be at least 0 and less than 1"):
+            km.optimizers.SGDL2(momentum=momentum)
     with pytest.raises(ValueError, match="`weight_decay`"):
         km.optimizers.SGDL2(weight_decay=1e-4)
 
@@ -157,6 +160,7 @@ def test_muon_serialises_and_trains_a_network(tmp_path):
         ({"weight_decay": -1}, "`weight_decay` must be a finite number of at least 0"),
         ({"adam_weight_decay": -1}, "`adam_weight_decay` must be a finite"),
         ({"adam_lr_ratio": float("nan")}, "`adam_lr_ratio` must be a finite"),
+        ({"adam_lr_ratio": None}, "`adam_lr_ratio` must be a finite"),
         ({"momentum": 1}, "`momentum` must be at least 0 and less than 1"),
     ],
 )
@@ -165,5 +169,6 @@ def test_bad_arguments_of_muon(arguments, message):
         km.optimizers.ConvMuon(**arguments)
 
 
-def test_no_decay_of_muon_may_be_none():
-    assert km.optimizers.ConvMuon(weight_decay=None).get_config()["weight_decay"] == 0
+@pytest.mark.parametrize("name", ["weight_decay", "adam_weight_decay"])
+def test_no_decay_of_muon_may_be_none(name):
+    assert km.optimizers.ConvMuon(**{name: None}).get_config()[name] == 0

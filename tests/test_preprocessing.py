@@ -76,3 +76,55 @@ def test_errors():
         km.preprocessing.decode_predictions([[0.1] * 10, [0.1] * 9 + [np.nan]])
     with pytest.raises(ValueError, match="`dataset` must be one of"):
         km.preprocessing.decode_predictions(np.zeros((2, 10)), dataset=["cifar10"])
+
+
+FACTS = {
+    "mean": (0.5, 0.5, 0.5),
+    "std": (0.2, 0.2, 0.2),
+    "image_shape": (4, 4, 3),
+    "class_names": ("cat", "dog"),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("mean", 0.5),
+        ("mean", (0.5, 0.5)),
+        ("mean", ()),
+        ("mean", (0.5, None, 0.5)),
+        ("mean", (0.5, [0.5], 0.5)),
+        ("std", 0.2),
+        ("std", (0, 0, 0)),
+        ("std", (0.2, 0.2, float("nan"))),
+        ("std", ("0.2", "0.2", "0.2")),
+        ("image_shape", (4, 4)),
+        ("image_shape", (4, 4, 0)),
+        ("image_shape", (None, 4, 3)),
+        ("image_shape", 4),
+        ("class_names", "cat"),
+        ("class_names", None),
+    ],
+)
+def test_facts_are_checked(name, value):
+    with pytest.raises(ValueError, match=f"`{name}` must be .*Received: {name}="):
+        km.preprocessing.Dataset(**{**FACTS, name: value})
+
+
+def test_facts_of_several_kinds():
+    km.preprocessing.Dataset(**{**FACTS, "mean": np.full(3, 0.5), "std": [1, 1, 1]})
+    km.preprocessing.Dataset(**{**FACTS, "image_shape": [4, np.int64(4), 3]})
+    with pytest.raises(ValueError, match="`mean` and `std` must be of one length"):
+        km.preprocessing.Dataset(**{**FACTS, "mean": (0.5,) * 6})
+
+
+def test_preprocess_input_takes_whatever_is_an_array():
+    image_module = pytest.importorskip("PIL.Image")
+    image = np.random.default_rng(0).integers(0, 256, (4, 5, 3), dtype="uint8")
+    expected = preprocess_input(image)
+    np.testing.assert_array_equal(preprocess_input(image_module.fromarray(image)), expected)
+    with pytest.raises(ValueError, match="`x` must have 3 channels"):
+        preprocess_input(None)
+    for x in (object(), "image.png", [[0, 0, 0], [0]]):
+        with pytest.raises(ValueError, match="`x` must be images, numbers"):
+            preprocess_input(x)

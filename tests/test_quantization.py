@@ -252,7 +252,7 @@ def test_other_models_are_refused(trained):
         quantize_model(named)
 
 
-@pytest.mark.parametrize("preserve", ["sparsity", ("zeros",), None])
+@pytest.mark.parametrize("preserve", ["sparsity", ("zeros",), (["sparsity"],), None])
 def test_preserve_is_checked(preserve):
     with pytest.raises(ValueError, match=r"`preserve` must be a tuple .*Received: preserve="):
         quantize_model(network(), preserve)

@@ -180,6 +180,14 @@ def test_each_number_of_images_has_its_forms(exported, tmp_path, monkeypatch, ca
         np.testing.assert_allclose(received, expected, atol=1e-5)
 
 
+def test_integers_of_numpy_and_any_sequence_of_sizes_are_taken(exported, tmp_path):
+    for index, sizes in enumerate((np.int64(2), range(1, 3))):
+        path = tmp_path / str(index)
+        arguments = {"form": "merged", "form_batch_size": sizes, "top_k": np.int64(3)}
+        km.export_saved_model(exported[0], path, dataset="digits", **arguments)
+        assert (path / "saved_model.pb").is_file()
+
+
 def test_the_number_of_images_chooses_the_network():
     networks = {0: small_network(), 4: small_network(), 6: small_network()}
     facts = km.preprocessing.get_dataset("cifar10")
@@ -270,11 +278,15 @@ def test_models_without_a_graph_or_a_single_output_are_refused(tmp_path):
     subclassed, network = Subclassed(), small_network()
     subclassed(np.zeros((1, 32, 32, 3)))
     named = keras.Model(network.inputs, {"answer": network.outputs[0]})
+    whole = keras.Input((32, 32, 3), dtype="uint8")
+    whole = keras.Model(whole, network(keras.layers.Rescaling(1 / 255)(whole)))
     for model in (subclassed, keras.Sequential([keras.layers.Dense(10)]), None):
         with pytest.raises(ValueError, match="`model` must be a Functional model or a built"):
             km.export_saved_model(model, tmp_path / "model")
     with pytest.raises(ValueError, match=r"`model` must give a tensor .* a dictionary of answer"):
         km.export_saved_model(named, tmp_path / "model")
+    with pytest.raises(ValueError, match=r"`model` must take normalised floats.*dtype=uint8"):
+        km.export_saved_model(whole, tmp_path / "model")
     assert not list(tmp_path.iterdir())
 
 

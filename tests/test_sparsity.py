@@ -145,5 +145,11 @@ def test_bad_arguments(function):
         function(b"PK")
     with pytest.raises(ValueError, match="`model` must be a model of Keras 3 or tf_keras, or a"):
         function(3)
+    for unbuilt in (
+        keras.Sequential([layers.Dense(2)]),
+        tf_keras.Sequential([tf_keras.layers.Dense(2)]),
+    ):
+        with pytest.raises(ValueError, match="`model` must be built"):
+            function(unbuilt)
     with pytest.raises(ValueError, match="no wrappers of quantisation"):
         function(quantize_model(network()))

@@ -68,6 +68,18 @@ def test_names_everything_that_does_not_fit_and_loads_nothing(model, state):
     assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), before, strict=True))
 
 
+@pytest.mark.parametrize("state", [None, [("fc.bias", 0)], {1: np.zeros(3)}])
+def test_what_is_no_state_is_refused(model, state):
+    with pytest.raises(ValueError, match="`state` must be a mapping from names to arrays"):
+        km.load_torch_state_dict(model, state)
+
+
+def test_complex_numbers_are_refused(model, state):
+    state["fc.bias"] = state["fc.bias"] + 1j
+    with pytest.raises(ValueError, match=r"Of another shape: fc.bias \(not .* real numbers\)"):
+        km.load_torch_state_dict(model, state)
+
+
 @pytest.mark.parametrize("conv", ["standard", "dsconv", "mixconv"])
 def test_weights_of_another_type_are_refused(conv, state):
     with pytest.raises(ValueError, match=r"Missing: .* Unexpected: "):

@@ -8,7 +8,7 @@ from keras import layers
 
 from keras_multiception.applications import pretrained
 from keras_multiception.blocks import require_conv
-from keras_multiception.layers.arguments import standardize_kernel_sizes
+from keras_multiception.layers.arguments import standardize_integer, standardize_kernel_sizes
 from keras_multiception.layers.initializers import uniform_bias
 from keras_multiception.primitives import CHANNELS_LAST
 
@@ -50,7 +50,9 @@ def build_classifier(
     Raises:
         ValueError: If an argument is out of its range.
     """
-    _check_arguments(include_top, weights, input_shape, pooling, classes)
+    if include_top:
+        classes = standardize_integer(classes, "classes")
+    _check_arguments(weights, input_shape, pooling)
     if include_top and weights in pretrained.datasets():
         _require_softmax_or_logits(classifier_activation)
     if input_tensor is None:
@@ -135,9 +137,7 @@ def _checked_images(input_tensor, input_shape):
     return input_tensor
 
 
-def _check_arguments(include_top, weights, input_shape, pooling, classes):
-    if include_top and (isinstance(classes, bool) or not isinstance(classes, int) or classes < 1):
-        raise ValueError(f"`classes` must be a positive integer. Received: classes={classes!r}")
+def _check_arguments(weights, input_shape, pooling):
     if pooling not in (None, "avg", "max"):
         raise ValueError(f'`pooling` must be None, "avg" or "max". Received: pooling={pooling!r}')
     is_shape = hasattr(input_shape, "__len__") and len(input_shape) == 3

@@ -1,8 +1,11 @@
 """The feature maps of a backbone by stage, for detection and segmentation."""
 
+import collections.abc
 import re
 
 import keras
+
+from keras_multiception.graph import graph_of
 
 
 def feature_extractor(model, stages=None):
@@ -18,13 +21,13 @@ def feature_extractor(model, stages=None):
     Args:
         model: A `keras.Model` made by `km.create_model` or its factories, such as one with
             `include_top=False` for images of any size.
-        stages: List of names of stages; `None` for all of them.
+        stages: Iterable of names of stages; `None` for all of them.
 
     Returns:
         A Functional `keras.Model` whose output is a dictionary of feature maps by stage.
 
     Raises:
-        ValueError: If a stage is unknown, or the model has none.
+        ValueError: If a stage is unknown, or the model has none or no graph.
 
     Example:
         >>> backbone = km.create_model("resnet20", include_top=False)
@@ -32,11 +35,20 @@ def feature_extractor(model, stages=None):
         >>> {stage: x.shape for stage, x in features.output.items()}
         {'stage2': (None, None, None, 32), 'stage3': (None, None, None, 64)}
     """
+    if graph_of(model) is None:
+        raise ValueError(
+            "`model` must be a Functional model or a built Sequential one. "
+            f"Received: model={model!r}"
+        )
     # the layers of a Functional model are sorted by depth: the last of a stage is its output
     names = {layer.name: re.match(r"(stem|stage\d+|head)_", layer.name) for layer in model.layers}
     ends = {match[1]: name for name, match in names.items() if match}
-    stages = list(ends) if stages is None else stages
-    if not stages or isinstance(stages, str) or any(stage not in ends for stage in stages):
+    if stages is None:
+        stages = list(ends)
+    elif isinstance(stages, collections.abc.Iterable) and not isinstance(stages, str):
+        stages = list(stages)
+    known = isinstance(stages, list) and all(isinstance(x, str) and x in ends for x in stages)
+    if not known or not stages:
         raise ValueError(
             f"`stages` must list some of the stages of the model {model.name!r}: "
             f"{', '.join(ends) or 'it has none'}. Received: stages={stages!r}"

@@ -1,5 +1,6 @@
 """MobileNetV2 of the paper: Multiception in the first two rows of inverted residual blocks."""
 
+import math
 import numbers
 
 from keras import layers
@@ -102,8 +103,11 @@ def MobileNetV2(
             '`conv` must be "dsconv", "multiception" or a callable for MobileNetV2: '
             f"{_REFUSED[conv]}. Received: conv={conv!r}"
         )
-    if isinstance(alpha, bool) or not isinstance(alpha, numbers.Real) or not float(alpha) > 0:
-        raise ValueError(f"`alpha` must be a number greater than 0. Received: alpha={alpha!r}")
+    is_number = isinstance(alpha, numbers.Real) and not isinstance(alpha, bool)
+    if not is_number or not 0 < float(alpha) < math.inf:
+        raise ValueError(
+            f"`alpha` must be a number greater than 0 and finite. Received: alpha={alpha!r}"
+        )
     if stem_strides not in (None, 1, 2):
         raise ValueError(f"`stem_strides` must be 1 or 2. Received: stem_strides={stem_strides!r}")
     width = float(alpha)

@@ -2,6 +2,7 @@
 
 from keras_multiception.applications.classifier import build_classifier, stage_kernel_sizes
 from keras_multiception.blocks import basic_block
+from keras_multiception.layers.arguments import standardize_integer
 from keras_multiception.primitives import batch_norm, conv2d, relu
 
 FILTERS = 16
@@ -29,11 +30,10 @@ def _factory(title, blocks, se_ratio=None):
             raise ValueError(
                 f"`se_ratio` must be None or in (0, 1]. Received: se_ratio={se_ratio!r}"
             )
-        if isinstance(filters, bool) or not isinstance(filters, int) or filters < 1:
-            raise ValueError(f"`filters` must be a positive integer. Received: filters={filters!r}")
+        width = standardize_integer(filters, "filters")
         sizes = stage_kernel_sizes(conv, kernel_sizes)
         return build_classifier(
-            lambda x: _features(x, filters, blocks, conv, sizes, se_ratio),
+            lambda x: _features(x, width, blocks, conv, sizes, se_ratio),
             include_top,
             weights,
             input_tensor,

@@ -4,7 +4,7 @@ from keras import layers
 
 from keras_multiception.applications.classifier import build_classifier, stage_kernel_sizes
 from keras_multiception.blocks import conv_bn
-from keras_multiception.layers.arguments import standardize_filters
+from keras_multiception.layers.arguments import standardize_integer
 from keras_multiception.layers.shake_shake import ShakeShake
 from keras_multiception.layers.unused_shortcut import UnusedShortcut
 from keras_multiception.primitives import CHANNELS_LAST, batch_norm, conv2d, relu
@@ -83,7 +83,8 @@ def ShakeShake26(
         Gastaldi: Shake-Shake regularization (2017), with the convolutions and kernel sizes of
         Section III of the Multiception paper.
     """
-    if standardize_filters(filters) % 2:
+    filters = standardize_integer(filters, "filters")
+    if filters % 2:
         raise ValueError(f"`filters` must be even. Received: filters={filters!r}")
     stages = list(enumerate(stage_kernel_sizes(conv, kernel_sizes), start=1))
 

@@ -1,13 +1,13 @@
 """Whole kernel branches dropped by the scale analysis: smaller without special kernels."""
 
-import collections
+import collections.abc
 import dataclasses
 
 import numpy as np
+from keras import layers
 
-from keras_multiception.copying import copy_state, copy_values
-from keras_multiception.layers.arguments import standardize_kernel_sizes
-from keras_multiception.layers.multiception_conv2d import MulticeptionConv2D
+from keras_multiception.copying import copy_activation, copy_state, copy_values
+from keras_multiception.layers.arguments import standardize_integer, standardize_kernel_sizes
 from keras_multiception.scale_analysis.shares import size_name, weight_shares
 from keras_multiception.scale_analysis.walk import multiception_layers
 from keras_multiception.surgery.rebuild import rebuild, report_costs
@@ -52,8 +52,8 @@ def weakest_branches(model, keep=None, threshold=None, shares=None):
             "Either `keep` or `threshold` must be given. "
             f"Received: keep={keep}, threshold={threshold}"
         )
-    if keep is not None and not (isinstance(keep, int) and keep >= 1):
-        raise ValueError(f"`keep` must be a positive integer. Received: keep={keep!r}")
+    if keep is not None:
+        keep = standardize_integer(keep, "keep")
     if threshold is not None and not 0 <= threshold <= 1:
         raise ValueError(f"`threshold` must be in 0..1. Received: threshold={threshold}")
     found = multiception_layers(model)
@@ -85,7 +85,8 @@ def prune_branches(model, keep=None, threshold=None, remove=None, shares=None, v
     rows of the pointwise kernel that read them. So the network is smaller and faster as it is,
     on any hardware, and answers as if those rows were zero.
 
-    - *Kept*: all other weights, names, `trainable` and dtype policies.
+    - *Kept*: all other weights, names, `trainable`, dtype policies, and the classes of layers
+      derived from `MulticeptionConv2D`.
     - *Dropped*: the branches, the mean of what they added as well (fine-tuning moves the
       statistics of the second batch norm there), what `compile` set, and the class of a model
       that is neither a plain Functional nor a plain Sequential one.
@@ -126,14 +127,15 @@ def prune_branches(model, keep=None, threshold=None, remove=None, shares=None, v
     else:
         branches = _named_branches(multiception_layers(model), remove)
     found = multiception_layers(model)
-    successors, kept = {}, {}
+    successors, kept, copies = {}, {}, {}
     for name, layer in found.items():
         gone = {branch.index for branch in branches if branch.layer == name}
         if gone:
             kept[layer] = [i for i in range(len(layer.kernel_sizes)) if i not in gone]
             config = layer.get_config()
             config["kernel_sizes"] = [layer.kernel_sizes[i] for i in kept[layer]]
-            successors[layer] = [MulticeptionConv2D.from_config(config)]
+            config["activation"] = copy_activation(layer.activation, copies)
+            successors[layer] = [type(layer).from_config(config)]
     new_model = rebuild(model, successors)
     for layer, (new,) in successors.items():
         _copy_branches(layer, new, kept[layer])
@@ -143,8 +145,16 @@ def prune_branches(model, keep=None, threshold=None, remove=None, shares=None, v
 
 
 def _named_branches(found, remove):
+    pairs = list(remove) if isinstance(remove, collections.abc.Iterable) else [remove]
+    if not all(
+        isinstance(x, list | tuple) and len(x) == 2 and isinstance(x[0], str) for x in pairs
+    ):
+        raise ValueError(
+            "`remove` must list pairs of the name of a layer and a kernel size. "
+            f"Received: remove={remove!r}"
+        )
     branches = []
-    for name, size in remove:
+    for name, size in pairs:
         (size,) = standardize_kernel_sizes([size])
         sizes = found[name].kernel_sizes if name in found else ()
         if size not in sizes:
@@ -176,8 +186,9 @@ def _copy_branches(old, new, kept):
     new.pointwise_conv.kernel.assign(copy_values(old.pointwise_conv.kernel)[:, :, channels])
     if old.use_bias:
         new.pointwise_conv.bias.assign(copy_values(old.pointwise_conv.bias))
-    for part in ("depthwise_bn", "pointwise_conv"):
-        getattr(new, part).trainable = getattr(old, part).trainable
+    for part in ("depthwise_bn", "pointwise_conv", "activation"):
+        if isinstance(getattr(old, part), layers.Layer):
+            getattr(new, part).trainable = getattr(old, part).trainable
 
 
 def _report(old, new, found, branches):

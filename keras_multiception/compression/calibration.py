@@ -19,18 +19,77 @@ def calibrate_ranges(model, batches):
         batches: Iterable of inputs, float32, of the model's shape; some twenty are enough.
 
     Raises:
-        ValueError: If `model` has no ranges to set, or there are fewer than two batches.
+        ValueError: If `model` has no ranges to set, there are fewer than two batches, or one of
+            them does not fit the model or has NaN or infinite values. The model is then unchanged.
 
     Example:
         >>> aware = quantize_model(model)
         >>> calibrate_ranges(aware, np.split(images[:640], 20))
     """
     averaged, extreme = _ranges(model)
-    batches = list(batches)
     if not averaged:
         raise ValueError(f"`model` must be one of `quantize_model`. Received: model={model!r}")
+    batches = _checked(model, batches)
+    before = [variable.numpy() for variable in model.variables]
+    try:
+        _set_ranges(model, averaged, extreme, batches)
+    except BaseException:
+        for variable, value in zip(model.variables, before, strict=True):
+            variable.assign(value)
+        raise
+
+
+def _checked(model, batches):
+    """Return the batches as a list: at least two, float32, finite and of the model's shape."""
+    import tensorflow as tf
+
+    try:
+        batches = list(batches)
+    except TypeError:
+        batches = [batches]
+    shapes = [tuple(x.shape) for x in model.inputs]
+    for batch in batches:
+        arrays = tf.nest.flatten(batch)
+        if isinstance(batch, dict) and set(batch) == set(model.input_names):
+            arrays = [batch[name] for name in model.input_names]
+        received = None
+        if len(arrays) != len(shapes):
+            received = f"{len(arrays)} arrays in one of them"
+        elif not all(map(_fits, arrays, shapes)):
+            received = ", ".join(map(_described, arrays))
+        elif not all(np.isfinite(array).all() for array in arrays):
+            received = "NaN or infinite values"
+        if received:
+            raise ValueError(
+                "`batches` must be an iterable of the model's inputs, float32 and finite, of shape "
+                f"{', '.join(map(str, shapes))}. Received: {received}"
+            )
     if len(batches) < 2:
         raise ValueError(f"`batches` must be at least two. Received: {len(batches)} batches")
+    return batches
+
+
+def _fits(array, shape):
+    own, dtype = _shape_and_dtype(array)
+    return (
+        dtype == "float32"
+        and len(own) == len(shape)
+        and own[0] > 0
+        and all(expected in (None, size) for size, expected in zip(own, shape, strict=True))
+    )
+
+
+def _described(array):
+    shape, dtype = _shape_and_dtype(array)
+    return f"{type(array).__name__} of shape {shape} and dtype {dtype}"
+
+
+def _shape_and_dtype(array):
+    dtype = getattr(array, "dtype", None)
+    return tuple(getattr(array, "shape", ())), getattr(dtype, "name", str(dtype))
+
+
+def _set_ranges(model, averaged, extreme, batches):
     others = [variable for variable in model.variables if not _name(variable).endswith(_ENDS)]
     before = [variable.numpy() for variable in others]
     for variable in extreme:
@@ -53,7 +112,7 @@ def _ranges(model):
     """Return the variables of ranges: moving averages, and the extremes of the inputs."""
     averaged: list = []
     extreme: list = []
-    for layer in model.layers:
+    for layer in getattr(model, "layers", ()):
         for variable in layer.non_trainable_variables:
             name = _name(variable)
             if not name.endswith(_ENDS) or "kernel" in name:  # kernels' ranges are always theirs

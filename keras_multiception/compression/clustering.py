@@ -1,6 +1,6 @@
 """Few distinct weights, which train on as the centres of their clusters."""
 
-import numbers
+import operator
 
 from keras_multiception.compression.toolkit import import_tfmot
 from keras_multiception.compression.wrappers import (
@@ -10,6 +10,7 @@ from keras_multiception.compression.wrappers import (
     settle,
     wrap,
 )
+from keras_multiception.layers.arguments import is_positive_integer
 
 
 def cluster_model(model, clusters=16, *, preserve_sparsity=False, depthwise=False):
@@ -46,11 +47,12 @@ def cluster_model(model, clusters=16, *, preserve_sparsity=False, depthwise=Fals
         Quantization and Huffman Coding (ICLR 2016).
     """
     least = 3 if preserve_sparsity else 2
-    if not isinstance(clusters, numbers.Integral) or clusters < least:
+    if not is_positive_integer(clusters) or clusters < least:
         raise ValueError(
             "`clusters` must be an integer of at least 2, or 3 with preserve_sparsity=True. "
             f"Received: clusters={clusters!r}"
         )
+    clusters = operator.index(clusters)
     new = plain_tf_keras(model)
     found = kernel_layers(new, depthwise)
     sizes = {

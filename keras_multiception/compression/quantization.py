@@ -57,7 +57,7 @@ def quantize_model(model, preserve=()):
         Jacob et al.: Quantization and Training of Neural Networks for Efficient
         Integer-Arithmetic-Only Inference (CVPR 2018).
     """
-    if not isinstance(preserve, tuple | list) or not set(preserve) <= set(PRESERVABLE):
+    if not isinstance(preserve, tuple | list) or not all(x in PRESERVABLE for x in preserve):
         raise ValueError(
             f"`preserve` must be a tuple of any of {', '.join(PRESERVABLE)}. Received: {preserve=}"
         )

@@ -89,15 +89,19 @@ def _content(model):
 
 def _plain(model):
     """Return a model without wrappers."""
-    if isinstance(model, keras.Model):
-        return model
-    import tf_keras
+    is_keras_3 = isinstance(model, keras.Model)
+    if not is_keras_3:
+        import tf_keras
 
-    if not isinstance(model, tf_keras.Model):
-        raise ValueError(
-            "`model` must be a model of Keras 3 or tf_keras, or a LiteRT file as bytes or path. "
-            f"Received: model={model!r}"
-        )
+        if not isinstance(model, tf_keras.Model):
+            raise ValueError(
+                "`model` must be a model of Keras 3 or tf_keras, or a LiteRT file as bytes or "
+                f"path. Received: model={model!r}"
+            )
+    if not model.built:
+        raise ValueError(f"`model` must be built. Received: model={model!r}")
+    if is_keras_3:
+        return model
     found = settle(model)
     if "pruned" in found:
         return strip_pruning(model)

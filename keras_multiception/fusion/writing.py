@@ -46,7 +46,9 @@ def write_network(network, model, names, fuse_nested):
                 written[id(operation)] = write_operation(own, unique)
             elif graph_of(operation) is not None:
                 _, own = open_call(operation, step.args, step.kwargs)
-                written[id(operation)] = fuse_nested(operation, [x.shape for x in tree.flatten(own)])
+                written[id(operation)] = fuse_nested(
+                    operation, [x.shape for x in tree.flatten(own)]
+                )
             else:
                 written[id(operation)] = rebuild_layer(operation)
                 written[id(operation)].name = names[id(operation)]

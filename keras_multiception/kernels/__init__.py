@@ -5,6 +5,7 @@ backend and imported when that backend is active.
 """
 
 import contextlib
+import contextvars
 import functools
 import importlib
 
@@ -16,17 +17,17 @@ _FILES = {
     "tensorflow": "keras_multiception.kernels.tensorflow_kernels",
     "jax": "keras_multiception.kernels.jax_kernels",
 }
-_plain = False
+_plain = contextvars.ContextVar("plain", default=False)
 
 
 def fast_forms():
     """Return the module with the fast forms of the active backend, or `None`."""
-    return None if _plain else _load(keras.backend.backend())
+    return None if _plain.get() else _load(keras.backend.backend())
 
 
 @contextlib.contextmanager
 def plain_operations():
-    """Take the plain operations of Keras while the `with` block runs.
+    """Take the plain operations of Keras while the `with` block runs, in its thread.
 
     A function or model that was compiled before keeps the operations that it has, and one that is
     compiled inside keeps the plain ones.
@@ -35,12 +36,11 @@ def plain_operations():
         >>> with km.kernels.plain_operations():
         ...     y = layer(x, training=True)
     """
-    global _plain
-    before, _plain = _plain, True
+    token = _plain.set(True)
     try:
         yield
     finally:
-        _plain = before
+        _plain.reset(token)
 
 
 @functools.cache

@@ -18,10 +18,10 @@ def standardize_kernel_sizes(kernel_sizes):
     """
     if isinstance(kernel_sizes, str | bytes | dict | set) or kernel_sizes is None:
         raise _kernel_sizes_error(kernel_sizes)
-    entries = list(kernel_sizes) if hasattr(kernel_sizes, "__iter__") else [kernel_sizes]
     try:
+        entries = [kernel_sizes] if is_positive_integer(kernel_sizes) else list(kernel_sizes)
         pairs = tuple(standardize_pair(entry, "kernel_sizes") for entry in entries)
-    except ValueError:
+    except (TypeError, ValueError):
         raise _kernel_sizes_error(kernel_sizes) from None
     if not pairs or any(side % 2 == 0 for pair in pairs for side in pair):
         raise _kernel_sizes_error(kernel_sizes)
@@ -49,18 +49,19 @@ def standardize_pair(value, name):
         ValueError: If `value` is anything else.
     """
     entries = list(value) if isinstance(value, tuple | list) else [value, value]
-    if len(entries) == 2 and all(_is_positive_integer(entry) for entry in entries):
+    if len(entries) == 2 and all(is_positive_integer(entry) for entry in entries):
         return tuple(operator.index(entry) for entry in entries)
     raise ValueError(
         f"`{name}` must be a positive integer or a pair of them. Received: {name}={value!r}"
     )
 
 
-def standardize_filters(filters):
-    """Check that `filters` is a positive integer and return it as `int`.
+def standardize_integer(value, name):
+    """Check that an argument is a positive integer and return it as `int`.
 
     Args:
-        filters: The number of output channels.
+        value: The argument.
+        name: String, what it is called in the error.
 
     Returns:
         The same as an `int`.
@@ -68,9 +69,9 @@ def standardize_filters(filters):
     Raises:
         ValueError: If it is anything but a positive integer.
     """
-    if not _is_positive_integer(filters):
-        raise ValueError(f"`filters` must be a positive integer. Received: filters={filters!r}")
-    return operator.index(filters)
+    if not is_positive_integer(value):
+        raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
+    return operator.index(value)
 
 
 def require_same_channels_last(layer_name, padding, data_format):
@@ -101,7 +102,8 @@ def strided_length(length, stride):
     return None if length is None else -(-length // stride)
 
 
-def _is_positive_integer(value):
+def is_positive_integer(value):
+    """Return whether a value is a positive integer, of NumPy too, and no boolean."""
     if isinstance(value, bool):
         return False
     try:

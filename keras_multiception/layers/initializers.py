@@ -56,14 +56,16 @@ def branch_initializer(initializer, index):
         index: Integer, the position of the branch; it is added to an integer seed.
 
     Returns:
-        The copy; or the initialiser itself if it is another callable, or draws from a
-        `keras.random.SeedGenerator`, which repeats nothing.
+        The copy; or the initialiser itself if it is another callable, has no seed in its config,
+        or draws from a `keras.random.SeedGenerator`, which repeats nothing.
     """
     if not isinstance(initializer, keras.initializers.Initializer) or isinstance(
         getattr(initializer, "seed", None), keras.random.SeedGenerator
     ):
         return initializer
     config = initializer.get_config()
-    if isinstance(config.get("seed"), int):
+    if "seed" not in config:
+        return initializer
+    if isinstance(config["seed"], int):
         config["seed"] += index
     return type(initializer).from_config(config)

@@ -5,7 +5,7 @@ from keras import constraints, initializers, ops, regularizers
 
 from keras_multiception.layers.arguments import (
     require_same_channels_last,
-    standardize_filters,
+    standardize_integer,
     standardize_kernel_sizes,
     standardize_pair,
     strided_length,
@@ -95,7 +95,7 @@ class MixConv2D(keras.layers.Layer):
         require_same_channels_last(type(self).__name__, padding, data_format)
         if filters is None and not depthwise:
             raise ValueError("`filters` must be given when `depthwise=False`.")
-        self.filters = None if filters is None else standardize_filters(filters)
+        self.filters = None if filters is None else standardize_integer(filters, "filters")
         self.kernel_sizes = standardize_kernel_sizes(kernel_sizes)
         self.strides = standardize_pair(strides, "strides")
         self.padding = padding

@@ -1,12 +1,14 @@
 """Depthwise Multiception convolution, Algorithm 1 of the paper."""
 
+import numbers
+
 import keras
 from keras import constraints, initializers, ops, regularizers
 
 from keras_multiception import kernels
 from keras_multiception.layers.arguments import (
     require_same_channels_last,
-    standardize_filters,
+    standardize_integer,
     standardize_kernel_sizes,
     standardize_pair,
     strided_length,
@@ -117,7 +119,7 @@ class MulticeptionConv2D(keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         require_same_channels_last(type(self).__name__, padding, data_format)
-        self.filters = standardize_filters(filters)
+        self.filters = standardize_integer(filters, "filters")
         self.kernel_sizes = standardize_kernel_sizes(kernel_sizes)
         self.strides = standardize_pair(strides, "strides")
         self.padding = padding
@@ -138,10 +140,10 @@ class MulticeptionConv2D(keras.layers.Layer):
         self.depthwise_constraint = constraints.get(depthwise_constraint)
         self.pointwise_constraint = constraints.get(pointwise_constraint)
         self.bias_constraint = constraints.get(bias_constraint)
-        if not 0 <= momentum < 1:
-            raise ValueError(f"`momentum` must be in [0, 1). Received: momentum={momentum}")
-        if not epsilon > 0:
-            raise ValueError(f"`epsilon` must be greater than 0. Received: epsilon={epsilon}")
+        if not isinstance(momentum, numbers.Real) or not 0 <= momentum < 1:
+            raise ValueError(f"`momentum` must be in [0, 1). Received: momentum={momentum!r}")
+        if not isinstance(epsilon, numbers.Real) or not epsilon > 0:
+            raise ValueError(f"`epsilon` must be greater than 0. Received: epsilon={epsilon!r}")
         self.momentum = momentum
         self.epsilon = epsilon
         self.input_spec = keras.layers.InputSpec(ndim=4)

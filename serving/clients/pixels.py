@@ -134,7 +134,9 @@ def read_labels(labels: Sequence[str] | str | Path) -> list[str]:
         try:
             return Path(labels).read_text(encoding="utf-8").splitlines()
         except UnicodeDecodeError as error:
-            raise ValueError(f"`labels` must be a file of UTF-8 text. Received: {labels}") from error
+            raise ValueError(
+                f"`labels` must be a file of UTF-8 text. Received: {labels}"
+            ) from error
         except OSError as error:
             raise OSError(f"Cannot read {labels}: {error.strerror}.") from error
     return list(labels)

@@ -19,7 +19,6 @@ from serving.engine.image_limit import refuse_image_bombs
 from serving.engine.signature import DEFAULT_SIGNATURE, Signature, find_signature
 from serving.publishing.manifest import verify_manifest
 
-
 # The text of TensorFlow's errors may hold the bytes of a request, which are no Unicode.
 _FAILURES = (tf.errors.OpError, UnicodeDecodeError)
 
