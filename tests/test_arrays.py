@@ -69,6 +69,14 @@ class TestErrors:
         with pytest.raises(ValueError, match=r"cannot be read.*arrays.json"):
             data.facts("digits", arrays)
 
+    @pytest.mark.parametrize("content", [{}, [], {"splits": []}])
+    def test_index_of_something_else(self, arrays, content):
+        (arrays / "digits" / "arrays.json").write_text(json.dumps(content))
+        with pytest.raises(ValueError, match=r"cannot be read.*Received: .*arrays.json"):
+            data.facts("digits", arrays)
+        with pytest.raises(ValueError, match=r"cannot be read.*Received: .*arrays.json"):
+            data.load("digits", "test", arrays)
+
     def test_unknown_split(self, arrays):
         with pytest.raises(ValueError, match="`split` must be one of train, test"):
             data.load("digits", "validation", arrays)

@@ -94,7 +94,10 @@ def test_bytes_that_no_error_can_quote_fail_only_their_own_request(path):
     example.features.feature["x"].float_list.value.append(3)
     inputs = [example.SerializeToString(), b"\x89PNG\xff", example.SerializeToString()]
     answers = at_once(
-        [lambda x=x: servable.predict("examples", {"inputs": np.array([x], object)}) for x in inputs]
+        [
+            lambda x=x: servable.predict("examples", {"inputs": np.array([x], object)})
+            for x in inputs
+        ]
     )
     assert [answer["x"].tolist() for answer in answers[::2]] == [[3], [3]]
     assert answers[1].code == "INVALID_ARGUMENT"

@@ -1,6 +1,9 @@
 """What the commands of `training` share."""
 
+import os
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -14,6 +17,43 @@ def test_an_interrupted_command_says_so_in_a_line(capsys):
     assert cli.run_command(interrupted) == 130
     assert capsys.readouterr().err == "Interrupted.\n"
     assert cli.run_command(lambda: 1) == 1
+
+
+def closed_pipe():
+    reading, writing = os.pipe()
+    os.close(reading)
+    return writing
+
+
+def full_disk():
+    return os.open("/dev/full", os.O_WRONLY)
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [(closed_pipe, ""), (full_disk, "error: [Errno 28] No space left on device\n")],
+)
+@pytest.mark.parametrize(
+    "command",
+    ["train --list", "train --describe resnet20_dsconv_digits", "compress --list"],
+)
+def test_what_cannot_be_printed_is_at_most_one_line(command, output, message, unbuffered):
+    module, *arguments = command.split()
+    with os.fdopen(output(), "wb") as file:
+        done = subprocess.run(
+            [sys.executable, "-m", f"training.{module}", *arguments],
+            stdout=file,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        )
+    assert (done.returncode, done.stderr) == (1, message)
+
+
+def test_a_reader_that_has_enough_is_no_bad_usage():
+    with pytest.raises(BrokenPipeError):
+        cli.Parser().error(BrokenPipeError(32, "Broken pipe"))
 
 
 @pytest.mark.parametrize("output", [".", "/"])

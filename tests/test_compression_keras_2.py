@@ -110,7 +110,7 @@ def test_casts_in_front_of_nested_models_are_refused():
     x = keras.Input((8, 8, 4), dtype="int32")
     inner = keras.Model(x, layers.Rescaling(0.5)(x), name="whole_numbers")
     x = keras.Input((8, 8, 4))
-    with pytest.raises(ValueError, match="type and rank of their inputs.*whole_numbers"):
+    with pytest.raises(ValueError, match=r"type and rank of their inputs.*whole_numbers"):
         to_tf_keras(keras.Model(x, inner(x)))
 
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 import keras_multiception as km
-from training import data
+from training import data, sample_image
 
 FACTS = km.preprocessing.DATASETS["digits"]
 
@@ -74,6 +74,11 @@ class TestTensorFlowDatasets:
         assert labels.shape == (100,)
         with pytest.raises(ValueError, match="`split` must be one of train, test"):
             data.load("cifar10", "validation", shared_tfds)
+
+    @pytest.mark.parametrize("split", ["train[:0%]", "train[5:1]", "test[3:3] + train[50%:10%]"])
+    def test_empty_split(self, shared_tfds, split):
+        with pytest.raises(ValueError, match="`split` must not be empty"):
+            data.load("cifar10", split, shared_tfds)
 
     def test_neither_prepared_nor_downloadable(self, tmp_path, monkeypatch):
         def refuse(*args, **kwargs):
@@ -196,6 +201,16 @@ def test_corrupt_record(shared_tfds, tmp_path):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"`dataset` cifar10 cannot be read: .*corrupt.*data_dir="):
         data.load("cifar10", "test[:1%]", tmp_path / "data")
+
+
+def test_a_sample_image_is_a_file(tmp_path, capsys):
+    arguments = ["--dataset", "digits", "--output"]
+    with pytest.raises(SystemExit, match="2"):
+        sample_image.main([*arguments, str(tmp_path)])
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.endswith(f"`output` must be a file. Received: output={tmp_path}")
+    assert sample_image.main([*arguments, str(tmp_path / "digit.png")]) == 0
+    assert (tmp_path / "digit.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_data_set_that_needs_tensorflow_datasets(monkeypatch):

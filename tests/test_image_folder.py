@@ -132,6 +132,13 @@ class TestErrors:
         with pytest.raises(ValueError, match=r"two or more classes. Received: folder=.*with cat$"):
             load("train", tmp_path)
 
+    @pytest.mark.parametrize("name", ["two\nlines", "end\n", "latin-\udce9"])
+    def test_names_that_cannot_be_exported(self, folder, name):
+        write_image(folder / name / "1.png", 0)
+        with pytest.raises(ValueError, match="names are a line of UTF-8") as caught:
+            data.facts("folder", folder, 4)
+        assert str(caught.value).endswith(f"Received: folder={str(folder / name)!r}")
+
     def test_empty_class(self, folder):
         (folder / "ant").mkdir()
         (folder / "ant" / ".hidden").touch()

@@ -1,6 +1,8 @@
 """The command that measures depthwise convolutions in LiteRT."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -23,6 +25,11 @@ def test_table_and_files(tmp_path, capsys, monkeypatch):
     rows = json.loads(output.with_suffix(".json").read_text())["rows"]
     assert len(rows) == 2 * 2 * 2
     assert all(len(row["milliseconds"]) == 2 and min(row["milliseconds"]) > 0 for row in rows)
+
+
+def test_arguments_are_read_before_keras_is_imported():
+    program = "import sys, training.litert_kernels; sys.exit('keras' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 @pytest.mark.parametrize("wrong", [["--kernel_size", "0"], ["--rounds", "0"], ["--seconds", "-1"]])

@@ -129,6 +129,12 @@ def test_describe_states_command_error_and_source():
     assert "not in the paper" in describe("resnet20_multiception_digits")
 
 
+def test_a_recipe_file_is_described_with_a_run_of_its_name(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(dataclasses.asdict(RECIPES[MULTICEPTION])))
+    assert f"--recipe {path} --workdir runs/mine\n" in describe(str(path))
+
+
 def test_recipe_from_a_file(tmp_path):
     recipe = get_recipe(MULTICEPTION, ["kernel_sizes=3-5-7,3-5,3-3", "epochs=3"])
     path = tmp_path / "mine.json"

@@ -1,4 +1,5 @@
 import html.parser
+import io
 import json
 import pathlib
 import re
@@ -231,6 +232,17 @@ def test_a_folder_of_ones_own_images(tmp_path, capsys):
         (folder / f"{i}.png").unlink()
     message = error_of(capsys, *arguments, tmp_path / "images")
     assert "`data_dir` must hold the images that run was measured on" in message
+
+
+def test_names_are_no_mathematics():
+    names = ["a$_$b", "c"]
+    history = {key: [1.0, 0.1] for key in ("epoch", "loss", "val_loss", "top1", "val_top1")}
+    for figure in (
+        report_figures.draw_curves(dict.fromkeys(names, history)),
+        report_figures.draw_confusion(np.eye(2), names),
+        report_figures.draw_mistakes([np.zeros((8, 8, 3), "uint8")], names[:1]),
+    ):
+        figure.savefig(io.BytesIO(), format="svg")
 
 
 @pytest.mark.parametrize(

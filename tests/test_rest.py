@@ -232,7 +232,9 @@ def test_numbers_come_back_as_they_are(url):
     assert predict(url, signature_name="types", inputs=columns)["outputs"] == columns
 
 
-@pytest.mark.parametrize("values", [[2**63 + 1, 5], [2**63 - 1, 2**63 + 1], [2**64 - 1, 1], [0], []])
+@pytest.mark.parametrize(
+    "values", [[2**63 + 1, 5], [2**63 - 1, 2**63 + 1], [2**64 - 1, 1], [0], []]
+)
 def test_unsigned_integers_of_64_bits_are_exact(values):
     spec = TensorSpec("x", tf.uint64, (None,))
     assert read_inputs({"inputs": values}, {"x": spec})["x"].tolist() == values

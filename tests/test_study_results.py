@@ -106,6 +106,15 @@ def test_a_grid_is_told_from_the_papers_recipe_once(tmp_path):
     assert "| l2 0.0005 minus l2 0.0001 | 1 | +0.00 |" in page
 
 
+def test_the_paper_is_named_where_there_is_a_figure_of_it(tmp_path):
+    for dataset, is_there in {"cifar10": True, "digits": False}.items():
+        runs = plan_runs(plan_conditions([f"resnet20_dsconv_{dataset}"]), 1, tmp_path)
+        write_runs(runs, lambda recipe, seed: 30.0)
+        page = to_markdown(collect(runs), "curves.png", "sizes.png")
+        assert "Mean ± standard deviation over the seeds, in percent." in page
+        assert ("In brackets what the paper reports" in page) == is_there
+
+
 def test_kernel_sizes_are_laid_out_as_table_four(tmp_path):
     runs = plan_runs(plan_conditions(recipes_of_tables([4])), 2, tmp_path)
     write_runs(runs, lambda recipe, seed: {"cifar10": 6.0, "stl10": 17.0}.get(recipe.dataset, 50.0))

@@ -166,7 +166,7 @@ def test_number_of_replicas_matters_unless_batch_norms_are_synchronised(
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["model=resnet21"], "`name` must be one of resnet20"),
+        (["model=resnet21"], "`model` must be one of resnet20"),
         (["conv=conv"], "`conv` must be"),
         (["kernel_sizes=2", "conv=multiception"], "`kernel_sizes` must list"),
         (["dataset=digit"], "`dataset` must be one of cifar10,"),

@@ -177,6 +177,17 @@ def test_bad_usage_is_one_line(arguments, message, capsys, tmp_path):
     assert not (tmp_path / "tune.json").exists()
 
 
+@pytest.mark.parametrize("content", ["{}", "x", "[]"])
+def test_a_tune_json_of_something_else_is_refused(content, tmp_path, capsys):
+    (tmp_path / "tune.json").write_text(content)
+    with pytest.raises(SystemExit, match="2"):
+        main(["--recipe", DIGITS, "--workdir", str(tmp_path)])
+    message = capsys.readouterr().err
+    assert "`workdir` must not have another tune.json than that of a search" in message
+    assert f"Received: {tmp_path / 'tune.json'}" in message
+    assert (tmp_path / "tune.json").read_text() == content
+
+
 @pytest.mark.slow
 def test_all_over_budget_is_an_error_and_other_searches_are_kept_apart(tmp_path, capsys):
     arguments = ["--recipe", DIGITS, "--set", *TINY, "--algorithm", "random", "--trials", "2"]

@@ -26,7 +26,7 @@ def main(argv=None):
     parser = Parser(prog="python -m training.analyze", description=__doc__.splitlines()[0])
     parser.add_argument("--run", required=True, help="folder of a finished training run")
     parser.add_argument("--split", help="split; by default the run's own")
-    parser.add_argument("--data_dir", help="directory of prepared TensorFlow Datasets")
+    parser.add_argument("--data_dir", help="directory of the data, prepared or images by class")
     parser.add_argument(
         "--layer", help="whose receptive field to show; by default the last of each stage"
     )

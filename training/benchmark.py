@@ -17,7 +17,7 @@ from typing import Any
 
 from training.benchmarks.plan import CHOICES, TASKS, Plan
 from training.benchmarks.rounds import run
-from training.cli import Parser, command_of, require_name
+from training.cli import Parser, command_of, require_name, run_command
 from training.recipe import POLICIES
 
 CONVS = ("standard", "dsconv", "mixconv", "multiception")
@@ -41,8 +41,8 @@ def main(argv=None):
         argv: List of arguments; the default is the process's.
 
     Returns:
-        The exit code: 0, 1 if a process failed or a file could not be written, 130 if it was
-        interrupted. Bad usage exits with 2 and one line on the standard error.
+        The exit code: 0, or 1 if a process failed or a file could not be written. Bad usage exits
+        with 2 and one line on the standard error.
     """
     parser = _parser()
     args = parser.parse_args(argv)
@@ -69,9 +69,6 @@ def main(argv=None):
     except (OSError, RuntimeError) as error:
         print(f"{parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
-        return 130
     print(f"The results are in {args.output}.md, .csv, .json and .png.")
     return 0
 
@@ -165,4 +162,4 @@ def _parser():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -15,7 +15,12 @@ class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line on the standard error and exit code 2."""
 
     def error(self, message):
-        """Exit with a message, a string or an exception."""
+        """Exit with a message, a string or an exception.
+
+        A `BrokenPipeError` is raised again, for `run_command`.
+        """
+        if isinstance(message, BrokenPipeError):
+            raise message
         print(f"{self.prog}: error: {' '.join(str(message).split())}", file=sys.stderr)
         sys.exit(2)
 
@@ -27,10 +32,21 @@ def run_command(main):
         main: Function without arguments that returns the exit code.
 
     Returns:
-        The exit code; 130 if it was interrupted, which is said in one line.
+        The exit code; 1 if what it printed could not be written, and 130 if it was interrupted,
+        which is said in one line. A reader that has enough, as in `... | head`, is no error to
+        speak of.
     """
     try:
-        return main()
+        try:
+            return main()
+        finally:
+            if sys.stdout:  # it may be closed
+                sys.stdout.flush()
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):
+            print(f"error: {error}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's last flush
+        return 1
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return 130

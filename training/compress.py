@@ -12,7 +12,7 @@ import json
 import pathlib
 import sys
 
-from training.cli import Parser, command_of, require_name
+from training.cli import Parser, command_of, require_name, run_command
 from training.compression.recipes import DEFAULT, describe_recipes, parse_recipes
 from training.run_folder import replacing, write_json
 
@@ -183,4 +183,4 @@ def _parser():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

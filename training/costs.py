@@ -159,13 +159,14 @@ def main(argv=None):
         if args.table5:
             from training.costs_table5 import table5
 
-            print(table5())
+            text = table5()
         elif args.zoo:
-            _count_zoo(args)
+            text = _count_zoo(args)
         else:
-            print(_count_model(args), end="" if args.format == "csv" else "\n")
+            text = _count_model(args)
     except (ValueError, OSError) as error:
         parser.error(error)
+    print(text, end="" if text.endswith("\n") else "\n")
     return 0
 
 
@@ -187,7 +188,7 @@ def _count_zoo(args):
     write_zoo(costs, args.output)
     if args.readme:
         write_readme(args.readme, costs, args.output)
-    print(f"Wrote zoo_costs.csv, zoo_costs.md and zoo_costs.png to {args.output}")
+    return f"Wrote zoo_costs.csv, zoo_costs.md and zoo_costs.png to {args.output}"
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ One image, one thread; all take turns, round by round, so that the ratios hold w
 drift with the load of the machine. `--output` writes a .json and a .md file.
 """
 
-import os
 import pathlib
 import platform
 import statistics
@@ -17,8 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_multiception.cost_table import markdown
-from training.cli import Parser, command_of, require_name
+from training.cli import Parser, command_of, require_name, run_command
 from training.run_folder import replacing, write_json
 
 SHAPES = ((32, 16), (16, 32), (8, 64))  # size and channels of the stages of ResNet-20
@@ -34,8 +32,8 @@ def main(argv=None):
         argv: List of arguments; the default is the process's.
 
     Returns:
-        The exit code: 0, 1 if a file could not be written, 130 if it was interrupted. Bad usage
-        exits with 2 and one line on the standard error.
+        The exit code: 0, or 1 if a file could not be written. Bad usage exits with 2 and one line
+        on the standard error.
     """
     parser = Parser(prog="python -m training.litert_kernels", description=__doc__.splitlines()[0])
     parser.add_argument(
@@ -55,7 +53,6 @@ def main(argv=None):
             "--kernel_size and --rounds must be at least 1 and --seconds from 0 to 60. Received: "
             f"--kernel_size {args.kernel_size} --rounds {args.rounds} --seconds {args.seconds}"
         )
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         if args.output:
             require_name(args.output)
@@ -64,7 +61,6 @@ def main(argv=None):
             "note": args.note,
             **measure(args.kernel_size, args.rounds, args.seconds),
         }
-        print(page(results))
         if args.output:
             args.output.parent.mkdir(parents=True, exist_ok=True)
             write_json(args.output.with_name(f"{args.output.name}.json"), results)
@@ -75,9 +71,7 @@ def main(argv=None):
     except (ImportError, OSError) as error:
         print(f"{parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
-        return 130
+    print(page(results))
     return 0
 
 
@@ -136,6 +130,8 @@ def page(results):
     Returns:
         A string of several lines.
     """
+    from keras_multiception.cost_table import markdown  # imports Keras, which takes seconds
+
     columns = [f"{type_}, {form}" for type_ in TYPES for form in (*FORMS, "times as fast")]
     lines = [("image", "kernel", *columns)]
     groups: dict[tuple, dict] = {}
@@ -201,4 +197,4 @@ def _network(images, kernel_size, type_, form):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import pathlib
 from typing import Any
 
 from training.paper_tables import CELLS, IMAGENET32, NUMERALS, SOURCE, cells
@@ -191,19 +192,19 @@ def paper_cells(recipe):
 
 
 def describe(name):
-    """Say what a named recipe does, how to run it, and what the paper measured with it.
+    """Say what a recipe does, how to run it, and what the paper measured with it.
 
     Args:
-        name: String, a key of `RECIPES`.
+        name: String, a key of `RECIPES`, or the path of a `.json` file as for `read_recipe`.
 
     Returns:
         A string of several lines.
 
     Raises:
-        ValueError: If the recipe is unknown.
+        ValueError: If the recipe is unknown or cannot be read.
     """
-    recipe = get_recipe(name)
-    lines = [name, "", f"  python -m training.train --recipe {name} --workdir runs/{name}"]
+    recipe, workdir = get_recipe(name), f"runs/{pathlib.Path(name).stem}"
+    lines = [name, "", f"  python -m training.train --recipe {name} --workdir {workdir}"]
     lines += [f"  {paper_error(cell)}" for cell in paper_cells(recipe)]
     if not paper_cells(recipe):
         lines.append("  not in the paper")

@@ -36,7 +36,7 @@ def main(argv=None):
         type=pathlib.Path,
         help="folders of finished runs, or of a study's condition with its seeds",
     )
-    parser.add_argument("--data_dir", help="directory of prepared TensorFlow Datasets")
+    parser.add_argument("--data_dir", help="directory of the data, prepared or images by class")
     parser.add_argument("--note", default="", help="what readers must know of the data")
     parser.add_argument(
         "--output", type=pathlib.Path, help="folder to write to; the default is the package's own"

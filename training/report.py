@@ -31,9 +31,7 @@ def main(argv=None):
     """
     parser = Parser(prog="python -m training.report", description=__doc__.splitlines()[0])
     parser.add_argument("run", nargs="+", help="folder of a finished training run")
-    parser.add_argument(
-        "--data_dir", help="directory of the images by class or of prepared TensorFlow Datasets"
-    )
+    parser.add_argument("--data_dir", help="directory of the data, prepared or images by class")
     parser.add_argument("--output", required=True, type=pathlib.Path, help="folder to write to")
     args = parser.parse_args(argv)
     try:
@@ -53,7 +51,7 @@ def write(paths, output, data_dir=None):
     Args:
         paths: List of paths of the folders of finished training runs.
         output: `pathlib.Path` of the folder to write: a new or empty one or that of a report.
-        data_dir: Directory of the images by class or of prepared TensorFlow Datasets.
+        data_dir: Directory of the data, as in `training.data.load`.
 
     Raises:
         ValueError: If a run is not finished, the runs do not fit together, the data cannot be

@@ -19,6 +19,8 @@ def main(arguments=None):
     parser.add_argument("--image_size", type=int, default=0, help="pixels to resize to; 0 is as is")
     parser.add_argument("--output", required=True, type=pathlib.Path, help="PNG file to write")
     args = parser.parse_args(arguments)
+    if args.output.is_dir():
+        parser.error(f"`output` must be a file. Received: output={args.output}")
 
     from PIL import Image
 

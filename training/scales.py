@@ -19,7 +19,7 @@ def analyze(run, output, split=None, data_dir=None, layer=None):
         run: Path of the folder of a finished training run.
         output: Path of the folder for analysis.json and the pictures.
         split: String in the notation of TensorFlow Datasets; the default is the run's own.
-        data_dir: Directory of prepared TensorFlow Datasets; `None` for the user's default one.
+        data_dir: Directory of the data, as in `training.data.load`.
         layer: Name of the layer whose receptive field to measure; the default is the last of
             each stage.
 

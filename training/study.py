@@ -14,7 +14,7 @@ import os
 import pathlib
 import sys
 
-from training.cli import Parser, command_of, require_name
+from training.cli import Parser, command_of, require_name, run_command
 from training.loop.strategies import LOOPS
 from training.studies.plan import (
     check_networks,
@@ -156,7 +156,7 @@ def _parser():
         help="files of the summary, without suffix; the default is study in the workdir",
     )
     parser.add_argument("--note", default="", help="what readers must know of the data")
-    parser.add_argument("--data_dir", help="directory of prepared TensorFlow Datasets")
+    parser.add_argument("--data_dir", help="directory of the data, prepared or images by class")
     parser.add_argument(
         "--parallel",
         default="auto",
@@ -190,4 +190,4 @@ def _parallel(text, gpus):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

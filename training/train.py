@@ -32,7 +32,7 @@ A small network on a GPU, with Keras on JAX, epoch by epoch in the memory of the
 import dataclasses
 import sys
 
-from training.cli import Parser
+from training.cli import Parser, run_command
 from training.loop.strategies import JIT, LOOPS, STRATEGIES, Execution
 from training.paper_tables import NUMERALS
 from training.recipes import RECIPES, describe, get_recipe, paper_cells
@@ -95,23 +95,7 @@ def main(argv=None):
     if not args.describe and not (args.recipe and args.workdir):
         parser.error("--recipe and --workdir are needed, or --list or --describe")
     try:
-        if args.describe:
-            print(describe(args.describe))
-            return 0
-        recipe = get_recipe(args.recipe, args.set, args.quick)
-        execution = Execution(
-            **{field.name: getattr(args, field.name) for field in dataclasses.fields(Execution)}
-        )
-        from training.fit import train  # imports TensorFlow, which takes seconds
-
-        metrics = train(
-            recipe,
-            args.workdir,
-            name=args.recipe,
-            data_dir=args.data_dir,
-            archive_dir=args.archive_dir,
-            execution=execution,
-        )
+        text = describe(args.describe) if args.describe else _train(args)
     except ValueError as error:
         parser.error(error)
     except FloatingPointError as error:
@@ -123,9 +107,26 @@ def main(argv=None):
     except KeyboardInterrupt:
         print(f"Interrupted. {_RESUME}", file=sys.stderr)
         return 130
-    print(_format_metrics(metrics))
-    print(f"The run is in {args.workdir}.")
+    print(text)
     return 0
+
+
+def _train(args):
+    recipe = get_recipe(args.recipe, args.set, args.quick)
+    execution = Execution(
+        **{field.name: getattr(args, field.name) for field in dataclasses.fields(Execution)}
+    )
+    from training.fit import train  # imports TensorFlow, which takes seconds
+
+    metrics = train(
+        recipe,
+        args.workdir,
+        name=args.recipe,
+        data_dir=args.data_dir,
+        archive_dir=args.archive_dir,
+        execution=execution,
+    )
+    return f"{_format_metrics(metrics)}\nThe run is in {args.workdir}."
 
 
 def _format_recipes():
@@ -157,4 +158,4 @@ def _format_metrics(metrics):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

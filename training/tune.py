@@ -22,7 +22,7 @@ import pathlib
 import re
 import sys
 
-from training.cli import Parser
+from training.cli import Parser, run_command
 from training.readers import splits
 from training.recipes import get_recipe
 from training.run_folder import RECIPE_DEFAULTS, RunFolder, write_json
@@ -158,8 +158,14 @@ def _require_same(args, recipe, budget):
     }
     path = args.workdir / "tune.json"
     if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        before["recipe"] = RECIPE_DEFAULTS | before["recipe"]
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+            before["recipe"] = RECIPE_DEFAULTS | before["recipe"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"`workdir` must not have another tune.json than that of a search ({error!r}). "
+                f"Received: {path}"
+            ) from error
         if before != json.loads(json.dumps(search)):
             raise ValueError(
                 "`workdir` must not hold another search, by its tune.json; choose a new folder. "
@@ -201,7 +207,7 @@ def _parser():
     parser.add_argument("--recipe", required=True, help="name of a recipe, or a .json file")
     parser.add_argument("--quick", action="store_true", help="its variant for a laptop, for trials")
     parser.add_argument("--workdir", type=pathlib.Path, required=True, help="folder of the search")
-    parser.add_argument("--data_dir", help="directory of prepared TensorFlow Datasets")
+    parser.add_argument("--data_dir", help="directory of the data, prepared or images by class")
     parser.add_argument("--trials", type=int, default=20, help="at most (%(default)s)")
     parser.add_argument("--algorithm", choices=ALGORITHMS, default="bayesian")
     parser.add_argument(
@@ -226,4 +232,4 @@ def _parser():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -23,6 +23,10 @@ def build(recipe, facts, activation=None):
     Raises:
         ValueError: If the recipe's network does not exist or does not take an argument.
     """
+    if recipe.model not in km.list_models():
+        raise ValueError(
+            f"`model` must be one of {', '.join(km.list_models())}. Received: model={recipe.model}"
+        )
     arguments = {} if recipe.filters == 0 else {"filters": recipe.filters}
     try:
         return km.create_model(

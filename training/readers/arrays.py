@@ -66,13 +66,10 @@ def load(dataset, split, data_dir):
     Raises:
         ValueError: If the split is unknown or a file is not as it was written.
     """
-    index = _index(dataset, data_dir)["splits"]
-    parts = splits.select(split, {name: entry["examples"] for name, entry in index.items()})
+    _, sizes, checksums = _index(dataset, data_dir)
     pieces = []
-    for name, part in parts:
-        images, labels = _read(
-            pathlib.Path(data_dir) / dataset / f"{name}.npz", index[name]["sha256"]
-        )
+    for name, part in splits.select(split, sizes):
+        images, labels = _read(pathlib.Path(data_dir) / dataset / f"{name}.npz", checksums[name])
         pieces.append((images[part], labels[part]))
     if len(pieces) == 1:
         return pieces[0]
@@ -82,18 +79,24 @@ def load(dataset, split, data_dir):
 
 def facts(dataset, data_dir):
     """Return the `keras_multiception.preprocessing.Dataset` that was written with the arrays."""
-    index = _index(dataset, data_dir)
-    fields = dataclasses.fields(km.preprocessing.Dataset)
-    return km.preprocessing.Dataset(**{field.name: tuple(index[field.name]) for field in fields})
+    return _index(dataset, data_dir)[0]
 
 
 def _index(dataset, data_dir):
+    """Read arrays.json: what is known of the data set, and sizes and SHA-256 by split."""
     path = pathlib.Path(data_dir) / dataset / "arrays.json"
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        index = json.loads(path.read_text())
+        fields = dataclasses.fields(km.preprocessing.Dataset)
+        known = {field.name: tuple(index[field.name]) for field in fields}
+        sizes, checksums = (
+            {name: entry[key] for name, entry in index["splits"].items()}
+            for key in ("examples", "sha256")
+        )
+        return km.preprocessing.Dataset(**known), sizes, checksums
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"`data_dir` has a file that cannot be read ({error}). Received: {path}"
+            f"`data_dir` has a file that cannot be read ({error!r}). Received: {path}"
         ) from error
 
 

@@ -136,6 +136,13 @@ def _split_folders(root):
 
 def _class_names(folder):
     names = tuple(sorted(path.name for path in _visible(folder) if path.is_dir()))
+    for name in names:
+        # an exported model names its classes in UTF-8, a line each
+        if name.encode(errors="replace").decode().splitlines() != [name]:
+            raise ValueError(
+                "`data_dir` must have folders of classes whose names are a line of UTF-8. "
+                f"Received: folder={str(folder / name)!r}"
+            )
     if len(names) < 2:
         raise ValueError(
             "`data_dir` must have a folder of images for each of two or more classes. "

@@ -37,19 +37,28 @@ def load(dataset, split, data_dir, archive_dir):
     try:
         examples = builder.as_dataset(split=split, as_supervised=True)
         batches = list(examples.batch(BATCH_SIZE).as_numpy_iterator())
-    except (ValueError, AssertionError) as error:
-        raise splits.error(split, builder.info.splits) from error
-    except tf.errors.OpError as error:
-        raise ValueError(
-            f"`dataset` {dataset} cannot be read: {error.message}. "
-            f"Received: data_dir={builder.data_dir}"
-        ) from error
+    except (ValueError, AssertionError, tf.errors.OpError) as error:
+        raise _error(error, builder, dataset, split) from error
     columns = zip(*batches, strict=True) if batches else ((), ())
     images, labels = (
         np.concatenate([np.empty((0, *spec.shape), spec.dtype.as_numpy_dtype), *column])
         for spec, column in zip(examples.element_spec, columns, strict=True)
     )
     return images, labels
+
+
+def _error(error, builder, dataset, split):
+    """Return the `ValueError` of what could not be read: of the split, if that is why."""
+    try:
+        sizes = [builder.info.splits[part.strip()].num_examples for part in split.split("+")]
+    except ValueError:
+        return splits.error(split, builder.info.splits)
+    if min(sizes) < 1:
+        return ValueError(f"`split` must not be empty. Received: split={split}")
+    return ValueError(
+        f"`dataset` {dataset} cannot be read: {getattr(error, 'message', error)}. "
+        f"Received: data_dir={builder.data_dir}"
+    )
 
 
 def _import_tfds(dataset, data_dir):

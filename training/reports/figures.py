@@ -145,7 +145,9 @@ def draw_curves(histories):
     axes[0].legend(handles=keys, loc="upper right")
     if len(histories) > 1:
         runs = [Line2D([], [], label=name, lw=1.8, **look) for name, look in looks.items()]
-        figure.legend(handles=runs, loc="outside upper left", ncols=legend_columns)
+        legend = figure.legend(handles=runs, loc="outside upper left", ncols=legend_columns)
+        for text in legend.get_texts():
+            text.set_parse_math(False)
     return figure
 
 
@@ -174,8 +176,9 @@ def draw_confusion(matrix, class_names):
         text = f"{100 * matrix[row, column]:.0f}"
         ax.text(column, row, text, ha="center", va="center", color=colour, fontsize=size)
     upright = max(map(len, names)) <= 3
-    ax.set_xticks(range(len(names)), names, rotation=0 if upright else 45, rotation_mode="xtick")
-    ax.set_yticks(range(len(names)), names)
+    places, plain = range(len(names)), {"parse_math": False}
+    ax.set_xticks(places, names, rotation=0 if upright else 45, rotation_mode="xtick", **plain)
+    ax.set_yticks(places, names, **plain)
     ax.tick_params(labelsize=max(size, 6))
     ax.xaxis.tick_top()
     ax.spines[:].set_visible(False)
@@ -246,5 +249,5 @@ def draw_mistakes(images, captions):
         ax.set_axis_off()
     for ax, image, caption in zip(axes.flat, images, captions, strict=False):
         ax.imshow(image)
-        ax.set_title(caption, fontsize=8)
+        ax.set_title(caption, fontsize=8, parse_math=False)
     return figure

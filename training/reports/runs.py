@@ -67,7 +67,7 @@ def measure_runs(runs, data_dir=None):
 
     Args:
         runs: List of `Run` of one data set.
-        data_dir: Directory of prepared TensorFlow Datasets; `None` for the user's default one.
+        data_dir: Directory of the data, as in `training.data.load`.
 
     Returns:
         A dictionary of what can be written as JSON: `data`, the facts of the data set; `runs`,

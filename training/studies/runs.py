@@ -38,7 +38,7 @@ def train_runs(runs, gpus, parallel, data_dir, on_finish, loop="keras"):
         runs: List of `Run`, in the order to start them.
         gpus: Names of GPUs, which the processes get in turn; empty for the CPU.
         parallel: Integer, how many processes may train at a time; on a CPU they share its cores.
-        data_dir: Directory of prepared TensorFlow Datasets, or `None`.
+        data_dir: Directory of the data, as in `training.data.load`.
         on_finish: Function to call whenever a run has been finished.
         loop: As in `training.loop.strategies.Execution`.
     """

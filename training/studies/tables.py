@@ -92,8 +92,9 @@ def _introduction(results):
 
 def _legend(conditions):
     """Say what the cells hold and how the recipes differ from the paper's."""
-    paper = f"In brackets what the paper reports, the mean of three runs ({SOURCE})."
-    lines = [f"Mean ± standard deviation over the seeds, in percent. {paper}"]
+    lines = ["Mean ± standard deviation over the seeds, in percent."]
+    if any(each["paper"] for each in conditions):
+        lines[0] += f" In brackets what the paper reports, the mean of three runs ({SOURCE})."
     groups: dict[str, list] = {}
     for each in conditions:
         if each["paper"]:
