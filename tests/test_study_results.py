@@ -1,10 +1,12 @@
 import csv
 import json
+import warnings
 
 import pytest
 from matplotlib.image import imread
 from study_folders import write_runs
 
+from training.studies.figures import draw_curves, draw_sizes
 from training.studies.plan import plan_conditions, plan_runs, recipes_of_tables
 from training.studies.results import collect
 from training.studies.summary import render, summarise
@@ -205,3 +207,22 @@ def test_study_without_any_result_has_its_tables(tmp_path):
     assert "**Not complete**: 6 of 6 runs" in page
     [row] = rows_of(page, "network and data set")
     assert row["DSConv"] == "-"
+
+
+@pytest.mark.parametrize("draw", [draw_curves, draw_sizes])
+def test_figures_leave_room_for_long_names(draw, tmp_path):
+    """Many conditions that differ in several keys: their names do not cover the curves."""
+    values = {"learning_rate": (0.1, 0.2), "batch_size": (64, 128), "l2": (0, 1e-4), "ema": (0, 0.9)}
+    grid = [f"{key}={value}" for key, each in values.items() for value in each]
+    runs = plan_runs(plan_conditions(["resnet20_multiception_cifar10"], grid=grid), 1, tmp_path)
+    write_runs(runs, lambda recipe, seed: 10 + recipe.learning_rate)
+    figure = draw(collect(runs))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure.draw_without_rendering()
+    (panel,) = figure.axes
+    legend = panel.get_legend().get_window_extent()
+    assert len(panel.get_legend().get_texts()) == 16
+    assert panel.get_position().width > 0.75
+    assert legend.y1 < panel.get_window_extent().y0
+    assert 0 <= legend.x0 < legend.x1 <= figure.bbox.width

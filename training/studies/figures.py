@@ -17,6 +17,8 @@ _TICKS = (1, 1.5, 2, 3, 4, 5, 7, 10, 15, 20, 30, 40, 50, 70, 100)
 DPI = 150
 GREY = "#a9afb5"
 CAPTION_WIDTH = 90  # characters
+LONG_NAME = 30  # characters of a name from which on it stands below the panel
+_LEGEND_WIDTHS = {1: 84, 2: 56, 3: 56}  # characters of a line there, by columns of panels
 
 
 def draw_curves(results):
@@ -52,11 +54,16 @@ def _draw(results, draw_panel, explanation):
     varying = varying_keys(results["conditions"])
     columns = {1: 1, 2: 2, 4: 2}.get(len(panels), 3)
     rows = max(1, math.ceil(len(panels) / columns))
-    figure = Figure((6.4 if columns == 1 else 4.6 * columns, 4.2 * rows + 0.4), DPI)
+    names = {title: _names(each, varying, columns) for title, each in panels.items()}
+    lines = max((sum(name.count("\n") + 1 for name in each) for each in names.values()), default=0)
+    below = 0.15 * lines if any(map(_are_long, names.values())) else 0
+    size = 6.4 if columns == 1 else 4.6 * columns, (4.2 + below) * rows + 0.4
+    figure = Figure(size, DPI)
     figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.12)
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for ax, (title, conditions) in zip(axes, panels.items(), strict=False):
-        draw_panel(ax, conditions, varying)
+        named = zip(names[title], conditions, strict=True)
+        draw_panel(ax, sorted(named, key=lambda pair: pair[1]["mean"]))
         ax.set_title(title, loc="left", fontsize=11, pad=10)
         ax.tick_params(length=0, labelsize=9)
         ax.spines[:].set_visible(False)
@@ -68,18 +75,30 @@ def _draw(results, draw_panel, explanation):
     return figure
 
 
-def _draw_sizes(ax, conditions, varying):
-    colours = _colours(conditions)
+def _names(conditions, varying, columns):
+    """Return what to call the conditions of a panel, long names in lines."""
     types = {each["recipe"]["conv"] for each in conditions}
     name_of = setting_name if varying and len(types) == 1 else condition_name
-    for each in conditions:
+    names = [name_of(each["recipe"], varying) for each in conditions]
+    return ["\n".join(textwrap.wrap(name, _LEGEND_WIDTHS[columns])) for name in names]
+
+
+def _are_long(names):
+    return max(map(len, names)) > LONG_NAME
+
+
+def _draw_sizes(ax, named):
+    colours = _colours([each for _, each in named])
+    are_long = _are_long([name for name, _ in named])
+    for name, each in named:
         colour, thousands = colours[each["label"]], each["parameters"] / 1000
-        ax.errorbar(
-            thousands, each["mean"], each["sd"], fmt="o", color=colour, ms=7, capsize=4, zorder=3
-        )
-        name = name_of(each["recipe"], varying)
+        look = {"fmt": "o", "color": colour, "ms": 7, "capsize": 4, "zorder": 3}
+        ax.errorbar(thousands, each["mean"], each["sd"], label=name, **look)
         place = {"xytext": (9, 5), "textcoords": "offset points"}
-        ax.annotate(name, (thousands, each["mean"]), **place, color=colour, fontsize=9)
+        if not are_long:
+            ax.annotate(name, (thousands, each["mean"]), **place, color=colour, fontsize=9)
+    if are_long:
+        _legend_below(ax)
     ax.margins(x=0.25, y=0.25)
     ax.xaxis.set_major_locator(MaxNLocator(6))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} k"))
@@ -89,17 +108,14 @@ def _draw_sizes(ax, conditions, varying):
     ax.grid(color="#e4e6e8", lw=0.8, zorder=0)
 
 
-def _draw_curves(ax, conditions, varying):
-    colours = _colours(conditions)
-    types = {each["recipe"]["conv"] for each in conditions}
-    name_of = setting_name if varying and len(types) == 1 else condition_name
+def _draw_curves(ax, named):
+    colours = _colours([each for _, each in named])
     lowest, highest = 100.0, 0.0
-    for each in sorted(conditions, key=lambda c: c["mean"]):
+    for name, each in named:
         curves = [run["error_by_epoch"] for run in each["runs"]]
         by_epoch = list(zip(*curves, strict=True))
         epochs = range(1, len(by_epoch) + 1)
         colour = colours[each["label"]]
-        name = name_of(each["recipe"], varying)
         mean = [statistics.fmean(errors) for errors in by_epoch]
         label = f"{name}  {each['mean']:.2f} %"
         marker = "o" if len(mean) <= 15 else None
@@ -110,11 +126,7 @@ def _draw_curves(ax, conditions, varying):
         lowest = min(lowest, *map(min, curves))
         highest = max(highest, *map(max, curves))
     ax.set_yscale("log")
-    bottom, top = max(lowest, 0.5) * 0.93, max(highest, 1) * 1.05
-    longest = max(len(name_of(each["recipe"], varying)) for each in conditions)
-    # of the height, for a legend so wide that the curves would pass under it
-    share = min(0.07 * len(conditions), 0.6) if longest > 30 else 0
-    ax.set_ylim(bottom, bottom * (top / bottom) ** (1 / (1 - share)))
+    ax.set_ylim(max(lowest, 0.5) * 0.93, max(highest, 1) * 1.05)
     ax.yaxis.set_major_locator(FixedLocator(_TICKS))
     ax.yaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %"))
@@ -122,7 +134,16 @@ def _draw_curves(ax, conditions, varying):
     ax.set_xlabel("epoch", fontsize=9)
     ax.set_ylabel("top-1 test error", fontsize=9)
     ax.grid(axis="y", color="#e4e6e8", lw=0.8, zorder=0)
-    ax.legend(framealpha=1, edgecolor="none", fontsize=8.5, loc="upper right", handlelength=1.4)
+    if _are_long([name for name, _ in named]):
+        _legend_below(ax)
+    else:
+        ax.legend(framealpha=1, edgecolor="none", fontsize=8.5, loc="upper right", handlelength=1.4)
+
+
+def _legend_below(ax):
+    """Name lines or points below the axes, where names are too long to stand among them."""
+    place = {"loc": "upper left", "bbox_to_anchor": (-0.1, -0.14)}
+    ax.legend(**place, frameon=False, fontsize=8, handlelength=1.4, borderaxespad=0)
 
 
 def _colours(conditions):
