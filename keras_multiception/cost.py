@@ -83,10 +83,9 @@ def cost(model, input_shape=None):
 def _input_shapes(graph, input_shape):
     own = [tuple(x.shape[1:]) for x in graph.inputs]
     try:
-        shapes = own if input_shape is None else list(input_shape)
-        if not all(hasattr(entry, "__iter__") for entry in shapes) or not shapes:
-            shapes = [shapes]
-        shapes = [tuple(map(operator.index, shape)) for shape in shapes]
+        given = own if input_shape is None else list(input_shape)
+        several = given and all(hasattr(entry, "__iter__") for entry in given)
+        shapes = [tuple(map(operator.index, shape)) for shape in (given if several else [given])]
     except TypeError:  # not a sequence, or a size that is none
         shapes = []
     if len(shapes) != len(own) or not all(map(_fits, shapes, own)):

@@ -180,14 +180,14 @@ class ConvMuon(keras.optimizers.Muon):
 
 
 def _require_not_negative(value, name):
-    if not isinstance(value, numbers.Real) or not 0 <= value < math.inf:
+    if not isinstance(value, numbers.Real) or not 0 <= float(value) < math.inf:
         raise ValueError(
             f"`{name}` must be a finite number of at least 0. Received: {name}={value!r}"
         )
 
 
 def _require_momentum(momentum):
-    if not isinstance(momentum, numbers.Real) or not 0 <= momentum < 1:
+    if not isinstance(momentum, numbers.Real) or not 0 <= float(momentum) < 1:
         raise ValueError(
             f"`momentum` must be at least 0 and less than 1. Received: momentum={momentum!r}"
         )

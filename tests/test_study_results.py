@@ -212,7 +212,12 @@ def test_study_without_any_result_has_its_tables(tmp_path):
 @pytest.mark.parametrize("draw", [draw_curves, draw_sizes])
 def test_figures_leave_room_for_long_names(draw, tmp_path):
     """Many conditions that differ in several keys: their names do not cover the curves."""
-    values = {"learning_rate": (0.1, 0.2), "batch_size": (64, 128), "l2": (0, 1e-4), "ema": (0, 0.9)}
+    values = {
+        "learning_rate": (0.1, 0.2),
+        "batch_size": (64, 128),
+        "l2": (0, 1e-4),
+        "ema": (0, 0.9),
+    }
     grid = [f"{key}={value}" for key, each in values.items() for value in each]
     runs = plan_runs(plan_conditions(["resnet20_multiception_cifar10"], grid=grid), 1, tmp_path)
     write_runs(runs, lambda recipe, seed: 10 + recipe.learning_rate)

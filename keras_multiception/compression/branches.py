@@ -127,7 +127,8 @@ def prune_branches(model, keep=None, threshold=None, remove=None, shares=None, v
     else:
         branches = _named_branches(multiception_layers(model), remove)
     found = multiception_layers(model)
-    successors, kept, copies = {}, {}, {}
+    successors, kept = {}, {}
+    copies: dict = {}
     for name, layer in found.items():
         gone = {branch.index for branch in branches if branch.layer == name}
         if gone:

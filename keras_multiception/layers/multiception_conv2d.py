@@ -140,9 +140,9 @@ class MulticeptionConv2D(keras.layers.Layer):
         self.depthwise_constraint = constraints.get(depthwise_constraint)
         self.pointwise_constraint = constraints.get(pointwise_constraint)
         self.bias_constraint = constraints.get(bias_constraint)
-        if not isinstance(momentum, numbers.Real) or not 0 <= momentum < 1:
+        if not isinstance(momentum, numbers.Real) or not 0 <= float(momentum) < 1:
             raise ValueError(f"`momentum` must be in [0, 1). Received: momentum={momentum!r}")
-        if not isinstance(epsilon, numbers.Real) or not epsilon > 0:
+        if not isinstance(epsilon, numbers.Real) or not float(epsilon) > 0:
             raise ValueError(f"`epsilon` must be greater than 0. Received: epsilon={epsilon!r}")
         self.momentum = momentum
         self.epsilon = epsilon
