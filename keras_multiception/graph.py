@@ -38,10 +38,25 @@ def open_call(operation, args, kwargs):
     graph, inputs = graph_of(operation), first_argument(args, kwargs)
     if graph is None:
         return None, inputs
-    if isinstance(inputs, dict) and not isinstance(graph.input, dict):
-        inputs = [inputs[x.name] for x in graph.inputs]
+    inputs = in_order(graph, inputs)
     fits = all(map(_is_taken_as_it_is, tree.flatten(inputs), graph.inputs))
     return graph if fits else None, inputs
+
+
+def in_order(graph, inputs):
+    """Return what a model is called on in the structure of its inputs, also if given by name.
+
+    Args:
+        graph: The `keras.Function` behind the model.
+        inputs: A structure of tensors or arrays, or a dictionary from the names of the inputs.
+
+    Returns:
+        The same, or a list of what the dictionary has for the inputs.
+    """
+    by_name = isinstance(inputs, dict) and not isinstance(graph.input, dict)
+    if by_name and all(x.name in inputs for x in graph.inputs):
+        return [inputs[x.name] for x in graph.inputs]
+    return inputs
 
 
 def innermost(x):

@@ -65,6 +65,15 @@ def test_fused(call):
     assert_same_answers(km.fuse(model, verbose=False), model, two_images())
 
 
+def test_inputs_to_compare_with_may_be_given_by_name():
+    b, a = (keras.Input((8, 8, size), name=name) for size, name in ((3, "b"), (5, "a")))
+    model = keras.Model([b, a], layers.Concatenate()([layers.ReLU()(b), a]))
+    images = {name: RNG.normal(size=(2, 8, 8, size)) for size, name in ((3, "b"), (5, "a"))}
+    assert km.fuse(model, inputs=images, verbose=False).fusion_report.difference == 0
+    with pytest.raises(ValueError, match="`inputs` must fit those of the model"):
+        km.fuse(model, inputs={"b": images["b"]}, verbose=False)
+
+
 @pytest.mark.parametrize("call", [by_name, in_order, twice])
 def test_replaced(call):
     model = outer_model(call)

@@ -5,7 +5,7 @@ import numpy as np
 from keras import activations, layers, ops, tree
 
 from keras_multiception.copying import copy_state, rebuild_layer
-from keras_multiception.graph import call_in_inference, graph_of, open_call
+from keras_multiception.graph import call_in_inference, graph_of, in_order, open_call
 from keras_multiception.layers.mix_conv2d import MixConv2D
 from keras_multiception.layers.multiception_conv2d import MulticeptionConv2D
 
@@ -30,7 +30,7 @@ def sample_inputs(model, inputs=None):
 
     Args:
         model: A model that has a graph.
-        inputs: `None`, or the inputs in the structure that the model takes.
+        inputs: `None`, or the inputs in the structure that the model takes, or by name.
 
     Returns:
         A structure of arrays.
@@ -47,6 +47,7 @@ def sample_inputs(model, inputs=None):
             )
         rng = np.random.default_rng(0)
         return tree.map_structure(lambda x: _random(x, rng), graph_of(model).input)
+    inputs = in_order(graph_of(model), inputs)
     expected = [tuple(x.shape) for x in tree.flatten(graph_of(model).input)]
     shapes = [tuple(getattr(x, "shape", ())) for x in tree.flatten(inputs)]
     if len(shapes) != len(expected) or not all(map(_fits, shapes, expected)):
