@@ -1,5 +1,6 @@
 """What the tests of fusion share."""
 
+import keras
 import numpy as np
 from keras import layers
 
@@ -30,6 +31,14 @@ def settle(model):
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     return model
+
+
+def chain(*body, shape=(9, 10, 6), **kwargs):
+    """Return a model of layers one after the other, with random weights."""
+    x = inputs = keras.Input(shape)
+    for layer in body:
+        x = layer(x)
+    return randomize(keras.Model(inputs, x, **kwargs))
 
 
 def fuse(model, **kwargs):

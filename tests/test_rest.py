@@ -14,9 +14,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from serving import server
-from serving.engine.errors import ServingError
-from serving.engine.signature import TensorSpec
-from serving.http.json_tensor import read_inputs
 from serving.http.request_body import MAX_BODY_BYTES
 
 
@@ -230,17 +227,6 @@ def test_numbers_come_back_as_they_are(url):
     assert str(predict(url, signature_name="scalar", inputs=float("nan"))["outputs"]) == "nan"
     columns = {"flag": [True], "byte": [255], "whole": [-(2**31)], "half": [0.1], "single": [0.1]}
     assert predict(url, signature_name="types", inputs=columns)["outputs"] == columns
-
-
-@pytest.mark.parametrize(
-    "values", [[2**63 + 1, 5], [2**63 - 1, 2**63 + 1], [2**64 - 1, 1], [0], []]
-)
-def test_unsigned_integers_of_64_bits_are_exact(values):
-    spec = TensorSpec("x", tf.uint64, (None,))
-    assert read_inputs({"inputs": values}, {"x": spec})["x"].tolist() == values
-    for beyond in (2**64, -1):
-        with pytest.raises(ServingError, match=f"`x` must hold uint64 values. Received: {beyond}"):
-            read_inputs({"inputs": [*values, beyond]}, {"x": spec})
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))

@@ -157,12 +157,14 @@ def _pool(url: str) -> urllib3.PoolManager:
 
 
 def _dumps(request: dict) -> bytes:
+    instances = request["instances"]
+    if isinstance(instances, list):
+        return orjson.dumps(request)
     import numpy as np
 
-    pixels = request["instances"]
-    if isinstance(pixels, list) or np.isfinite(pixels).all():
+    if np.isfinite(instances).all():
         return orjson.dumps(request, option=orjson.OPT_SERIALIZE_NUMPY)
-    return json.dumps({**request, "instances": pixels.tolist()}).encode()  # NaN, Infinity
+    return json.dumps({**request, "instances": instances.tolist()}).encode()  # NaN, Infinity
 
 
 def _facts(info: dict) -> tuple[str, list[int]]:

@@ -133,10 +133,10 @@ def _to_array(spec: TensorSpec, value) -> np.ndarray:
 
 
 def _widest(values: list) -> np.ndarray:
+    """NumPy makes floats of whole numbers that int64 and uint64 hold only together: not here."""
     array = np.array(values)
-    if array.dtype.kind == "f" and float not in map(type, values):
-        return np.array(values, object)  # NumPy has no type for whole numbers below 0 or 2^63 both
-    return array
+    is_rounded = array.dtype.kind == "f" and float not in map(type, values)
+    return np.array(values, object) if is_rounded else array
 
 
 def _flatten(spec: TensorSpec, value) -> tuple[list[int], list]:

@@ -173,20 +173,20 @@ def following(models: Models, path: str | Path, poll_wait_seconds: float) -> Ite
 
     def follow() -> None:
         known, said = models.config, ""
-        refused, tries, polls = None, 0, 0
+        refused, tries, missed = None, 0, 0
         while not closing.wait(poll_wait_seconds):
             config = None
             try:
                 config = read_config(path, ModelServerConfig)
-                if config == refused and polls < min(2**tries, _MOST_POLLS_MISSED):
-                    polls += 1
+                if config == refused and missed < min(2**tries, _MOST_POLLS_MISSED):
+                    missed += 1
                     continue
                 if config != known:
                     models.reload(config)
                 known, said, refused = config, "", None
             except Exception as error:  # the same is tried ever later: versions may appear
                 tries = tries + 1 if config == refused else 1
-                refused, polls = config, 1
+                refused, missed = config, 1
                 if str(error) != said:
                     said = str(error)
                     _LOGGER.error("The model config file was not taken up: %s", error)
