@@ -44,7 +44,7 @@ def conv_bn(x, filters, strides=1, kernel_sizes=None, conv="multiception", fan="
         kernel_sizes: Kernel sizes as in `MulticeptionConv2D`. `"standard"` and `"dsconv"` take
             exactly one. `None` means 3 for these two and (3, 5, 7) for the others.
         conv: String or callable, the type.
-        fan: `"fan_in"` or `"fan_out"`: the mode of the He-normal initialisation.
+        fan: `"fan_in"` or `"fan_out"`: the mode of the He-normal initialization.
         name: String, prefix of the names of the layers.
 
     Input shape:

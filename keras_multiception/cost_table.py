@@ -12,7 +12,7 @@ class ReceptiveField:
 
     Attributes:
         size: Its extent along each axis of the image, in pixels; it may reach beyond the border.
-        strides: Distance of the centres of two neighbours, along each axis, in pixels.
+        strides: Distance of the centers of two neighbors, along each axis, in pixels.
     """
 
     size: tuple

@@ -48,8 +48,8 @@ def decode_images(files, size):
         with tf.control_dependencies(_requirements(file)):
             image = tf.io.decode_image(file, channels=3, expand_animations=False)
         image.set_shape([None, None, 3])
-        has_colour_table = _starts_with(file, _BMP) & (_bmp_depth(file) == 8)
-        image = tf.cond(has_colour_table, lambda: _look_up(image, file), lambda: image)
+        has_color_table = _starts_with(file, _BMP) & (_bmp_depth(file) == 8)
+        image = tf.cond(has_color_table, lambda: _look_up(image, file), lambda: image)
         orientation = tf.cond(
             _starts_with(file, _JPEG), lambda: read_orientation(file), lambda: tf.constant(UPRIGHT)
         )
@@ -126,12 +126,12 @@ def _is_plain_bmp(file):
 
 
 def _look_up(indices, file):
-    """Return the colours of a BMP of 8 bits a pixel, whose indices TensorFlow takes for greys."""
+    """Return the colors of a BMP of 8 bits a pixel, whose indices TensorFlow takes for grays."""
     length = 256 * 4  # of blue, green, red and a byte that stands for nothing
     start = 14 + tf.clip_by_value(_number(file, 14, tf.int32), 0, length)
     table = tf.strings.substr(tf.strings.substr(file, start, length) + b"\0" * length, 0, length)
-    colours = tf.reshape(tf.io.decode_raw(table, tf.uint8), [256, 4])[:, 2::-1]
-    return tf.gather(colours, tf.cast(indices[:, :, 0], tf.int32))
+    colors = tf.reshape(tf.io.decode_raw(table, tf.uint8), [256, 4])[:, 2::-1]
+    return tf.gather(colors, tf.cast(indices[:, :, 0], tf.int32))
 
 
 def _starts_with(file, start):
@@ -155,7 +155,7 @@ def _gif_frame_pixels(file):
     def byte(position):
         return data[tf.minimum(position, end - 1)]
 
-    def colours(flags):  # bytes of a table of colours
+    def colors(flags):  # bytes of a table of colors
         return tf.where(flags >= 128, 3 * tf.bitwise.left_shift(2, flags % 8), 0)
 
     def frame_pixels(position):
@@ -173,7 +173,7 @@ def _gif_frame_pixels(file):
         step = tf.case(
             [
                 (in_data, lambda: kind + 1),
-                (is_frame, lambda: 11 + colours(byte(position + 9))),
+                (is_frame, lambda: 11 + colors(byte(position + 9))),
                 (is_extension, lambda: 2),
             ],
             default=lambda: end,  # the trailer, or what the decoder cannot read either
@@ -181,6 +181,6 @@ def _gif_frame_pixels(file):
         pixels += tf.where(is_frame, frame_pixels(position), 0)
         return position + step, tf.where(in_data, kind > 0, is_frame | is_extension), pixels
 
-    first = 13 + colours(byte(10))
+    first = 13 + colors(byte(10))
     start = (first, tf.constant(False), tf.constant(0, tf.int64))
     return tf.while_loop(unfinished, next_block, start)[2]

@@ -1,4 +1,4 @@
-"""Optimisers: that of the paper's experiments, and one that gets further in few epochs."""
+"""Optimizers: that of the paper's experiments, and one that gets further in few epochs."""
 
 import math
 import numbers
@@ -10,7 +10,7 @@ from keras import ops
 
 @keras.saving.register_keras_serializable(package="keras_multiception")
 class SGDL2(keras.optimizers.SGD):
-    """Stochastic gradient descent with L2 regularisation coupled to every parameter.
+    """Stochastic gradient descent with L2 regularization coupled to every parameter.
 
     With parameter `w`, gradient `g` and learning rate `lr`, one step is
 
@@ -25,9 +25,9 @@ class SGDL2(keras.optimizers.SGD):
     weaker, and it multiplies the learning rate into the velocity, so that the two differ
     whenever the learning rate changes.
 
-    The penalty covers every trainable variable, batch normalisation scales and offsets
+    The penalty covers every trainable variable, batch normalization scales and offsets
     included, as in the paper's experiments; `exclude_from_weight_decay`, called before the
-    first step as for every Keras optimiser, takes some out.
+    first step as for every Keras optimizer, takes some out.
 
     Args:
         learning_rate: Float or `keras.optimizers.schedules.LearningRateSchedule`.
@@ -58,7 +58,7 @@ class SGDL2(keras.optimizers.SGD):
     ):
         if kwargs.pop("weight_decay", None):
             raise ValueError(
-                "`weight_decay` is the decoupled decay of other optimisers; "
+                "`weight_decay` is the decoupled decay of other optimizers; "
                 "SGDL2 takes the coupled coefficient as `l2`."
             )
         _require_not_negative(l2, "l2")
@@ -89,7 +89,7 @@ class SGDL2(keras.optimizers.SGD):
         self.assign_sub(variable, ops.multiply(gradient, learning_rate))
 
     def get_config(self):
-        """Return the arguments that rebuild this optimiser."""
+        """Return the arguments that rebuild this optimizer."""
         config = super().get_config()
         config.pop("weight_decay", None)
         config["l2"] = self.l2
@@ -107,9 +107,9 @@ class ConvMuon(keras.optimizers.Muon):
     gradient `g` and learning rate `lr`, one step is
 
         m = momentum * m + g
-        w = w - lr * (weight_decay * w + orthogonalise(g + momentum * m))
+        w = w - lr * (weight_decay * w + orthogonalize(g + momentum * m))
 
-    where `orthogonalise` moves all singular values near 1 by five Newton-Schulz iterations.
+    where `orthogonalize` moves all singular values near 1 by five Newton-Schulz iterations.
     Everything else, the classifier too, is trained by AdamW with learning rate
     `lr * adam_lr_ratio`, and so is what `exclude_layers` names or, unless `exclude_embeddings` is
     false, is called an embedding.

@@ -33,7 +33,7 @@ class Dataset:
         if not _is_sequence(shape) or len(shape) != 3 or not all(map(is_positive_integer, shape)):
             raise _fact_error(self, "image_shape", "three positive integers, the last the channels")
         for name in ("mean", "std"):
-            # training normalises whole rows of pixels, with the channels' values many times over
+            # training normalizes whole rows of pixels, with the channels' values many times over
             if not _are_numbers(getattr(self, name)) or len(getattr(self, name)) % shape[-1]:
                 raise _fact_error(self, name, f"{shape[-1]} finite numbers, one for each channel")
         if min(self.std) <= 0:
@@ -129,7 +129,7 @@ def get_dataset(dataset):
 
 
 def preprocess_input(x, dataset="cifar10"):
-    """Normalise images the way the networks were trained: `(x / 255 - mean) / std`.
+    """Normalize images the way the networks were trained: `(x / 255 - mean) / std`.
 
     Args:
         x: Images with pixel values 0 to 255, uint8 or float: a NumPy array or what makes one, a
@@ -141,7 +141,7 @@ def preprocess_input(x, dataset="cifar10"):
         `(..., channels)`, channels last.
 
     Returns:
-        The normalised images, float32, same shape and kind as `x`.
+        The normalized images, float32, same shape and kind as `x`.
 
     Raises:
         ValueError: If the data set is unknown, or `x` is no array of numbers or has another

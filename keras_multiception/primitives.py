@@ -20,7 +20,7 @@ def conv2d(x, filters, kernel_size, strides=1, fan="fan_in", use_bias=False, nam
         filters: Integer, number of output channels.
         kernel_size: Odd integer or pair of odd integers.
         strides: Positive integer.
-        fan: Mode of the He-normal initialisation.
+        fan: Mode of the He-normal initialization.
         use_bias: Boolean, whether to add a bias.
         name: String, the name of the layer.
 
@@ -48,7 +48,7 @@ def depthwise_conv2d(x, kernel_size, strides=1, fan="fan_in", name=None):
         x: Input tensor.
         kernel_size: Odd integer or pair of odd integers.
         strides: Positive integer.
-        fan: Mode of the He-normal initialisation.
+        fan: Mode of the He-normal initialization.
         name: String, the name of the layer.
 
     Returns:
@@ -67,7 +67,7 @@ def depthwise_conv2d(x, kernel_size, strides=1, fan="fan_in", name=None):
 
 
 def batch_norm(x, name=None):
-    """Apply batch normalisation with the constants of the paper's experiments.
+    """Apply batch normalization with the constants of the paper's experiments.
 
     Args:
         x: Input tensor.

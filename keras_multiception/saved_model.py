@@ -53,7 +53,7 @@ def export_saved_model(
     measured, is in `assets.extra/fusion.json`.
 
     Args:
-        model: A Functional or built Sequential `keras.Model` that takes normalised images and
+        model: A Functional or built Sequential `keras.Model` that takes normalized images and
             gives class probabilities, or logits: what is no probability and comes out of no
             activation.
         path: String or path, the folder to write. It must not exist; its parents may.
@@ -214,7 +214,7 @@ def fit_image_shape(model, facts):
     dtype = keras.backend.standardize_dtype(model.inputs[0].dtype)
     if not keras.backend.is_float_dtype(dtype):
         raise ValueError(
-            "`model` must take normalised floats. "
+            "`model` must take normalized floats. "
             f"Received: an input of dtype={dtype}, which would cut them off"
         )
     if not isinstance(output_shape, tuple) or output_shape[1:] != (classes,):

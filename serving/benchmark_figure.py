@@ -17,8 +17,8 @@ from serving.benchmark_results import PERCENTILES
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Colours that stay apart for colour-blind readers and in print.
-_COLOURS = {"REST": "#0072b2", "gRPC": "#d55e00"}
+# Colors that stay apart for color-blind readers and in print.
+_COLORS = {"REST": "#0072b2", "gRPC": "#d55e00"}
 _GREY, _PALE = "#5f666d", "#e4e6e8"
 _STRENGTHS = dict(zip(PERCENTILES, (1.0, 0.75, 0.5), strict=True))
 _LABEL_GAP = 0.065  # of a panel's height
@@ -27,7 +27,7 @@ _LABEL_GAP = 0.065  # of a panel's height
 @dataclass(frozen=True)
 class _Series:
     label: str
-    colour: str
+    color: str
     rows: Sequence[dict]
     figure: str
     strength: float = 1.0
@@ -45,7 +45,7 @@ def draw(rows: Sequence[dict], how: str, machine: str, path: Path) -> None:
         machine: On what, in words.
         path: The PNG file to write.
     """
-    apis = {api: [row for row in rows if row["api"] == api] for api in _COLOURS}
+    apis = {api: [row for row in rows if row["api"] == api] for api in _COLORS}
     figure = Figure(figsize=(12, 4.8), dpi=150)
     figure.set_layout_engine("constrained", rect=(0.005, 0.075, 0.99, 0.775), wspace=0.04)
     figure.text(0.012, 0.97, "A server under load", fontsize=14, weight="bold", va="top")
@@ -58,7 +58,7 @@ def draw(rows: Sequence[dict], how: str, machine: str, path: Path) -> None:
     low = min(row[f"p{p} ms"]["min"] for row in rows for p in PERCENTILES)
     for ax, (api, found) in zip(others, apis.items(), strict=True):
         series = [
-            _Series(f"p{p}", _COLOURS[api], found, f"p{p} ms", _STRENGTHS[p]) for p in PERCENTILES
+            _Series(f"p{p}", _COLORS[api], found, f"p{p} ms", _STRENGTHS[p]) for p in PERCENTILES
         ]
         ax.set_yscale("log")
         ax.set_ylim(low / 1.25, top * 1.25)
@@ -82,7 +82,7 @@ def _draw_throughput(ax: Axes, rows: Sequence[dict], apis: dict[str, list[dict]]
         fontsize=9,
     )
     ax.set_ylim(0, 1.15 * max([*alone, *(row["images/s"]["max"] for row in rows)]))
-    series = [_Series(api, _COLOURS[api], found, "images/s") for api, found in apis.items()]
+    series = [_Series(api, _COLORS[api], found, "images/s") for api, found in apis.items()]
     _draw(ax, "Images per second", series)
 
 
@@ -90,10 +90,8 @@ def _draw(ax: Axes, title: str, series: Sequence[_Series]) -> None:
     clients = [row["clients"] for row in series[0].rows]
     for one in series:
         mid, low, high = (one.values(of) for of in ("median", "min", "max"))
-        ax.plot(
-            clients, mid, marker="o", ms=5, lw=2, zorder=3, color=one.colour, alpha=one.strength
-        )
-        ax.vlines(clients, low, high, lw=5, zorder=2, color=one.colour, alpha=0.3)
+        ax.plot(clients, mid, marker="o", ms=5, lw=2, zorder=3, color=one.color, alpha=one.strength)
+        ax.vlines(clients, low, high, lw=5, zorder=2, color=one.color, alpha=0.3)
     ax.set_title(title, loc="left", fontsize=10.5)
     ax.set_xlabel("requests at once")
     ax.set_xscale("log", base=2)
@@ -120,7 +118,7 @@ def _label_ends(ax: Axes, series: Sequence[_Series]) -> None:
             last,
             f"{one.label}  {_short(one.values('median')[-1])}",
             transform=ax.transAxes,
-            color=one.colour,
+            color=one.color,
             alpha=one.strength,
             fontsize=9.5,
             va="center",

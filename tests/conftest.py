@@ -7,7 +7,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # As the commands do for their own processes (training/cli.py): the same rounding in all of them.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# JAX's tests mostly compile; without the compiler's optimisations they take half the time.
+# JAX's tests mostly compile; without the compiler's optimizations they take half the time.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import hypothesis

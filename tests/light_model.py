@@ -62,7 +62,7 @@ def export_light(path):
 
 @contextlib.contextmanager
 def light_server(base_path):
-    """Serves version 2 of such a model, labelled `stable`, over REST and gRPC."""
+    """Serves version 2 of such a model, labeled `stable`, over REST and gRPC."""
     export_light(base_path / "2")
     config = single_model("light", base_path)
     config.model_config_list.config[0].version_labels["stable"] = 2

@@ -19,7 +19,7 @@ def depthwise_conv2d(x, kernel, strides=(1, 1), dilation=(1, 1)):
 
 
 def batch_norm(x, gamma, beta, mean, variance):
-    """Batch normalisation with given statistics."""
+    """Batch normalization with given statistics."""
     return (x - mean) / np.sqrt(variance + EPSILON) * gamma + beta
 
 

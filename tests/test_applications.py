@@ -361,7 +361,7 @@ def test_without_squeeze_and_excitation():
         ("mobilenetv2", "head_conv", math.sqrt(2 / 1280)),
     ],
 )
-def test_initialisation(name, layer, std):
+def test_initialization(name, layer, std):
     """He-normal: fan-in in the ResNets, PyTorch's fan-out in the other two."""
     kwargs = {"filters": 32} if name == "shakeshake26" else {}
     kernel = km.create_model(name, include_top=False, **kwargs).get_layer(layer).get_weights()[0]

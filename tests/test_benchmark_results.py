@@ -10,7 +10,7 @@ from matplotlib.image import imread
 
 import keras_multiception as km
 from training.benchmarks import pages
-from training.benchmarks.results import summarise
+from training.benchmarks.results import summarize
 from training.benchmarks.roofline import count_work, serial_limit
 from training.benchmarks.tables import to_csv, to_markdown
 
@@ -60,7 +60,7 @@ def row(form, seconds, side="keras", task="inference", work=None):
 @pytest.fixture
 def results():
     work = {"flop": 30e9, "bytes": 1e9}
-    return summarise(
+    return summarize(
         {
             "command": "python -m training.benchmark",
             "note": "A note.",
@@ -126,7 +126,7 @@ def test_without_a_base_or_a_limit_there_is_no_ratio(results):
     rows = [
         {**each, "work": None} for each in copy.deepcopy(results["rows"]) if each["form"] != "plain"
     ]
-    alone = summarise({**results, "rows": rows})
+    alone = summarize({**results, "rows": rows})
     assert [each["vs_plain"] for each in alone["rows"]] == [None] * 3
     assert alone["limits"] == {}
     assert [each["of_limit"] for each in alone["rows"]] == [None] * 3

@@ -37,14 +37,14 @@ def test_composition(conv, layers):
 
 @pytest.mark.parametrize("conv", ["standard", "dsconv", "mixconv", "mixconv_depthwise"])
 def test_strides_look_at_the_same_positions_as_multiception(conv):
-    """At stride 2 every type is centred on positions 0, 2, 4, ..., whatever the size."""
+    """At stride 2 every type is centered on positions 0, 2, 4, ..., whatever the size."""
     x = keras.Input((8, 8, 4))
     model = keras.Model(x, km.conv_bn(x, 4, 2, conv=conv))
     for layer in model.layers:
         for conv_layer in getattr(layer, "convs", [layer]):
             if hasattr(conv_layer, "kernel"):
                 kernel = np.zeros(conv_layer.kernel.shape)
-                kernel[kernel.shape[0] // 2, kernel.shape[1] // 2] = 1  # look at the centre only
+                kernel[kernel.shape[0] // 2, kernel.shape[1] // 2] = 1  # look at the center only
                 conv_layer.kernel.assign(kernel)
                 if conv_layer.use_bias:
                     conv_layer.bias.assign(np.zeros(conv_layer.bias.shape))

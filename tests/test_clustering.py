@@ -62,8 +62,8 @@ def test_kernels_have_few_values_which_train(depthwise):
 def test_each_weight_becomes_a_value_near_it():
     dense = tf_keras.layers.Dense(10, use_bias=False)
     model = tf_keras.Sequential([tf_keras.Input((6,)), dense])
-    centres = np.repeat([-5.0, 0.0, 4.0], 20)
-    kernel = np.random.default_rng(0).permutation(centres).reshape(6, 10)
+    centers = np.repeat([-5.0, 0.0, 4.0], 20)
+    kernel = np.random.default_rng(0).permutation(centers).reshape(6, 10)
     dense.set_weights([kernel + np.random.default_rng(1).uniform(-0.1, 0.1, kernel.shape)])
     (after,) = strip_clustering(cluster_model(model, 3)).get_weights()
     np.testing.assert_allclose(after, kernel, atol=0.2)
@@ -78,11 +78,11 @@ def test_values_move_as_far_as_single_weights(quantized):
     model = cluster_model(model, 4)
     if quantized:
         model = quantize_model(strip_clustering(model), preserve=("clusters",))
-    (centres,) = [w for w in model.trainable_weights if "centroids" in w.name]
-    before = centres.numpy()
+    (centers,) = [w for w in model.trainable_weights if "centroids" in w.name]
+    before = centers.numpy()
     model.compile(tf_keras.optimizers.SGD(1.0), lambda _, y: y)
     model.fit(np.ones((1, 64)), np.zeros((1, 64)), verbose=0)
-    np.testing.assert_allclose(before - centres.numpy(), 1 / 64, rtol=1e-4)
+    np.testing.assert_allclose(before - centers.numpy(), 1 / 64, rtol=1e-4)
 
 
 def test_zeros_of_pruning_stay():

@@ -88,11 +88,11 @@ def results(study):
 @pytest.mark.slow
 def test_every_recipe_is_made_and_measured(study, results):
     (network,) = results["networks"]
-    artefacts = {each["recipe"]: each for each in network["artefacts"]}
-    assert list(artefacts) == RECIPES.split(",")
-    floating = artefacts["float"]
+    artifacts = {each["recipe"]: each for each in network["artifacts"]}
+    assert list(artifacts) == RECIPES.split(",")
+    floating = artifacts["float"]
     assert floating["accuracy"] > 60, "the network must have learned for the rest to mean anything"
-    for name, each in artefacts.items():
+    for name, each in artifacts.items():
         (recipe,) = parse_recipes(name)
         assert each["n"] == 2
         assert each["test_examples"] == 100
@@ -107,16 +107,16 @@ def test_every_recipe_is_made_and_measured(study, results):
             assert (study / f"seed_{seed}" / "compressed" / name / "model.tflite").is_file()
     sparsity = {
         name: 1 - each["kernels"]["total"]["nonzero"] / each["kernels"]["total"]["parameters"]
-        for name, each in artefacts.items()
+        for name, each in artifacts.items()
     }
     assert sparsity["float"] < 0.01
     assert sparsity["prune50"] < sparsity["prune80"]
-    pointwise = artefacts["prune80"]["kernels"]["pointwise"]
+    pointwise = artifacts["prune80"]["kernels"]["pointwise"]
     assert pointwise["nonzero"] / pointwise["parameters"] == pytest.approx(0.2, abs=0.02)
     assert sparsity["pqat"] >= sparsity["prune50"] - 1e-9, "zeros stay zeros"
-    weights = {name: each["kernels"]["total"]["parameters"] for name, each in artefacts.items()}
+    weights = {name: each["kernels"]["total"]["parameters"] for name, each in artifacts.items()}
     assert weights["branches60"] < weights["branches40"] <= weights["fused"]
-    assert artefacts["cluster16"]["sizes"]["deflated"] < floating["sizes"]["deflated"]
+    assert artifacts["cluster16"]["sizes"]["deflated"] < floating["sizes"]["deflated"]
 
 
 @pytest.mark.slow
@@ -126,11 +126,11 @@ def test_tables_and_figure_are_written_and_made_again(study, results, tmp_path):
     assert "small" in page
     assert "python -m training.compress" in page
     assert str(study) not in page
-    for each in network["artefacts"]:
+    for each in network["artifacts"]:
         assert f"`{each['recipe']}`: {each['description']}" in page
     rows = list(csv.DictReader((study / "compression.csv").open()))
     assert [row["recipe"] for row in rows] == RECIPES.split(",")
-    assert float(rows[0]["accuracy"]) == network["artefacts"][0]["accuracy"]
+    assert float(rows[0]["accuracy"]) == network["artifacts"][0]["accuracy"]
     assert (study / "compression.png").read_bytes().startswith(b"\x89PNG")
 
     again = tmp_path / "again.json"
@@ -146,7 +146,7 @@ def test_what_is_finished_is_not_made_again(study, results):
     assert main("--run", study, *FAST, "--recipe", "float,qat", "--output", study / "two") == 0
     assert [file.stat().st_mtime_ns for file in made] == before
     (network,) = json.loads((study / "two.json").read_text())["networks"]
-    assert [each["recipe"] for each in network["artefacts"]] == ["float", "qat"]
+    assert [each["recipe"] for each in network["artifacts"]] == ["float", "qat"]
 
 
 @pytest.mark.slow
@@ -215,8 +215,8 @@ def test_bad_settings_are_one_line_and_leave_nothing_behind(flag, value, part, t
 def test_results_of_others_are_not_lost(seed, tmp_path, capsys):
     run = save_run(tmp_path / "run", seed, train=False)
     recipe = {k: v for k, v in RunFolder(run).config()["recipe"].items() if k != "seed"}
-    artefacts = [{"recipe": name, "seeds": [0]} for name in ("float", "qat")]
-    write_json(tmp_path / "two.json", {"networks": [{"recipe": recipe, "artefacts": artefacts}]})
+    artifacts = [{"recipe": name, "seeds": [0]} for name in ("float", "qat")]
+    write_json(tmp_path / "two.json", {"networks": [{"recipe": recipe, "artifacts": artifacts}]})
     before = (tmp_path / "two.json").read_text()
     message = error_of(
         capsys, "--run", run, "--recipe", "float", "--output", tmp_path / "two", *FAST

@@ -8,12 +8,12 @@ from training.compression.figure import draw
 
 
 def network(conv, sizes):
-    artefacts = [
+    artifacts = [
         {"recipe": recipe, "accuracy": accuracy, "sd": 0.2, "sizes": {"deflated": size}}
         for recipe, (size, accuracy) in sizes.items()
     ]
     recipe = {"dataset": "cifar10", "model": "resnet20", "conv": conv, "kernel_sizes": None}
-    return {"recipe": recipe, "artefacts": artefacts}
+    return {"recipe": recipe, "artifacts": artifacts}
 
 
 @pytest.mark.parametrize("shift", [1, 1.01, 1.1])

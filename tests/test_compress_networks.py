@@ -11,9 +11,9 @@ import pytest
 import keras_multiception as km
 from keras_multiception import compression
 from training import compress
-from training.compression.artefacts import find_runs
+from training.compression.artifacts import find_runs
 from training.compression.steps import in_float32, with_pixels
-from training.compression.timing import time_artefacts
+from training.compression.timing import time_artifacts
 from training.run_folder import RunFolder
 
 
@@ -24,15 +24,15 @@ def small_network(size):
 
 
 def test_networks_for_images_of_different_sizes_are_timed_together(tmp_path):
-    artefacts = {}
+    artifacts = {}
     for dataset in ("cifar10", "stl10"):
         facts = km.preprocessing.get_dataset(dataset)
         path = tmp_path / dataset / "model.tflite"
         path.parent.mkdir()
         model = with_pixels(small_network(facts.image_shape[0]), facts)
         path.write_bytes(compression.convert_to_litert(model))
-        artefacts[dataset] = (path, facts)
-    times = time_artefacts(artefacts, rounds=1)
+        artifacts[dataset] = (path, facts)
+    times = time_artifacts(artifacts, rounds=1)
     assert list(times) == ["cifar10", "stl10"]
     assert all(value["LiteRT, 1 thread"]["images_per_second"][0] > 0 for value in times.values())
 
@@ -108,7 +108,7 @@ def test_one_run_of_each_seed(tmp_path):
 
 
 def test_a_package_that_is_missing_is_one_line(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "training.compression.artefacts", None)
+    monkeypatch.setitem(sys.modules, "training.compression.artifacts", None)
     assert compress.main(["--run", str(tmp_path)]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "it comes with pip install -e '.[training,compression]'" in line

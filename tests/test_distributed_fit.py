@@ -46,7 +46,7 @@ def test_two_replicas_equal_one_device(results, case):
     assert two["copy"] == two["weights"]
 
 
-def test_replicas_share_statistics_that_are_not_synchronised(results):
+def test_replicas_share_statistics_that_are_not_synchronized(results):
     (two,) = results["statistics by replica"]
     assert two["copy"] == two["weights"]
     assert two["weights"] != pytest.approx(results["plain"][1]["weights"], rel=1e-8)

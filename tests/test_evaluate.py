@@ -118,7 +118,7 @@ def test_keras_file_on_any_split(saved, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
-def test_saved_model_normalises_by_itself(tmp_path, dtype):
+def test_saved_model_normalizes_by_itself(tmp_path, dtype):
     import tensorflow as tf
 
     import keras_multiception as km

@@ -1,4 +1,4 @@
-"""The layers, the networks and the optimiser against the arrays of the paper's released code."""
+"""The layers, the networks and the optimizer against the arrays of the paper's released code."""
 
 import json
 import math

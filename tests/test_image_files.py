@@ -117,13 +117,13 @@ def bmp(mode):
 
 
 @pytest.mark.parametrize(("mode", "bits"), [("RGB", 24), ("RGBA", 32), ("L", 8), ("P", 8)])
-def test_colours_of_a_bmp(mode, bits):
+def test_colors_of_a_bmp(mode, bits):
     file, expected = bmp(mode)
     assert struct.unpack_from("<H", file, 28) == (bits,)
     np.testing.assert_allclose(decode([file])[0], expected, atol=1e-3)
 
 
-def test_colours_of_a_bmp_with_masks():
+def test_colors_of_a_bmp_with_masks():
     file, expected = bmp("RGBA")
     pixels = file[struct.unpack_from("<I", file, 10)[0] :]
 
@@ -139,8 +139,8 @@ def test_colours_of_a_bmp_with_masks():
 
 
 def test_a_bmp_that_tensorflow_would_read_wrongly_is_refused():
-    (one_bit, _), (grey, _) = bmp("1"), bmp("L")
-    run_lengths = grey[:30] + struct.pack("<I", 1) + grey[34:]
+    (one_bit, _), (gray, _) = bmp("1"), bmp("L")
+    run_lengths = gray[:30] + struct.pack("<I", 1) + gray[34:]
     for file in (one_bit, run_lengths):
         with pytest.raises(tf.errors.InvalidArgumentError, match="A BMP file must be uncompressed"):
             decode([file])

@@ -81,8 +81,8 @@ class TestKindsOfImages:
     def read(self, path, size=4):
         return images.read_all([path], size)[0]
 
-    def test_greyscale(self, tmp_path):
-        path = write_image(tmp_path / "grey.png", 77, mode="L")
+    def test_grayscale(self, tmp_path):
+        path = write_image(tmp_path / "gray.png", 77, mode="L")
         assert (self.read(path) == 77).all()
 
     def test_sixteen_bits(self, tmp_path):
@@ -174,7 +174,7 @@ class TestErrors:
         with pytest.raises(ValueError, match="same classes in every split, and c is not in both"):
             load("train", tmp_path)
 
-    def test_one_colour(self, tmp_path):
+    def test_one_color(self, tmp_path):
         for name in ("a/1", "a/2", "b/1", "b/2"):
             write_image(tmp_path / f"{name}.png", (5, 5, 5))
         with pytest.raises(ValueError, match="red, green and blue each vary"):

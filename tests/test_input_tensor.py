@@ -49,11 +49,11 @@ def test_shipped_weights_behind_a_layer():
 def test_weights_of_a_file_behind_a_layer_of_the_same_kind(tmp_path):
     usual = km.ResNet20(input_shape=(8, 8, 3), filters=4, classes=5)
     usual.save_weights(tmp_path / "usual.weights.h5")
-    grey = keras.Input((8, 8, 1))
-    coloured = keras.layers.Conv2D(3, 1, name="coloured")(grey)
+    gray = keras.Input((8, 8, 1))
+    colored = keras.layers.Conv2D(3, 1, name="colored")(gray)
     arguments = {"filters": 4, "classes": 5, "weights": tmp_path / "usual.weights.h5"}
-    model = km.ResNet20(input_tensor=coloured, **arguments)
-    front, image = model.get_layer("coloured"), PIXELS[..., :1] / 255
+    model = km.ResNet20(input_tensor=colored, **arguments)
+    front, image = model.get_layer("colored"), PIXELS[..., :1] / 255
     expected = numbers(forward(usual, front(image)))
     np.testing.assert_allclose(numbers(forward(model, image)), expected, atol=1e-5)
 

@@ -86,22 +86,22 @@ def test_labels_name_versions_that_are_loaded(base):
 def test_labels_may_be_given_ahead_but_not_moved_ahead(base):
     """As in TF Serving: what is asked for by a label that serves does not go away."""
 
-    def labelled(**labels):
+    def labeled(**labels):
         texts = [f'version_labels {{ key: "{k}" value: {v} }}' for k, v in labels.items()]
         return config(base, " ".join(texts))
 
     allowing = {"allow_version_labels_for_unavailable_models": True}
-    with Models(labelled(stable=3, canary=9), ONCE, **allowing) as models:
-        models.reload(labelled(stable=3, canary=9, other=8))
-        elsewhere = labelled(stable=9)
+    with Models(labeled(stable=3, canary=9), ONCE, **allowing) as models:
+        models.reload(labeled(stable=3, canary=9, other=8))
+        elsewhere = labeled(stable=9)
         elsewhere.model_config_list.config[0].base_path = str(base / "b")
-        for moved in (labelled(stable=9), labelled(canary=8), elsewhere):
+        for moved in (labeled(stable=9), labeled(canary=8), elsewhere):
             with pytest.raises(ServingError, match="not currently available") as caught:
                 models.reload(moved)
             assert caught.value.code == "FAILED_PRECONDITION"
         assert models.get("a").labels == {"stable": 3, "canary": 9, "other": 8}
-        models.reload(labelled(canary=3))
-        models.reload(labelled(stable=9))
+        models.reload(labeled(canary=3))
+        models.reload(labeled(stable=9))
         assert models.get("a").labels == {"stable": 9}
 
 

@@ -152,7 +152,7 @@ def test_equal_kernel_sizes_start_different_with_a_seeded_initializer(seed):
 
 
 class Ones(keras.initializers.Initializer):
-    """An initialiser without a config, as Keras allows."""
+    """An initializer without a config, as Keras allows."""
 
     def __init__(self, scale):
         self.scale = scale

@@ -15,11 +15,11 @@ RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(32, 6)).astype("float32"), RNG.integers(0, 3, 32)
 
 
-def compiled(recipe=RECIPE, normalise=False, **options):
+def compiled(recipe=RECIPE, normalize=False, **options):
     keras.utils.set_random_seed(0)
     inputs = keras.Input((6,))
     x = keras.layers.Dense(5, activation="relu")(inputs)
-    if normalise:
+    if normalize:
         x = keras.layers.BatchNormalization()(x)
     model = keras.Model(inputs, keras.layers.Dense(3, dtype="float32")(x))
     recipe = dataclasses.replace(recipe, **options)
@@ -52,7 +52,7 @@ def test_clipping_limits_the_norm_of_the_whole_gradient():
 
 
 def test_penalty_can_leave_out_vectors():
-    model = compiled(l2_on_vectors=False, normalise=True)
+    model = compiled(l2_on_vectors=False, normalize=True)
     decays = {v.path: model.optimizer._use_weight_decay(v) for v in model.trainable_variables}
     ranks = {v.path: len(v.shape) for v in model.trainable_variables}
     assert decays == {path: rank > 1 for path, rank in ranks.items()}
@@ -68,7 +68,7 @@ def test_muon_of_a_recipe():
     assert float(optimizer.learning_rate) == pytest.approx(0.05)
 
 
-def test_batch_norms_inside_layers_are_synchronised():
+def test_batch_norms_inside_layers_are_synchronized():
     recipe = dataclasses.replace(
         RECIPE, conv="multiception", filters=4, sync_batch_norm=True, image_size=8
     )
@@ -82,7 +82,7 @@ def test_batch_norms_inside_layers_are_synchronised():
 @pytest.mark.backend
 def test_evaluation_uses_the_average_and_training_does_not():
     averages, losses = AveragedWeights(), []
-    model = compiled(ema=0.9, normalise=True)
+    model = compiled(ema=0.9, normalize=True)
     watch = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, logs: losses.append(logs["val_loss"])
     )
@@ -90,7 +90,7 @@ def test_evaluation_uses_the_average_and_training_does_not():
     expected = [keras.ops.convert_to_numpy(v) for v in model.trainable_variables]
     assert losses[-1] == pytest.approx(model.evaluate(X, Y, verbose=0)[0], rel=1e-5)
 
-    plain = compiled(normalise=True)
+    plain = compiled(normalize=True)
     mean = None
 
     def average(*_):
@@ -112,7 +112,7 @@ def test_evaluation_uses_the_average_and_training_does_not():
 
 def test_float16_scales_its_loss_and_the_checkpoint_keeps_the_scale(tmp_path):
     keras.config.set_dtype_policy("mixed_float16")
-    model = compiled(normalise=True)
+    model = compiled(normalize=True)
     folder, history = RunFolder(tmp_path), []
     watch = Recorder(folder, history, RECIPE, 32)
     model.optimizer.dynamic_scale.assign(2.0**60)  # overflows: is halved, and no step is made
@@ -120,20 +120,20 @@ def test_float16_scales_its_loss_and_the_checkpoint_keeps_the_scale(tmp_path):
     scale = float(model.optimizer.dynamic_scale)
     assert scale < 2.0**60
     assert all(np.isfinite(weight).all() for weight in model.get_weights())
-    resumed = compiled(normalise=True)
+    resumed = compiled(normalize=True)
     assert folder.load_checkpoint(resumed) == history
     assert float(resumed.optimizer.dynamic_scale) == scale
 
 
 def test_bfloat16_trains_with_float32_weights():
     keras.config.set_dtype_policy("mixed_bfloat16")
-    model = fit(compiled(normalise=True))
+    model = fit(compiled(normalize=True))
     assert {weight.dtype.name for weight in model.get_weights()} == {"float32"}
     assert all(np.isfinite(weight).all() for weight in model.get_weights())
 
 
 def test_lost_statistics_stop_the_run_before_they_are_saved(tmp_path):
-    model, history = compiled(normalise=True), []
+    model, history = compiled(normalize=True), []
     watch = Recorder(RunFolder(tmp_path), history, RECIPE, 32)
     spoil = keras.callbacks.LambdaCallback(
         on_test_end=lambda logs: model.layers[2].moving_variance.assign([np.nan] * 5)

@@ -7,8 +7,8 @@ import keras_multiception as km
 pytestmark = pytest.mark.backend
 
 
-def minimise(optimizer, steps=5):
-    """Run the optimiser on fixed gradients; return the weights."""
+def minimize(optimizer, steps=5):
+    """Run the optimizer on fixed gradients; return the weights."""
     rng = np.random.default_rng(0)
     weights = keras.Variable(rng.normal(size=4).astype("float32"))
     for _ in range(steps):
@@ -21,8 +21,8 @@ def minimise(optimizer, steps=5):
 @pytest.mark.parametrize("nesterov", [True, False])
 @pytest.mark.parametrize("momentum", [0, 0.9])
 def test_without_penalty_and_at_constant_rate_it_is_keras_sgd(momentum, nesterov):
-    ours = minimise(km.optimizers.SGDL2(0.1, momentum, nesterov, l2=0.0))
-    keras_sgd = minimise(keras.optimizers.SGD(0.1, float(momentum), nesterov))
+    ours = minimize(km.optimizers.SGDL2(0.1, momentum, nesterov, l2=0.0))
+    keras_sgd = minimize(keras.optimizers.SGD(0.1, float(momentum), nesterov))
     np.testing.assert_allclose(ours, keras_sgd, rtol=1e-5)
 
 
@@ -33,7 +33,7 @@ def test_penalty_is_a_gradient():
     np.testing.assert_allclose(keras.ops.convert_to_numpy(weights), 0.95)
 
 
-def test_serialises_and_survives_saving(tmp_path):
+def test_serializes_and_survives_saving(tmp_path):
     optimizer = km.optimizers.SGDL2(0.05, momentum=0.8, nesterov=False, l2=1e-3, clipnorm=1.0)
     copy = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
     assert copy.get_config() == optimizer.get_config()
@@ -75,11 +75,11 @@ def muon_step(shape, columns, **arguments):
     weights = keras.Variable(begin)
     optimizer = km.optimizers.ConvMuon(0.1, momentum=0.5, weight_decay=0.2, **arguments)
     optimizer.apply([keras.ops.convert_to_tensor(gradient)], [weights])
-    expected = begin * (1 - 0.1 * 0.2) - 0.1 * orthogonalised(gradient, columns).reshape(shape)
+    expected = begin * (1 - 0.1 * 0.2) - 0.1 * orthogonalized(gradient, columns).reshape(shape)
     return keras.ops.convert_to_numpy(weights), expected
 
 
-def orthogonalised(gradient, columns):
+def orthogonalized(gradient, columns):
     """Apply the quintic of Muon five times to the singular values of a gradient."""
     u, s, v = np.linalg.svd(gradient.reshape(-1, columns).astype("float64"), full_matrices=False)
     s /= np.linalg.norm(s)
@@ -105,7 +105,7 @@ def test_muon_keeps_momentum():
     for gradient in gradients:
         optimizer.apply([keras.ops.convert_to_tensor(gradient)], [weights])
     first, second = gradients
-    steps = orthogonalised(first * 1.5, 6), orthogonalised(second * 1.5 + first * 0.25, 6)
+    steps = orthogonalized(first * 1.5, 6), orthogonalized(second * 1.5 + first * 0.25, 6)
     expected = -0.1 * sum(steps).reshape(weights.shape)
     np.testing.assert_allclose(keras.ops.convert_to_numpy(weights), expected, rtol=1e-3, atol=1e-4)
 
@@ -129,7 +129,7 @@ def test_muon_leaves_excluded_kernels_to_adam(name):
 
 
 @pytest.mark.slow
-def test_muon_serialises_and_trains_a_network(tmp_path):
+def test_muon_serializes_and_trains_a_network(tmp_path):
     # with few of the iterations that take long to compile
     arguments = {"momentum": 0.8, "weight_decay": 0.1, "clipnorm": 1.0, "ns_steps": 2}
     optimizer = km.optimizers.ConvMuon(0.02, **arguments)

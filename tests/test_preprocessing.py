@@ -33,7 +33,7 @@ def test_get_dataset_takes_a_dataset_too():
     assert km.preprocessing.get_dataset("stl10") is km.preprocessing.get_dataset(facts) is facts
 
 
-def test_preprocess_input_normalises():
+def test_preprocess_input_normalizes():
     x = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), dtype="uint8")
     facts = DATASETS["cifar10"]
     expected = (x / 255 - facts.mean) / facts.std

@@ -28,7 +28,7 @@ LABELS = np.arange(16) % 4
 def network(conv="multiception"):
     """Every kind of layer of the backbones, and a few that they do not have."""
     x = inputs = keras.Input((8, 8, 3), name="image")
-    x = layers.Rescaling(0.5, offset=0.1, name="normalise")(x)
+    x = layers.Rescaling(0.5, offset=0.1, name="normalize")(x)
     x = km.conv_bn(x, 6, 2, conv=conv, name="a")
     x = layers.BatchNormalization(name="alone")(layers.ReLU(max_value=6)(x))
     scale = layers.GlobalAveragePooling2D(keepdims=True)(x)

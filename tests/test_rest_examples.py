@@ -24,7 +24,7 @@ from serving.telemetry import ACCESS_LOG
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory):
-    """A server's URL of two models: `half` (1, labelled stable, and 2) and `tf1` (5)."""
+    """A server's URL of two models: `half` (1, labeled stable, and 2) and `tf1` (5)."""
     base = tmp_path_factory.mktemp("served")
     for version in (1, 2):
         export_half_plus(base / "half" / str(version), version)
@@ -58,8 +58,8 @@ def test_classify(url):
     body = {"signature_name": "classify_x_to_y", "examples": X}
     pairs = [[["y", 3.0], ["minus y", -3.0]], [["y", 4.0], ["minus y", -4.0]]]
     assert fetch(f"{url}/half:classify", body) == (200, {"results": pairs})
-    unlabelled = [[["", 3.0]], [["", 4.0]]]
-    assert fetch(f"{url}/tf1:classify", body) == (200, {"results": unlabelled})
+    unlabeled = [[["", 3.0]], [["", 4.0]]]
+    assert fetch(f"{url}/tf1:classify", body) == (200, {"results": unlabeled})
 
 
 def test_features_of_every_kind(url):

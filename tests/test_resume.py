@@ -80,7 +80,7 @@ def test_killed_and_resumed_equals_unbroken_to_the_bit(tmp_path):
 
 
 def small_model():
-    """A model with every kind of state: weights, moving averages, generators, optimiser."""
+    """A model with every kind of state: weights, moving averages, generators, optimizer."""
     inputs = keras.Input((4,))
     x = keras.layers.BatchNormalization()(keras.layers.Dense(8)(inputs))
     model = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Dropout(0.5)(x)))

@@ -114,10 +114,10 @@ def test_classify_is_marked_as_such_and_the_labels_are_beside_it(exported):
 
 def test_files_of_any_size_and_kind_are_resized(exported, signatures):
     serve = signatures["serving_bytes"]
-    grey = np.full((50, 70), 200, "uint8")
+    gray = np.full((50, 70), 200, "uint8")
     files = [
-        file_bytes(grey, "JPEG"),
-        file_bytes(grey, "GIF"),
+        file_bytes(gray, "JPEG"),
+        file_bytes(gray, "GIF"),
         file_bytes(np.full((5, 9, 4), 200, "uint8"), "PNG"),
         file_bytes(np.full((1, 1, 3), 200, "uint8"), "BMP"),
     ]
@@ -285,7 +285,7 @@ def test_models_without_a_graph_or_a_single_output_are_refused(tmp_path):
             km.export_saved_model(model, tmp_path / "model")
     with pytest.raises(ValueError, match=r"`model` must give a tensor .* a dictionary of answer"):
         km.export_saved_model(named, tmp_path / "model")
-    with pytest.raises(ValueError, match=r"`model` must take normalised floats.*dtype=uint8"):
+    with pytest.raises(ValueError, match=r"`model` must take normalized floats.*dtype=uint8"):
         km.export_saved_model(whole, tmp_path / "model")
     assert not list(tmp_path.iterdir())
 

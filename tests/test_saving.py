@@ -25,7 +25,7 @@ numpy.save(f"{folder}/loaded.npy", model.predict(numpy.load(f"{folder}/x.npy"), 
 
 
 def network():
-    """A network with each of our layers and our optimiser."""
+    """A network with each of our layers and our optimizer."""
     inputs = keras.Input((16, 16, 3))
     x = km.layers.MulticeptionConv2D(8, (3, (5, 3)), strides=2, activation="relu")(inputs)
     x = km.layers.MixConv2D(8, (3, 5))(x)

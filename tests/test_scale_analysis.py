@@ -172,7 +172,7 @@ class TestReceptiveField:
         expected = np.zeros((9, 9))
         expected[3:6, 3:6] = 1
         np.testing.assert_array_equal(field.map, expected)
-        assert (field.layer, field.centre, field.theoretical) == ("conv", (4, 4), (3, 3))
+        assert (field.layer, field.center, field.theoretical) == ("conv", (4, 4), (3, 3))
         assert (field.side(), field.side(0.1)) == (3, 1)
 
     def test_of_a_branch_is_its_kernel(self):

@@ -22,7 +22,7 @@ def test_every_step_has_the_rate_of_the_recipe(interval, warmup_epochs):
 
 
 @pytest.mark.backend
-def test_an_optimiser_follows_the_schedule_in_fit():
+def test_an_optimizer_follows_the_schedule_in_fit():
     recipe = dataclasses.replace(PAPER, epochs=4, warmup_epochs=2)
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     model.compile(keras.optimizers.SGD(learning_rate_schedule(recipe, 2)), "mse")

@@ -90,8 +90,8 @@ def test_the_figure_is_a_picture_with_both_apis(tmp_path, clients):
     draw(rows_of(clients), "how", "machine", path)
     with Image.open(path) as picture:
         assert picture.size == (1800, 720)
-        colours = {colour for _, colour in picture.convert("RGB").getcolors(2**20)}
-    assert {(0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)} <= colours
+        colors = {color for _, color in picture.convert("RGB").getcolors(2**20)}
+    assert {(0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)} <= colors
 
 
 def test_results_replace_a_file_at_once(tmp_path):

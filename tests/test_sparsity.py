@@ -151,5 +151,5 @@ def test_bad_arguments(function):
     ):
         with pytest.raises(ValueError, match="`model` must be built"):
             function(unbuilt)
-    with pytest.raises(ValueError, match="no wrappers of quantisation"):
+    with pytest.raises(ValueError, match="no wrappers of quantization"):
         function(quantize_model(network()))

@@ -9,7 +9,7 @@ from study_folders import write_runs
 from training.studies.figures import draw_curves, draw_sizes
 from training.studies.plan import plan_conditions, plan_runs, recipes_of_tables
 from training.studies.results import collect
-from training.studies.summary import render, summarise
+from training.studies.summary import render, summarize
 from training.studies.tables import to_csv, to_markdown
 
 ERRORS = {
@@ -177,7 +177,7 @@ def test_csv_has_a_line_for_each_condition(table_runs):
 
 def test_pages_are_made_again_from_the_result_file(table_runs, tmp_path):
     output = tmp_path / "results" / "study.v1"
-    summarise(table_runs, tmp_path, output, command="the command", note="JPEG copies")
+    summarize(table_runs, tmp_path, output, command="the command", note="JPEG copies")
     files = {path.name: path for path in output.parent.iterdir()}
     assert sorted(files) == [
         *(f"study.v1.{suffix}" for suffix in ("csv", "json", "md", "png")),
@@ -202,7 +202,7 @@ def test_file_without_results_is_refused(tmp_path):
 
 def test_study_without_any_result_has_its_tables(tmp_path):
     runs = plan_runs(plan_conditions(recipes_of_tables([1], ["resnet20"])), 2, tmp_path)
-    summarise(runs, tmp_path, tmp_path / "study")
+    summarize(runs, tmp_path, tmp_path / "study")
     page = (tmp_path / "study.md").read_text()
     assert "**Not complete**: 6 of 6 runs" in page
     [row] = rows_of(page, "network and data set")

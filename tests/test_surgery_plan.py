@@ -90,7 +90,7 @@ def test_image_and_output_stay_by_default():
     assert reasons(model) == {
         "stem": "it reads the image",
         "body": None,
-        "head": "it makes the model's output, which would be batch normalised",
+        "head": "it makes the model's output, which would be batch normalized",
     }
     assert set(multiceptions(replace(model, where=".*"))) == {"stem", "body", "head"}
 

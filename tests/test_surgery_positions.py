@@ -25,7 +25,7 @@ def test_new_kernels_look_where_the_old_ones_did(
 ):
     assume(max(kernel_size) > 1)
     assume(max(strides) == 1 or dilation == 1)
-    assume(dilation == 1 or all(k % 2 for k in kernel_size))  # the centre is a pixel of the kernel
+    assume(dilation == 1 or all(k % 2 for k in kernel_size))  # the center is a pixel of the kernel
     assume(all(dilation * (k - 1) < n for k, n in zip(kernel_size, size, strict=True)))
     check_positions(size, kernel_size, strides, dilation, padding, absorb)
 
@@ -37,7 +37,7 @@ def test_positions_on_every_backend(padding):
 
 
 def check_positions(size, kernel_size, strides, dilation, padding, absorb=False):
-    """Let the old and the new kernels return the pixels that they are centred on, and compare."""
+    """Let the old and the new kernels return the pixels that they are centered on, and compare."""
     explicit = not isinstance(padding, str)
     x = inputs = keras.Input((*size, 2))
     if explicit:
@@ -67,7 +67,7 @@ def check_positions(size, kernel_size, strides, dilation, padding, absorb=False)
 
 
 def become_a_sampler(layer):
-    """Let a Multiception layer return the pixels that its kernels are centred on."""
+    """Let a Multiception layer return the pixels that its kernels are centered on."""
     for conv in layer.depthwise_convs:
         kernel = np.zeros(conv.kernel.shape)
         kernel[kernel.shape[0] // 2, kernel.shape[1] // 2] = 1

@@ -1,4 +1,4 @@
-"""The model optimisation toolkit leaves Keras what it is."""
+"""The model optimization toolkit leaves Keras what it is."""
 
 import ast
 import subprocess

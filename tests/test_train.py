@@ -146,16 +146,16 @@ def test_run_of_an_older_version_is_known_again(workdir, tmp_path, capsys):
     assert "finished" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("synchronised", ["true", "false"])
-def test_number_of_replicas_matters_unless_batch_norms_are_synchronised(
-    workdir, tmp_path, capsys, synchronised
+@pytest.mark.parametrize("synchronized", ["true", "false"])
+def test_number_of_replicas_matters_unless_batch_norms_are_synchronized(
+    workdir, tmp_path, capsys, synchronized
 ):
     config = read_json(workdir / "config.json")
-    config["recipe"]["sync_batch_norm"] = synchronised == "true"
+    config["recipe"]["sync_batch_norm"] = synchronized == "true"
     config["execution"] = {"strategy": "mirrored", "replicas": 2}
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "metrics.json").write_bytes((workdir / "metrics.json").read_bytes())
-    if synchronised == "true":
+    if synchronized == "true":
         assert run(tmp_path, "sync_batch_norm=true") == 0
     else:
         with pytest.raises(SystemExit, match="2"):

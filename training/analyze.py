@@ -14,7 +14,7 @@ from training.cli import Parser, run_command
 
 
 def main(argv=None):
-    """Analyse from the command line.
+    """Analyze from the command line.
 
     Args:
         argv: List of arguments; the default is the process's.

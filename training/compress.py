@@ -63,7 +63,7 @@ def main(argv=None):
 
 
 def _compress(args, recipes, command):
-    from training.compression.artefacts import Compressor, find_runs  # imports TensorFlow
+    from training.compression.artifacts import Compressor, find_runs  # imports TensorFlow
     from training.compression.fine_tuning import FineTuning
     from training.compression.results import add_times, collect
 
@@ -104,10 +104,10 @@ def _require_own_output(output, compressors, recipes):
     try:
         networks = json.loads(path.read_text(encoding="utf-8"))["networks"]
         there = {
-            (json.dumps({**network["recipe"], "seed": seed}, sort_keys=True), artefact["recipe"])
+            (json.dumps({**network["recipe"], "seed": seed}, sort_keys=True), artifact["recipe"])
             for network in networks
-            for artefact in network["artefacts"]
-            for seed in artefact["seeds"]
+            for artifact in network["artifacts"]
+            for seed in artifact["seeds"]
         }
     except FileNotFoundError:
         return

@@ -11,8 +11,8 @@ TITLES = {
     "shakeshake26": "Shake-Shake 26 2x96d",
     "mobilenetv2": "MobileNetV2",
 }
-# Colours that stay apart for colour-blind readers and in print.
-COLOURS = {
+# Colors that stay apart for color-blind readers and in print.
+COLORS = {
     "standard": "#a9afb5",
     "dsconv": "#56b4e9",
     "mixconv": "#e69f00",
@@ -30,7 +30,7 @@ def draw(costs, labels, path):
         path: Path of the PNG file to write.
     """
     panels = {
-        model: {conv: costs[model, conv] for conv in COLOURS if (model, conv) in costs}
+        model: {conv: costs[model, conv] for conv in COLORS if (model, conv) in costs}
         for model in TITLES
         if any(model == name for name, _ in costs)
     }
@@ -45,19 +45,19 @@ def draw(costs, labels, path):
             ax.set_title(title, loc="left", fontsize=10)
     for ax in axes[-1]:
         ax.set_xlabel("stage")
-    handles = [Patch(color=colour, label=labels[conv]) for conv, colour in COLOURS.items()]
+    handles = [Patch(color=color, label=labels[conv]) for conv, color in COLORS.items()]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
     figure.savefig(path)
 
 
 def _draw_bars(ax, panel, attribute):
     stages = list(next(iter(panel.values())).stages)
-    width = 0.84 / len(COLOURS)
+    width = 0.84 / len(COLORS)
     for index, (conv, cost) in enumerate(panel.items()):
         offset = (index - (len(panel) - 1) / 2) * width
         positions = [place + offset for place in range(len(stages))]
         heights = [getattr(stage, attribute) for stage in cost.stages.values()]
-        ax.bar(positions, heights, width, color=COLOURS[conv], ec="white", lw=0.6, zorder=2)
+        ax.bar(positions, heights, width, color=COLORS[conv], ec="white", lw=0.6, zorder=2)
     ax.set_xticks(range(len(stages)), [name.removeprefix("stage") for name in stages])
     ax.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
     ax.yaxis.set_major_formatter(FuncFormatter(_engineering))

@@ -69,7 +69,7 @@ def log_probabilities(model, images, *, dataset, trained_on=None, batch_size=BAT
 
     Args:
         model: A `keras.Model` that ends in logits or in a softmax, or a SavedModel, as from
-            `load_model`; a SavedModel normalises images itself.
+            `load_model`; a SavedModel normalizes images itself.
         images: Array of shape (examples, height, width, channels), uint8.
         dataset: Name or `Dataset` of the images.
         trained_on: Name or `Dataset`, whose statistics a Keras model expects; the default is

@@ -189,15 +189,15 @@ def _compression(results):
         found = {
             conv: each
             for conv in convs
-            for each in networks[conv]["artefacts"]
+            for each in networks[conv]["artifacts"]
             if each["recipe"] == recipe
         }
         if found:
             cells = [_compressed(found.get(conv)) for conv in convs]
             description = next(iter(found.values()))["description"]
             rows.append((f"`{recipe}`", description.rstrip("."), *cells))
-    counts = sorted({each["n"] for n in results["networks"] for each in n["artefacts"]})
-    examples = results["networks"][0]["artefacts"][0]["test_examples"]
+    counts = sorted({each["n"] for n in results["networks"] for each in n["artifacts"]})
+    examples = results["networks"][0]["artifacts"][0]["test_examples"]
     seeds = " or ".join(map(str, counts))
     return f"{_table(rows, left=2)}\n\nOn {examples:,} test images; n = {seeds} of each network."
 

@@ -35,9 +35,9 @@ class Recipe:
         train_split: Split to train on, in the notation of TensorFlow Datasets.
         test_split: Split to measure on after each epoch and at the end.
         epochs: Number of passes over the training split.
-        batch_size: Images per optimiser step over all devices, unless `accumulate_steps` is
+        batch_size: Images per optimizer step over all devices, unless `accumulate_steps` is
             more than 1; an epoch drops what is left over.
-        accumulate_steps: Batches whose gradients are averaged into one optimiser step.
+        accumulate_steps: Batches whose gradients are averaged into one optimizer step.
         learning_rate: Highest learning rate, from which the cosine falls.
         min_learning_rate: Where the cosine ends.
         warmup_epochs: Epochs in which the learning rate rises to `learning_rate`.
@@ -46,7 +46,7 @@ class Recipe:
             "muon" is `keras_multiception.optimizers.ConvMuon`.
         momentum: Nesterov momentum.
         l2: Coefficient of the coupled L2 penalty of "sgd"; 0 with "muon".
-        l2_on_vectors: Whether the penalty covers biases and batch normalisation too.
+        l2_on_vectors: Whether the penalty covers biases and batch normalization too.
         weight_decay: Decoupled weight decay of "muon" for kernels; 0 with "sgd".
         clip_norm: Largest global norm of the gradient; 0 is no clipping.
         ema: Momentum of a moving average of the weights, which is what is measured and kept;
@@ -57,7 +57,7 @@ class Recipe:
             is none.
         pad_and_crop: Pixels of zeros to pad each side with before a random crop; 0 is no crop.
         flip: Whether to mirror half of the images.
-        sync_batch_norm: Whether batch normalisation takes its statistics over all devices.
+        sync_batch_norm: Whether batch normalization takes its statistics over all devices.
         seed: Seed of the initial weights, the order of the images and their augmentation.
         dtype_policy: Keras dtype policy, one of `POLICIES`.
     """

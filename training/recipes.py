@@ -44,7 +44,7 @@ _SHORT: dict[str, Any] = {
     "pad_and_crop": 2,
 }
 
-# For a CPU again, by an optimiser that gets further in as many epochs. Learning rate and crop were
+# For a CPU again, by an optimizer that gets further in as many epochs. Learning rate and crop were
 # chosen as above, with standard convolution and all epochs (training/results/muon_recipe.md), after
 # single runs of four epochs.
 _MUON: dict[str, Any] = {

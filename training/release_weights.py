@@ -188,7 +188,7 @@ def _model_card(name, config, runs, best, top1, narrow, note):
         ),
         "on disk": "kernels in float16, vectors in float32" if narrow else "float32",
         "made with": f"{packages}; {hardware}",
-        "licence": "Apache 2.0, as the code; the terms of the data apply",
+        "license": "Apache 2.0, as the code; the terms of the data apply",
     }
     lines = [f"| {key} | {value} |" for key, value in rows.items()]
     return "\n".join(

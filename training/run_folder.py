@@ -259,7 +259,7 @@ def _decisive(config):
 
 
 def _variables(model):
-    """Name all state of a compiled model: weights, states of generators, optimiser.
+    """Name all state of a compiled model: weights, states of generators, optimizer.
 
     `model.save_weights` is not enough: it leaves out the states of the random generators of
     layers such as `Dropout`.

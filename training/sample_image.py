@@ -39,7 +39,7 @@ def main(arguments=None):
     except (ValueError, OSError) as error:
         parser.error(error)
     label = facts.class_names[labels[args.index]]
-    print(f"{args.output}: image {args.index} of {args.dataset} {args.split}, labelled {label!r}")
+    print(f"{args.output}: image {args.index} of {args.dataset} {args.split}, labeled {label!r}")
     return 0
 
 

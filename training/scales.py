@@ -13,7 +13,7 @@ IMAGES = 64
 
 
 def analyze(run, output, split=None, data_dir=None, layer=None):
-    """Analyse the network of a training run.
+    """Analyze the network of a training run.
 
     Args:
         run: Path of the folder of a finished training run.

@@ -31,16 +31,16 @@ def draw_stages(shares):
     panels = {measure: stage_shares(entries) for measure, entries in shares.items()}
     stages = list(panels["weights"])
     sizes = sorted({size for stage in panels["weights"].values() for size in stage})
-    colours = matplotlib.colormaps["Blues"](np.linspace(0.3, 0.9, len(sizes)))
+    colors = matplotlib.colormaps["Blues"](np.linspace(0.3, 0.9, len(sizes)))
     figure = Figure((9, 1.2 + 0.45 * len(stages)), DPI, layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=True, gridspec_kw={"wspace": 0.1})
     for ax, (measure, panel) in zip(axes, panels.items(), strict=True):
         left = np.zeros(len(stages))
-        for size, colour in zip(sizes, colours, strict=True):
+        for size, color in zip(sizes, colors, strict=True):
             widths = np.array([panel[stage].get(size, 0.0) for stage in stages])
-            bars = ax.barh(stages, widths, 0.75, left, color=colour)
+            bars = ax.barh(stages, widths, 0.75, left, color=color)
             labels = [f"{width:.0%}" if width >= 0.06 else "" for width in widths]
-            ink = "black" if colour[:3].mean() > 0.6 else "white"
+            ink = "black" if color[:3].mean() > 0.6 else "white"
             ax.bar_label(bars, labels, label_type="center", color=ink, fontsize=9)
             left += widths
         ax.set_title(TITLES[measure], fontsize=9)
@@ -51,8 +51,7 @@ def draw_stages(shares):
         ax.spines[:].set_visible(False)
     axes[0].invert_yaxis()
     handles = [
-        Patch(color=colour, label=size_name(size))
-        for size, colour in zip(sizes, colours, strict=True)
+        Patch(color=color, label=size_name(size)) for size, color in zip(sizes, colors, strict=True)
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(sizes), frameon=False)
     return figure
@@ -87,7 +86,7 @@ def draw_channels(shares):
             ax.tick_params(length=0, labelsize=7)
             ax.spines[:].set_visible(False)
         column[0].set_title(f"{TITLES[measure]}\n\n{entries[0].layer}", fontsize=8, loc="left")
-        column[-1].set_xlabel("input channels; grey: always 0", fontsize=8)
+        column[-1].set_xlabel("input channels; gray: always 0", fontsize=8)
     bar = _add_colorbar(figure, image, axes, 3, "share in the input channel")
     bar.ax.yaxis.set_major_formatter(PercentFormatter(1))
     return figure
@@ -112,7 +111,7 @@ def draw_fields(fields):
         # the square root shows the faint rim as well
         image = ax.imshow(field.map, "magma", norm=PowerNorm(0.5, 0, 1))
         side = field.side(0.95)
-        top, left = (position - side / 2 for position in field.centre)
+        top, left = (position - side / 2 for position in field.center)
         ax.add_patch(Rectangle((left, top), side, side, fill=False, color="white", lw=0.8))
         reach = "unknown" if field.theoretical is None else size_name(field.theoretical)
         ax.set_title(f"{field.layer}\n95 % in {side}x{side}, kernels reach {reach}", fontsize=8)
@@ -139,8 +138,8 @@ def draw_kernels(layers, width=129):
     figure = Figure((10.5, 0.4 * len(grids) + 0.073 * sum(heights)), DPI, layout="compressed")
     axes = figure.subplots(len(grids), 1, height_ratios=heights, squeeze=False)[:, 0]
     for ax, (name, grid) in zip(axes, grids.items(), strict=True):
-        colours = matplotlib.colormaps["RdBu_r"].with_extremes(bad=GREY)
-        image = ax.imshow(grid, colours, vmin=-1, vmax=1, interpolation="nearest")
+        colors = matplotlib.colormaps["RdBu_r"].with_extremes(bad=GREY)
+        image = ax.imshow(grid, colors, vmin=-1, vmax=1, interpolation="nearest")
         ax.set_xlim(-0.5, width - 0.5)
         ax.set_title(f"{name}, its strongest input channels", fontsize=9, loc="left", pad=4)
         sizes = layers[name].kernel_sizes

@@ -66,10 +66,10 @@ def main(argv=None):
         check_networks(conditions)
         require_name(_output(args))
         _require_own_output(_output(args), runs, args.summary_only)
-        summarise = functools.partial(_summarise, runs, args, argv)
+        summarize = functools.partial(_summarize, runs, args, argv)
         if not args.summary_only:
-            train_runs(runs, gpus, parallel, args.data_dir, summarise, args.loop)
-        summarise()
+            train_runs(runs, gpus, parallel, args.data_dir, summarize, args.loop)
+        summarize()
     except ValueError as error:
         parser.error(error)
     except OSError as error:
@@ -85,11 +85,11 @@ def main(argv=None):
     return 1 if missing else 0
 
 
-def _summarise(runs, args, argv):
-    from training.studies.summary import summarise  # imports Keras, which takes seconds
+def _summarize(runs, args, argv):
+    from training.studies.summary import summarize  # imports Keras, which takes seconds
 
     command = command_of("training.study", argv, _OF_THE_MACHINE)
-    summarise(runs, args.workdir, _output(args), command=command, note=args.note)
+    summarize(runs, args.workdir, _output(args), command=command, note=args.note)
 
 
 def _require_own_output(output, runs, summary_only):
@@ -170,7 +170,7 @@ def _parser():
         help="as of training.train (%(default)s)",
     )
     parser.add_argument(
-        "--summary_only", action="store_true", help="train nothing, only summarise what is there"
+        "--summary_only", action="store_true", help="train nothing, only summarize what is there"
     )
     parser.add_argument(
         "--render",

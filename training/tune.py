@@ -67,7 +67,7 @@ def main(argv=None):
             try:
                 tuner.search()
             finally:
-                winner = _summarise(tuner, args)
+                winner = _summarize(tuner, args)
         if winner is None:
             raise RuntimeError(_why_none(tuner.oracle.trials.values()))
     except ValueError as error:
@@ -174,7 +174,7 @@ def _require_same(args, recipe, budget):
     return search
 
 
-def _summarise(tuner, args):
+def _summarize(tuner, args):
     """Write what has been found so far, and return the winner or `None`."""
     from training.tuning.summary import write_search
 

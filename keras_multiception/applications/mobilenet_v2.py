@@ -53,7 +53,7 @@ def MobileNetV2(
     Args:
         include_top: Boolean, whether the network ends in global average pooling, dropout and a
             dense layer of `classes` units.
-        weights: `None` for random initialisation, or the path of a `.weights.h5` file that
+        weights: `None` for random initialization, or the path of a `.weights.h5` file that
             `model.save_weights` wrote for the same architecture.
         input_tensor: Keras tensor of images for the network to begin with, such as what
             `keras.Input` or a layer behind it gives; the default is an input of its own.
@@ -76,7 +76,7 @@ def MobileNetV2(
             `input_shape` leaves the size open.
 
     Input shape:
-        `(batch, height, width, channels)`, normalised by `km.preprocessing.preprocess_input`.
+        `(batch, height, width, channels)`, normalized by `km.preprocessing.preprocess_input`.
 
     Output shape:
         `(batch, classes)`; with `include_top=False`, `(batch, height / s, width / s, 1280)`,

@@ -73,7 +73,7 @@ _DOCSTRING = """{title}, the paper's 6n + 2 network for CIFAR-sized images (n = 
     Args:
         include_top: Boolean, whether the network ends in global average pooling and a dense
             layer of `classes` units.
-        weights: `None` for random initialisation, `"cifar10"` for the weights that come with the
+        weights: `None` for random initialization, `"cifar10"` for the weights that come with the
             package, or the path of a `.weights.h5` file that `model.save_weights` wrote for the
             same architecture.
         input_tensor: Keras tensor of images for the network to begin with, such as what
@@ -97,7 +97,7 @@ _DOCSTRING = """{title}, the paper's 6n + 2 network for CIFAR-sized images (n = 
             four times as many.
 
     Input shape:
-        `(batch, height, width, channels)`, normalised by `km.preprocessing.preprocess_input`.
+        `(batch, height, width, channels)`, normalized by `km.preprocessing.preprocess_input`.
 
     Output shape:
         `(batch, classes)`; with `include_top=False`, `(batch, height / 4, width / 4,

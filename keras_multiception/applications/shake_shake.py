@@ -39,7 +39,7 @@ def ShakeShake26(
     Args:
         include_top: Boolean, whether the network ends in global average pooling and a dense
             layer of `classes` units.
-        weights: `None` for random initialisation, or the path of a `.weights.h5` file that
+        weights: `None` for random initialization, or the path of a `.weights.h5` file that
             `model.save_weights` wrote for the same architecture.
         input_tensor: Keras tensor of images for the network to begin with, such as what
             `keras.Input` or a layer behind it gives; the default is an input of its own.
@@ -63,7 +63,7 @@ def ShakeShake26(
             for the exact parameter counts of the paper's Table V and whole checkpoints.
 
     Input shape:
-        `(batch, height, width, channels)`, normalised by `km.preprocessing.preprocess_input`.
+        `(batch, height, width, channels)`, normalized by `km.preprocessing.preprocess_input`.
 
     Output shape:
         `(batch, classes)`; with `include_top=False`, `(batch, height / 4, width / 4,

@@ -1,7 +1,7 @@
 """Smaller networks; nothing else of the library imports this.
 
 `prune_branches` drops whole kernel branches and needs Keras alone. All else takes TensorFlow's
-model optimisation toolkit, and that Keras 2 models only: `to_tf_keras` makes them. Both are
+model optimization toolkit, and that Keras 2 models only: `to_tf_keras` makes them. Both are
 imported where they are used, and leave `keras` and `tf.keras` what they are.
 """
 

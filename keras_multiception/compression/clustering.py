@@ -1,4 +1,4 @@
-"""Few distinct weights, which train on as the centres of their clusters."""
+"""Few distinct weights, which train on as the centers of their clusters."""
 
 import operator
 

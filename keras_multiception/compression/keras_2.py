@@ -25,9 +25,9 @@ def to_tf_keras(model, inputs=None):
 
     The new model is flat: nested models are opened, and our own layers are written out.
     `MulticeptionConv2D` becomes a batch norm for each branch, which is the same, in training too,
-    as one behind the concatenation, and what quantisation-aware training can take; Shake-Shake
-    becomes the mean of its inputs, and a slice of an image's channels a crop. Regularisers,
-    constraints and initialisers are dropped. In training, the moving variances of Keras 2 are
+    as one behind the concatenation, and what quantization-aware training can take; Shake-Shake
+    becomes the mean of its inputs, and a slice of an image's channels a crop. Regularizers,
+    constraints and initializers are dropped. In training, the moving variances of Keras 2 are
     averages of unbiased variances, those of Keras 3 of biased ones.
 
     Args:

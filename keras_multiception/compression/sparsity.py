@@ -20,7 +20,7 @@ def sparsity_report(model):
     Args:
         model: A built `keras.Model`; a `tf_keras.Model`, plain or by `prune_model` or
             `cluster_model`; or a LiteRT file, as bytes or as a path. (Of a model with the wrappers
-            of quantisation, convert it and pass the file.)
+            of quantization, convert it and pass the file.)
 
     Returns:
         A dictionary from each of `"standard"`, `"depthwise"`, `"pointwise"` and `"dense"` that
@@ -109,7 +109,7 @@ def _plain(model):
         return strip_clustering(model)
     if is_wrapped(model):
         raise ValueError(
-            "`model` must have no wrappers of quantisation: convert it, and pass the LiteRT file. "
+            "`model` must have no wrappers of quantization: convert it, and pass the LiteRT file. "
             f"Received: model={model!r}"
         )
     return model

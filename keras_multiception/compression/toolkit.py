@@ -1,4 +1,4 @@
-"""TensorFlow's model optimisation toolkit, imported without a trace."""
+"""TensorFlow's model optimization toolkit, imported without a trace."""
 
 import os
 

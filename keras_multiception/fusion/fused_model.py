@@ -29,7 +29,7 @@ def fuse(model, form="separate", batch_size=1, inputs=None, tolerance=None, verb
 
     - *Folded*: batch norms, into the convolution or dense layer in front, through additions,
       concatenations, crops and average pooling too, or else into all that read them, where these
-      do not pad. A batch norm that no neighbour can take in exactly, such as one between a ReLU
+      do not pad. A batch norm that no neighbor can take in exactly, such as one between a ReLU
       and an addition, becomes a scale and shift of each channel (a 1x1 depthwise convolution of
       its name) and is listed with the reason.
     - *Moved*: the stride of a 1x1 convolution into the depthwise convolutions in front, which are
@@ -39,7 +39,7 @@ def fuse(model, form="separate", batch_size=1, inputs=None, tolerance=None, verb
       `MixConv2D` and `SeparableConv2D`; the convolution that makes their output has their name.
     - *Removed*: dropout and noise; Shake-Shake becomes an addition.
     - *Kept*: all other layers with their names, weights and dtype policies; which calls share a
-      layer. Regularisers and constraints of convolutions are dropped, and what `compile` set.
+      layer. Regularizers and constraints of convolutions are dropped, and what `compile` set.
 
     A depthwise convolution and the 1x1 convolution behind it, such as a Multiception, can take
     several forms, all exact:

@@ -54,7 +54,7 @@ def _batch_norm(layer, name, rank, report):
         report.left[name] = f"its class {type(layer).__name__} may do more than its base class"
         return None
     if layer.axis not in (-1, rank - 1):
-        report.left[name] = f"it normalises along axis {layer.axis}, which is not the last"
+        report.left[name] = f"it normalizes along axis {layer.axis}, which is not the last"
         return None
     scale, shift = _scale_and_shift(layer)
     return [Scale(name, scale, shift, layer.dtype_policy)]

@@ -42,7 +42,7 @@ def takes_depthwise_branches(x, kernel_sizes, dilation_rate):
 
 
 def batch_norm(x, gamma, beta, epsilon, statistics=None):
-    """Normalise each channel of a batch of images in one operation.
+    """Normalize each channel of a batch of images in one operation.
 
     Args:
         x: Tensor of shape (batch, height, width, channels), float32, bfloat16 or float16.
@@ -65,7 +65,7 @@ def batch_norm(x, gamma, beta, epsilon, statistics=None):
 
 
 def _normalize(x, gamma, beta, epsilon, mean, variance):
-    """Normalise by given statistics; as `batch_norm`.
+    """Normalize by given statistics; as `batch_norm`.
 
     On a CPU the fused operation costs up to a millisecond for a single image.
     """
@@ -85,7 +85,7 @@ def _normalize(x, gamma, beta, epsilon, mean, variance):
 
 
 def _affine(gamma, beta, epsilon, mean, variance):
-    """Return the factor and the summand of each channel that normalising comes to."""
+    """Return the factor and the summand of each channel that normalizing comes to."""
     scale = gamma * tf.math.rsqrt(variance + epsilon)
     return scale, beta - mean * scale
 

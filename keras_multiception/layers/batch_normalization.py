@@ -1,4 +1,4 @@
-"""Batch normalisation of images, with the faster form of the backend where it has one."""
+"""Batch normalization of images, with the faster form of the backend where it has one."""
 
 import keras
 
@@ -11,7 +11,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     Arguments, weights, shapes and results are those of Keras, results but for rounding: the
     moving variance is an average of biased variances. Where the backend has no faster form, or
-    it does not fit (a mask, other axes, synchronised or renormalised statistics, weights in
+    it does not fit (a mask, other axes, synchronized or renormalized statistics, weights in
     another type than float32), this is Keras' own layer.
 
     Example:
@@ -22,7 +22,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
     """
 
     def call(self, inputs, training=None, mask=None):
-        """Normalise; `training` chooses batch or moving statistics."""
+        """Normalize; `training` chooses batch or moving statistics."""
         fast = self.fast_forms()
         if mask is not None or fast is None or not fast.takes_batch_norm(inputs):
             return super().call(inputs, training=training, mask=mask)

@@ -1,4 +1,4 @@
-"""Initialisers of the paper's experiments, in the terms of Keras.
+"""Initializers of the paper's experiments, in the terms of Keras.
 
 PyTorch's `kaiming_normal_` draws from a normal distribution that is not truncated and takes the
 fans of a depthwise kernel from one channel, where Keras counts all of them: on a
@@ -10,7 +10,7 @@ import keras
 
 
 def he_normal(mode="fan_in"):
-    """He-normal initialiser of a full or pointwise convolution.
+    """He-normal initializer of a full or pointwise convolution.
 
     Args:
         mode: `"fan_in"` (the paper's ResNets) or `"fan_out"` (its MobileNetV2 and Shake-Shake).
@@ -22,7 +22,7 @@ def he_normal(mode="fan_in"):
 
 
 def depthwise_he_normal(mode="fan_in"):
-    """He-normal initialiser of a depthwise convolution, with PyTorch's meaning of `mode`.
+    """He-normal initializer of a depthwise convolution, with PyTorch's meaning of `mode`.
 
     Args:
         mode: `"fan_in"`, the area of the kernel, or `"fan_out"`, that times the channels.
@@ -34,7 +34,7 @@ def depthwise_he_normal(mode="fan_in"):
 
 
 def uniform_bias(fan_in):
-    """PyTorch's initialiser of a bias (and of a dense kernel): uniform in +-1 / sqrt(fan_in).
+    """PyTorch's initializer of a bias (and of a dense kernel): uniform in +-1 / sqrt(fan_in).
 
     Args:
         fan_in: Integer, the number of inputs of one output unit.
@@ -46,9 +46,9 @@ def uniform_bias(fan_in):
 
 
 def branch_initializer(initializer, index):
-    """Copy an initialiser so that it draws other values in each branch of a layer.
+    """Copy an initializer so that it draws other values in each branch of a layer.
 
-    A Keras initialiser object repeats its draws: two branches of one kernel size would start
+    A Keras initializer object repeats its draws: two branches of one kernel size would start
     equal, and by symmetry stay equal in training.
 
     Args:
@@ -56,7 +56,7 @@ def branch_initializer(initializer, index):
         index: Integer, the position of the branch; it is added to an integer seed.
 
     Returns:
-        The copy; or the initialiser itself if it is another callable, has no seed in its config,
+        The copy; or the initializer itself if it is another callable, has no seed in its config,
         or draws from a `keras.random.SeedGenerator`, which repeats nothing.
     """
     if not isinstance(initializer, keras.initializers.Initializer) or isinstance(

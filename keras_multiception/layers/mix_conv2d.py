@@ -45,10 +45,10 @@ class MixConv2D(keras.layers.Layer):
         depthwise: Boolean, which of the two forms.
         activation: Activation of the output; `None` for linear.
         use_bias: Boolean, whether to add a bias.
-        kernel_initializer: Initialiser of the kernels. The default is He-normal, fan-in.
-        bias_initializer: Initialiser of the bias.
-        kernel_regularizer: Regulariser of the kernels.
-        bias_regularizer: Regulariser of the bias.
+        kernel_initializer: Initializer of the kernels. The default is He-normal, fan-in.
+        bias_initializer: Initializer of the bias.
+        kernel_regularizer: Regularizer of the kernels.
+        bias_regularizer: Regularizer of the bias.
         kernel_constraint: Constraint of the kernels.
         bias_constraint: Constraint of the bias.
         **kwargs: `name`, `dtype`, `trainable` and the other arguments of `keras.layers.Layer`.

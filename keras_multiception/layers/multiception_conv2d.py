@@ -27,7 +27,7 @@ class MulticeptionConv2D(keras.layers.Layer):
     """Depthwise Multiception convolution: multiscale kernels over every input channel.
 
     Each kernel size is one depthwise convolution over *all* input channels; their outputs are
-    concatenated, batch normalised, combined by a 1x1 convolution and batch normalised again:
+    concatenated, batch normalized, combined by a 1x1 convolution and batch normalized again:
 
         branch_k = DepthwiseConv2D(k)(x)                        for each k of `kernel_sizes`
         y = BatchNorm(Conv2D(filters, 1)(BatchNorm(concatenate(branches))))
@@ -59,14 +59,14 @@ class MulticeptionConv2D(keras.layers.Layer):
         dilation_rate: Positive integer or pair, the dilation of every depthwise branch.
         activation: Activation behind the last batch norm; `None` for linear.
         use_bias: Boolean, whether the 1x1 convolution has a bias (it has in the paper's code).
-        depthwise_initializer: Initialiser of the depthwise kernels. The default is He-normal
+        depthwise_initializer: Initializer of the depthwise kernels. The default is He-normal
             with the kernel's area as fan-in.
-        pointwise_initializer: Initialiser of the 1x1 kernel. The default is He-normal, fan-in.
-        bias_initializer: Initialiser of the bias. The default is uniform in +-1 / sqrt(inputs of
+        pointwise_initializer: Initializer of the 1x1 kernel. The default is He-normal, fan-in.
+        bias_initializer: Initializer of the bias. The default is uniform in +-1 / sqrt(inputs of
             the 1x1 convolution).
-        depthwise_regularizer: Regulariser of the depthwise kernels.
-        pointwise_regularizer: Regulariser of the 1x1 kernel.
-        bias_regularizer: Regulariser of the bias.
+        depthwise_regularizer: Regularizer of the depthwise kernels.
+        pointwise_regularizer: Regularizer of the 1x1 kernel.
+        bias_regularizer: Regularizer of the bias.
         depthwise_constraint: Constraint of the depthwise kernels.
         pointwise_constraint: Constraint of the 1x1 kernel.
         bias_constraint: Constraint of the bias.

@@ -27,13 +27,13 @@ class EffectiveReceptiveField:
     theoretical: tuple | None
 
     @property
-    def centre(self):
-        """Row and column of the pixel at the centre of mass of the map."""
+    def center(self):
+        """Row and column of the pixel at the center of mass of the map."""
         axes = np.indices(self.map.shape)
         return tuple(round(float((axis * self.map).sum() / self.map.sum())) for axis in axes)
 
     def side(self, share=0.95):
-        """Return the side of the square around the centre that holds a share of the map's sum.
+        """Return the side of the square around the center that holds a share of the map's sum.
 
         Args:
             share: Float in 0..1.
@@ -41,17 +41,17 @@ class EffectiveReceptiveField:
         Returns:
             An odd integer, in pixels; the square may reach beyond the border of the image.
         """
-        offsets = np.indices(self.map.shape) - np.reshape(self.centre, (2, 1, 1))
+        offsets = np.indices(self.map.shape) - np.reshape(self.center, (2, 1, 1))
         distance = np.abs(offsets).max(axis=0)
         held = np.cumsum(np.bincount(distance.ravel(), weights=self.map.ravel()))
         return 2 * int(np.searchsorted(held, share * held[-1] * (1 - 1e-6))) + 1
 
 
 def effective_receptive_field(model, images, layer=None, batch_size=32):
-    """Measure how much each pixel moves the unit in the centre of a feature map.
+    """Measure how much each pixel moves the unit in the center of a feature map.
 
     That is the absolute value of the gradient of the unit, the sum of its channels, with respect
-    to the image, in inference; averaged over images and colour channels, and divided by its
+    to the image, in inference; averaged over images and color channels, and divided by its
     largest value.
 
     Args:

@@ -61,7 +61,7 @@ def plan_replacements(model, conv="multiception", kernel_sizes=None, where=None,
         conv: Type of the new convolutions, as in `km.replace_convolutions`.
         kernel_sizes: Their kernel sizes, as in `km.replace_convolutions`.
         where: Which to replace, as in `km.replace_convolutions`.
-        absorb: Whether neighbours become part of it, as in `km.replace_convolutions`.
+        absorb: Whether neighbors become part of it, as in `km.replace_convolutions`.
 
     Returns:
         A list of `Site`, in the order of the network.
@@ -246,7 +246,7 @@ def _reason_by_default(site, model, calls):
         return "it reads the image"
     ends = {id(call.outputs[0]) for call in calls.of[site.batch_norm or site.output]}
     if ends & {id(innermost(x)) for x in graph_of(model).outputs}:
-        return "it makes the model's output, which would be batch normalised"
+        return "it makes the model's output, which would be batch normalized"
     return None
 
 

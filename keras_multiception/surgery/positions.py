@@ -1,7 +1,7 @@
 """Where a convolution looks, and what makes a new one look at the same places.
 
-`MulticeptionConv2D` and `km.conv_bn` pad by half the kernel on every side and so centre their
-kernels on the pixels 0, s, 2s, ... at stride s. A convolution that pads otherwise centres them
+`MulticeptionConv2D` and `km.conv_bn` pad by half the kernel on every side and so center their
+kernels on the pixels 0, s, 2s, ... at stride s. A convolution that pads otherwise centers them
 elsewhere: a "valid" one begins half a kernel inside the image, and TensorFlow's "same" pads less,
 and first at the end, where the stride is above 1. Zeros around the input and a crop of the output
 bring both together, in position and in size.
@@ -13,7 +13,7 @@ from keras_multiception.layers.arguments import strided_length
 def align(conv, shape, explicit=None):
     """Find the padding and cropping with which a new convolution looks where an old one does.
 
-    The centre of an even kernel is the pixel before its middle. Where the padding depends on a
+    The center of an even kernel is the pixel before its middle. Where the padding depends on a
     size that is unknown (`"same"` at a stride above 1), it is taken to be symmetric.
 
     Args:

@@ -31,8 +31,8 @@ def replace_convolutions(
     - *Kept*: all other layers with their names, shapes, weights, `trainable` and dtype policy;
       which calls share a layer; the name of each replaced layer (of a pair that of the 1x1
       convolution, whose output it makes), its stride, dilation, activation, `trainable`, dtype
-      policy, regularisers and constraints.
-    - *Positions*: the new kernels are centred on the pixels that the old ones were centred on,
+      policy, regularizers and constraints.
+    - *Positions*: the new kernels are centered on the pixels that the old ones were centered on,
       whatever the padding. Where that is not how Multiception pads, a `ZeroPadding2D` or two
       `Cropping2D`, `<name>_align_pad`, `<name>_align_trim` and `<name>_align_crop`, stand around
       the new layer. (With `padding="same"`, a stride above 1 and an unknown input size, only the
@@ -48,7 +48,7 @@ def replace_convolutions(
     Args:
         model: A Functional `keras.Model` or a built `keras.Sequential`; it stays as it is.
         conv: Type of the new convolutions, as in `km.conv_bn`. All types but `"multiception"`
-            take neither dilation nor two different strides, do not take over regularisers and
+            take neither dilation nor two different strides, do not take over regularizers and
             constraints, and come as a nested model of the old name.
         kernel_sizes: Kernel sizes of the new convolutions: one list for all, such as (3, 5); a
             list of three, one for each third of the convolutions that can be replaced, from the

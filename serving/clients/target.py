@@ -15,7 +15,7 @@ class Target:
     Args:
         url: The server's URL.
         model_name: The model's name.
-        version: The version's number; `None` for the latest or the labelled one.
+        version: The version's number; `None` for the latest or the labeled one.
         label: The version's label; `None` for the latest or the numbered one.
         timeout: Seconds for a request to be answered.
 

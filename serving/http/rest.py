@@ -191,7 +191,7 @@ def _version(text: str | None) -> int | None:
 
 def _status(model: ServedModel, version: int | None, label: str | None) -> dict:
     if label is not None:
-        version = model.labelled(label)
+        version = model.labeled(label)
     return {
         "model_version_status": [
             {

@@ -129,7 +129,7 @@ class ServedModel:
         """
         loaded = self._loaded
         if label is not None:
-            version = self.labelled(label)
+            version = self.labeled(label)
         wanted = max(loaded) if version is None else version
         if wanted not in loaded:
             raise ServingError(
@@ -137,7 +137,7 @@ class ServedModel:
             )
         return loaded[wanted]
 
-    def labelled(self, label: str) -> int:
+    def labeled(self, label: str) -> int:
         """The number of the version that has a label.
 
         Args:

@@ -49,7 +49,7 @@ def write_model_card(
         "## Versions": _table(
             config.get("versions") or {"keras_multiception": km.__version__}, "package", "version"
         ),
-        "## Licence": "The code is under Apache 2.0; the terms of the data apply to the weights.",
+        "## License": "The code is under Apache 2.0; the terms of the data apply to the weights.",
     }
     text = "\n\n".join(f"{title}\n\n{body.strip()}" for title, body in sections.items() if body)
     card = pathlib.Path(path) / CARD_FILE

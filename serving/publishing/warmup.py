@@ -56,7 +56,7 @@ def write_warmup(path, image_shape, batching_file=BATCHING_FILE, signatures=SIGN
 
 
 def _requests(size, image_shape):
-    """Make a request for each signature; grey images, for TensorFlow writes those small."""
+    """Make a request for each signature; gray images, for TensorFlow writes those small."""
     png = tf.io.encode_png(np.full(image_shape, _GREY, "uint8")).numpy()
     inputs = {
         "serving_default": ("image", _filled(tf.float32, [size, *image_shape], _GREY)),

@@ -156,7 +156,7 @@ class ModelService(_Calls, model_service_pb2_grpc.ModelServiceServicer):
         choice = spec.WhichOneof("version_choice")
         version = spec.version.value if choice == "version" else None
         if choice == "version_label":
-            version = model.labelled(spec.version_label)
+            version = model.labeled(spec.version_label)
         response = get_model_status_pb2.GetModelStatusResponse()
         for status in model.status(version):
             added = response.model_version_status.add(version=status.version, state=status.state)

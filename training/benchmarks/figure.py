@@ -8,7 +8,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from training.benchmarks.plan import FORMS
 from training.benchmarks.tables import form_name, task_name
-from training.costs_figure import COLOURS
+from training.costs_figure import COLORS
 from training.studies.names import CONVOLUTIONS, MODELS
 
 DPI = 150
@@ -47,8 +47,8 @@ def draw(results):
             several = f"{MODELS.get(model, model)}: " if len(models) > 1 else ""
             ax.set_title(f"{several}{title}", loc="left", fontsize=10, pad=8)
             ax.tick_params(labelleft=ax is of_model[0])
-    convs = [conv for conv in COLOURS if conv in {row["conv"] for row in rows}]
-    handles = [_handle(COLOURS[conv], CONVOLUTIONS[conv]) for conv in convs]
+    convs = [conv for conv in COLORS if conv in {row["conv"] for row in rows}]
+    handles = [_handle(COLORS[conv], CONVOLUTIONS[conv]) for conv in convs]
     if handles:
         figure.legend(
             handles=handles,
@@ -73,7 +73,7 @@ def _lines(rows):
 
 
 def _draw_panel(ax, rows, lines):
-    convs = [conv for conv in COLOURS if conv in {row["conv"] for row in rows}]
+    convs = [conv for conv in COLORS if conv in {row["conv"] for row in rows}]
     for place in range(0, len(lines), 2):
         ax.axhspan(place - 0.5, place + 0.5, color=BAND, lw=0, zorder=0)
     ax.axvline(1, color=DARK, lw=1.2, zorder=2)
@@ -81,17 +81,17 @@ def _draw_panel(ax, rows, lines):
     values = [1.0]
     for row in rows:
         offset = (convs.index(row["conv"]) - (len(convs) - 1) / 2) * step
-        colour, ratio = COLOURS[row["conv"]], row["vs_plain"]
+        color, ratio = COLORS[row["conv"]], row["vs_plain"]
         if form_name(row) in lines:
             place = lines.index(form_name(row)) + offset
             ends = ratio["low"], ratio["high"]
-            ax.plot(ends, (place, place), color=colour, lw=2, alpha=0.45, zorder=2)
-            ax.plot(ratio["median"], place, "o", color=colour, ms=5, mec="white", mew=0.6, zorder=3)
+            ax.plot(ends, (place, place), color=color, lw=2, alpha=0.45, zorder=2)
+            ax.plot(ratio["median"], place, "o", color=color, ms=5, mec="white", mew=0.6, zorder=3)
             values += ends
         if row["form"] == "plain" and row["limit_ms"] and "," not in row["side"]:
             limit = statistics.median(row["seconds"]) * 1000 / row["limit_ms"]
             place = lines.index(LIMIT) + offset
-            ax.plot(limit, place, "D", mfc="white", mec=colour, ms=4.5, mew=1.4, zorder=3)
+            ax.plot(limit, place, "D", mfc="white", mec=color, ms=4.5, mew=1.4, zorder=3)
             values.append(limit)
     measured = {form_name(row) for row in rows} | {LIMIT}
     for place, name in enumerate(lines):
@@ -119,8 +119,8 @@ def _draw_panel(ax, rows, lines):
     ax.spines[:].set_visible(False)
 
 
-def _handle(colour, label):
-    return Line2D([], [], color=colour, marker="o", ms=6, lw=2, mec="white", label=label)
+def _handle(color, label):
+    return Line2D([], [], color=color, marker="o", ms=6, lw=2, mec="white", label=label)
 
 
 def _caption(results, models):

@@ -8,7 +8,7 @@ from training.benchmarks.roofline import serial_limit
 BASE_SIDES = ("keras", "torch")  # not one with oneDNN off beside it
 
 
-def summarise(results):
+def summarize(results):
     """Complete what was measured.
 
     Args:

@@ -8,7 +8,7 @@ import os
 import sys
 
 from training.benchmarks.plan import FORMS, Case
-from training.benchmarks.results import summarise
+from training.benchmarks.results import summarize
 from training.benchmarks.worker import Worker
 
 
@@ -21,7 +21,7 @@ def run(plan, onednn="on", memory=True):
         memory: Boolean, whether to measure the memory of training steps too.
 
     Returns:
-        A dictionary fit for JSON, as `training.benchmarks.results.summarise` completes it.
+        A dictionary fit for JSON, as `training.benchmarks.results.summarize` completes it.
 
     Raises:
         RuntimeError: If a process failed.
@@ -61,7 +61,7 @@ def run(plan, onednn="on", memory=True):
         ],
         "memory": _memory(plan, settings[0]) if memory else [],
     }
-    return summarise(results)
+    return summarize(results)
 
 
 def _sides(plan, settings, left_out):

@@ -5,7 +5,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, NullFormatter
 from matplotlib.transforms import Bbox
 
-from training.studies.figures import DPI, GREY, TYPE_COLOURS
+from training.studies.figures import DPI, GREY, TYPE_COLORS
 from training.studies.names import convolution_name, panel_name
 
 _DEPTH = 4.5  # percentage points below the best; what is worse stands at the lower edge
@@ -27,7 +27,7 @@ _PLACES = (
 
 
 def draw(results):
-    """Draw the accuracy of every artefact against its size, a colour for each convolution.
+    """Draw the accuracy of every artifact against its size, a color for each convolution.
 
     Args:
         results: Dictionary, as of `training.compression.results.collect`.
@@ -43,7 +43,7 @@ def draw(results):
     for ax, (title, networks) in zip(
         figure.subplots(len(panels), squeeze=False).flat, panels.items(), strict=True
     ):
-        best = max(each["accuracy"] for network in networks for each in network["artefacts"])
+        best = max(each["accuracy"] for network in networks for each in network["artifacts"])
         lowest = max(0.0, best - _DEPTH)
         for network in networks:
             _draw_network(ax, network, lowest)
@@ -57,8 +57,8 @@ def draw(results):
 
 
 def _draw_network(ax, network, lowest):
-    colour = TYPE_COLOURS[network["recipe"]["conv"]]
-    points = sorted(network["artefacts"], key=lambda each: each["sizes"]["deflated"])
+    color = TYPE_COLORS[network["recipe"]["conv"]]
+    points = sorted(network["artifacts"], key=lambda each: each["sizes"]["deflated"])
     shown = [each for each in points if each["accuracy"] >= lowest]
     name = convolution_name(network["recipe"])
     ax.errorbar(
@@ -67,7 +67,7 @@ def _draw_network(ax, network, lowest):
         [each["sd"] or 0 for each in shown],
         fmt="o",
         ms=6,
-        color=colour,
+        color=color,
         mec="white",
         elinewidth=1,
         zorder=3,
@@ -75,22 +75,22 @@ def _draw_network(ax, network, lowest):
     )
     best = _front(shown)
     sizes, accuracies = [_size(each) for each in best], [each["accuracy"] for each in best]
-    ax.step(sizes, accuracies, where="post", color=colour, lw=1.2, alpha=0.5, zorder=2)
+    ax.step(sizes, accuracies, where="post", color=color, lw=1.2, alpha=0.5, zorder=2)
     below = [each for each in points if each not in shown]
-    for group in _neighbours(shown):
+    for group in _neighbors(shown):
         text = ", ".join(sorted(each["recipe"] for each in group))
-        _write(ax, text, (_size(group[0]), group[0]["accuracy"]), colour)
+        _write(ax, text, (_size(group[0]), group[0]["accuracy"]), color)
     for each in below:
-        ax.plot(_size(each), lowest, "v", color=colour, ms=6, mec="white", clip_on=False, zorder=3)
+        ax.plot(_size(each), lowest, "v", color=color, ms=6, mec="white", clip_on=False, zorder=3)
         text = f"{each['recipe']} {each['accuracy']:.1f} %"
-        _write(ax, text, (_size(each), lowest), colour)
+        _write(ax, text, (_size(each), lowest), color)
 
 
-def _size(artefact):
-    return artefact["sizes"]["deflated"] / 1000
+def _size(artifact):
+    return artifact["sizes"]["deflated"] / 1000
 
 
-def _write(ax, text, place, colour):
+def _write(ax, text, place, color):
     ax.annotate(
         text,
         place,
@@ -98,7 +98,7 @@ def _write(ax, text, place, colour):
         textcoords="offset points",
         ha="center",
         fontsize=6.5,
-        color="#5c6368" if colour == TYPE_COLOURS["standard"] else colour,
+        color="#5c6368" if color == TYPE_COLORS["standard"] else color,
         path_effects=[withStroke(linewidth=2, foreground="white")],
         zorder=4,
     )
@@ -132,8 +132,8 @@ def _common(a, b):
     return both.width * both.height if both else 0.0
 
 
-def _neighbours(points):
-    """Return groups of artefacts, smallest first, that lie too close to each other to be named."""
+def _neighbors(points):
+    """Return groups of artifacts, smallest first, that lie too close to each other to be named."""
     groups: list = []
     for each in points:
         near = [
@@ -150,7 +150,7 @@ def _neighbours(points):
 
 
 def _front(points):
-    """Return the artefacts, smallest first, that no smaller one reaches in accuracy."""
+    """Return the artifacts, smallest first, that no smaller one reaches in accuracy."""
     best: list = []
     for each in points:
         if not best or each["accuracy"] > best[-1]["accuracy"]:

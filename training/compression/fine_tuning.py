@@ -49,7 +49,7 @@ def fine_tune(model, tuning, train_set, facts, checkpoint, *, augmentation, call
             in place.
         tuning: A `FineTuning`.
         train_set: Images, uint8, and labels.
-        facts: A `keras_multiception.preprocessing.Dataset`, whose statistics to normalise with.
+        facts: A `keras_multiception.preprocessing.Dataset`, whose statistics to normalize with.
         checkpoint: Path of a folder for the state after each epoch; who keeps the result
             removes it.
         augmentation: Dictionary of `pad_and_crop` and `flip`, as for `data.training_batches`.

@@ -14,7 +14,7 @@ _FIXED = {
     "dynamic": ("Fused, weights in int8, activations in float32.", ("fuse", "dynamic")),
     "ptq": ("Fused, int8 throughout, ranges from training images.", ("fuse", "int8")),
     "tuned": ("Trained further as the others below are, fused, float32.", ("tune", "fuse")),
-    "qat": ("Quantisation-aware training, int8 throughout.", ("quantize", "int8")),
+    "qat": ("Quantization-aware training, int8 throughout.", ("quantize", "int8")),
     BLOCKS: ("Two of each four weights pruned (2:4 blocks), float32.", (BLOCKS,)),
 }
 _NUMBERED = {
@@ -26,19 +26,19 @@ _NUMBERED = {
         ("branches{}", "fuse"),
     ),
     "pqat": (
-        "{} % pruned, then quantisation-aware training that keeps the zeros, int8.",
+        "{} % pruned, then quantization-aware training that keeps the zeros, int8.",
         ("prune{}", "quantize", "int8"),
     ),
     "cqat": (
-        "Clustered to {} values, then quantisation-aware training that keeps them, int8.",
+        "Clustered to {} values, then quantization-aware training that keeps them, int8.",
         ("cluster{}", "quantize", "int8"),
     ),
     "pcqat": (
-        "50 % pruned, clustered to {} values, then quantisation-aware training, int8.",
+        "50 % pruned, clustered to {} values, then quantization-aware training, int8.",
         ("prune50", "cluster{}", "quantize", "int8"),
     ),
     "branchesqat": (
-        "Kernel branches under {} % removed, quantisation-aware training, int8.",
+        "Kernel branches under {} % removed, quantization-aware training, int8.",
         ("branches{}", "quantize", "int8"),
     ),
 }

@@ -5,7 +5,7 @@ import platform
 import statistics
 from importlib.metadata import PackageNotFoundError, version
 
-from training.compression.timing import time_artefacts
+from training.compression.timing import time_artifacts
 from training.machine import cpu_facts
 
 _PACKAGES = (
@@ -29,7 +29,7 @@ def collect(compressors, recipes, *, command="", note=""):
 
     Returns:
         A dictionary fit for JSON: `command`, `note`, `versions`, `hardware`, and `networks`, each
-        with its run's `recipe`, `fine_tuning` and `artefacts`.
+        with its run's `recipe`, `fine_tuning` and `artifacts`.
     """
     return {
         "command": command,
@@ -41,28 +41,28 @@ def collect(compressors, recipes, *, command="", note=""):
 
 
 def add_times(results, compressors, recipes, rounds):
-    """Time every artefact of the first seed of each network, all in turns.
+    """Time every artifact of the first seed of each network, all in turns.
 
     Args:
-        results: What `collect` returns; the times are added to its artefacts.
+        results: What `collect` returns; the times are added to its artifacts.
         compressors: List of `Compressor`, as given to `collect`.
         recipes: List of `Compression`.
         rounds: Integer, how often each is measured.
     """
     groups = _groups(compressors)
-    artefacts = {
-        (index, recipe.name): (group[0].artefact(recipe), group[0].facts)
+    artifacts = {
+        (index, recipe.name): (group[0].artifact(recipe), group[0].facts)
         for index, group in enumerate(groups)
         for recipe in recipes
         if group[0].result(recipe)
     }
-    times = time_artefacts(artefacts, rounds)
+    times = time_artifacts(artifacts, rounds)
     for index, network in enumerate(results["networks"]):
-        for artefact in network["artefacts"]:
-            runtimes = times.get((index, artefact["recipe"]), {})
-            artefact["times"] = runtimes
+        for artifact in network["artifacts"]:
+            runtimes = times.get((index, artifact["recipe"]), {})
+            artifact["times"] = runtimes
             for measure in ("batch_1_ms", "images_per_second"):
-                artefact[measure] = {
+                artifact[measure] = {
                     name: statistics.median(values[measure]) for name, values in runtimes.items()
                 }
 
@@ -83,15 +83,15 @@ def _network(group, recipes):
         "recipe": {key: value for key, value in group[0].recipe.items() if key != "seed"},
         "parameters": metrics["parameters"]["trainable"] if metrics else None,
         "settings": group[0].settings,
-        "artefacts": [
-            _artefact(recipe, [(each, result) for each, result in pairs if result])
+        "artifacts": [
+            _artifact(recipe, [(each, result) for each, result in pairs if result])
             for recipe, pairs in made
             if any(result for _, result in pairs)
         ],
     }
 
 
-def _artefact(recipe, pairs):
+def _artifact(recipe, pairs):
     accuracies = [100 * result["test"]["top1"] for _, result in pairs]
     first = pairs[0][1]
     return {

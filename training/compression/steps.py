@@ -14,10 +14,10 @@ _PRUNING_ENDS = 0.6  # of the steps; the rest lets the network recover
 
 
 def with_pixels(model, facts):
-    """Put the normalisation of a data set in front of a network.
+    """Put the normalization of a data set in front of a network.
 
     Args:
-        model: A `keras.Model` that takes normalised images and gives class probabilities.
+        model: A `keras.Model` that takes normalized images and gives class probabilities.
         facts: A `keras_multiception.preprocessing.Dataset`.
 
     Returns:
@@ -26,12 +26,12 @@ def with_pixels(model, facts):
     image = keras.Input(model.input_shape[1:], name=INPUT)
     scale = [1 / (255 * std) for std in facts.std]
     offset = [-mean / std for mean, std in zip(facts.mean, facts.std, strict=True)]
-    x = keras.layers.Rescaling(scale, offset, name="normalise")(image)
+    x = keras.layers.Rescaling(scale, offset, name="normalize")(image)
     return keras.Model(image, model(x), name=model.name)
 
 
 def of_pixels(facts):
-    """Return the facts of a data set for a network that normalises by itself."""
+    """Return the facts of a data set for a network that normalizes by itself."""
     channels = len(facts.mean)
     return dataclasses.replace(facts, mean=(0.0,) * channels, std=(1 / 255,) * channels)
 

@@ -33,7 +33,7 @@ def to_markdown(results, figure):
 
 
 def to_csv(results):
-    """Lay out the results as CSV, a line for each artefact.
+    """Lay out the results as CSV, a line for each artifact.
 
     Args:
         results: Dictionary, as of `training.compression.results.collect`.
@@ -43,7 +43,7 @@ def to_csv(results):
     """
     rows = []
     for network in results["networks"]:
-        for each in network["artefacts"]:
+        for each in network["artifacts"]:
             recipe = network["recipe"]
             row = {key: recipe[key] for key in ("model", "conv", "dataset")}
             row |= {key: each[key] for key in ("recipe", "n", "accuracy", "sd", "test_examples")}
@@ -84,7 +84,7 @@ def _accuracy_and_size(networks):
     ]
     for network in networks:
         base = _float(network)
-        for each in network["artefacts"]:
+        for each in network["artifacts"]:
             spread = "" if each["sd"] is None else f" ± {each['sd']:.2f}"
             total, sizes = each["kernels"]["total"], each["sizes"]
             rows.append(
@@ -113,7 +113,7 @@ def _speed(networks):
         )
     ]
     for network in networks:
-        for each in network["artefacts"]:
+        for each in network["artifacts"]:
             cells = [
                 _number(each.get(measure, {}).get(runtime), form)
                 for measure, form in (("batch_1_ms", ".2f"), ("images_per_second", ",.0f"))
@@ -126,7 +126,7 @@ def _speed(networks):
 def _zeros(networks):
     rows = [("network", "recipe", *_KINDS, "all")]
     for network in networks:
-        for each in network["artefacts"]:
+        for each in network["artifacts"]:
             kinds = [each["kernels"].get(kind) for kind in (*_KINDS, "total")]
             shares = [kind and kind["sparsity"] for kind in kinds]
             if max(share or 0 for share in shares) > 0.02:
@@ -137,7 +137,7 @@ def _zeros(networks):
 
 def _descriptions(networks):
     found = {
-        each["recipe"]: each["description"] for network in networks for each in network["artefacts"]
+        each["recipe"]: each["description"] for network in networks for each in network["artifacts"]
     }
     return "\n".join(f"- `{name}`: {description}" for name, description in found.items())
 
@@ -145,7 +145,7 @@ def _descriptions(networks):
 def _setting(network):
     settings = network["settings"]
     tuning = settings["fine_tuning"]
-    examples = max(each["test_examples"] for each in network["artefacts"])
+    examples = max(each["test_examples"] for each in network["artifacts"])
     return (
         f"{panel_name(network['recipe'])}: measured on {examples:,} images "
         f"({settings['test_split']}). Every step that trains: {tuning['epochs']} epochs over "
@@ -161,7 +161,7 @@ def _machine(results):
 
 
 def _float(network):
-    return next((each for each in network["artefacts"] if each["recipe"] == "float"), None)
+    return next((each for each in network["artifacts"] if each["recipe"] == "float"), None)
 
 
 def _number(value, form):
@@ -169,7 +169,7 @@ def _number(value, form):
 
 
 _LEGEND = (
-    "Every artefact is a LiteRT file from pixels to probabilities, measured through LiteRT. Top-1: "
+    "Every artifact is a LiteRT file from pixels to probabilities, measured through LiteRT. Top-1: "
     "mean ± standard deviation over n training seeds; to float: percentage points. KB are 1,000 "
     "bytes, of the first seed. Deflated: as in a zip archive. Entropy: the weights at their "
     "order-0 entropy, a bound for coders that look at one weight at a time. Batch norms are folded "
@@ -177,7 +177,7 @@ _LEGEND = (
     "factor in each channel."
 )
 _SPEED_LEGEND = (
-    "Medians, all artefacts in turns in one process, the first seed of each network. ms: one image "
+    "Medians, all artifacts in turns in one process, the first seed of each network. ms: one image "
     "at a time; images/s: batches of 32. SavedModel: TensorFlow with its own choice of threads, "
     "for those that are Keras 3 models."
 )

@@ -1,4 +1,4 @@
-"""How long the artefacts take, measured in turns, so that their ratios hold on a busy machine."""
+"""How long the artifacts take, measured in turns, so that their ratios hold on a busy machine."""
 
 import functools
 import pathlib
@@ -16,11 +16,11 @@ THREADS = (1, 2)
 _SECONDS = 0.05  # of one measurement, at least one call
 
 
-def time_artefacts(artefacts, rounds=7):
+def time_artifacts(artifacts, rounds=7):
     """Time LiteRT models, and as SavedModels those that there are as Keras models.
 
     Args:
-        artefacts: Dictionary from a name to the path of a `model.tflite`, with or without a
+        artifacts: Dictionary from a name to the path of a `model.tflite`, with or without a
             `model.keras` beside it, and the `keras_multiception.preprocessing.Dataset` it is for.
         rounds: Integer, how often each is measured, in turns; one more round warms up.
 
@@ -28,14 +28,14 @@ def time_artefacts(artefacts, rounds=7):
         A dictionary from the name to one of runtimes, "LiteRT, 1 thread", "LiteRT, 2 threads" and
         "SavedModel", each with `batch_1_ms` and `images_per_second`: lists of a value a round.
     """
-    shapes = {name: (BATCH_SIZE, *facts.image_shape) for name, (_, facts) in artefacts.items()}
+    shapes = {name: (BATCH_SIZE, *facts.image_shape) for name, (_, facts) in artifacts.items()}
     images = {
         shape: np.random.default_rng(0).uniform(0, 255, shape).astype("float32")
         for shape in set(shapes.values())
     }
     with tempfile.TemporaryDirectory() as folder:
         calls: dict = {}
-        for index, (name, (path, facts)) in enumerate(artefacts.items()):
+        for index, (name, (path, facts)) in enumerate(artifacts.items()):
             for threads in THREADS:
                 runtime = f"LiteRT, {threads} thread{'s' if threads > 1 else ''}"
                 # one for each batch size: another size allocates anew

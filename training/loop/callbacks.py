@@ -10,7 +10,7 @@ ADVICE = "Try a lower learning_rate in a new workdir"
 
 
 class AveragedWeights(keras.callbacks.Callback):
-    """Evaluates with the moving average of the weights that the optimiser keeps.
+    """Evaluates with the moving average of the weights that the optimizer keeps.
 
     `keras.callbacks.SwapEMAWeights` swaps by sums and differences on TensorFlow, which rounds
     the weights; here they come back to the bit. The statistics of batch norms are not averaged.

@@ -36,10 +36,10 @@ def fit(
             the size of its batches, a multiple of the number of replicas; and the number of its
             examples, for which the last batch may be too large.
         functions: Dictionary from names to functions of labels and predictions that give a value
-            for each example. "loss" is minimised; the means of all of them are logged.
+            for each example. "loss" is minimized; the means of all of them are logged.
         epochs: Integer, the number of the last epoch plus one.
         initial_epoch: Integer, the epoch to start from.
-        steps_per_epoch: Integer, steps of the optimiser.
+        steps_per_epoch: Integer, steps of the optimizer.
         accumulate_steps: Integer, the batches of one step.
         callbacks: List of `keras.callbacks.Callback`.
         verbose: Integer, as in `keras.Model.fit`.
@@ -116,7 +116,7 @@ def _train_function(model, strategy, functions, accumulate_steps):
             new = tape.gradient(loss, variables)
             gradients = new if gradients is None else list(map(tf.add, gradients, new))
             sums += _sums(values)
-        if needs_sum:  # each replica has the same one then, which the optimiser adds up again
+        if needs_sum:  # each replica has the same one then, which the optimizer adds up again
             gradients = [sum_ / replicas for sum_ in context.all_reduce("SUM", gradients)]
         optimizer.apply(gradients, variables)
         return context.all_reduce("SUM", sums)

@@ -46,7 +46,7 @@ def build(recipe, facts, activation=None):
 
 
 def compile_for_training(model, recipe, steps_per_epoch, replicas=0, **execution):
-    """Compile a network that ends in logits with the optimiser, loss and metrics of a recipe.
+    """Compile a network that ends in logits with the optimizer, loss and metrics of a recipe.
 
     Args:
         model: A `keras.Model`.

@@ -9,7 +9,7 @@ def learning_rate_schedule(recipe, steps_per_epoch):
 
     Args:
         recipe: A `Recipe`.
-        steps_per_epoch: Integer, steps of the optimiser in an epoch, as it counts them.
+        steps_per_epoch: Integer, steps of the optimizer in an epoch, as it counts them.
 
     Returns:
         A `keras.optimizers.schedules.LearningRateSchedule`.

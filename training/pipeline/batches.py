@@ -25,7 +25,7 @@ def training_batches(
         images: Array of shape (examples, height, width, channels), uint8.
         labels: Array of shape (examples,).
         dataset: Name of a data set or `keras_multiception.preprocessing.Dataset`, whose statistics
-            to normalise with.
+            to normalize with.
         batch_size: Integer. Each epoch has `examples // batch_size` batches and leaves out the
             images that remain, others each time.
         epochs: Integer, the number of the last epoch plus one.
@@ -38,7 +38,7 @@ def training_batches(
 
     Returns:
         A `tf.data.Dataset`, or a `keras.utils.PyDataset` where TensorFlow is not installed, of
-        (normalised float32 images, labels). The labels are integers, or, where images are
+        (normalized float32 images, labels). The labels are integers, or, where images are
         mixed, float32 of shape (batch, classes).
 
     Raises:
@@ -57,18 +57,18 @@ def training_batches(
 
 
 def evaluation_batches(images, labels, *, dataset, batch_size):
-    """Make batches of all images in their order, normalised and not augmented.
+    """Make batches of all images in their order, normalized and not augmented.
 
     Args:
         images: Array of shape (examples, height, width, channels), uint8.
         labels: Array of shape (examples,).
         dataset: Name of a data set or `keras_multiception.preprocessing.Dataset`, whose statistics
-            to normalise with.
+            to normalize with.
         batch_size: Integer; the last batch has what remains.
 
     Returns:
         A `tf.data.Dataset`, or a `keras.utils.PyDataset` where TensorFlow is not installed, of
-        (normalised float32 images, labels).
+        (normalized float32 images, labels).
     """
     facts = km.preprocessing.get_dataset(dataset)
     return _implementation().evaluation_batches(images, labels, facts, batch_size)

@@ -84,10 +84,10 @@ def training_batches(images, labels, *, facts, batch_size, epochs, seed, augment
         rows = order_of(epoch)[step * batch_size : (step + 1) * batch_size]
         pixels, targets = images[rows], labels[rows]
         if augmentation == Augmentation():
-            return _normalise(pixels, facts), targets
+            return _normalize(pixels, facts), targets
         draws = draw(seed, epoch, step, shape, augmentation)
         pixels = crop_and_flip(pixels, draws.offsets, draws.flips, augmentation.pad_and_crop)
-        pixels = _normalise(pixels, facts)
+        pixels = _normalize(pixels, facts)
         if not mixing:
             return pixels, targets
         with keras.device("cpu:0"):
@@ -102,7 +102,7 @@ def evaluation_batches(images, labels, facts, batch_size):
 
     def make(index):
         rows = slice(index * batch_size, (index + 1) * batch_size)
-        return _normalise(images[rows], facts), labels[rows]
+        return _normalize(images[rows], facts), labels[rows]
 
     return Batches(make, -(-len(images) // batch_size))
 
@@ -130,8 +130,8 @@ def crop_and_flip(images, offsets, flips, pad):
     return result
 
 
-def _normalise(pixels, facts):
-    """Normalise whole rows of pixels at once, which is faster than pixel by pixel."""
+def _normalize(pixels, facts):
+    """Normalize whole rows of pixels at once, which is faster than pixel by pixel."""
     batch, height, width, channels = pixels.shape
     rows_facts = dataclasses.replace(facts, mean=facts.mean * width, std=facts.std * width)
     rows = pixels.reshape(batch, height, width * channels)

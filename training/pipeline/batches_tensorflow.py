@@ -42,10 +42,10 @@ def training_batches(images, labels, *, facts, batch_size, epochs, seed, augment
     def batch(epoch, step, rows):
         pixels, targets = tf.gather(images, rows), tf.gather(labels, rows)
         if augmentation == Augmentation():
-            return _normalise(pixels, facts), targets
+            return _normalize(pixels, facts), targets
         draws = _draw(seed, epoch, step, shape, augmentation)
         pixels = crop_and_flip(pixels, draws.offsets, draws.flips, augmentation.pad_and_crop)
-        pixels = _normalise(pixels, facts)
+        pixels = _normalize(pixels, facts)
         if not mixing:
             return pixels, targets
         return mixing(pixels, tf.one_hot(targets, len(facts.class_names)), draws)
@@ -59,7 +59,7 @@ def evaluation_batches(images, labels, facts, batch_size):
     """Make batches of all images in their order, as `batches.evaluation_batches` does."""
     with tf.device("CPU"):
         batches = tf.data.Dataset.from_tensor_slices((images, labels)).batch(batch_size)
-    return _in_parallel(batches, lambda pixels, labels: (_normalise(pixels, facts), labels))
+    return _in_parallel(batches, lambda pixels, labels: (_normalize(pixels, facts), labels))
 
 
 def crop_and_flip(images, offsets, flips, pad):
@@ -111,8 +111,8 @@ def _draw(seed, epoch, step, shape, augmentation):
     )
 
 
-def _normalise(pixels, facts):
-    """Normalise whole rows of pixels at once, which is four times as fast as pixel by pixel."""
+def _normalize(pixels, facts):
+    """Normalize whole rows of pixels at once, which is four times as fast as pixel by pixel."""
     height, width, channels = pixels.shape[1:]
     rows = tf.reshape(tf.cast(pixels, tf.float32), [-1, height, width * channels])
     rows_facts = dataclasses.replace(facts, mean=facts.mean * width, std=facts.std * width)

@@ -6,7 +6,7 @@ from training.readers import splits
 
 
 def load(split):
-    """Return the 8x8 digits, each pixel a grey block of 4x4, so 32x32 in three channels.
+    """Return the 8x8 digits, each pixel a gray block of 4x4, so 32x32 in three channels.
 
     360 of the 1,797 images, drawn once and for all with every class in proportion, are the test
     split. Pixel values 0 to 16 become 0 to 255.

@@ -49,7 +49,7 @@ def _theme(paper, ink, lines, runs):
     }
 
 
-# Colours that stay apart for colour-blind readers, after Okabe and Ito.
+# Colors that stay apart for color-blind readers, after Okabe and Ito.
 THEMES = {
     "light": _theme(
         "#ffffff",
@@ -115,11 +115,11 @@ def draw_curves(histories):
         for column, title in _CURVES.items()
         if any(column in history for history in histories.values())
     }
-    colours = matplotlib.rcParams["axes.prop_cycle"].by_key()["color"]
-    styles = itertools.product(_STYLES, colours)
+    colors = matplotlib.rcParams["axes.prop_cycle"].by_key()["color"]
+    styles = itertools.product(_STYLES, colors)
     looks = {
-        name: {"color": colour, "ls": style}
-        for name, (style, colour) in zip(histories, itertools.cycle(styles), strict=False)
+        name: {"color": color, "ls": style}
+        for name, (style, color) in zip(histories, itertools.cycle(styles), strict=False)
     }
     legend_columns = 2 if max(map(len, histories)) < 36 else 1
     legend_rows = math.ceil(len(histories) / legend_columns)
@@ -140,8 +140,8 @@ def draw_curves(histories):
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes[-1].set_xlabel("epoch")
     weights = {"test, after the epoch": _TEST, "training, during the epoch": _TRAINING}
-    grey = matplotlib.rcParams["text.color"]
-    keys = [Line2D([], [], color=grey, label=name, **w) for name, w in weights.items()]
+    gray = matplotlib.rcParams["text.color"]
+    keys = [Line2D([], [], color=gray, label=name, **w) for name, w in weights.items()]
     axes[0].legend(handles=keys, loc="upper right")
     if len(histories) > 1:
         runs = [Line2D([], [], label=name, lw=1.8, **look) for name, look in looks.items()]
@@ -167,14 +167,14 @@ def draw_confusion(matrix, class_names):
     figure = Figure((6.4, 6), layout="constrained")
     ax = figure.subplots()
     paper, ink = (matplotlib.rcParams[key] for key in ("axes.facecolor", "text.color"))
-    colours = LinearSegmentedColormap.from_list("", [paper, "C0"])
-    ax.imshow(matrix, colours, vmin=0, vmax=1)
+    colors = LinearSegmentedColormap.from_list("", [paper, "C0"])
+    ax.imshow(matrix, colors, vmin=0, vmax=1)
     ax.grid(False)
     size = min(9, 90 / len(names))
     for row, column in zip(*np.nonzero(matrix >= 0.005), strict=True):
-        colour = paper if matrix[row, column] > 0.55 else ink
+        color = paper if matrix[row, column] > 0.55 else ink
         text = f"{100 * matrix[row, column]:.0f}"
-        ax.text(column, row, text, ha="center", va="center", color=colour, fontsize=size)
+        ax.text(column, row, text, ha="center", va="center", color=color, fontsize=size)
     upright = max(map(len, names)) <= 3
     places, plain = range(len(names)), {"parse_math": False}
     ax.set_xticks(places, names, rotation=0 if upright else 45, rotation_mode="xtick", **plain)

@@ -9,10 +9,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from training.costs_figure import COLOURS
+from training.costs_figure import COLORS
 from training.studies.names import condition_name, panel_name, setting_name, varying_keys
 
-TYPE_COLOURS = COLOURS | {"mixconv_depthwise": "#009e73"}
+TYPE_COLORS = COLORS | {"mixconv_depthwise": "#009e73"}
 _TICKS = (1, 1.5, 2, 3, 4, 5, 7, 10, 15, 20, 30, 40, 50, 70, 100)
 DPI = 150
 GREY = "#a9afb5"
@@ -88,15 +88,15 @@ def _are_long(names):
 
 
 def _draw_sizes(ax, named):
-    colours = _colours([each for _, each in named])
+    colors = _colors([each for _, each in named])
     are_long = _are_long([name for name, _ in named])
     for name, each in named:
-        colour, thousands = colours[each["label"]], each["parameters"] / 1000
-        look = {"fmt": "o", "color": colour, "ms": 7, "capsize": 4, "zorder": 3}
+        color, thousands = colors[each["label"]], each["parameters"] / 1000
+        look = {"fmt": "o", "color": color, "ms": 7, "capsize": 4, "zorder": 3}
         ax.errorbar(thousands, each["mean"], each["sd"], label=name, **look)
         place = {"xytext": (9, 5), "textcoords": "offset points"}
         if not are_long:
-            ax.annotate(name, (thousands, each["mean"]), **place, color=colour, fontsize=9)
+            ax.annotate(name, (thousands, each["mean"]), **place, color=color, fontsize=9)
     if are_long:
         _legend_below(ax)
     ax.margins(x=0.25, y=0.25)
@@ -109,20 +109,20 @@ def _draw_sizes(ax, named):
 
 
 def _draw_curves(ax, named):
-    colours = _colours([each for _, each in named])
+    colors = _colors([each for _, each in named])
     lowest, highest = 100.0, 0.0
     for name, each in named:
         curves = [run["error_by_epoch"] for run in each["runs"]]
         by_epoch = list(zip(*curves, strict=True))
         epochs = range(1, len(by_epoch) + 1)
-        colour = colours[each["label"]]
+        color = colors[each["label"]]
         mean = [statistics.fmean(errors) for errors in by_epoch]
         label = f"{name}  {each['mean']:.2f} %"
         marker = "o" if len(mean) <= 15 else None
-        ax.plot(epochs, mean, color=colour, lw=1.6, label=label, marker=marker, ms=3.5, zorder=3)
+        ax.plot(epochs, mean, color=color, lw=1.6, label=label, marker=marker, ms=3.5, zorder=3)
         if len(curves) > 1:
             low, high = ([pick(errors) for errors in by_epoch] for pick in (min, max))
-            ax.fill_between(epochs, low, high, color=colour, alpha=0.18, lw=0, zorder=2)
+            ax.fill_between(epochs, low, high, color=color, alpha=0.18, lw=0, zorder=2)
         lowest = min(lowest, *map(min, curves))
         highest = max(highest, *map(max, curves))
     ax.set_yscale("log")
@@ -146,13 +146,13 @@ def _legend_below(ax):
     ax.legend(**place, frameon=False, fontsize=8, handlelength=1.4, borderaxespad=0)
 
 
-def _colours(conditions):
-    """Return a colour for each condition: of its type, or of a map if a type comes twice."""
+def _colors(conditions):
+    """Return a color for each condition: of its type, or of a map if a type comes twice."""
     types = [each["recipe"]["conv"] for each in conditions]
     if len(set(types)) == len(types):
-        return {each["label"]: TYPE_COLOURS[each["recipe"]["conv"]] for each in conditions}
-    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(conditions)))
-    return {each["label"]: colour for each, colour in zip(conditions, colours, strict=False)}
+        return {each["label"]: TYPE_COLORS[each["recipe"]["conv"]] for each in conditions}
+    colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(conditions)))
+    return {each["label"]: color for each, color in zip(conditions, colors, strict=False)}
 
 
 def _caption(results, explanation):

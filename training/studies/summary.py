@@ -10,7 +10,7 @@ from training.studies.results import collect
 from training.studies.tables import to_csv, to_markdown
 
 
-def summarise(runs, workdir, output, *, command="", note=""):
+def summarize(runs, workdir, output, *, command="", note=""):
     """Write what the runs of a study measured, finished or not.
 
     Args:

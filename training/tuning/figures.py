@@ -4,7 +4,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
-from training.studies.figures import DPI, GREY, TYPE_COLOURS
+from training.studies.figures import DPI, GREY, TYPE_COLORS
 from training.studies.names import CONVOLUTIONS
 from training.tuning.results import find_winner, pareto_front
 
@@ -67,8 +67,8 @@ def _draw_trials(ax, results, cost):
         marker, size = ("*", 190) if each.name == results[0].name else ("o", 52)
         alpha = 1 if each in front else 0.45
         place = getattr(each, cost), each.accuracy
-        colour = TYPE_COLOURS[each.recipe.conv]
-        ax.scatter(*place, size, colour, marker, alpha=alpha, lw=0, zorder=3)
+        color = TYPE_COLORS[each.recipe.conv]
+        ax.scatter(*place, size, color, marker, alpha=alpha, lw=0, zorder=3)
         if each is find_winner(results):
             ax.scatter(*place, 2.6 * size, "none", "o", edgecolors="black", lw=1, zorder=4)
     untrained = [getattr(each, cost) for each in results if each.status in _UNTRAINED]
@@ -81,12 +81,12 @@ def _draw_trials(ax, results, cost):
 
 
 def _legend(results):
-    def point(label, colour, marker="o", **style):
-        return Line2D([], [], color=colour, marker=marker, ls="", label=label, **style)
+    def point(label, color, marker="o", **style):
+        return Line2D([], [], color=color, marker=marker, ls="", label=label, **style)
 
     types = {each.recipe.conv for each in results if each.status == "trained"}
     handles = [
-        point(name, TYPE_COLOURS[conv]) for conv, name in CONVOLUTIONS.items() if conv in types
+        point(name, TYPE_COLORS[conv]) for conv, name in CONVOLUTIONS.items() if conv in types
     ]
     if results and results[0].status == "trained":
         handles.append(point("the recipe's own arrangement", "#5c6368", "*", ms=11))

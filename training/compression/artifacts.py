@@ -1,10 +1,10 @@
-"""Makes the artefacts of a run's compressions; each is absent or whole, and made once.
+"""Makes the artifacts of a run's compressions; each is absent or whole, and made once.
 
 <run>/compressed/
   config.json              the fine-tuning and the splits, written first
   steps/<step+step>.npz    the weights after each step that trains, shared by the recipes
-  <recipe>/model.tflite    the artefact: pixels 0 to 255 to class probabilities
-  <recipe>/model.keras     where it is a Keras 3 model: normalised images to probabilities
+  <recipe>/model.tflite    the artifact: pixels 0 to 255 to class probabilities
+  <recipe>/model.keras     where it is a Keras 3 model: normalized images to probabilities
   <recipe>/result.json     what was measured, written last: a recipe with this file is finished
 """
 
@@ -46,7 +46,7 @@ class Compressor:
         data_dir: Directory of the data, as in `training.data.load`.
 
     Raises:
-        ValueError: If the folder is none of a finished run, or holds artefacts of another
+        ValueError: If the folder is none of a finished run, or holds artifacts of another
             configuration.
     """
 
@@ -70,12 +70,12 @@ class Compressor:
         self._require_same_settings()
 
     def result(self, recipe):
-        """Return what was measured of an artefact, or `None` before it is finished."""
+        """Return what was measured of an artifact, or `None` before it is finished."""
         path = self.folder / recipe.name / "result.json"
         return json.loads(path.read_text()) if path.is_file() else None
 
-    def artefact(self, recipe):
-        """Return the path of an artefact's LiteRT model."""
+    def artifact(self, recipe):
+        """Return the path of an artifact's LiteRT model."""
         return self.folder / recipe.name / "model.tflite"
 
     def applies(self, recipe):
@@ -85,7 +85,7 @@ class Compressor:
         )
 
     def make(self, recipe):
-        """Make the artefact of a recipe and measure it, unless it is finished.
+        """Make the artifact of a recipe and measure it, unless it is finished.
 
         Args:
             recipe: A `Compression`.
@@ -101,7 +101,7 @@ class Compressor:
         model = self._train(recipe.training_steps)
         if "fuse" in recipe.steps:
             model = fused(model)
-        path = self.artefact(recipe)
+        path = self.artifact(recipe)
         if not is_legacy(model):
             with replacing(path.with_name("model.keras")) as temporary:
                 model.save(temporary)
@@ -196,7 +196,7 @@ class Compressor:
         for key, value in self.settings.items():
             if there.get(key) != value:
                 raise ValueError(
-                    f"`run` must not hold artefacts of another configuration; remove {self.folder} "
+                    f"`run` must not hold artifacts of another configuration; remove {self.folder} "
                     f"or give the values of before. Received: {key}={value}, there {there.get(key)}"
                 )
 
