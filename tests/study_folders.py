@@ -4,7 +4,7 @@ import csv
 import dataclasses
 import json
 
-from training.run_folder import write_json
+from keras_multiception.atomic import write_json
 
 
 def write_run(run, error, curve=None):

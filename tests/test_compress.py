@@ -10,10 +10,11 @@ import keras
 import numpy as np
 import pytest
 
+from keras_multiception.atomic import write_json
 from keras_multiception.layers import MulticeptionConv2D
 from training import compress, data
 from training.compression.recipes import DEFAULT, parse_recipes
-from training.run_folder import RunFolder, write_json
+from training.run_folder import RunFolder
 
 RECIPES = f"{DEFAULT},branches60"  # which leaves one branch in every layer
 FAST = ("--train_split", "train[:256]", "--test_split", "test[:100]", "--epochs", "1")

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from keras_multiception.atomic import replacing, write_json
 from keras_multiception.preprocessing import Dataset
 from training import data, metrics, report
 from training.reports import figures as report_figures
 from training.reports.measures import measure_predictions
 from training.reports.page import write_report
 from training.reports.runs import measure_runs, read_runs
-from training.run_folder import RunFolder, replacing, write_json
+from training.run_folder import RunFolder
 
 NASTY = '<img src="x">|*a*'
 

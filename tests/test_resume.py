@@ -11,7 +11,8 @@ import keras
 import numpy as np
 import pytest
 
-from training.run_folder import KEPT_CHECKPOINTS, RunFolder, replacing, write_json
+from keras_multiception.atomic import replacing, write_json
+from training.run_folder import KEPT_CHECKPOINTS, RunFolder
 
 # everything that keeps state or draws at random
 MODERN = (

@@ -12,9 +12,9 @@ import json
 import pathlib
 import sys
 
+from keras_multiception.atomic import replacing, write_json
 from training.cli import Parser, command_of, require_name, run_command
 from training.compression.recipes import DEFAULT, describe_recipes, parse_recipes
-from training.run_folder import replacing, write_json
 
 _OF_THE_MACHINE = ("--run", "--data_dir", "--output", "--note")
 

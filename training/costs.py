@@ -15,9 +15,9 @@ import os
 import pathlib
 import sys
 
+from keras_multiception.atomic import replacing
 from training.cli import Parser, run_command
 from training.readme import replace_sections, require_section
-from training.run_folder import replacing
 
 CONVOLUTIONS = {
     "standard": "standard",

@@ -7,8 +7,9 @@ python -m training.evaluate --model model.keras --dataset cifar10 --split "test[
 import pathlib
 import sys
 
+from keras_multiception.atomic import write_json
 from training.cli import Parser, run_command
-from training.run_folder import RunFolder, write_json
+from training.run_folder import RunFolder
 
 
 def main(argv=None):

@@ -10,12 +10,13 @@ import sys
 import keras
 
 import keras_multiception as km
+from keras_multiception.atomic import replacing
 from training import data, metrics
 from training.loop import network, strategies
 from training.loop.callbacks import AveragedWeights, Recorder
 from training.loop.strategies import Execution
 from training.machine import count_cores, cpu_facts, import_tensorflow
-from training.run_folder import RunFolder, replacing
+from training.run_folder import RunFolder
 
 
 def train(

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from keras_multiception.atomic import replacing, write_json
 from training.cli import Parser, command_of, require_name, run_command
-from training.run_folder import replacing, write_json
 
 SHAPES = ((32, 16), (16, 32), (8, 64))  # size and channels of the stages of ResNet-20
 TYPES = ("float32", "int8")

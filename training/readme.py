@@ -10,8 +10,8 @@ import pathlib
 import re
 import sys
 
+from keras_multiception.atomic import replacing
 from training.cli import Parser, run_command
-from training.run_folder import replacing
 from training.studies.names import CONVOLUTIONS, value_name
 
 README = pathlib.Path(__file__).parents[1] / "README.md"

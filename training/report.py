@@ -13,8 +13,8 @@ import pathlib
 import shutil
 import sys
 
+from keras_multiception.atomic import replacing
 from training.cli import Parser, run_command
-from training.run_folder import replacing
 
 FILES = {"report.html", "report.md", "report.json", "figures"}
 

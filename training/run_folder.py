@@ -13,7 +13,6 @@ import csv
 import dataclasses
 import fcntl
 import json
-import os
 import pathlib
 import shutil
 import sys
@@ -23,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_multiception.atomic import remove, replacing, write_json
 from training.recipe import Recipe
 
 KEPT_CHECKPOINTS = 2
@@ -34,43 +34,6 @@ RECIPE_DEFAULTS = {
     for field in dataclasses.fields(Recipe)
     if field.default is not dataclasses.MISSING
 }
-
-
-@contextlib.contextmanager
-def replacing(path):
-    """Give a temporary path to write to, and move what is there to `path` at the end.
-
-    Whoever looks at `path` sees what was there before or the new content, never a part of it.
-
-    Args:
-        path: Path of the file or folder to make.
-
-    Yields:
-        A `pathlib.Path` beside `path` with the same suffix.
-    """
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".partial-{path.name}")
-    _remove(temporary)
-    try:
-        yield temporary
-        for file in [temporary, *temporary.rglob("*")]:
-            _flush(file)
-        os.replace(temporary, path)
-        _flush(path.parent)
-    finally:
-        _remove(temporary)
-
-
-def write_json(path, value):
-    """Write a value as JSON, atomically.
-
-    Args:
-        path: Path of the file.
-        value: What `json.dumps` takes.
-    """
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2) + "\n")
 
 
 class RunFolder:
@@ -180,7 +143,7 @@ class RunFolder:
         import keras  # takes seconds, and most who look into a folder do not need it
 
         checkpoint = self._checkpoints / f"epoch_{len(history):04}"
-        _remove(checkpoint)  # one that was damaged
+        remove(checkpoint)  # one that was damaged
         with replacing(checkpoint) as folder:
             folder.mkdir()
             arrays: dict[str, Any] = {
@@ -272,18 +235,3 @@ def _variables(model):
         for name, owner in owners.items()
         for i, variable in enumerate(owner.variables)
     }
-
-
-def _flush(path):
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _remove(path):
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -24,8 +24,8 @@ def main(arguments=None):
 
     from PIL import Image
 
+    from keras_multiception.atomic import replacing
     from training import data
-    from training.run_folder import replacing
 
     try:
         facts = data.facts(args.dataset, args.data_dir, args.image_size)

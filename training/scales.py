@@ -5,8 +5,9 @@ import pathlib
 
 import keras_multiception as km
 from keras_multiception import scale_analysis
+from keras_multiception.atomic import replacing, write_json
 from training import data, metrics, scales_figures
-from training.run_folder import RunFolder, replacing, write_json
+from training.run_folder import RunFolder
 
 # Energies and receptive fields are measured on the first images of the split.
 IMAGES = 64

@@ -22,10 +22,11 @@ import pathlib
 import re
 import sys
 
+from keras_multiception.atomic import write_json
 from training.cli import Parser, run_command
 from training.readers import splits
 from training.recipes import get_recipe
-from training.run_folder import RECIPE_DEFAULTS, RunFolder, write_json
+from training.run_folder import RECIPE_DEFAULTS, RunFolder
 
 ALGORITHMS = ("random", "bayesian", "hyperband")
 BUDGETS = {"parameters": int, "latency_ms": float}

@@ -2,9 +2,9 @@
 
 import json
 
+from keras_multiception.atomic import replacing, write_json
 from training.benchmarks.figure import draw
 from training.benchmarks.tables import to_csv, to_markdown
-from training.run_folder import replacing, write_json
 
 
 def write(results, output):

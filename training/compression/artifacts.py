@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_multiception import compression
+from keras_multiception.atomic import replacing, write_json
 from training import data, metrics
 from training.compression.fine_tuning import fine_tune
 from training.compression.recipes import split_step
@@ -29,7 +30,7 @@ from training.compression.steps import (
     prepare,
     with_pixels,
 )
-from training.run_folder import RunFolder, replacing, write_json
+from training.run_folder import RunFolder
 
 CALIBRATION_IMAGES = 512
 BATCH_SIZE = 100

@@ -13,8 +13,8 @@ import zipfile
 import numpy as np
 
 import keras_multiception as km
+from keras_multiception.atomic import replacing
 from training.readers import splits
-from training.run_folder import replacing
 
 
 def exist(dataset, data_dir):

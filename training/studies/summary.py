@@ -4,7 +4,7 @@ import contextlib
 import fcntl
 import json
 
-from training.run_folder import replacing, write_json
+from keras_multiception.atomic import replacing, write_json
 from training.studies.figures import draw_curves, draw_sizes
 from training.studies.results import collect
 from training.studies.tables import to_csv, to_markdown

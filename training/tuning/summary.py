@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from training.run_folder import replacing, write_json
+from keras_multiception.atomic import replacing, write_json
 from training.tuning.figures import draw_search
 from training.tuning.hypermodel import TUNED
 from training.tuning.results import find_winner, to_csv, to_markdown, trial_results

@@ -5,10 +5,10 @@ import keras_tuner
 from keras_tuner.src.distribute import utils as dist_utils  # these two have no public name
 from keras_tuner.src.engine.trial import TrialStatus
 
+from keras_multiception.atomic import write_json
 from training import data
 from training.fit import train
 from training.metrics import count_parameters
-from training.run_folder import write_json
 from training.tuning.hypermodel import RecipeHyperModel
 from training.tuning.latency import measure_latency
 
