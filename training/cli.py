@@ -5,11 +5,6 @@ import os
 import shlex
 import sys
 
-# Before anything imports TensorFlow: its warnings and errors only; and oneDNN, which it takes by
-# itself only where the CPU has instructions for neural networks, and which halves a step on others.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line on the standard error and exit code 2."""
