@@ -1,7 +1,9 @@
 """What each data set means: pixel statistics and class names, and the functions that use them."""
 
+import collections.abc
 import dataclasses
 import pathlib
+from typing import Any
 
 import keras
 import numpy as np
@@ -11,7 +13,7 @@ from keras_multiception.layers.arguments import is_positive_integer
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """Facts of one image classification data set.
+    """What a network has to know of its image classification data set.
 
     Attributes:
         mean: Mean of each channel, for pixels scaled to 0..1.
@@ -23,35 +25,60 @@ class Dataset:
         ValueError: If an attribute is anything else.
     """
 
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         shape = self.image_shape
-        if not _is_sequence(shape) or len(shape) != 3 or not all(map(is_positive_integer, shape)):
-            raise _fact_error(self, "image_shape", "three positive integers, the last the channels")
+        is_shape = _is_sequence(shape) and len(shape) == 3 and all(map(is_positive_integer, shape))
+        self._require("image_shape", is_shape, "three positive integers, the last the channels")
         for name in ("mean", "std"):
             # training normalizes whole rows of pixels, with the channels' values many times over
-            if not _are_numbers(getattr(self, name)) or len(getattr(self, name)) % shape[-1]:
-                raise _fact_error(self, name, f"{shape[-1]} finite numbers, one for each channel")
-        if min(self.std) <= 0:
-            raise _fact_error(self, "std", "above 0 in each channel")
+            fits = _are_numbers(getattr(self, name)) and len(getattr(self, name)) % shape[-1] == 0
+            self._require(name, fits, f"{shape[-1]} finite numbers, one for each channel")
+        self._require("std", min(self.std) > 0, "above 0 in each channel")
         if len(self.mean) != len(self.std):
             raise ValueError(
                 "`mean` and `std` must be of one length. "
                 f"Received: mean={self.mean!r}, std={self.std!r}"
             )
-        if not _is_sequence(self.class_names):
-            raise _fact_error(self, "class_names", "a sequence of names")
+        self._require("class_names", _is_sequence(self.class_names), "a sequence of names")
+
+    def _require(self, name: str, fits: bool, expected: str) -> None:
+        if not fits:
+            value = getattr(self, name)
+            raise ValueError(f"`{name}` must be {expected}. Received: {name}={value!r}")
+
+    def to_dict(self) -> dict[str, list]:
+        """Return the attributes as lists, ready for JSON; `from_dict` reads them."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: np.asarray(value).tolist() for name, value in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: collections.abc.Mapping[str, Any]) -> "Dataset":
+        """Build a `Dataset` from what `to_dict` returned; other entries are ignored.
+
+        Raises:
+            ValueError: If an entry is missing or is not what the attribute may be.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]
+        missing = [name for name in names if name not in values]
+        if missing:
+            raise ValueError(
+                f"`values` must have the entries {', '.join(names)}. "
+                f"Received: values without {', '.join(missing)}"
+            )
+        entries = {name: values[name] for name in names}
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in entries.items()})
 
 
-def _is_sequence(value):
+def _is_sequence(value: Any) -> bool:
     return isinstance(value, list | tuple | np.ndarray)
 
 
-def _are_numbers(values):
+def _are_numbers(values: Any) -> bool:
     try:
         array = np.asarray(values)
     except ValueError:  # sequences of several lengths
@@ -60,20 +87,16 @@ def _are_numbers(values):
     return bool(is_vector and np.isfinite(array).all())
 
 
-def _fact_error(facts, name, expected):
-    return ValueError(f"`{name}` must be {expected}. Received: {name}={getattr(facts, name)!r}")
-
-
 _CIFAR10_MEAN, _CIFAR10_STD = (0.4914, 0.4824, 0.4467), (0.2471, 0.2435, 0.2616)
 
 
-def _read_names(file_name):
+def _read_names(file_name: str) -> tuple[str, ...]:
     path = pathlib.Path(__file__).with_name("class_names") / file_name
     return tuple(path.read_text(encoding="utf-8").split())
 
 
 # The names are those of TensorFlow Datasets; the statistics those of the paper's experiments.
-DATASETS = {
+DATASETS: dict[str, Dataset] = {
     "cifar10": Dataset(
         mean=_CIFAR10_MEAN,
         std=_CIFAR10_STD,
@@ -109,14 +132,8 @@ DATASETS = {
 }
 
 
-def get_dataset(dataset):
-    """Return the `Dataset` of a name.
-
-    Args:
-        dataset: String, a key of `DATASETS`, or a `Dataset`, which is returned as it is.
-
-    Returns:
-        The `Dataset`.
+def get_dataset(dataset: str | Dataset) -> Dataset:
+    """Return the `Dataset` of a name, a key of `DATASETS`; a `Dataset` is returned as it is.
 
     Raises:
         ValueError: If the name is unknown.
@@ -124,11 +141,13 @@ def get_dataset(dataset):
     if isinstance(dataset, Dataset):
         return dataset
     if not isinstance(dataset, str) or dataset not in DATASETS:
-        raise ValueError(f"`dataset` must be one of {', '.join(DATASETS)}. Received: {dataset!r}")
+        raise ValueError(
+            f"`dataset` must be one of {', '.join(DATASETS)}. Received: dataset={dataset!r}"
+        )
     return DATASETS[dataset]
 
 
-def preprocess_input(x, dataset="cifar10"):
+def preprocess_input(x: Any, dataset: str | Dataset = "cifar10") -> Any:
     """Normalize images the way the networks were trained: `(x / 255 - mean) / std`.
 
     Args:
@@ -147,9 +166,9 @@ def preprocess_input(x, dataset="cifar10"):
         ValueError: If the data set is unknown, or `x` is no array of numbers or has another
             number of channels.
     """
-    facts = get_dataset(dataset)
-    offset = np.multiply(facts.mean, 255).astype("float32")
-    scale = np.multiply(facts.std, 255).astype("float32")
+    spec = get_dataset(dataset)
+    offset = np.multiply(spec.mean, 255).astype("float32")
+    scale = np.multiply(spec.std, 255).astype("float32")
     if isinstance(x, np.ndarray) or not hasattr(x, "dtype"):
         try:
             x = np.asarray(x, "float32")
@@ -166,7 +185,9 @@ def preprocess_input(x, dataset="cifar10"):
     return (x - offset) / scale
 
 
-def decode_predictions(preds, top=5, dataset="cifar10"):
+def decode_predictions(
+    preds: Any, top: int = 5, dataset: str | Dataset = "cifar10"
+) -> list[list[tuple[int, str, float]]]:
     """Name the most probable classes of each prediction.
 
     Args:
@@ -181,14 +202,14 @@ def decode_predictions(preds, top=5, dataset="cifar10"):
         ValueError: If `preds` does not fit the data set's number of classes or is NaN somewhere,
             or `top` is no integer of at least 1.
     """
-    facts = get_dataset(dataset)
+    spec = get_dataset(dataset)
     preds = np.asarray(keras.ops.convert_to_numpy(preds))
-    if preds.ndim != 2 or preds.shape[1] != len(facts.class_names):
+    if preds.ndim != 2 or preds.shape[1] != len(spec.class_names):
         raise ValueError(
-            f"`preds` must have shape (batch, {len(facts.class_names)}), one column for each "
+            f"`preds` must have shape (batch, {len(spec.class_names)}), one column for each "
             f"class. Received: shape={preds.shape}"
         )
-    preds = preds.astype("float64")  # the negatives of integers and booleans are not theirs
+    preds = preds.astype("float64")  # integers and booleans have no order-reversing negative
     if np.isnan(preds).any():
         index = int(np.isnan(preds).any(axis=1).argmax())
         raise ValueError(f"`preds` must be numbers. Received: NaN in that of index {index}")
@@ -196,6 +217,6 @@ def decode_predictions(preds, top=5, dataset="cifar10"):
         raise ValueError(f"`top` must be an integer of at least 1. Received: top={top!r}")
     order = np.argsort(-preds, axis=1, kind="stable")[:, :top]
     return [
-        [(int(i), facts.class_names[i], float(row[i])) for i in best]
+        [(int(i), spec.class_names[i], float(row[i])) for i in best]
         for row, best in zip(preds, order, strict=True)
     ]

@@ -1,5 +1,4 @@
 import csv
-import dataclasses
 import json
 import signal
 import subprocess
@@ -43,7 +42,7 @@ def save_run(path, seed=0, train=True):
         {
             "name": "digits",
             "recipe": recipe | {"seed": seed},
-            "data": dataclasses.asdict(facts),
+            "data": facts.to_dict(),
             "versions": {},
             "hardware": {},
         }

@@ -1,3 +1,5 @@
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -128,3 +130,11 @@ def test_preprocess_input_takes_whatever_is_an_array():
     for x in (object(), "image.png", [[0, 0, 0], [0]]):
         with pytest.raises(ValueError, match="`x` must be images, numbers"):
             preprocess_input(x)
+
+
+def test_dataset_to_and_from_json():
+    dataset = km.preprocessing.Dataset(**{**FACTS, "mean": np.full(3, 0.5)})
+    values = json.loads(json.dumps({"dataset": "cats", **dataset.to_dict()}))
+    assert km.preprocessing.Dataset.from_dict(values) == km.preprocessing.Dataset(**FACTS)
+    with pytest.raises(ValueError, match=r"`values` must have .* Received: values without std"):
+        km.preprocessing.Dataset.from_dict({k: v for k, v in FACTS.items() if k != "std"})

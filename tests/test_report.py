@@ -62,7 +62,7 @@ def save_run(path, *, facts, recipe, split_data, filters=2):
     (folder.path / "history.csv").write_text(
         "epoch,loss,top1,val_loss,val_top1\n1,2.5,0.1,2.4,0.2\n2,2.2,0.2,2.1,0.3\n"
     )
-    dataset = Dataset(**{key: value for key, value in facts.items() if key != "dataset"})
+    dataset = Dataset.from_dict(facts)
     folder.finish(
         {
             "test": metrics.evaluate_model(model, *split_data, dataset=dataset),

@@ -96,9 +96,7 @@ def recorded_facts(config):
     Returns:
         A `keras_multiception.preprocessing.Dataset`.
     """
-    fields = dataclasses.fields(km.preprocessing.Dataset)
-    values = {field.name: tuple(config["data"][field.name]) for field in fields}
-    return km.preprocessing.Dataset(**values)
+    return km.preprocessing.Dataset.from_dict(config["data"])
 
 
 def require_classes(class_names, data_dir):

@@ -57,7 +57,7 @@ def train(
     config = {
         "name": name,
         "recipe": dataclasses.asdict(recipe),
-        "data": {"dataset": recipe.dataset, **dataclasses.asdict(facts)},
+        "data": {"dataset": recipe.dataset, **facts.to_dict()},
         "execution": {**dataclasses.asdict(execution), "replicas": replicas},
         "versions": _versions(),
         "hardware": _hardware(),

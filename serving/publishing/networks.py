@@ -29,10 +29,8 @@ def load_run(run):
             f"`python -m training.train` finishes it. Received: run={run}"
         )
     try:
-        data = json.loads((run / "config.json").read_text())["data"]
-        facts = km.preprocessing.Dataset(
-            **{key: tuple(data[key]) for key in ("mean", "std", "image_shape", "class_names")}
-        )
+        config = json.loads((run / "config.json").read_text())
+        facts = km.preprocessing.Dataset.from_dict(config["data"])
         model = keras.models.load_model(run / "model.keras", compile=False)
     except Exception as error:  # a damaged file fails in many ways
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -4,7 +4,6 @@
 <data_dir>/<data set>/train.npz     `images`, uint8, and `labels`, int64
 """
 
-import dataclasses
 import hashlib
 import json
 import pathlib
@@ -47,7 +46,7 @@ def write(dataset, data_dir, facts, contents):
             path = temporary / f"{name}.npz"
             np.savez(path, images=images, labels=labels)
             index[name] = {"examples": len(images), "sha256": _sha256(path)}
-        known = {**dataclasses.asdict(facts), "splits": index}
+        known = {**facts.to_dict(), "splits": index}
         (temporary / "arrays.json").write_text(json.dumps(known, indent=2) + "\n")
     return folder
 
@@ -87,13 +86,12 @@ def _index(dataset, data_dir):
     path = pathlib.Path(data_dir) / dataset / "arrays.json"
     try:
         index = json.loads(path.read_text())
-        fields = dataclasses.fields(km.preprocessing.Dataset)
-        known = {field.name: tuple(index[field.name]) for field in fields}
+        known = km.preprocessing.Dataset.from_dict(index)
         sizes, checksums = (
             {name: entry[key] for name, entry in index["splits"].items()}
             for key in ("examples", "sha256")
         )
-        return km.preprocessing.Dataset(**known), sizes, checksums
+        return known, sizes, checksums
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"`data_dir` has a file that cannot be read ({error!r}). Received: {path}"

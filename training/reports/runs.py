@@ -167,9 +167,7 @@ def _require_same_loss(run, loss):
 
 
 def _dataset(run):
-    fields = {field.name for field in dataclasses.fields(km.preprocessing.Dataset)}
-    facts = {key: tuple(value) for key, value in run.config["data"].items() if key in fields}
-    return km.preprocessing.Dataset(**facts)
+    return km.preprocessing.Dataset.from_dict(run.config["data"])
 
 
 def _costs(model, measured):
