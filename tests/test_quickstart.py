@@ -34,7 +34,7 @@ def test_notebook_runs_from_its_folder_and_server_and_notebook_agree(tmp_path):
         for out in cell.get("outputs", [])
         if "image/png" in out.get("data", {})
     ]
-    assert len(figures) == 4
+    assert len(figures) == 2
 
 
 def test_notebook_in_the_repository_shows_its_results():
