@@ -1,6 +1,7 @@
 """The floors of the house: a file imports only from below, and the library stays light."""
 
 import ast
+import graphlib
 import pathlib
 import subprocess
 import sys
@@ -35,29 +36,45 @@ def test_packages_import_only_from_below(package):
         assert ours <= ALLOWED[package], f"{path} imports {ours - ALLOWED[package]}"
 
 
-def test_library_files_import_no_circle():
+def imports_by_file():
+    """Return the project's modules, each with the set of those that it imports."""
     modules = {
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
         for package in PACKAGES
         for path in (ROOT / package).rglob("*.py")
     }
-    graph = {
-        name: {m for m in imported_modules(path) if m in modules and m != name}
+    # a package's __init__ hands on names of its own files; they do not import it
+    return {
+        name: {
+            other
+            for other in imported_modules(path)
+            if other in modules
+            and not (f"{name}.".startswith(f"{other}.") and modules[other].name == "__init__.py")
+        }
         for name, path in modules.items()
     }
-    done = set()
 
-    def visit(name, trail):
-        assert name not in trail, f"a circle of imports: {' -> '.join([*trail, name])}"
-        if name not in done:
-            for other in sorted(graph[name]):
-                # a package's __init__ hands on names of its own files; they do not import it
-                if not (name.startswith(f"{other}.") and modules[other].name == "__init__.py"):
-                    visit(other, [*trail, name])
-            done.add(name)
 
-    for name in sorted(graph):
-        visit(name, [])
+def imports_by_folder():
+    """Return the same for the folders and files at the top of each package."""
+    folders = {}
+    for name, others in imports_by_file().items():
+        if "." in name:
+            folder = ".".join(name.split(".")[:2])
+            tops = {".".join(other.split(".")[:2]) for other in others if "." in other}
+            folders.setdefault(folder, set()).update(tops - {folder})
+    return folders
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [imports_by_file, pytest.param(imports_by_folder, marks=pytest.mark.xfail(strict=False))],
+)
+def test_imports_have_no_circle(imports):
+    try:
+        tuple(graphlib.TopologicalSorter(imports()).static_order())
+    except graphlib.CycleError as error:
+        pytest.fail(f"a circle of imports: {' <- '.join(error.args[1])}")
 
 
 def test_library_uses_a_backend_only_where_it_must():
