@@ -4,10 +4,10 @@ import keras
 import numpy as np
 import pytest
 
+from keras_multiception.machine import gpu_names
 from training.benchmarks import branches, keras_side
 from training.benchmarks.plan import Plan
 from training.benchmarks.training_steps import make_fit, make_step
-from training.machine import gpu_names
 
 pytestmark = [
     pytest.mark.backend,

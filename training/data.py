@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 import keras_multiception as km
-from training.machine import gpu_names
+from keras_multiception.machine import gpu_names
 from training.pipeline.batches import evaluation_batches, require_batch, training_batches
 from training.readers import arrays, digits, image_folder, images, tfds_reader
 

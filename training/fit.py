@@ -1,21 +1,18 @@
 """A training run, from its recipe to its final metrics."""
 
-import contextlib
 import dataclasses
-import importlib.metadata
-import platform
 import statistics
 import sys
 
 import keras
 
 import keras_multiception as km
+from keras_multiception import machine
 from keras_multiception.atomic import replacing
 from training import data, metrics
 from training.loop import network, strategies
 from training.loop.callbacks import AveragedWeights, Recorder
 from training.loop.strategies import Execution
-from training.machine import count_cores, cpu_facts, import_tensorflow
 from training.run_folder import RunFolder
 
 
@@ -59,8 +56,7 @@ def train(
         "recipe": dataclasses.asdict(recipe),
         "data": {"dataset": recipe.dataset, **facts.to_dict()},
         "execution": {**dataclasses.asdict(execution), "replicas": replicas},
-        "versions": _versions(),
-        "hardware": _hardware(),
+        **machine.describe(["tensorflow-datasets"]),
     }
     folder.check(config)
     if folder.metrics():
@@ -130,7 +126,7 @@ def _training_batches(recipe, facts, train_set, first_epoch):
 def _watching(recipe, folder, history, steps):
     """Return the arguments that tell a loop where to begin, whom to call and what to say."""
     callbacks = [AveragedWeights()] if recipe.ema else []
-    if folder.writable and import_tensorflow():
+    if folder.writable and machine.import_tensorflow():
         callbacks.append(
             keras.callbacks.TensorBoard(folder.logs, write_graph=False, profile_batch=0)
         )
@@ -234,21 +230,3 @@ def _require_same_start(strategy, history):
             "`workdir` must be the same folder for all workers, but they have saved another number "
             f"of epochs. Received: {len(history)} epochs here"
         )
-
-
-def _versions():
-    versions = {"python": platform.python_version(), "keras_multiception": km.__version__}
-    for package in ("keras", keras.backend.backend(), "numpy", "tensorflow-datasets"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    return versions
-
-
-def _hardware():
-    return {
-        "backend": keras.backend.backend(),
-        "machine": platform.machine(),
-        "cpu": cpu_facts()["cpu"],
-        "cpus": count_cores(),
-        "gpus": data.gpu_names(),
-    }

@@ -8,10 +8,8 @@ drift with the load of the machine. `--output` writes a .json and a .md file.
 """
 
 import pathlib
-import platform
 import statistics
 import sys
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -87,8 +85,8 @@ def measure(kernel_sizes, rounds, seconds):
         A dictionary fit for JSON: `versions`, `hardware`, and `rows`, each with `size`, `channels`,
         `kernel_size`, `type`, `form` and the `milliseconds` of every round.
     """
+    from keras_multiception.machine import describe
     from training.compression.timing import seconds_of  # imports Keras, which takes seconds
-    from training.machine import cpu_facts
 
     rows: list[dict[str, Any]] = []
     calls = []
@@ -115,8 +113,7 @@ def measure(kernel_sizes, rounds, seconds):
             if is_warm:
                 row["milliseconds"].append(round(took, 5))
     return {
-        "versions": {"python": platform.python_version()} | {x: version(x) for x in _PACKAGES},
-        "hardware": cpu_facts(),
+        **describe(_PACKAGES),
         "rows": rows,
     }
 
@@ -162,7 +159,7 @@ def page(results):
             "times as fast: of the ratios of each round, lowest and highest in brackets. In parts: "
             "kernels of more than 25 weights a channel as a sum of smaller ones, as "
             "`convert_to_litert` writes them; smaller ones are the same twice.",
-            f"{hardware['cpu']} ({', '.join(hardware['cpu_flags'])}), {hardware['cores']} cores; "
+            f"{hardware['cpu']} ({', '.join(hardware['cpu_flags'])}), {hardware['cpus']} cores; "
             f"{versions}.\n",
         )
         if text

@@ -235,8 +235,9 @@ def _speed(results):
         rows.append((name, *ratios, "-" if share is None else f"{share:.0%}"))
     machine = results["environments"]["keras"]
     rounds = by_case["train_step", 128, "fast"]["milliseconds"]["n"]
+    cores = machine.get("cpus", machine.get("cores"))
     note = (
-        f"Times as fast: median of {rounds} rounds, lowest and highest; {machine['cores']} cores "
+        f"Times as fast: median of {rounds} rounds, lowest and highest; {cores} cores "
         f"of {machine['cpu']} ({', '.join(machine['cpu_flags'][:3])}). Of limit: the share of the "
         "speed that the machine's measured matrix product and memory stream allow, one operation "
         "after the other."

@@ -11,9 +11,9 @@ import numpy as np
 from keras import ops
 
 import keras_multiception as km
+from keras_multiception.machine import gpu_names
 from training.benchmarks.plan import Case, Job
 from training.benchmarks.roofline import PASSES
-from training.machine import gpu_names
 
 # the stages of a CIFAR ResNet: (height, width, channels) and kernel sizes
 STAGES = {

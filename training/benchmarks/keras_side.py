@@ -1,23 +1,20 @@
 """The side of Keras: every form of every network, in one process."""
 
 import contextlib
-import importlib.metadata
 import io
 import itertools
-import os
 import pathlib
-import platform
 import tempfile
 
 import keras
 import numpy as np
 
 import keras_multiception as km
+from keras_multiception.machine import describe, gpu_names, import_tensorflow
 from training.benchmarks import branches, machine_limit
 from training.benchmarks.plan import FUSED, Case, Job
 from training.benchmarks.roofline import count_work
 from training.benchmarks.training_steps import make_fit, make_step
-from training.machine import cpu_facts, gpu_names, import_tensorflow
 
 # small, so that many steps on one random batch stay finite
 OPTIMIZER = {"learning_rate": 1e-3, "momentum": 0.9, "nesterov": True}
@@ -97,20 +94,12 @@ def environment(plan):
     Returns:
         A dictionary fit for JSON.
     """
-    backend = keras.backend.backend()
-    versions = {"python": platform.python_version(), "keras_multiception": km.__version__}
-    for package in ("keras", backend, "numpy", "ai-edge-litert"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    one_dnn = os.environ.get("TF_ENABLE_ONEDNN_OPTS") if backend == "tensorflow" else None
+    machine = describe(["ai-edge-litert"])
     return {
-        "backend": backend,
         "dtype_policy": plan.dtype_policy,
-        "onednn": {"0": "off", "1": "on", None: None}.get(one_dnn, one_dnn),
         "threads": plan.threads,
-        "gpus": gpu_names(),
-        **cpu_facts(),
-        "versions": versions,
+        **machine["hardware"],
+        "versions": machine["versions"],
     }
 
 

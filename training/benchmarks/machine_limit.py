@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 import keras
 import numpy as np
 
+from keras_multiception.machine import gpu_names
 from training.benchmarks.plan import Case, Job
-from training.machine import gpu_names
 
 # bytes of each of three arrays to stream: far more than a cache holds
 _STREAM, _STREAM_ON_GPU = 64 * 2**20, 2**30

@@ -1,20 +1,16 @@
 """The results of several compressed runs, as one dictionary."""
 
 import json
-import platform
 import statistics
-from importlib.metadata import PackageNotFoundError, version
 
+from keras_multiception.machine import describe
 from training.compression.timing import time_artifacts
-from training.machine import cpu_facts
 
 _PACKAGES = (
-    "keras",
     "tensorflow",
     "tf_keras",
     "tensorflow-model-optimization",
     "ai-edge-litert",
-    "numpy",
 )
 
 
@@ -34,8 +30,7 @@ def collect(compressors, recipes, *, command="", note=""):
     return {
         "command": command,
         "note": note,
-        "versions": {"python": platform.python_version(), **_versions()},
-        "hardware": {"machine": platform.machine(), **cpu_facts()},
+        **describe(_PACKAGES),
         "networks": [_network(group, recipes) for group in _groups(compressors)],
     }
 
@@ -106,13 +101,3 @@ def _artifact(recipe, pairs):
         "sizes": first["sizes"],
         "kernels": first["kernels"],
     }
-
-
-def _versions():
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -1,7 +1,7 @@
 """Images in memory to batches for the model, by `tf.data` or, without TensorFlow, by NumPy."""
 
 import keras_multiception as km
-from training.machine import import_tensorflow
+from keras_multiception.machine import import_tensorflow
 from training.pipeline.augmentation import Augmentation
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import tensorflow as tf
 
 import keras_multiception as km
-from training.machine import count_cores
+from keras_multiception.machine import count_cores
 from training.pipeline.augmentation import Augmentation, Draws, draw, order
 from training.pipeline.mixing import Mixing
 

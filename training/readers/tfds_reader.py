@@ -4,7 +4,7 @@ import textwrap
 
 import numpy as np
 
-from training.machine import import_tensorflow
+from keras_multiception.machine import import_tensorflow
 from training.readers import archives, splits
 
 BATCH_SIZE = 1024

@@ -1,0 +1,91 @@
+"""The machine and the versions that a measurement depends on."""
+
+import contextlib
+import importlib.metadata
+import os
+import pathlib
+import platform
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+
+from keras_multiception.version import __version__
+
+# Instructions that decide how fast a network can be.
+_CPU_FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_tile")
+
+
+def describe(packages: Iterable[str] = ()) -> dict[str, dict[str, Any]]:
+    """Return `versions` of Python, Keras, its backend and `packages`, and the `hardware`.
+
+    A package that is not installed is left out.
+    """
+    backend = keras.backend.backend()
+    versions = {"python": platform.python_version(), "keras_multiception": __version__}
+    for package in dict.fromkeys(("keras", backend, "numpy", *packages)):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    onednn = os.environ.get("TF_ENABLE_ONEDNN_OPTS") if backend == "tensorflow" else None
+    cpu, flags = _processor()
+    hardware = {
+        "backend": backend,
+        "machine": platform.machine(),
+        "cpu": cpu,
+        "cpu_flags": [flag for flag in _CPU_FLAGS if flag in flags],
+        "cpus": count_cores(),
+        "gpus": gpu_names(),
+        "onednn": {"0": "off", "1": "on"}.get(onednn or "", onednn),
+    }
+    return {"versions": versions, "hardware": hardware}
+
+
+def count_cores() -> int:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def gpu_names() -> list[str]:
+    """Return the names of the GPUs that the backend of Keras sees."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        details = tf.config.experimental.get_device_details
+        gpus = tf.config.list_physical_devices("GPU")
+        return [details(gpu).get("device_name", gpu.name) for gpu in gpus]
+    if backend == "jax":
+        import jax
+
+        return [device.device_kind for device in jax.devices() if device.platform == "gpu"]
+    import torch
+
+    return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+
+
+def import_tensorflow() -> Any:
+    """Return the module `tensorflow`, or `None` where it is not installed.
+
+    Where Keras runs on another backend, the GPUs are hidden from TensorFlow, which would take all
+    of their memory.
+    """
+    try:
+        import tensorflow as tf
+    except ImportError:
+        return None
+    if keras.backend.backend() != "tensorflow":
+        tf.config.set_visible_devices([], "GPU")
+    return tf
+
+
+def _processor() -> tuple[str, list[str]]:
+    try:
+        text = pathlib.Path("/proc/cpuinfo").read_text()
+    except OSError:
+        text = ""
+    lines = (line.partition(":") for line in text.splitlines())
+    values = {key.strip(): value.strip() for key, _, value in lines}
+    name = values.get("model name") or platform.processor() or platform.machine()
+    return name, values.get("flags", values.get("Features", "")).split()
