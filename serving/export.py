@@ -16,7 +16,7 @@ import os
 import sys
 import time
 
-from serving.interrupts import noting_interrupts
+from serving.command_line import record_sigint
 from serving.publishing import base_path as versions
 from serving.publishing.networks import load_pretrained, load_run
 
@@ -77,7 +77,6 @@ def publish(
     """
     import keras_multiception as km
     from keras_multiception.saved_model import fit_image_shape
-    from serving.publishing.manifest import write_manifest
     from serving.publishing.model_card import write_model_card
     from serving.publishing.warmup import (
         BATCHING_FILE,
@@ -85,12 +84,13 @@ def publish(
         SIGNATURES,
         write_warmup,
     )
+    from serving.version_folder import write_manifest
 
     if litert is not None:
         from serving.publishing.litert import add_litert  # fails now rather than after the export
     facts = fit_image_shape(model, km.preprocessing.get_dataset(dataset))
     with (
-        noting_interrupts() as check_interrupts,
+        record_sigint() as check_interrupts,
         versions.publishing(base_path, version) as (folder, make_visible),
     ):
         km.export_saved_model(

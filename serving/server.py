@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import quote
 
-from serving.flags import MAX_PORT, parse
+from serving.command_line import MAX_PORT
+from serving.server_flags import parse
 
 if TYPE_CHECKING:
     from serving.model_server import ServerOptions
@@ -65,7 +66,7 @@ def running(
     """
     with listen(rest_api_host, rest_api_port) as listener:
         # TensorFlow takes seconds to import: only once the port is ours.
-        from serving.lifecycle.config_files import single_model
+        from serving.config_files import single_model
         from serving.lifecycle.loading import Loading
         from serving.model_server import ServerOptions, model_server
 
@@ -107,9 +108,9 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def _options(flags: argparse.Namespace) -> ServerOptions:
+    from serving.config_files import MonitoringConfig, read_config
     from serving.engine.batching import Batching, read_batching
     from serving.http.rest import METRICS_PATH
-    from serving.lifecycle.config_files import MonitoringConfig, read_config
     from serving.lifecycle.loading import Loading
     from serving.model_server import ServerOptions
 
@@ -148,7 +149,7 @@ def _serve(flags: argparse.Namespace) -> NoReturn:
     with listen(flags.rest_api_host, flags.rest_api_port) as listener:
         import tensorflow as tf
 
-        from serving.lifecycle.config_files import ModelServerConfig, read_config, single_model
+        from serving.config_files import ModelServerConfig, read_config, single_model
         from serving.lifecycle.models import following
         from serving.model_server import model_server
 

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from serving.interrupts import noting_interrupts
+from serving.command_line import record_sigint
 from serving.load import grpc_sender, rest_sender, running_server
 
 _ROWS = np.arange(8, dtype=np.float32)
@@ -122,7 +122,7 @@ def soak(seconds: float, clients: int, swap_seconds: float) -> dict:
         swaps = Swaps(base_path)
         flags = [f"--model_base_path={base_path}", "--access_log=", "--enable_batching=true"]
         with (
-            noting_interrupts() as check_interrupts,
+            record_sigint() as check_interrupts,
             running_server(flags) as (url, address, process_id),
         ):
             rest = rest_sender(url, "default", "", _ROWS)

@@ -7,7 +7,7 @@ import tensorflow as tf
 from PIL import Image
 
 from serving import server
-from serving.lifecycle.config_files import single_model
+from serving.config_files import single_model
 from serving.model_server import ServerOptions, model_server
 
 LABELS = ["dark", "bright"]

@@ -8,7 +8,7 @@ from test_floors import ROOT
 
 from serving.publishing import base_path
 from serving.publishing.base_path import list_versions, prune, publishing, restore, roll_back
-from serving.publishing.manifest import write_manifest
+from serving.version_folder import write_manifest
 
 
 def publish(base, version=None, text="model"):

@@ -15,9 +15,9 @@ from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 from test_floors import ROOT
 
 from serving import flags
+from serving.config_files import MonitoringConfig, read_config
 from serving.engine.batching import read_batching
 from serving.http.rest import METRICS_PATH
-from serving.lifecycle.config_files import MonitoringConfig, read_config
 
 SERVING = ROOT / "serving"
 KUBERNETES = ("volume", "deployment", "service", "autoscaler")

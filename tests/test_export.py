@@ -20,8 +20,8 @@ from serving.engine.errors import ServingError
 from serving.engine.servable import Servable
 from serving.engine.warmup_replay import replay_warmup
 from serving.publishing.base_path import list_versions
-from serving.publishing.manifest import verify_manifest
-from serving.publishing.warmup import BATCHING_FILE, WARMUP_FILE, write_warmup
+from serving.publishing.warmup import BATCHING_FILE, write_warmup
+from serving.version_folder import WARMUP_FILE, verify_manifest
 
 
 def write_run(path, dataset="digits"):

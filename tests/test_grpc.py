@@ -28,7 +28,7 @@ from tensorflow_serving.apis import (
 )
 
 from serving import server
-from serving.lifecycle.config_files import ModelServerConfig
+from serving.config_files import ModelServerConfig
 from serving.model_server import ServerOptions, model_server
 
 CLASSIFY, REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"

@@ -18,8 +18,8 @@ from test_rest import export as export_various
 from test_rest import fetch, json_values
 
 from serving import server
+from serving.config_files import single_model
 from serving.http import http_protocol
-from serving.lifecycle.config_files import single_model
 from serving.lifecycle.loading import Loading
 from serving.lifecycle.version_folders import VersionPolicy
 from serving.lifecycle.versions import ServedModel

@@ -12,15 +12,14 @@ from test_export import model_card, write_run
 import keras_multiception as km
 from serving import export, server
 from serving.client import Client
+from serving.config_files import single_model
 from serving.engine.load import load
 from serving.engine.warmup_replay import replay_warmup
-from serving.lifecycle.config_files import single_model
 from serving.lifecycle.loading import Loading
 from serving.model_server import ServerOptions, model_server
 from serving.publishing.base_path import list_versions
-from serving.publishing.manifest import verify_manifest
 from serving.publishing.networks import load_run
-from serving.publishing.warmup import WARMUP_FILE
+from serving.version_folder import WARMUP_FILE, verify_manifest
 
 pytest.importorskip("tf_keras")
 pytest.importorskip("ai_edge_litert")

@@ -21,15 +21,15 @@ pytest.importorskip("ai_edge_litert")
 from keras_multiception.compression import convert_to_litert
 from serving import server
 from serving.client import Client, ServerError
+from serving.config_files import single_model
 from serving.engine.errors import ServingError
 from serving.engine.litert_servable import LiteRTServable
 from serving.engine.load import load
 from serving.engine.servable import Servable
-from serving.lifecycle.config_files import single_model
 from serving.lifecycle.loading import Loading
 from serving.lifecycle.versions import ServedModel
 from serving.model_server import ServerOptions, model_server
-from serving.publishing.manifest import write_manifest
+from serving.version_folder import write_manifest
 
 PREFERRED = Loading(prefer_tflite_model=True, num_tflite_pools=2)
 IMAGES = np.random.default_rng(0).uniform(0, 255, (9, 4, 6, 3)).astype("float32")

@@ -1,6 +1,6 @@
 import pytest
 
-from serving.publishing.manifest import MANIFEST_FILE, verify_manifest, write_manifest
+from serving.version_folder import MANIFEST_FILE, verify_manifest, write_manifest
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import pytest
 from google.protobuf import text_format
 from saved_models import export_half_plus
 
+from serving.config_files import ModelServerConfig
 from serving.engine.errors import ServingError
-from serving.lifecycle.config_files import ModelServerConfig
 from serving.lifecycle.loading import Loading
 from serving.lifecycle.models import Models, following
 

@@ -21,7 +21,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 from test_floors import ROOT
 
-from serving.lifecycle.config_files import ModelServerConfig
+from serving.config_files import ModelServerConfig
 from serving.lifecycle.loading import Loading
 from serving.model_server import ServerOptions, model_server
 from serving.server import listen

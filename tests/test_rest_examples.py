@@ -16,8 +16,8 @@ from saved_models import export_half_plus, export_half_plus_tf1
 from test_rest import fetch
 
 from serving import server
+from serving.config_files import ModelServerConfig
 from serving.http.request_body import MAX_BODY_BYTES
-from serving.lifecycle.config_files import ModelServerConfig
 from serving.model_server import model_server
 from serving.telemetry import ACCESS_LOG
 

@@ -183,7 +183,10 @@ def test_a_metrics_path_without_a_slash_is_one_line(base_path, tmp_path, capsys)
     [
         (["--model_base_path=x", "--rest_api_port=65536"], "--rest_api_port: must be from 0 to"),
         (["--model_base_path=x", "--rest_api_port=-1"], "--rest_api_port: must be from 0 to"),
-        (["--model_base_path=x", "--file_system_poll_wait_seconds=nan"], "a number of seconds"),
+        (
+            ["--model_base_path=x", "--file_system_poll_wait_seconds=nan"],
+            "must be a number, 0 or more",
+        ),
         ([], "one of --model_base_path and --model_config_file is required"),
         (["--model_base_path=x", "--model_nam=y"], "unrecognized arguments: --model_nam=y"),
         (["--model_base_path=x", "--model_config_file=y"], "is required, not both"),

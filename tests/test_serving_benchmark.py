@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from saved_models import export_half_plus
+from serving.flags import parse
 
 from serving import benchmark
 from serving.benchmark_figure import draw
@@ -20,7 +21,6 @@ from serving.benchmark_results import (
     write_json,
     write_whole,
 )
-from serving.flags import parse
 from serving.load import closed_loop, open_loop
 
 

@@ -8,9 +8,10 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from serving.engine.errors import ServingError
 from serving.engine.servable import Servable
-from serving.engine.warmup_replay import MAX_RECORDS, WARMUP_FILE, replay_warmup
+from serving.engine.warmup_replay import replay_warmup
 from serving.lifecycle.loading import Loading
 from serving.lifecycle.versions import ServedModel
+from serving.version_folder import MAX_WARMUP_RECORDS, WARMUP_FILE
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def test_requests_of_every_kind_are_replayed(path):
     [
         ([predict_log([[1.0]])], "Input `x` must be of shape"),
         ([prediction_log_pb2.PredictionLog()], "Unsupported log_type for warmup: None"),
-        ([predict_log()] * (MAX_RECORDS + 1), r"exceeds the maximum \(1000\)"),
+        ([predict_log()] * (MAX_WARMUP_RECORDS + 1), r"exceeds the maximum \(1000\)"),
     ],
 )
 def test_a_version_whose_warmup_fails_does_not_serve(path, logs, words):

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from serving.config_files import BatchingParameters, read_config
 from serving.engine.signature import Signature
-from serving.lifecycle.config_files import BatchingParameters, read_config
 
 _QUEUE_NUMBERS = itertools.count()
 

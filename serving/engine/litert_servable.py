@@ -14,9 +14,8 @@ from tensorflow.core.protobuf import meta_graph_pb2
 
 from serving.engine.errors import ServingError, from_exception
 from serving.engine.signature import DEFAULT_SIGNATURE, Signature, find_signature
-from serving.publishing.manifest import verify_manifest
+from serving.version_folder import LITERT_FILE, verify_manifest
 
-LITERT_FILE = "model.tflite"
 _PREDICT = "tensorflow/serving/predict"
 
 

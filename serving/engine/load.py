@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TypeAlias
 
-from serving.engine.litert_servable import LITERT_FILE, LiteRTServable
+from serving.engine.litert_servable import LiteRTServable
 from serving.engine.servable import Servable
 from serving.lifecycle.loading import Loading
+from serving.version_folder import LITERT_FILE
 
 AnyServable: TypeAlias = Servable | LiteRTServable
 

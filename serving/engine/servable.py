@@ -17,7 +17,7 @@ from serving.engine.batching import Batching, batched, can_batch
 from serving.engine.errors import ServingError, from_exception
 from serving.engine.image_limit import refuse_image_bombs
 from serving.engine.signature import DEFAULT_SIGNATURE, Signature, find_signature
-from serving.publishing.manifest import verify_manifest
+from serving.version_folder import verify_manifest
 
 # The text of TensorFlow's errors may hold the bytes of a request, which are no Unicode.
 _FAILURES = (tf.errors.OpError, UnicodeDecodeError)

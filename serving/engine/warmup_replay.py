@@ -11,9 +11,8 @@ from tensorflow_serving.apis import prediction_log_pb2
 from serving.engine import inference
 from serving.engine.errors import ServingError
 from serving.engine.load import AnyServable
+from serving.version_folder import MAX_WARMUP_RECORDS, WARMUP_FILE
 
-WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
-MAX_RECORDS = 1000
 _METHODS = {
     "predict_log": inference.predict,
     "classify_log": inference.classify,
@@ -39,11 +38,12 @@ def replay_warmup(servable: AnyServable) -> int:
         return 0
     replayed = 0
     try:
-        for record in itertools.islice(tf.data.TFRecordDataset(str(path)), MAX_RECORDS + 1):
-            if replayed == MAX_RECORDS:
+        for record in itertools.islice(tf.data.TFRecordDataset(str(path)), MAX_WARMUP_RECORDS + 1):
+            if replayed == MAX_WARMUP_RECORDS:
                 raise ServingError(
                     "INVALID_ARGUMENT",
-                    f"Number of warmup records exceeds the maximum ({MAX_RECORDS}) at {path}",
+                    f"Number of warmup records exceeds the maximum ({MAX_WARMUP_RECORDS}) at "
+                    f"{path}",
                 )
             log = prediction_log_pb2.PredictionLog.FromString(record.numpy())
             kind = log.WhichOneof("log_type")

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from tensorflow_serving.config.model_server_config_pb2 import ModelConfig, ModelServerConfig
 
+from serving.config_files import read_config
 from serving.engine.errors import ServingError
-from serving.lifecycle.config_files import read_config
 from serving.lifecycle.loading import DEFAULT_LOADING, Loading
 from serving.lifecycle.versions import ServedModel
 

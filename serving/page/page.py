@@ -20,8 +20,8 @@ from serving.engine.errors import ServingError
 from serving.http.json_text import dumps
 from serving.lifecycle.models import Models
 from serving.lifecycle.versions import ServedModel
+from serving.version_folder import LABELS_FILE
 
-_LABELS_FILE = "assets.extra/labels.txt"
 _MAX_LABELS_BYTES = 2**20
 
 
@@ -52,7 +52,7 @@ def page_routes(models: Models, metrics_path: str | None = None) -> list[Route]:
 def _told(model: ServedModel) -> dict:
     try:
         latest = model.servable()
-        signatures, labels_file = sorted(latest.signature_defs), latest.path / _LABELS_FILE
+        signatures, labels_file = sorted(latest.signature_defs), latest.path / LABELS_FILE
     except (ServingError, ValueError):  # none is loaded at the moment
         signatures, labels_file = [], None
     return {

@@ -18,7 +18,7 @@ import re
 import shutil
 import tempfile
 
-from serving.publishing.manifest import verify_manifest
+from serving.version_folder import verify_manifest
 
 _STAGING, _WITHDRAWN, _REMOVED = ".staging-", ".withdrawn-", ".removed-"
 

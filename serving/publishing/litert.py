@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
-from serving.engine.litert_servable import LITERT_FILE
+from serving.version_folder import LITERT_FILE
 
 INPUT, OUTPUT = "image", "probabilities"
 _SIGNATURE = "serving_default"

@@ -15,12 +15,11 @@ from tensorflow_serving.apis import (
 )
 
 from serving.engine.batching import read_batching
+from serving.version_folder import MAX_WARMUP_RECORDS, WARMUP_FILE
 
 BATCHING_FILE = pathlib.Path(__file__).parents[1] / "batching.config"
 SIGNATURES = ("serving_default", "serving_uint8", "serving_bytes", "classify")
 LITERT_SIGNATURES = ("serving_default",)
-WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
-MAX_RECORDS = 1000
 _GREY = 127
 
 
@@ -43,10 +42,10 @@ def write_warmup(path, image_shape, batching_file=BATCHING_FILE, signatures=SIGN
     requests = [
         log for size in sizes for name, log in _requests(size, image_shape) if name in signatures
     ]
-    if len(requests) > MAX_RECORDS:
+    if len(requests) > MAX_WARMUP_RECORDS:
         raise ValueError(
-            f"`batching_file` must allow at most {MAX_RECORDS // len(signatures)} batch sizes, for "
-            f"TF Serving takes {MAX_RECORDS} warm-up requests. Received: {len(sizes)} sizes"
+            f"`batching_file` must allow at most {MAX_WARMUP_RECORDS // len(signatures)} batch "
+            f"sizes, for TF Serving takes {MAX_WARMUP_RECORDS} warm-up requests. Received: {len(sizes)} sizes"
         )
     warmup = pathlib.Path(path) / WARMUP_FILE
     warmup.parent.mkdir(exist_ok=True)

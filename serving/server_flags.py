@@ -4,36 +4,10 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import math
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
 
-MAX_PORT = 65535
-
-
-def _whole(least: int, highest: float = math.inf) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not text.isdecimal() or not least <= int(text) <= highest:
-            limit = f"from {least} to {highest}" if highest < math.inf else f"at least {least}"
-            raise argparse.ArgumentTypeError(f"must be {limit}, not {text!r}")
-        return int(text)
-
-    return parse
-
-
-def _seconds(text: str) -> float:
-    with suppress(ValueError):
-        if 0 <= float(text) < math.inf:
-            return float(text)
-    raise argparse.ArgumentTypeError(f"must be a number of seconds, not {text!r}")
-
-
-def _boolean(text: str) -> bool:
-    if text.lower() not in ("true", "false", "1", "0"):
-        raise argparse.ArgumentTypeError(f"must be true or false, not {text!r}")
-    return text.lower() in ("true", "1")
+from serving.command_line import MAX_PORT, Parser, boolean, number, whole_number
 
 
 def _channel_arguments(text: str) -> list[tuple[str, int | str]]:
@@ -43,16 +17,16 @@ def _channel_arguments(text: str) -> list[tuple[str, int | str]]:
     return [(key, int(v) if v.lstrip("-").isdecimal() else v) for key, _, v in pairs]
 
 
-_port, _count = _whole(0, MAX_PORT), _whole(0)
+_port, _count, _seconds = whole_number(0, MAX_PORT), whole_number(0), number()
 
 # Flag: its type, its default, what it is.
 _FLAGS: dict[str, tuple[Callable, object, str]] = {
     "port": (_port, 8500, "the port to listen on for gRPC; 0 takes a free one"),
     "rest_api_port": (_port, 8501, "the port to listen on for REST; 0 takes a free one"),
     "rest_api_host": (str, "127.0.0.1", "the address to listen on, for gRPC too"),
-    "rest_api_num_threads": (_whole(1), None, "threads that answer REST calls"),
-    "rest_api_timeout_in_ms": (_whole(1), 30_000, "time for a REST call to be answered"),
-    "grpc_max_threads": (_whole(1), None, "threads that answer gRPC calls"),
+    "rest_api_num_threads": (whole_number(1), None, "threads that answer REST calls"),
+    "rest_api_timeout_in_ms": (whole_number(1), 30_000, "time for a REST call to be answered"),
+    "grpc_max_threads": (whole_number(1), None, "threads that answer gRPC calls"),
     "grpc_channel_arguments": (_channel_arguments, [], "gRPC's arguments, KEY=VALUE,..."),
     "model_name": (str, "default", "the model's name in the URL"),
     "model_base_path": (str, None, "the folder of integer-named version folders"),
@@ -63,7 +37,7 @@ _FLAGS: dict[str, tuple[Callable, object, str]] = {
         "seconds between two readings of that file; 0 reads it once",
     ),
     "allow_version_labels_for_unavailable_models": (
-        _boolean,
+        boolean,
         False,
         "let new labels be given to versions that are not loaded",
     ),
@@ -74,20 +48,24 @@ _FLAGS: dict[str, tuple[Callable, object, str]] = {
     ),
     "max_num_load_retries": (_count, 5, "tries again of a version that did not load"),
     "load_retry_interval_micros": (_count, 60_000_000, "microseconds between such tries"),
-    "enable_model_warmup": (_boolean, True, "replay a version's warm-up requests first"),
+    "enable_model_warmup": (boolean, True, "replay a version's warm-up requests first"),
     "enable_signature_method_name_check": (
-        _boolean,
+        boolean,
         False,
         "classify and regress only with signatures whose method name says so",
     ),
     "prefer_tflite_model": (
-        _boolean,
+        boolean,
         False,
         "serve a version's model.tflite, where there is one, in place of its SavedModel",
     ),
-    "num_tflite_pools": (_whole(1), None, "pools of LiteRT interpreters; one for each processor"),
-    "num_tflite_interpreters_per_pool": (_whole(1), 1, "interpreters in such a pool"),
-    "enable_batching": (_boolean, False, "run concurrent calls as one batch"),
+    "num_tflite_pools": (
+        whole_number(1),
+        None,
+        "pools of LiteRT interpreters; one for each processor",
+    ),
+    "num_tflite_interpreters_per_pool": (whole_number(1), 1, "interpreters in such a pool"),
+    "enable_batching": (boolean, False, "run concurrent calls as one batch"),
     "batching_parameters_file": (Path, None, "BatchingParameters, for --enable_batching"),
     "monitoring_config_file": (Path, None, "a MonitoringConfig: the metrics page's path"),
     "tensorflow_intra_op_parallelism": (_count, 0, "threads in an operation; 0 lets TensorFlow"),
@@ -96,29 +74,16 @@ _FLAGS: dict[str, tuple[Callable, object, str]] = {
 }
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")
-
-
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Parses the server's command line; one that cannot be is one line and exit code 2.
-
-    Args:
-        arguments: The arguments; `None` takes those of the process.
-
-    Returns:
-        A value for each flag.
-    """
-    parser = _Parser(
-        prog="python -m serving.server",
-        description="Serve SavedModels and LiteRT models over TF Serving's REST and gRPC APIs.",
-        allow_abbrev=False,
+    """Parses the server's command line into a value for each flag."""
+    parser = Parser(
+        "serving.server",
+        "Serve SavedModels and LiteRT models over TF Serving's REST and gRPC APIs.",
     )
     for name, (kind, default, text) in _FLAGS.items():
         shown = f"{text} (default: %(default)s)" if default not in (None, [], "") else text
-        boolean = {"nargs": "?", "const": True} if kind is _boolean else {}
-        parser.add_argument(f"--{name}", type=kind, default=default, help=shown, **boolean)  # type: ignore[arg-type]
+        optional = {"nargs": "?", "const": True} if kind is boolean else {}
+        parser.add_argument(f"--{name}", type=kind, default=default, help=shown, **optional)  # type: ignore[arg-type]
     parser.add_argument(
         "--version",
         action="version",

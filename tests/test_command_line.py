@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from serving.interrupts import noting_interrupts
+from serving.command_line import record_sigint
 
 
 class Interrupted:
@@ -23,7 +23,7 @@ def default_handler():
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_what_was_dropped_is_raised_again():
-    with noting_interrupts() as check:
+    with record_sigint() as check:
         check()
         Interrupted()  # the exception is dropped here
         with pytest.raises(KeyboardInterrupt):
@@ -32,13 +32,13 @@ def test_what_was_dropped_is_raised_again():
 
 
 def test_it_is_raised_at_once_as_ever():
-    with pytest.raises(KeyboardInterrupt), noting_interrupts():
+    with pytest.raises(KeyboardInterrupt), record_sigint():
         signal.raise_signal(signal.SIGINT)
 
 
 def test_who_ignores_it_goes_on_to():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with noting_interrupts() as check:
+    with record_sigint() as check:
         signal.raise_signal(signal.SIGINT)
         check()
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN

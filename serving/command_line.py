@@ -1,0 +1,123 @@
+"""What the commands share: a parser, types of arguments, exit codes and Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import math
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import NoReturn
+
+MAX_PORT = 65535
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line on the standard error and exit code 2."""
+
+    def __init__(self, module: str, description: str):
+        super().__init__(prog=f"python -m {module}", description=description, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        """Exits with a message."""
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def whole_number(least: int = 0, highest: float = math.inf) -> Callable[[str], int]:
+    """The type of a flag that takes a whole number in a range."""
+
+    def parse(text: str) -> int:
+        digits = text.removeprefix("-")
+        if not digits.isdecimal() or not least <= int(text) <= highest:
+            limit = f"from {least} to {highest}" if highest < math.inf else f"at least {least}"
+            raise argparse.ArgumentTypeError(f"must be {limit}, not {text!r}")
+        return int(text)
+
+    return parse
+
+
+def number(positive: bool = False) -> Callable[[str], float]:
+    """The type of a flag that takes a finite number, not negative or positive."""
+
+    def parse(text: str) -> float:
+        with contextlib.suppress(ValueError):
+            value = float(text)
+            if 0 <= value < math.inf and (value or not positive):
+                return value
+        kind = "a positive number" if positive else "a number, 0 or more"
+        raise argparse.ArgumentTypeError(f"must be {kind}, not {text!r}")
+
+    return parse
+
+
+def boolean(text: str) -> bool:
+    """The type of a flag that takes `true` or `false`."""
+    if text.lower() not in ("true", "false", "1", "0"):
+        raise argparse.ArgumentTypeError(f"must be true or false, not {text!r}")
+    return text.lower() in ("true", "1")
+
+
+def run_command(prog: str, action: Callable[[], int]) -> int:
+    """Runs a command; its errors are one line on the standard error.
+
+    Returns the exit code: the action's, 2 for what cannot be done as asked, 1 for what failed on
+    the way, 130 for Ctrl-C. A closed pipe (`... | head`) is no error to tell of.
+    """
+    try:
+        code = action()
+        if sys.stdout:  # it may be closed
+            sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's last flush
+        return 1
+    except ImportError as error:
+        _print_error(prog, f"{error}; it comes with pip install -e '.[serving]'")
+        return 2
+    except (ValueError, OSError, RuntimeError) as error:
+        _print_error(prog, error)
+        return 2 if isinstance(error, ValueError) else 1
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
+
+
+def _print_error(prog: str, error: object) -> None:
+    print(f"{prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def record_sigint() -> Iterator[Callable[[], None]]:
+    """Records Ctrl-C: `KeyboardInterrupt` is lost where it is raised inside a C callback.
+
+    Yields a function that raises `KeyboardInterrupt` if Ctrl-C was pressed since, to be called
+    before a step that must not follow it.
+    """
+    pressed = threading.Event()
+
+    def record(signal_number: int, frame: FrameType | None) -> None:
+        pressed.set()
+        signal.default_int_handler(signal_number, frame)
+
+    def check() -> None:
+        if pressed.is_set():
+            raise KeyboardInterrupt
+
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield check  # whoever handles or ignores it still does
+        return
+    signal.signal(signal.SIGINT, record)
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def ignore_sigint() -> None:
+    """Leaves Ctrl-C, which a terminal sends to every process, to the parent process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
