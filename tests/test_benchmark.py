@@ -8,7 +8,7 @@ import time
 import pytest
 
 from training import benchmark
-from training.benchmarks.plan import CHOICES, FORMS, Job, Plan, take_turn
+from training.benchmarks.plan import CHOICES, Job, Plan, take_turn
 from training.benchmarks.worker import Worker
 
 
@@ -45,7 +45,7 @@ def test_measures_every_form(tmp_path):
     results = measured(tmp_path / "all")
     rows = {(row["task"], row["form"]) for row in results["rows"] if row["side"] != "torch"}
     keras = [form for name, forms in CHOICES.items() if name != "torch" for form in forms]
-    expected = {("inference", form) for form in keras if form not in CHOICES["branches"]}
+    expected = {("inference", form) for form in keras}
     expected |= {(task, form) for task in ("train_step", "fit") for form in ("plain", "fast")}
     assert rows == expected
     sides = {row["side"] for row in results["rows"]}
@@ -74,10 +74,6 @@ def test_quick_is_other_defaults(arguments, expected, monkeypatch, tmp_path):
     with pytest.raises(SystemExit):
         benchmark.main([*arguments, "--output", str(tmp_path / "x")])
     assert received == [expected]
-
-
-def test_every_choice_has_names():
-    assert {form for forms in CHOICES.values() for form in forms} == set(FORMS)
 
 
 def test_a_turn_does_once_more_than_it_counts():

@@ -72,7 +72,7 @@ def finished_run(path, conv, dataset="digits", seed=0):
 def test_recipes_that_no_network_can_follow_are_refused(tmp_path, capsys):
     run = finished_run(tmp_path / "run", "dsconv")
     with pytest.raises(SystemExit):
-        compress.main(["--run", str(run), "--recipe", "branches40,branchesqat40"])
+        compress.main(["--run", str(run), "--recipe", "branches40,branches60"])
     assert "`recipe` must have one that can be followed" in capsys.readouterr().err
     assert not (run / "compressed").exists()
 

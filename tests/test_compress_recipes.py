@@ -28,9 +28,7 @@ def test_names_are_taken_once_and_in_order():
         ("pqat", ("prune50", "quantize"), "int8"),
         ("pqat75", ("prune75", "quantize"), "int8"),
         ("cqat", ("cluster16", "quantize"), "int8"),
-        ("pcqat32", ("prune50", "cluster32", "quantize"), "int8"),
         ("branches40", ("branches40",), "none"),
-        ("branchesqat20", ("branches20", "quantize"), "int8"),
     ],
 )
 def test_steps_of_a_recipe(name, training, conversion):

@@ -59,10 +59,8 @@ def small_zoo(monkeypatch):
     monkeypatch.setattr(km, "list_models", lambda: ["resnet20", "mobilenetv2"])
 
 
-def test_zoo_writes_tables_a_figure_and_the_readme(small_zoo, capsys, tmp_path):
-    readme = tmp_path / "README.md"
-    readme.write_text("# Title\n\n<!-- zoo -->\nold\n<!-- /zoo -->\n\nEnd\n", encoding="utf-8")
-    out = run(capsys, "--zoo", "--output", str(tmp_path / "results"), "--readme", str(readme))
+def test_zoo_writes_tables_and_a_figure(small_zoo, capsys, tmp_path):
+    out = run(capsys, "--zoo", "--output", str(tmp_path / "results"))
     assert str(tmp_path / "results") in out
 
     with open(tmp_path / "results" / "zoo_costs.csv", encoding="utf-8") as file:
@@ -83,11 +81,6 @@ def test_zoo_writes_tables_a_figure_and_the_readme(small_zoo, capsys, tmp_path):
     assert "| `mobilenetv2` | 96x96x3 | - | 2,236,330 | - | - | 2,252,634 |" in tables
     assert (tmp_path / "results" / "zoo_costs.png").read_bytes().startswith(b"\x89PNG")
 
-    text = readme.read_text(encoding="utf-8")
-    assert text.startswith("# Title\n\n<!-- zoo -->\n| trainable parameters |")
-    assert text.endswith("](results/zoo_costs.png)\n<!-- /zoo -->\n\nEnd\n")
-    assert "old" not in text
-
 
 @pytest.mark.parametrize(
     ("argv", "message"),
@@ -99,8 +92,6 @@ def test_zoo_writes_tables_a_figure_and_the_readme(small_zoo, capsys, tmp_path):
         (["resnet20", "--classes", "0"], "`classes` must be a positive integer"),
         (["resnet20", "--input_size", "0"], "`input_size` must be at least 1"),
         (["resnet20", "--format", "html"], "invalid choice: 'html'"),
-        (["--zoo", "--readme", "missing.md"], "No such file or directory: 'missing.md'"),
-        (["--zoo", "--readme", "setup.cfg"], "`readme` must have a section from <!-- zoo -->"),
     ],
 )
 def test_bad_usage_is_one_line(argv, message, capsys):

@@ -3,7 +3,7 @@
     python -m training.benchmark
     python -m training.benchmark --quick
     python -m training.benchmark --model resnet20 resnet50 --conv multiception --onednn both
-    KERAS_BACKEND=jax python -m training.benchmark --forms plain separate dense branches
+    KERAS_BACKEND=jax python -m training.benchmark --forms plain separate dense
     python -m training.benchmark --render training/results/benchmark_resnet20.json
 
 Everything takes turns, round by round, on the same cores, so that the ratios hold where absolute
@@ -103,10 +103,8 @@ def _plan(args):
         raise ValueError(f"`onednn` is about TensorFlow alone. Received: onednn=both on {backend}")
     chosen = values.pop("forms")
     forms = [form for name, parts in CHOICES.items() if name in chosen for form in parts]
-    tasks = values.pop("task") + (["branches"] if "branches" in chosen else [])
-    return Plan(
-        tuple(values.pop("model")), tuple(values.pop("conv")), tuple(tasks), tuple(forms), **values
-    )
+    models, convs, tasks = (tuple(values.pop(name)) for name in ("model", "conv", "task"))
+    return Plan(models, convs, tasks, tuple(forms), **values)
 
 
 def _parser():
@@ -119,8 +117,7 @@ def _parser():
     several("--conv", list(CONVS), "types of convolution; default: all", choices=CONVS)
     tasks = [task for task in TASKS if task != "branches"]
     several("--task", tasks, "what to measure; default: all", choices=tasks)
-    forms = [form for form in CHOICES if form != "branches"]
-    several("--forms", forms, "default: all but branches", choices=tuple(CHOICES))
+    several("--forms", list(CHOICES), "default: all", choices=tuple(CHOICES))
     parser.add_argument("--batch_size", type=int, default=128, help="of training (%(default)s)")
     several("--inference_batch_sizes", [1, 32, 128], "default: %(default)s", type=int)
     parser.add_argument("--rounds", type=int, default=7, help="turns of each (%(default)s)")

@@ -2,22 +2,19 @@
 
     python -m training.costs resnet20 --conv dsconv --classes 100 --format markdown
     python -m training.costs --table5
-    python -m training.costs --zoo --readme README.md
+    python -m training.costs --zoo
 
 The first prints what one network costs, by layer and by stage. `--table5` sets our parameters
 beside those of the paper's Table V. `--zoo` counts every network with every type of convolution
-and writes zoo_costs.csv, .md and .png; `--readme` also puts the tables into a README, between the
-lines `<!-- zoo -->` and `<!-- /zoo -->`.
+and writes zoo_costs.csv, .md and .png.
 """
 
 import csv
-import os
 import pathlib
 import sys
 
 from keras_multiception.atomic import replacing
 from training.cli import Parser, run_command
-from training.readme import replace_sections, require_section
 
 CONVOLUTIONS = {
     "standard": "standard",
@@ -27,7 +24,6 @@ CONVOLUTIONS = {
     "multiception": "Multiception",
 }
 RESULTS = pathlib.Path(__file__).parent / "results"
-SECTION = "zoo"  # of the README
 
 
 def zoo():
@@ -117,18 +113,6 @@ def zoo_markdown(costs, figure):
     )
 
 
-def write_readme(path, costs, folder):
-    """Put the tables of `zoo` into a README, between its markers.
-
-    Args:
-        path: Path of the README.
-        costs: What `zoo` returned.
-        folder: Path of the folder with the figure.
-    """
-    figure = os.path.relpath(folder / "zoo_costs.png", path.parent)
-    replace_sections(path, {SECTION: zoo_markdown(costs, pathlib.Path(figure).as_posix())})
-
-
 def main(argv=None):
     """Count from the command line.
 
@@ -149,9 +133,6 @@ def main(argv=None):
     parser.add_argument(
         "--output", type=pathlib.Path, default=RESULTS, help="folder for the files of --zoo"
     )
-    parser.add_argument(
-        "--readme", type=pathlib.Path, help="README for the tables of --zoo, at its markers"
-    )
     args = parser.parse_args(argv)
     if sum(map(bool, (args.model, args.table5, args.zoo))) != 1:
         parser.error("one of a model, --table5 and --zoo must be given")
@@ -161,7 +142,8 @@ def main(argv=None):
 
             text = table5()
         elif args.zoo:
-            text = _count_zoo(args)
+            write_zoo(zoo(), args.output)
+            text = f"Wrote zoo_costs.csv, zoo_costs.md and zoo_costs.png to {args.output}"
         else:
             text = _count_model(args)
     except (ValueError, OSError) as error:
@@ -179,16 +161,6 @@ def _count_model(args):
 
     model = km.create_model(args.model, conv=args.conv, classes=args.classes, **shape)
     return getattr(km.cost(model), f"to_{args.format}")()
-
-
-def _count_zoo(args):
-    if args.readme:
-        require_section(args.readme, SECTION)
-    costs = zoo()
-    write_zoo(costs, args.output)
-    if args.readme:
-        write_readme(args.readme, costs, args.output)
-    return f"Wrote zoo_costs.csv, zoo_costs.md and zoo_costs.png to {args.output}"
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 XNNPACK, with which LiteRT computes on CPUs, convolves a channel with 25 weights at most, those of
 5x5. Of a 7x7 kernel LiteRT makes a loop of its own, which is many times slower, above all in 8 bits
-(measured by `python -m training.litert_kernels`). The convolutions with parts of the kernel add up
+(measured). The convolutions with parts of the kernel add up
 to the same.
 """
 

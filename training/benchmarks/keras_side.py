@@ -11,7 +11,7 @@ import numpy as np
 
 import keras_multiception as km
 from keras_multiception.machine import describe, gpu_names, import_tensorflow
-from training.benchmarks import branches, machine_limit
+from training.benchmarks import machine_limit
 from training.benchmarks.plan import FUSED, Case, Job
 from training.benchmarks.roofline import count_work
 from training.benchmarks.training_steps import make_fit, make_step
@@ -56,8 +56,6 @@ def make_jobs(plan):
                 jobs |= _training_jobs(plan, model, conv, form)
         if "inference" in plan.tasks:
             jobs |= _inference_jobs(plan, model, conv, forms)
-    if "branches" in plan.tasks:
-        jobs |= branches.make_jobs(plan, forms)
     return jobs, left_out
 
 
@@ -70,7 +68,7 @@ def work(plan):
     Returns:
         A dictionary from task, model, type of convolution and batch size to a `count_work`.
     """
-    counts = branches.work(plan)
+    counts = {}
     for name, conv in plan.networks():
         try:
             model = km.create_model(name, conv=conv)
@@ -116,8 +114,6 @@ def _possible_forms(forms):
 
     if km.kernels.fast_forms() is None:
         leave_out(["fast"], f"there are no fast forms for {backend}; ours is the plain one")
-    if not _pallas_is_compiled():
-        leave_out(["pallas", "pallas_moments"], "it needs Keras on JAX and a GPU")
     litert = ["litert", "litert_threads"]
     if backend != "tensorflow":
         leave_out(["saved_model", *litert], "it needs Keras on TensorFlow")
@@ -127,14 +123,6 @@ def _possible_forms(forms):
         except ImportError as error:
             leave_out(litert, str(error))
     return possible, left_out
-
-
-def _pallas_is_compiled():
-    if keras.backend.backend() != "jax":
-        return False
-    from keras_multiception.kernels import pallas_kernels
-
-    return pallas_kernels.runs_here()
 
 
 def _operations(form):

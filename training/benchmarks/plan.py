@@ -22,13 +22,11 @@ FORMS = {
     "litert_threads": "LiteRT of the fused, all threads",
     "torch_channels_last": "PyTorch, channels last",
     "torch_channels_first": "PyTorch, channels first",
+    # of depthwise branches alone, in results of before
     "grouped": "a depthwise convolution for each size",
     "padded": "one depthwise convolution, kernels padded",
     "diagonal": "one full convolution, kernels on its diagonal",
-    "diagonals": "a full convolution for each size, kernel on its diagonal",
     "shifted": "sum of shifted products",
-    "pallas": "kernels in Pallas",
-    "pallas_moments": "kernels in Pallas, with the moments for batch norm",
     "ours": "ours",
 }
 # what --forms takes, and the forms that it stands for
@@ -37,16 +35,6 @@ CHOICES = {
     "saved_model": ("saved_model",),
     "litert": ("litert", "litert_threads"),
     "torch": ("torch_channels_last", "torch_channels_first"),
-    "branches": (
-        "grouped",
-        "padded",
-        "diagonal",
-        "diagonals",
-        "shifted",
-        "pallas",
-        "pallas_moments",
-        "ours",
-    ),
 }
 FUSED = ("separate", "merged", "dense", "auto")
 # the forms that others are compared with, whichever was measured

@@ -33,20 +33,12 @@ _NUMBERED = {
         "Clustered to {} values, then quantization-aware training that keeps them, int8.",
         ("cluster{}", "quantize", "int8"),
     ),
-    "pcqat": (
-        "50 % pruned, clustered to {} values, then quantization-aware training, int8.",
-        ("prune50", "cluster{}", "quantize", "int8"),
-    ),
-    "branchesqat": (
-        "Kernel branches under {} % removed, quantization-aware training, int8.",
-        ("branches{}", "quantize", "int8"),
-    ),
 }
-_DEFAULT_NUMBERS = {"pqat": 50, "cqat": 16, "pcqat": 16}
-_LIMITS = {"cluster": (2, 256), "cqat": (2, 256), "pcqat": (2, 256)}
+_DEFAULT_NUMBERS = {"pqat": 50, "cqat": 16}
+_LIMITS = {"cluster": (2, 256), "cqat": (2, 256)}
 DEFAULT = (
-    "float,fused,float16,dynamic,ptq,tuned,qat,prune50,prune80,prune2to4,pqat,cluster16,cqat,pcqat,"
-    "branches40,branchesqat40"
+    "float,fused,float16,dynamic,ptq,tuned,qat,prune50,prune80,prune2to4,pqat,cluster16,cqat,"
+    "branches40"
 )
 
 
