@@ -1,75 +1,120 @@
-"""Measures a server under load, and the same model called in process in the same run.
+"""Measures a server under load, in turns with the same model called in process.
 
-    python -m serving.benchmark --model_base_path DIR --clients 1 8 64 --plot load.png
+    python -m serving.benchmark --model_base_path DIR --clients 1 8 64 --json load.json
+    python -m serving.benchmark --render load.json --plot load.png
 
-The server is another process, and so are the clients. Closed loop: each client sends its next
-request when it has the answer to the last. Open loop (`--rate`): requests are sent on time, however
-late the answers are. One image a request; "in process" is batches of `--max_batch_size` images.
-Each figure is the median of several rounds, in which REST, gRPC and the numbers of clients take
-turns, with its range.
+One image per request; the server is another process, and so are the clients. Closed loop: a client
+sends its next request when it has the answer to the last one. Open loop (`--rate`): requests are
+sent on schedule, however late the answers are. "In process" means batches of `--max_batch_size`.
+Each figure is the median of several rounds, with its range.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
+import json
+import multiprocessing
 import os
 import signal
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
-from typing import NoReturn
+from statistics import median
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from tabulate import tabulate
 
-from serving.benchmark_results import (
-    machine,
-    machine_text,
-    measured_once,
-    summary,
-    table,
-    write_json,
-    write_whole,
-)
-from serving.load import closed_loop, grpc_sender, open_loop, rest_sender, running_server
+from serving.server_process import running_server
 
-_TITLE = {"uint8": "one uint8 image a request", "float32": "one float32 image a request"}
+if TYPE_CHECKING:
+    from serving.engine.servable import Servable
+
+PERCENTILES = (50, 90, 99)
+# Colors that color-blind readers and print keep apart.
+_COLORS = {"REST": "#0072b2", "gRPC": "#d55e00"}
+_PACKAGES = ("grpcio", "uvicorn")
 
 
-def _deaf() -> None:
-    """Leaves Ctrl-C, which the terminal sends to every process, to the one that was started."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _load(
-    api: str, sender: tuple, clients: int, seconds: float, rate: float | None
+def send_load(
+    send: Callable[[], object], clients: int, seconds: float, rate: float | None = None
 ) -> tuple[np.ndarray, float]:
-    """Runs in a process of its own, so that the clients' work is not the server's."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    send = rest_sender(*sender) if api == "REST" else grpc_sender(*sender)
-    for _ in range(3):
-        send()
-    if rate:
-        return open_loop(send, clients, seconds, rate)
-    return closed_loop(send, clients, seconds)
-
-
-def in_process(servable, signature_name: str, images: np.ndarray, seconds: float) -> float:
-    """Calls a model in this process with whole batches.
-
-    Args:
-        servable: The model.
-        signature_name: The signature that takes images.
-        images: A batch of images.
-        seconds: For how long.
+    """Lets `clients` send at once: one request after the other, or `rate` requests per second.
 
     Returns:
-        Images per second.
+        Seconds from when each request was sent, or due, to its answer; seconds until the last one.
     """
+    started = time.perf_counter()
+
+    def closed_loop(_: int) -> list[float]:
+        took = []
+        while (begun := time.perf_counter()) < started + seconds:
+            send()
+            took.append(time.perf_counter() - begun)
+        return took
+
+    def on_schedule(due: float) -> list[float]:
+        time.sleep(max(0.0, started + due - time.perf_counter()))
+        send()
+        return [time.perf_counter() - started - due]
+
+    with ThreadPoolExecutor(clients) as pool:
+        if rate:
+            took = pool.map(on_schedule, np.arange(0, seconds, 1 / rate))
+        else:
+            took = pool.map(closed_loop, range(clients))
+        return np.concatenate(list(took)), max(seconds, time.perf_counter() - started)
+
+
+def rest_sender(url: str, signature_name: str, image: np.ndarray) -> Callable[[], bytes]:
+    """Makes a function that sends an image to the model `default` over REST."""
+    import orjson
+    import urllib3
+
+    request = {"signature_name": signature_name, "instances": image[None]}
+    body = orjson.dumps(request, option=orjson.OPT_SERIALIZE_NUMPY)
+    pool = urllib3.PoolManager(maxsize=1024)
+
+    def send() -> bytes:
+        path = f"{url}/v1/models/default:predict"
+        response = pool.request("POST", path, body=body, timeout=60, retries=False)
+        if response.status != 200:
+            raise RuntimeError(f"The server answered {response.status}: {response.data[:200]!r}")
+        return response.data
+
+    return send
+
+
+def grpc_sender(
+    address: str, signature_name: str, image: np.ndarray, input_name: str
+) -> Callable[[], Any]:
+    """Makes a function that sends an image to the model `default` over gRPC."""
+    import grpc
+    import tensorflow as tf
+    from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+    request = predict_pb2.PredictRequest(inputs={input_name: tf.make_tensor_proto(image[None])})
+    request.model_spec.name, request.model_spec.signature_name = "default", signature_name
+    stub = prediction_service_pb2_grpc.PredictionServiceStub(grpc.insecure_channel(address))
+
+    def send() -> Any:
+        try:
+            return stub.Predict(request, timeout=60)
+        except grpc.RpcError as error:  # it cannot be pickled
+            answer = f"{error.code().name}: {error.details()}"
+            raise RuntimeError(f"The server answered {answer}") from None
+
+    return send
+
+
+def in_process(
+    servable: Servable, signature_name: str, images: np.ndarray, seconds: float
+) -> float:
+    """Calls a model with a whole batch again and again; returns images per second."""
     (name,) = servable.signature(signature_name).inputs
     servable.predict(signature_name, {name: images})
     begun, batches = time.perf_counter(), 0
@@ -85,16 +130,11 @@ def measure(
     run_in_process: Callable[[], float],
     rounds: int,
 ) -> list[dict]:
-    """Measures in rounds: each load once, between two measurements in process.
-
-    Args:
-        loads: Pairs of an API and a number of clients.
-        run_load: Runs such a load; returns what `closed_loop` does.
-        run_in_process: Returns the images per second in process.
-        rounds: How many rounds.
+    """Runs each load once a round, between two measurements in process.
 
     Returns:
-        A row for each load, as `benchmark_results.summary` makes it.
+        A row for each load, an API and a number of clients: of each figure the `median`, `min`,
+        `max` and the values of all `rounds`. `ratio` is throughput relative to in process.
     """
     found: dict[tuple[str, int], list[dict[str, float]]] = {load: [] for load in loads}
     for _ in range(rounds):
@@ -102,13 +142,101 @@ def measure(
         for load in loads:
             took, seconds = run_load(*load)
             after = run_in_process()
-            found[load].append(measured_once(took, seconds, (before + after) / 2))
+            throughput, alone = len(took) / seconds, (before + after) / 2
+            figures = {"images/s": throughput}
+            figures |= {f"p{p} ms": float(np.percentile(took, p) * 1000) for p in PERCENTILES}
+            figures |= {"in process images/s": alone, "ratio": throughput / alone}
+            found[load].append(figures)
             before = after
-    return [summary(api, clients, figures) for (api, clients), figures in found.items()]
+    return [_row(api, clients, figures) for (api, clients), figures in found.items()]
+
+
+def _row(api: str, clients: int, rounds: Sequence[dict[str, float]]) -> dict:
+    row: dict = {"api": api, "clients": clients, "n": len(rounds)}
+    for name in rounds[0]:
+        values = [figures[name] for figures in rounds]
+        extremes = {"min": min(values), "max": max(values)}
+        row[name] = {"median": median(values), **extremes, "rounds": values}
+    return row
+
+
+def to_markdown(results: dict) -> str:
+    """Returns recorded results as text: how they were measured, and a table."""
+    header = [name for name in results["rows"][0] if name != "n"]
+    cells = [[_cell(row[name]) for name in header] for row in results["rows"]]
+    table = tabulate(cells, header, "pipe", disable_numparse=True, stralign="right")
+    return f"{_settings(results)}\n\n{_machine(results)}\n\n{table}"
+
+
+def _cell(value: str | int | dict) -> str:
+    if not isinstance(value, dict):
+        return str(value)
+    spread = f" ({value['min']:.4g} to {value['max']:.4g})" if len(value["rounds"]) > 1 else ""
+    return f"{value['median']:.4g}{spread}"
+
+
+def _settings(results: dict) -> str:
+    flags = results["flags"]
+    loop = f"open loop, {flags['rate']:g} requests/s" if flags["rate"] else "closed loop"
+    return (
+        f"One image a request to {flags['signature_name']}; {loop}, {flags['seconds']:g} s; "
+        f"median of {flags['rounds']} (range)"
+    )
+
+
+def _machine(results: dict) -> str:
+    machine = results["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    devices = ", ".join([f"{machine['processor']}, {machine['cores']} cores", *machine["gpus"]])
+    return f"{devices}, load average {machine['load average before']}; {versions}"
+
+
+def draw(results: dict, path: Path) -> None:
+    """Draws throughput and each API's latencies over the number of clients, as a PNG file."""
+    from matplotlib.figure import Figure
+
+    rows = results["rows"]
+    figure = Figure(figsize=(12, 4.8), dpi=150, layout="constrained")
+    figure.suptitle(f"{_settings(results)}\n{_machine(results)}", fontsize=8)
+    throughput, *latencies = figure.subplots(1, 1 + len(_COLORS))
+    alone = [value for row in rows for value in row["in process images/s"]["rounds"]]
+    throughput.axhspan(min(alone), max(alone), color="#e4e6e8")
+    throughput.axhline(median(alone), color="#5f666d", ls="--", label="in process, whole batches")
+    throughput.set_title("Images per second", fontsize=10)
+    figures = [row[f"p{p} ms"] for row in rows for p in PERCENTILES]
+    limits = min(f["min"] for f in figures) / 1.25, max(f["max"] for f in figures) * 1.25
+    for ax, (api, color) in zip(latencies, _COLORS.items(), strict=True):
+        found = [row for row in rows if row["api"] == api]
+        _draw_lines(throughput, found, "images/s", api, color)
+        for p, alpha in zip(PERCENTILES, (1.0, 0.7, 0.4), strict=True):
+            _draw_lines(ax, found, f"p{p} ms", f"p{p}", color, alpha)
+        ax.set_title(f"{api}: milliseconds to the answer", fontsize=10)
+        ax.set(yscale="log", ylim=limits)
+    throughput.set_ylim(bottom=0)
+    for ax in figure.axes:
+        ax.set_xscale("log", base=2)
+        ax.set_xlabel("requests at once")
+        clients = sorted({row["clients"] for row in rows})
+        ax.set_xticks(clients, map(str, clients))
+        ax.yaxis.set_major_formatter("{x:,g}")
+        ax.grid(axis="y", alpha=0.3)
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.legend(fontsize=8)
+    figure.savefig(path, format="png")
+
+
+def _draw_lines(
+    ax: Any, rows: Sequence[dict], name: str, label: str, color: str, alpha: float = 1.0
+) -> None:
+    clients, values = [row["clients"] for row in rows], [row[name] for row in rows]
+    medians, lows, highs = ([v[of] for v in values] for of in ("median", "min", "max"))
+    ax.plot(clients, medians, marker="o", color=color, alpha=alpha, label=label)
+    ax.vlines(clients, lows, highs, lw=5, color=color, alpha=0.3)
 
 
 @contextlib.contextmanager
-def _served(flags: argparse.Namespace) -> Iterator[tuple[str, str]]:
+def _served(flags: argparse.Namespace) -> Iterator[dict[str, str]]:
+    """Yields the addresses of REST and gRPC."""
     with tempfile.TemporaryDirectory() as folder:
         batching = Path(folder) / "batching.config"
         batching.write_text(
@@ -124,103 +252,141 @@ def _served(flags: argparse.Namespace) -> Iterator[tuple[str, str]]:
             "--enable_batching",
             f"--batching_parameters_file={batching}",
         ]
-        with running_server(server_flags) as (url, address, _):
-            yield url, address
+        with running_server(server_flags) as server:
+            yield {"REST": server.url, "gRPC": server.grpc_address}
 
 
-def _run(flags: argparse.Namespace) -> tuple[list[dict], str]:
-    """Measures what the flags say; returns the rows and what was sent, in words."""
+def _ignore_sigint() -> None:
+    """Leaves Ctrl-C, which the terminal sends to every process, to the one that was started."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _load(
+    api: str, sender: tuple, clients: int, seconds: float, rate: float | None
+) -> tuple[np.ndarray, float]:
+    """Runs in a process of its own, so that the clients' work is not the server's."""
+    send = rest_sender(*sender) if api == "REST" else grpc_sender(*sender)
+    for _ in range(3):
+        send()
+    return send_load(send, clients, seconds, rate)
+
+
+def _run(flags: argparse.Namespace) -> list[dict]:
     from serving.engine.servable import Servable
     from serving.lifecycle.version_folders import find_versions
 
+    name = flags.signature_name
     versions = find_versions(Path(flags.model_base_path))
     if not versions:
         raise ValueError(f"no version in {flags.model_base_path}")
     servable = Servable(versions[max(versions)])
-    specs = list(servable.signature(flags.signature_name).inputs.values())
-    if len(specs) != 1 or specs[0].dtype.name not in _TITLE:
-        raise ValueError(f"--signature_name {flags.signature_name} does not take a batch of pixels")
+    specs = list(servable.signature(name).inputs.values())
+    if len(specs) != 1 or specs[0].dtype.name not in ("uint8", "float32"):
+        raise ValueError(f"--signature_name {name} does not take a batch of pixels")
     [spec] = specs
-    shape = [size or 32 for size in (spec.shape or ())[1:]]
-    dtype = spec.dtype.as_numpy_dtype
-    batch = np.random.default_rng(0).integers(0, 256, (flags.max_batch_size, *shape)).astype(dtype)
-    common = ("default", flags.signature_name, batch[0])
-    with _served(flags) as (url, address), ProcessPoolExecutor(1, initializer=_deaf) as pool:
-        senders = {"REST": (url, *common), "gRPC": (address, *common, spec.name)}
+    shape = [flags.max_batch_size, *(size or 32 for size in (spec.shape or ())[1:])]
+    batch = np.random.default_rng(0).integers(0, 256, shape).astype(spec.dtype.as_numpy_dtype)
+    spawn = multiprocessing.get_context("spawn")
+    with _served(flags) as addresses, ProcessPoolExecutor(1, spawn, _ignore_sigint) as pool:
+        senders = {
+            "REST": (addresses["REST"], name, batch[0]),
+            "gRPC": (addresses["gRPC"], name, batch[0], spec.name),
+        }
 
         def run_load(api: str, clients: int) -> tuple[np.ndarray, float]:
             load = (api, senders[api], clients, flags.seconds, flags.rate)
             return pool.submit(_load, *load).result()
 
-        rows = measure(
+        return measure(
             [(api, clients) for clients in flags.clients for api in senders],
             run_load,
-            lambda: in_process(servable, flags.signature_name, batch, flags.seconds / 2),
+            lambda: in_process(servable, name, batch, flags.seconds / 2),
             flags.rounds,
         )
-    size = "x".join(map(str, shape))
-    return rows, f"{_TITLE[spec.dtype.name]}, {size}"
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")
+def _positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        if not 0 < (value := kind(text)) < float("inf"):
+            raise argparse.ArgumentTypeError(f"must be positive, not {value}")
+        return value
+
+    parse.__name__ = "number"
+    return parse
+
+
+def _output(text: str) -> Path:
+    path = Path(text)
+    if not path.absolute().parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {path.parent}")
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"must be a file, not the folder {path}")
+    return path
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser(prog="python -m serving.benchmark", description=__doc__)
-    add = parser.add_argument
-    add("--model_base_path", required=True, help="the folder of version folders")
+    parser = argparse.ArgumentParser(prog="python -m serving.benchmark", description=__doc__)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--model_base_path", type=Path, help="the folder of version folders")
+    source.add_argument("--render", type=Path, metavar="JSON", help="show recorded results again")
+    add, whole, real = parser.add_argument, _positive(int), _positive(float)
     add("--signature_name", default="serving_uint8", help="takes a batch of images")
-    add("--clients", type=int, nargs="+", default=[64], metavar="N", help="requests at once")
-    add("--seconds", type=float, default=10.0, help="seconds for each load in a round")
-    add("--rounds", type=int, default=3, help="how often each figure is measured")
-    add("--rate", type=float, help="requests per second of an open loop")
-    add("--max_batch_size", type=int, default=64, help="the server's")
+    add("--clients", type=whole, nargs="+", default=[64], metavar="N", help="requests at once")
+    add("--seconds", type=real, default=10.0, help="seconds for each load in a round")
+    add("--rounds", type=whole, default=3, help="how often each figure is measured")
+    add("--rate", type=real, help="requests per second of an open loop")
+    add("--max_batch_size", type=whole, default=64, help="the server's")
     add("--batch_timeout_micros", type=int, default=2000, help="the server's")
-    add("--num_batch_threads", type=int, default=2, help="the server's")
-    add("--json", type=Path, help="a file for the figures")
-    add("--plot", type=Path, metavar="FILE.png", help="a file for a plot; needs matplotlib")
+    add("--num_batch_threads", type=whole, default=2, help="the server's")
+    add("--json", type=_output, metavar="FILE", help="a file for the figures")
+    add("--plot", type=_output, metavar="FILE.png", help="a file for a plot; needs matplotlib")
     flags = parser.parse_args(arguments)
     flags.clients = sorted(set(flags.clients))
-    for name in ("seconds", "rounds", "rate", "max_batch_size"):
-        value = getattr(flags, name)
-        if value is not None and not 0 < value < float("inf"):
-            parser.error(f"argument --{name}: must be positive, not {value}")
-    if not Path(flags.model_base_path).is_dir():
+    if flags.model_base_path and not flags.model_base_path.is_dir():
         parser.error(f"argument --model_base_path: there is no folder {flags.model_base_path}")
-    if flags.clients[0] < 1:
-        parser.error(f"argument --clients: must be positive, not {flags.clients[0]}")
-    for name in ("json", "plot"):
-        path = getattr(flags, name)
-        if path and not path.absolute().parent.is_dir():
-            parser.error(f"argument --{name}: there is no folder {path.parent}")
-        if path and path.is_dir():
-            parser.error(f"argument --{name}: must be a file, not the folder {path}")
     if flags.plot and flags.plot.suffix.lower() != ".png":
         parser.error(f"argument --plot: must end in .png, not {flags.plot}")
-    if flags.plot and importlib.util.find_spec("matplotlib") is None:
-        parser.error("argument --plot: needs matplotlib; `pip install matplotlib` installs it")
     return flags
 
 
+def _describe_machine() -> dict:
+    from keras_multiception.machine import describe
+
+    described = describe(_PACKAGES)
+    hardware = described["hardware"]
+    processor, cores = hardware.pop("cpu"), hardware.pop("cpus")
+    hardware = {"processor": processor, "cores": cores, **hardware}
+    return hardware | {
+        "load average before": round(os.getloadavg()[0], 1),
+        "versions": described["versions"],
+    }
+
+
+def _report(flags: argparse.Namespace) -> None:
+    from keras_multiception.atomic import replacing, write_json
+
+    if flags.render:
+        results = json.loads(flags.render.read_text(encoding="utf-8"))
+    else:
+        paths = ("model_base_path", "render", "json", "plot")
+        settings = {key: value for key, value in vars(flags).items() if key not in paths}
+        results = {"machine": _describe_machine(), "flags": settings, "rows": _run(flags)}
+    print(to_markdown(results))
+    if flags.json:
+        write_json(flags.json, results)
+    if flags.plot:
+        with replacing(flags.plot) as temporary:
+            draw(results, temporary)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line.
-
-    Args:
-        arguments: The arguments; `None` takes those of the process.
-
-    Returns:
-        The exit code: 0, 2 for what cannot be measured or written, 130 if it was interrupted.
-    """
+    """Runs the command; returns 0, 2 for what cannot be measured or written, 130 for Ctrl-C."""
     flags = _parse(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from serving.engine.errors import ServingError
 
     try:
-        facts = machine()
-        rows, sent = _run(flags)
-        _report(flags, facts, rows, sent)
+        _report(flags)
     except (ValueError, RuntimeError, OSError, ServingError) as error:
         print(f"serving.benchmark: error: {error}", file=sys.stderr)
         return 2
@@ -228,20 +394,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("Interrupted.", file=sys.stderr)
         return 130
     return 0
-
-
-def _report(flags: argparse.Namespace, facts: dict, rows: list[dict], sent: str) -> None:
-    loop = f"open loop, {flags.rate:g} requests/s" if flags.rate else "closed loop"
-    how = f"{sent}; {loop}, {flags.seconds:g} s; median of {flags.rounds} (range)"
-    print(f"{machine_text(facts)}\n{how}\n{table(rows)}")
-    if flags.json:
-        paths = ("model_base_path", "json", "plot")  # they tell of this machine alone
-        settings = {key: value for key, value in vars(flags).items() if key not in paths}
-        write_json(flags.json, {"machine": facts, "flags": settings, "rows": rows})
-    if flags.plot:
-        from serving.benchmark_figure import draw
-
-        write_whole(flags.plot, lambda file: draw(rows, how, machine_text(facts), file))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """The benchmark of a server: its loops, its rounds, its figures, and a short run of all."""
 
-import contextlib
 import json
 import time
 
@@ -8,28 +7,20 @@ import numpy as np
 import pytest
 from PIL import Image
 from saved_models import export_half_plus
-from serving.flags import parse
+from test_floors import ROOT
 
 from serving import benchmark
-from serving.benchmark_figure import draw
-from serving.benchmark_results import (
-    machine,
-    machine_text,
-    measured_once,
-    summary,
-    table,
-    write_json,
-    write_whole,
-)
-from serving.load import closed_loop, open_loop
+from serving.benchmark import measure, send_load, to_markdown
+
+RECORDED = ROOT / "serving" / "results" / "benchmark_resnet20.json"
 
 
 def test_loops_send_what_they_say():
     sent = []
-    took, seconds = closed_loop(lambda: sent.append(1), clients=2, seconds=0.05)
+    took, seconds = send_load(lambda: sent.append(1), clients=2, seconds=0.05)
     assert len(took) == len(sent) > 2
     assert seconds >= 0.05
-    took, seconds = open_loop(lambda: None, clients=4, seconds=0.2, rate=100)
+    took, seconds = send_load(lambda: None, clients=4, seconds=0.2, rate=100)
     assert len(took) == 20
     assert np.all(took >= 0)
     assert seconds >= 0.2
@@ -38,25 +29,13 @@ def test_loops_send_what_they_say():
 def test_loops_wait_for_the_last_answer():
     """A server too slow for the load is not said to keep up with it."""
     slow = lambda: time.sleep(0.1)  # noqa: E731
-    took, seconds = closed_loop(slow, clients=1, seconds=0.01)
+    took, seconds = send_load(slow, clients=1, seconds=0.01)
     assert len(took) == 1
     assert seconds >= 0.1
-    took, seconds = open_loop(slow, clients=1, seconds=0.1, rate=50)
+    took, seconds = send_load(slow, clients=1, seconds=0.1, rate=50)
     assert len(took) == 5
     assert seconds >= 0.5
     assert took[-1] >= 0.4, "the wait of a request that was due counts"
-
-
-def test_figures_of_a_round_and_of_several():
-    once = measured_once(np.arange(1, 102) / 1000, seconds=2.0, in_process=202.0)
-    assert once["images/s"] == 50.5
-    assert once["ratio"] == 0.25
-    percentiles = [once[f"p{p} ms"] for p in (50, 90, 99)]
-    np.testing.assert_allclose(percentiles, [51, 91, 100])
-    row = summary("REST", 8, [{"images/s": value} for value in (3.0, 1.0, 2.0)])
-    assert row["images/s"] == {"median": 2.0, "min": 1.0, "max": 3.0, "rounds": [3.0, 1.0, 2.0]}
-    assert (row["api"], row["clients"], row["n"]) == ("REST", 8, 3)
-    assert table([row]).splitlines()[1].split() == ["REST", "8", "2", "(1-3)"]
 
 
 def test_rounds_take_turns():
@@ -64,55 +43,55 @@ def test_rounds_take_turns():
 
     def load(api, clients):
         order.append((api, clients))
-        return np.ones(clients), 1.0
+        return np.arange(1, 102) / 1000, clients * 2.0
 
     def alone():
         order.append("alone")
         return float(order.count("alone"))
 
-    rows = benchmark.measure([("REST", 1), ("gRPC", 2)], load, alone, rounds=2)
+    rows = measure([("REST", 1), ("gRPC", 2)], load, alone, rounds=2)
     turn = ["alone", ("REST", 1), "alone", ("gRPC", 2), "alone"]
     assert order == turn + turn
-    assert rows[0]["in process images/s"]["rounds"] == [1.5, 4.5]
-    assert rows[1]["images/s"]["rounds"] == [2.0, 2.0]
-
-
-def rows_of(clients, rounds=2):
-    figures = [
-        measured_once(np.linspace(0.001, 0.05, 50) * (1 + r), 1.0 + r, 90.0) for r in range(rounds)
+    assert [(row["api"], row["clients"], row["n"]) for row in rows] == [
+        ("REST", 1, 2),
+        ("gRPC", 2, 2),
     ]
-    return [summary(api, n, figures) for n in clients for api in ("REST", "gRPC")]
+    alone_figures = {"median": 3.0, "min": 1.5, "max": 4.5, "rounds": [1.5, 4.5]}
+    assert rows[0]["in process images/s"] == alone_figures
+    assert rows[1]["images/s"]["rounds"] == [25.25, 25.25]
+    assert rows[0]["ratio"]["rounds"] == [50.5 / 1.5, 50.5 / 4.5]
+    percentiles = [rows[0][f"p{p} ms"]["median"] for p in (50, 90, 99)]
+    np.testing.assert_allclose(percentiles, [51, 91, 100])
 
 
 @pytest.mark.parametrize("clients", [(64,), (1, 8, 64)])
-def test_the_figure_is_a_picture_with_both_apis(tmp_path, clients):
-    path = tmp_path / "load.png"
-    draw(rows_of(clients), "how", "machine", path)
-    with Image.open(path) as picture:
+def test_recorded_results_are_rendered_again(tmp_path, capsys, clients):
+    results = json.loads(RECORDED.read_text())
+    results["rows"] = [row for row in results["rows"] if row["clients"] in clients]
+    file, plot = tmp_path / "load.json", tmp_path / "load.png"
+    file.write_text(json.dumps(results))
+    assert benchmark.main(["--render", str(file), "--plot", str(plot)]) == 0
+    out = capsys.readouterr().out
+    assert "closed loop, 4 s; median of 3 (range)" in out
+    assert "AMD EPYC, 2 cores, load average 2.5; python 3.11.7, tensorflow 2.21.0" in out
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines()[4:]]
+    assert [line[:2] for line in lines[2:]] == [
+        [api, str(count)] for count in clients for api in ("REST", "gRPC")
+    ]
+    ratio = lines[0].index("ratio")
+    assert [round(float(line[ratio].split()[0]), 2) for line in lines[-2:]] == [0.21, 0.47]
+    with Image.open(plot) as picture:
         assert picture.size == (1800, 720)
         colors = {color for _, color in picture.convert("RGB").getcolors(2**20)}
     assert {(0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)} <= colors
 
 
-def test_results_replace_a_file_at_once(tmp_path):
-    path = tmp_path / "figures.json"
-    write_json(path, {"rows": 1})
-
-    def fail(temporary):
-        temporary.write_text("half")
-        raise OSError("No space left")
-
-    with pytest.raises(OSError, match="No space left"):
-        write_whole(path, fail)
-    assert json.loads(path.read_text()) == {"rows": 1}
-    assert [file.name for file in tmp_path.iterdir()] == ["figures.json"]
-
-
-def test_the_machine_is_told():
-    facts = machine()
-    assert facts["cores"] >= 1
-    assert facts["versions"]["tensorflow"] in machine_text(facts)
-    json.dumps(facts)
+def test_one_round_has_no_range():
+    results = json.loads(RECORDED.read_text())
+    results["rows"] = measure([("REST", 8)], lambda *_: (np.ones(4), 2.0), lambda: 8.0, rounds=1)
+    [*_, line] = to_markdown(results).splitlines()
+    cells = [cell.strip() for cell in line.split("|")[1:-1]]
+    assert cells == ["REST", "8", "2", "1000", "1000", "1000", "8", "0.25"]
 
 
 @pytest.mark.parametrize(
@@ -133,8 +112,7 @@ def test_flags_that_cannot_be(arguments, words, capsys, tmp_path):
     with pytest.raises(SystemExit) as caught:
         benchmark.main(["--model_base_path", str(folder), *arguments])
     assert caught.value.code == 2
-    [line] = capsys.readouterr().err.splitlines()
-    assert words in line
+    assert words in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_models_that_cannot_be(tmp_path, capsys):
@@ -151,29 +129,12 @@ def test_models_that_cannot_be(tmp_path, capsys):
         assert words in line
 
 
-def test_a_server_of_small_batches_is_started_without_warm_up(monkeypatch):
-    """Its model's recorded warm-up may be of batches that such a server refuses."""
-    given = []
-
-    @contextlib.contextmanager
-    def started(server_flags):
-        given.extend(server_flags)
-        yield "http://127.0.0.1:8501", "127.0.0.1:8500", 1
-
-    monkeypatch.setattr(benchmark, "running_server", started)
-    flags = benchmark._parse(["--model_base_path=.", "--max_batch_size=8"])
-    with benchmark._served(flags) as served:
-        assert served == ("http://127.0.0.1:8501", "127.0.0.1:8500")
-    assert not parse(given).enable_model_warmup
-
-
-def test_a_file_that_cannot_be_written_is_one_line(tmp_path, capsys, monkeypatch):
+def test_a_file_that_cannot_be_written_is_one_line(capsys, monkeypatch):
     def fail(path, results):
         raise OSError("No space left")
 
-    monkeypatch.setattr(benchmark, "_run", lambda flags: (rows_of([1]), "one image"))
-    monkeypatch.setattr(benchmark, "write_json", fail)
-    assert benchmark.main(["--model_base_path", str(tmp_path), "--json=figures.json"]) == 2
+    monkeypatch.setattr("keras_multiception.atomic.write_json", fail)
+    assert benchmark.main(["--render", str(RECORDED), "--json=figures.json"]) == 2
     out, err = capsys.readouterr()
     assert "REST" in out, "what was measured is told all the same"
     assert err.splitlines()[-1] == "serving.benchmark: error: No space left"
@@ -182,21 +143,21 @@ def test_a_file_that_cannot_be_written_is_one_line(tmp_path, capsys, monkeypatch
 @pytest.mark.slow
 @pytest.mark.parametrize("loop", [[], ["--rate=40"]])
 def test_the_benchmark_prints_a_table(tmp_path, capsys, loop):
+    """The server takes smaller batches than the model's recorded warm-up may have."""
     export_half_plus(tmp_path / "m" / "1", 1)
     arguments = ["--signature_name=serving_default", "--clients", "4", "1", "--seconds=0.5"]
     file, plot = tmp_path / "figures.json", tmp_path / "load.png"
-    files = ["--json", str(file), "--plot", str(plot), "--rounds=2"]
+    files = ["--json", str(file), "--plot", str(plot), "--rounds=2", "--max_batch_size=8"]
     path = ["--model_base_path", str(tmp_path / "m")]
     assert benchmark.main([*arguments, *files, *path, *loop]) == 0
-    hardware, how, header, *lines = capsys.readouterr().out.splitlines()[-7:]
-    assert "tensorflow" in hardware
-    assert ("open loop, 40 requests/s" if loop else "closed loop") in how
-    assert header.split()[-1] == "ratio"
-    shown = [line.split()[:2] for line in lines]
-    assert shown == [["REST", "1"], ["gRPC", "1"], ["REST", "4"], ["gRPC", "4"]]
+    out = capsys.readouterr().out
+    assert ("open loop, 40 requests/s" if loop else "closed loop") in out
     results = json.loads(file.read_text())
+    shown = [(row["api"], row["clients"]) for row in results["rows"]]
+    assert shown == [("REST", 1), ("gRPC", 1), ("REST", 4), ("gRPC", 4)]
     assert all(row["images/s"]["min"] > 0 for row in results["rows"])
     assert results["machine"]["versions"]["tensorflow"]
+    assert results["machine"]["cores"] >= 1
     assert plot.stat().st_size > 10_000
     if loop:
         assert all(row["images/s"]["max"] <= 40 for row in results["rows"])
