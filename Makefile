@@ -14,8 +14,7 @@ help:  ## List the commands
 demo: .venv/.demo  ## Train on handwritten digits, export, serve, and ask over REST; then about a photograph
 	$(BIN)/python -m training.train --recipe resnet20_multiception_digits --workdir runs/demo
 	$(BIN)/python -m serving.export --run runs/demo --base_path runs/demo/served/digits
-	$(BIN)/python -m training.sample_image --dataset digits --index 7 --output runs/demo/digit.png
-	$(BIN)/python -m serving.demo --run runs/demo --base_path runs/demo/served/digits --image runs/demo/digit.png
+	$(BIN)/python -m serving.demo --run runs/demo --base_path runs/demo/served/digits
 	$(BIN)/python -m serving.export --pretrained $(PRETRAINED) --base_path runs/demo/served/cifar10
 	$(BIN)/python -m serving.demo --pretrained $(PRETRAINED) --base_path runs/demo/served/cifar10 --image training/photos/cat.png
 
