@@ -16,7 +16,6 @@ import contextlib
 import json
 import multiprocessing
 import os
-import signal
 import sys
 import tempfile
 import time
@@ -29,11 +28,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tabulate import tabulate
 
+from serving.command_line import Parser, ignore_sigint, number, run_command, whole_number
 from serving.server_process import running_server
 
 if TYPE_CHECKING:
     from serving.engine.servable import Servable
 
+_MODULE = "serving.benchmark"
 PERCENTILES = (50, 90, 99)
 # Colors that color-blind readers and print keep apart.
 _COLORS = {"REST": "#0072b2", "gRPC": "#d55e00"}
@@ -256,11 +257,6 @@ def _served(flags: argparse.Namespace) -> Iterator[dict[str, str]]:
             yield {"REST": server.url, "gRPC": server.grpc_address}
 
 
-def _ignore_sigint() -> None:
-    """Leaves Ctrl-C, which the terminal sends to every process, to the one that was started."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 def _load(
     api: str, sender: tuple, clients: int, seconds: float, rate: float | None
 ) -> tuple[np.ndarray, float]:
@@ -272,6 +268,7 @@ def _load(
 
 
 def _run(flags: argparse.Namespace) -> list[dict]:
+    from serving.engine.errors import ServingError
     from serving.engine.servable import Servable
     from serving.lifecycle.version_folders import find_versions
 
@@ -279,15 +276,18 @@ def _run(flags: argparse.Namespace) -> list[dict]:
     versions = find_versions(Path(flags.model_base_path))
     if not versions:
         raise ValueError(f"no version in {flags.model_base_path}")
-    servable = Servable(versions[max(versions)])
-    specs = list(servable.signature(name).inputs.values())
+    try:
+        servable = Servable(versions[max(versions)])
+        specs = list(servable.signature(name).inputs.values())
+    except ServingError as error:
+        raise ValueError(str(error)) from error
     if len(specs) != 1 or specs[0].dtype.name not in ("uint8", "float32"):
         raise ValueError(f"--signature_name {name} does not take a batch of pixels")
     [spec] = specs
     shape = [flags.max_batch_size, *(size or 32 for size in (spec.shape or ())[1:])]
     batch = np.random.default_rng(0).integers(0, 256, shape).astype(spec.dtype.as_numpy_dtype)
     spawn = multiprocessing.get_context("spawn")
-    with _served(flags) as addresses, ProcessPoolExecutor(1, spawn, _ignore_sigint) as pool:
+    with _served(flags) as addresses, ProcessPoolExecutor(1, spawn, ignore_sigint) as pool:
         senders = {
             "REST": (addresses["REST"], name, batch[0]),
             "gRPC": (addresses["gRPC"], name, batch[0], spec.name),
@@ -305,16 +305,6 @@ def _run(flags: argparse.Namespace) -> list[dict]:
         )
 
 
-def _positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:
-    def parse(text: str) -> Any:
-        if not 0 < (value := kind(text)) < float("inf"):
-            raise argparse.ArgumentTypeError(f"must be positive, not {value}")
-        return value
-
-    parse.__name__ = "number"
-    return parse
-
-
 def _output(text: str) -> Path:
     path = Path(text)
     if not path.absolute().parent.is_dir():
@@ -325,21 +315,21 @@ def _output(text: str) -> Path:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m serving.benchmark", description=__doc__)
+    parser = Parser(_MODULE, "Measure a server under load, in turns with the model in process.")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--model_base_path", type=Path, help="the folder of version folders")
     source.add_argument("--render", type=Path, metavar="JSON", help="show recorded results again")
-    add, whole, real = parser.add_argument, _positive(int), _positive(float)
+    add, count = parser.add_argument, whole_number(1)
     add("--signature_name", default="serving_uint8", help="takes a batch of images")
-    add("--clients", type=whole, nargs="+", default=[64], metavar="N", help="requests at once")
-    add("--seconds", type=real, default=10.0, help="seconds for each load in a round")
-    add("--rounds", type=whole, default=3, help="how often each figure is measured")
-    add("--rate", type=real, help="requests per second of an open loop")
-    add("--max_batch_size", type=whole, default=64, help="the server's")
-    add("--batch_timeout_micros", type=int, default=2000, help="the server's")
-    add("--num_batch_threads", type=whole, default=2, help="the server's")
+    add("--clients", type=count, nargs="+", default=[64], metavar="N", help="requests at once")
+    add("--seconds", type=number(True), default=10.0, help="seconds for each load in a round")
+    add("--rounds", type=count, default=3, help="how often each figure is measured")
+    add("--rate", type=number(True), help="requests per second of an open loop")
+    add("--max_batch_size", type=count, default=64, help="the server's")
+    add("--batch_timeout_micros", type=whole_number(), default=2000, help="the server's")
+    add("--num_batch_threads", type=count, default=2, help="the server's")
     add("--json", type=_output, metavar="FILE", help="a file for the figures")
-    add("--plot", type=_output, metavar="FILE.png", help="a file for a plot; needs matplotlib")
+    add("--plot", type=_output, metavar="FILE.png", help="a file for a plot")
     flags = parser.parse_args(arguments)
     flags.clients = sorted(set(flags.clients))
     if flags.model_base_path and not flags.model_base_path.is_dir():
@@ -362,7 +352,7 @@ def _describe_machine() -> dict:
     }
 
 
-def _report(flags: argparse.Namespace) -> None:
+def _report(flags: argparse.Namespace) -> int:
     from keras_multiception.atomic import replacing, write_json
 
     if flags.render:
@@ -377,23 +367,14 @@ def _report(flags: argparse.Namespace) -> None:
     if flags.plot:
         with replacing(flags.plot) as temporary:
             draw(results, temporary)
+    return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns 0, 2 for what cannot be measured or written, 130 for Ctrl-C."""
+    """Runs the command; returns the exit code."""
     flags = _parse(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from serving.engine.errors import ServingError
-
-    try:
-        _report(flags)
-    except (ValueError, RuntimeError, OSError, ServingError) as error:
-        print(f"serving.benchmark: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
-        return 130
-    return 0
+    return run_command(_MODULE, lambda: _report(flags))
 
 
 if __name__ == "__main__":

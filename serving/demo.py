@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from serving import client
+from serving.command_line import Parser, run_command
 from serving.server_process import running_server
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     import keras_multiception as km
 
+_MODULE = "serving.demo"
 MODEL_NAME = "demo"
 # The exported network has its batch norms folded: the same numbers, rounded otherwise.
 TOLERANCE = 1e-5
@@ -38,9 +40,7 @@ def write_digit(path: Path) -> Path:
     from sklearn.model_selection import train_test_split
 
     digits = load_digits()
-    _, test = train_test_split(
-        digits.images, test_size=360, stratify=digits.target, random_state=0
-    )
+    _, test = train_test_split(digits.images, test_size=360, stratify=digits.target, random_state=0)
     pixels = np.rint(test[7] * (255 / 16)).astype("uint8")
     Image.fromarray(np.kron(pixels, np.ones((4, 4), "uint8"))).save(path)
     return path
@@ -91,7 +91,7 @@ def _compare(flags: argparse.Namespace) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns 0 if both answers are the same, and 1 if not."""
-    parser = argparse.ArgumentParser(prog="python -m serving.demo", description=__doc__)
+    parser = Parser(_MODULE, "Ask a served model about an image, and compare with the notebook.")
     network = parser.add_mutually_exclusive_group(required=True)
     network.add_argument("--run", type=Path, help="the folder of the finished training run")
     network.add_argument("--pretrained", help="the name of weights that come with the package")
@@ -99,14 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--base_path", required=True, type=Path, help="the folder of the served model's versions")
     add("--image", type=Path, help="an image file; by default a digit, written beside --base_path")
     flags = parser.parse_args(arguments)
-    try:
-        return _compare(flags)
-    except (ValueError, RuntimeError, OSError) as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
-        return 130
+    return run_command(_MODULE, lambda: _compare(flags))
 
 
 if __name__ == "__main__":
