@@ -1,21 +1,46 @@
 """What a network costs, counted from its graph: `km.cost`."""
 
-import functools
 import math
 import operator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 from keras import layers, tree
 
-from keras_multiception.cost_rules import multiply_adds, receptive_field
 from keras_multiception.cost_table import Cost, LayerCost, ReceptiveField
-from keras_multiception.graph import graph_of, open_call
+from keras_multiception.graphs.equality import fits
+from keras_multiception.graphs.reading import first_argument, graph_of, require_graph, walk
 from keras_multiception.layers.mix_conv2d import MixConv2D
 from keras_multiception.layers.multiception_conv2d import MulticeptionConv2D
+from keras_multiception.layers.unused_shortcut import UnusedShortcut
+
+_CONVOLUTIONS = (layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D)
+_KERNELS = ("kernel", "depthwise_kernel", "pointwise_kernel")
+_POOLING = (layers.AveragePooling2D, layers.MaxPooling2D)
+_SHIFTING = (layers.Cropping2D, layers.ZeroPadding2D)
+_WITHOUT_PRODUCTS = (layers.Embedding, layers.LayerNormalization, layers.PReLU, UnusedShortcut)
+# products of two tensors, by the name of the layer or of the operation of `keras.ops`
+_TENSOR_PRODUCTS = {
+    "AdditiveAttention",
+    "Attention",
+    "Conv",
+    "ConvTranspose",
+    "DepthwiseConv",
+    "Dot",
+    "DotProductAttention",
+    "Einsum",
+    "Inner",
+    "Matmul",
+    "Outer",
+    "SeparableConv",
+    "Tensordot",
+    "Vdot",
+}
 
 
-def cost(model, input_shape=None):
+def cost(model: keras.Model, input_shape: Sequence | None = None) -> Cost:
     """Count parameters, multiply-adds, memory and receptive field of a network, layer by layer.
 
     The counts are those of one inference of one image (a batch of 1). Nothing is run: the graph
@@ -23,20 +48,18 @@ def cost(model, input_shape=None):
 
     - *Parameters*: every weight once, at the first layer that uses it; so a layer that is called
       again counts none.
-    - *Multiply-adds*: those of convolutions and dense layers: every entry of a kernel once for
-      each position of the output (of the input, where the convolution is transposed), positions
-      that look at padding included. The kernel is the one that is computed with, however a
-      quantized layer stores it and whatever LoRA adds to it. A multiply-add is two of the FLOPs
-      that others count. Biases, batch norms, activations, pooling, additions and whatever else
-      has no kernel count as none.
+    - *Multiply-adds*: of `Conv2D`, `DepthwiseConv2D`, `SeparableConv2D` and `Dense`: every entry
+      of a kernel once for each position of the output, positions that look at padding included.
+      A multiply-add is two FLOPs. Biases, batch norms, activations, pooling, additions and
+      whatever else has no kernel count as none.
     - *Unknown layers*: a layer of any other class that owns a weight of two or more axes, such as
-      a custom or a recurrent one, and a product of two tensors, such as attention or a matrix
-      product: their multiply-adds are `None` and in no sum, and their names are listed.
+      a custom, recurrent or transposed one, a product of two tensors, such as attention or a
+      matrix product, and layers with the channels first: their multiply-adds and receptive fields
+      are `None`, the former in no sum, and their names are listed.
     - *Traffic*: each layer reads its inputs and writes its outputs once, in its compute dtype.
-    - *Peak memory*: each layer writes its output into new memory, in the layer's compute dtype;
-      that is freed after the last layer that reads it. Layers run in Keras' order. Weights, and
-      what a layer needs for itself while it computes, are not counted; nor are strings, here and
-      in the traffic.
+    - *Peak memory*: each layer writes its output into new memory, in its compute dtype, which is
+      freed after the last layer that reads it. Layers run in Keras' order. Weights and the
+      workspace of a layer are not counted; nor are strings, here and in the traffic.
     - *Receptive field*: how far a position of the output sees along each axis of the image, from
       the kernels, strides and dilations on the way; where branches meet, the largest of them.
       Whatever pools or flattens a whole feature map sees the whole image.
@@ -63,24 +86,33 @@ def cost(model, input_shape=None):
     Reference:
         `km.equations` has the paper's equations for single convolutions.
     """
-    graph = graph_of(model)
-    if graph is None:
-        raise ValueError(
-            "`model` must be a Functional model or a built Sequential one. "
-            f"Received: model={model!r}"
-        )
+    graph = require_graph(model)
     shapes = _input_shapes(graph, input_shape)
     inputs = [
         keras.KerasTensor((1, *shape), x.dtype)
         for shape, x in zip(shapes, graph.inputs, strict=True)
     ]
-    walk = _Walk(inputs, _data_format(model))
-    outputs = graph._run_through_graph(inputs, call_fn=functools.partial(walk.run, ""))
-    layer_costs = walk.layer_costs(tree.flatten(outputs))
-    return Cost(model.name, _one_or_all(shapes), layer_costs)
+    counter = _Counter(inputs)
+    outputs = walk(graph, inputs, counter.call)
+    return Cost(model.name, _one_or_all(shapes), counter.layer_costs(tree.flatten(outputs)))
 
 
-def _input_shapes(graph, input_shape):
+def report_costs(old: keras.Model, new: keras.Model) -> None:
+    """Print what a model costs and what its new form does."""
+    for (label, before), after in zip(_totals(old).items(), _totals(new).values(), strict=True):
+        change = f"  ({after / before - 1:+.1%})" if before else ""
+        print(f"  {label:<13} {before:>15,} -> {after:>15,}{change}")
+
+
+def _totals(model: keras.Model) -> dict[str, int]:
+    try:
+        total = cost(model)
+    except ValueError:  # the size of the input is open, and so are the multiply-adds
+        return {"parameters": model.count_params()}
+    return {"parameters": total.parameters, "multiply-adds": total.multiply_adds}
+
+
+def _input_shapes(graph: keras.Function, input_shape: Any) -> list[tuple[int, ...]]:
     own = [tuple(x.shape[1:]) for x in graph.inputs]
     try:
         given = own if input_shape is None else list(input_shape)
@@ -88,7 +120,10 @@ def _input_shapes(graph, input_shape):
         shapes = [tuple(map(operator.index, shape)) for shape in (given if several else [given])]
     except TypeError:  # not a sequence, or a size that is none
         shapes = []
-    if len(shapes) != len(own) or not all(map(_fits, shapes, own)):
+    if len(shapes) != len(own) or not all(
+        fits(shape, expected) and min(shape, default=1) > 0
+        for shape, expected in zip(shapes, own, strict=True)
+    ):
         raise ValueError(
             "`input_shape` must give the size of every axis but the batch, and fit the model's "
             f"own, {', '.join(map(str, own))}. Received: input_shape={input_shape!r}"
@@ -96,70 +131,50 @@ def _input_shapes(graph, input_shape):
     return shapes
 
 
-def _data_format(model):
-    """Return where the channels of the images are, by the first layer that says so."""
-    for operation in _operations(model):
-        if type(operation).__name__ in ("Moveaxis", "Permute", "Transpose"):
-            break
-        if getattr(operation, "data_format", None) is not None:
-            return operation.data_format
-    return keras.config.image_data_format()
+class _Counter:
+    """Notes what each operation of a graph costs that is run on shapes."""
 
-
-def _operations(operation):
-    graph = graph_of(operation)
-    if graph is None:
-        yield operation
-    else:
-        for part in graph.operations:
-            yield from _operations(part)
-
-
-def _fits(shape, own):
-    return len(shape) == len(own) and all(
-        size > 0 and expected in (None, size) for size, expected in zip(shape, own, strict=True)
-    )
-
-
-class _Walk:
-    """Runs operations on shapes, and notes what each of them costs."""
-
-    def __init__(self, inputs, data_format):
+    def __init__(self, inputs: list[keras.KerasTensor]) -> None:
         self.inputs = inputs
-        axes = slice(2, None) if data_format == "channels_first" else slice(1, -1)
-        self.image = max((x.shape[axes] for x in inputs), key=len)
+        self.image = max((tuple(x.shape[1:-1]) for x in inputs), key=len)
         pixel = (1,) * len(self.image)
-        self.fields = {  # an input without pixels has one position for the whole image
-            id(x): ReceptiveField(pixel, pixel if len(x.shape) > 2 else self.image) for x in inputs
+        self.fields: dict[int, ReceptiveField | None] = {
+            # an input without pixels has one position for the whole image
+            id(x): ReceptiveField(pixel, pixel if len(x.shape) > 2 else self.image)
+            for x in inputs
         }
-        self.steps = []  # (name, operation, input tensors, output tensors)
+        # (name, operation, input tensors, output tensors)
+        self.steps: list[tuple[str, Any, list, list]] = []
 
-    def run(self, prefix, operation, *args, **kwargs):
-        """Return the output of an operation; models and our own layers are run part by part."""
-        name = prefix + operation.name
-        run = functools.partial(self.run, f"{name}/")
-        graph, x = open_call(operation, args, kwargs)
-        if graph := graph or graph_of(operation):  # a change of dtype in between costs nothing
-            return graph._run_through_graph(tree.flatten(x), call_fn=run)
+    def call(self, path: tuple, operation: Any, *args: Any, **kwargs: Any) -> Any:
+        """Return the output of an operation; our own layers are run part by part."""
+        inner = (*path, operation.name)
+        if (nested := graph_of(operation)) is not None:  # a cast at its border costs nothing
+            x = tree.flatten(first_argument(args, kwargs))
+            return walk(nested, x, self.call, path=inner)
+
+        def run(part: Any, x: Any) -> Any:
+            return self.call(inner, part, x)
+
         if isinstance(operation, MulticeptionConv2D):
-            return _run_multiception(run, operation, x)
+            return _run_multiception(run, operation, first_argument(args, kwargs))
         if isinstance(operation, MixConv2D):
-            return _run_mix_conv(run, operation, x)
+            return _run_mix_conv(run, operation, first_argument(args, kwargs))
         result = operation.compute_output_spec(*args, **kwargs)
         inputs = [x for x in tree.flatten((args, kwargs)) if isinstance(x, keras.KerasTensor)]
         outputs = tree.flatten(result)
         fields = [self.fields[id(x)] for x in inputs]
-        field = receptive_field(operation, inputs, outputs, fields, self.image)
+        field = _receptive_field(operation, inputs, outputs, fields, self.image)
         for x in outputs:
             self.fields.setdefault(id(x), field)
-        self.steps.append((name, operation, inputs, outputs))
+        self.steps.append(("/".join(inner), operation, inputs, outputs))
         return result
 
-    def layer_costs(self, results):
+    def layer_costs(self, results: list[keras.KerasTensor]) -> tuple[LayerCost, ...]:
         """Return a `LayerCost` for each step of a model that ends in the tensors `results`."""
         counted: set[int] = set()
 
-        def count(weights):
+        def count(weights: list) -> int:
             new = {id(w): w for w in weights if id(w) not in counted}
             counted.update(new)
             return sum(math.prod(w.shape) for w in new.values())
@@ -169,9 +184,9 @@ class _Walk:
                 name,
                 type(operation).__name__,
                 _one_or_all([tuple(x.shape[1:]) for x in outputs]),
-                count(getattr(operation, "trainable_weights", ())),
-                count(getattr(operation, "non_trainable_weights", ())),
-                multiply_adds(operation, inputs, outputs),
+                count(getattr(operation, "trainable_weights", [])),
+                count(getattr(operation, "non_trainable_weights", [])),
+                _multiply_adds(operation, outputs[0]),
                 sum(map(_bytes, (*inputs, *outputs))),
                 memory,
                 self.fields[id(outputs[0])],
@@ -181,7 +196,7 @@ class _Walk:
             )
         )
 
-    def _memory(self, results):
+    def _memory(self, results: list[keras.KerasTensor]) -> Iterator[int]:
         """Yield the bytes that are alive during each step."""
         last_use = {
             id(x): step
@@ -199,50 +214,113 @@ class _Walk:
 class Split(keras.Operation):
     """Cuts channels into groups, as `MixConv2D` does with its input."""
 
-    def __init__(self, sizes):
+    def __init__(self, sizes: Sequence[int]) -> None:
         super().__init__(name="split")
         self.sizes = sizes
 
-    def compute_output_spec(self, x):
+    def compute_output_spec(self, x: keras.KerasTensor) -> list[keras.KerasTensor]:
         """Return a tensor for each group."""
         return [keras.KerasTensor((*x.shape[:-1], size), x.dtype) for size in self.sizes]
 
 
-def _run_multiception(run, layer, x):
+def _run_multiception(run: Callable, layer: MulticeptionConv2D, x: Any) -> Any:
     x = _concatenate(run, [run(conv, x) for conv in layer.depthwise_convs])
     for part in (layer.depthwise_bn, layer.pointwise_conv, layer.pointwise_bn):
         x = run(part, x)
     return x
 
 
-def _run_mix_conv(run, layer, x):
+def _run_mix_conv(run: Callable, layer: MixConv2D, x: Any) -> Any:
     groups = run(Split(layer.group_channels), x)
     if max(layer.strides) > 1:
-        groups = [
-            run(_padding(size, x.dtype, f"pad_{index}"), group)
-            for index, (size, group) in enumerate(zip(layer.kernel_sizes, groups, strict=True))
+        pads = [
+            layers.ZeroPadding2D(
+                tuple(side // 2 for side in size),
+                data_format="channels_last",
+                dtype=x.dtype,
+                name=f"pad_{index}",
+            )
+            for index, size in enumerate(layer.kernel_sizes)
         ]
-    return _concatenate(
-        run, [run(conv, group) for conv, group in zip(layer.convs, groups, strict=True)]
-    )
+        groups = list(map(run, pads, groups))
+    return _concatenate(run, list(map(run, layer.convs, groups)))
 
 
-def _padding(kernel_size, dtype, name):
-    padding = tuple(size // 2 for size in kernel_size)
-    return layers.ZeroPadding2D(padding, data_format="channels_last", dtype=dtype, name=name)
-
-
-def _concatenate(run, branches):
+def _concatenate(run: Callable, branches: list) -> Any:
     if len(branches) == 1:
         return branches[0]
     return run(layers.Concatenate(dtype=branches[0].dtype, name="concatenate"), branches)
 
 
-def _one_or_all(entries):
+def _multiply_adds(operation: Any, output: keras.KerasTensor) -> int | None:
+    """Count multiply-adds, as the docstring of `cost` says; `None` if they are unknown."""
+    if _is_channels_first(operation):
+        return None
+    if isinstance(operation, (*_CONVOLUTIONS, layers.Dense)):
+        # the kernels that are computed with, also where a quantized layer stores them packed
+        kernels = [getattr(operation, name, None) for name in _KERNELS]
+        entries = sum(math.prod(kernel.shape) for kernel in kernels if kernel is not None)
+        return entries * math.prod(output.shape[1:-1])
+    if isinstance(operation, _WITHOUT_PRODUCTS):
+        return 0
+    has_kernel = any(len(w.shape) > 1 for w in getattr(operation, "weights", ()))
+    return None if has_kernel or type(operation).__name__ in _TENSOR_PRODUCTS else 0
+
+
+def _receptive_field(
+    operation: Any, inputs: list, outputs: list, fields: list, image: tuple
+) -> ReceptiveField | None:
+    """Return what the output sees, given what its inputs see; `None` if it is unknown."""
+    field = _largest(fields)
+    if _multiply_adds(operation, outputs[0]) is None:
+        return None
+    if isinstance(operation, _CONVOLUTIONS):
+        sizes = zip(operation.dilation_rate, operation.kernel_size, strict=True)
+        return _slide(field, [rate * (size - 1) for rate, size in sizes], operation.strides)
+    if isinstance(operation, _POOLING):
+        return _slide(field, [size - 1 for size in operation.pool_size], operation.strides)
+    if isinstance(operation, _SHIFTING):
+        return field
+    before = max((x.shape[1:-1] for x in inputs), key=math.prod)
+    after = outputs[0].shape[1:-1]
+    if math.prod(before) > math.prod(after) == 1:
+        return ReceptiveField(image, image)
+    same = [n for n in before if n != 1] == [n for n in after if n != 1]
+    return field if same else None
+
+
+def _is_channels_first(operation: Any) -> bool:
+    return getattr(operation, "data_format", None) == "channels_first"
+
+
+def _largest(fields: list[ReceptiveField | None]) -> ReceptiveField | None:
+    known = [field for field in fields if field is not None]
+    if len(known) < len(fields):
+        return None
+    return ReceptiveField(
+        tuple(map(max, zip(*(field.size for field in known), strict=True))),
+        tuple(map(min, zip(*(field.strides for field in known), strict=True))),
+    )
+
+
+def _slide(
+    field: ReceptiveField | None, reach: Sequence[int], strides: Sequence[int]
+) -> ReceptiveField | None:
+    """Return what a window sees that reaches over `reach` further positions of its input."""
+    if field is None or len(reach) != len(field.size):
+        return None
+    axes = list(zip(field.size, field.strides, reach, strides, strict=True))
+    return ReceptiveField(
+        tuple(size + stride * further for size, stride, further, _ in axes),
+        tuple(stride * step for _, stride, _, step in axes),
+    )
+
+
+def _one_or_all(entries: list) -> Any:
     return entries[0] if len(entries) == 1 else tuple(entries)
 
 
-def _bytes(x):
+def _bytes(x: keras.KerasTensor) -> int:
     if x.dtype == "string":
         return 0
     return math.prod(x.shape) * np.dtype(x.dtype).itemsize

@@ -3,7 +3,7 @@
 import keras
 from keras import ops, tree
 
-from keras_multiception.graph import graph_of
+from keras_multiception.graphs.reading import graph_of
 
 
 def inference_function(model):

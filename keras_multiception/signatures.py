@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_multiception.graph import graph_of, innermost
+from keras_multiception.graphs.reading import graph_of, resolve_output
 from keras_multiception.image_files import decode_images
 from keras_multiception.preprocessing import preprocess_input
 
@@ -151,10 +151,10 @@ def _last_operation(model):
     graph = graph_of(model)
     if graph is None:
         return model
-    output = innermost(graph.outputs[0])
+    output = resolve_output(graph.outputs[0])
     while _hands_on(output._keras_history.operation):
         operation, node, _ = output._keras_history
-        output = innermost(operation._inbound_nodes[node].input_tensors[0])
+        output = resolve_output(operation._inbound_nodes[node].input_tensors[0])
     return output._keras_history.operation
 
 

@@ -12,6 +12,7 @@ import keras_multiception as km
 
 tf_keras = pytest.importorskip("tf_keras")
 from keras_multiception.compression import keras_2, to_tf_keras  # noqa: E402
+from keras_multiception.graphs import equality  # noqa: E402
 
 TYPES = ("standard", "dsconv", "mixconv", "mixconv_depthwise", "multiception")
 
@@ -151,8 +152,8 @@ def test_other_models_are_refused(make):
 
 
 def test_other_answers_are_an_error(monkeypatch):
-    monkeypatch.setattr(keras_2, "TOLERANCE", -1.0)
-    monkeypatch.setattr(keras_2, "ROUNDING", -1.0)
+    monkeypatch.setattr(equality, "TOLERANCE", -1.0)
+    monkeypatch.setattr(equality, "ROUNDING", -1.0)
     with pytest.raises(RuntimeError, match="must answer like the model"):
         to_tf_keras(network())
 

@@ -5,7 +5,7 @@ import re
 
 import keras
 
-from keras_multiception.graph import graph_of
+from keras_multiception.graphs.reading import graph_of
 
 
 def feature_extractor(model, stages=None):

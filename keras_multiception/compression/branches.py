@@ -6,11 +6,10 @@ import dataclasses
 import numpy as np
 from keras import layers
 
-from keras_multiception.copying import copy_activation, copy_state, copy_values
+from keras_multiception.cost import report_costs
+from keras_multiception.graphs.copying import copy_activation, copy_state, copy_values, rebuild
 from keras_multiception.layers.arguments import standardize_integer, standardize_kernel_sizes
-from keras_multiception.scale_analysis.shares import size_name, weight_shares
-from keras_multiception.scale_analysis.walk import multiception_layers
-from keras_multiception.surgery.rebuild import rebuild, report_costs
+from keras_multiception.scale_analysis.shares import multiception_layers, size_name, weight_shares
 
 
 @dataclasses.dataclass(frozen=True)

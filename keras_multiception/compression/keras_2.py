@@ -1,21 +1,13 @@
 """Keras 3 models as models of Keras 2, `tf_keras`."""
 
-import functools
-
 import numpy as np
 from keras import layers, tree
 
 from keras_multiception.compression.keras_2_layers import build_layer, is_known
 from keras_multiception.compression.keras_2_operations import layer_of
-from keras_multiception.fusion.equality import (
-    difference,
-    linear_outputs,
-    rounding_difference,
-    sample_inputs,
-)
-from keras_multiception.fusion.fused_model import ROUNDING, TOLERANCE
-from keras_multiception.graph import first_argument, graph_of, open_call
-from keras_multiception.surgery.calls import Calls
+from keras_multiception.graphs.copying import unique_name
+from keras_multiception.graphs.equality import require_equal_answers, sample_inputs
+from keras_multiception.graphs.reading import Calls, first_argument, graph_of, require_graph, walk
 
 SATURATING = ("sigmoid", "softmax", "tanh")
 
@@ -49,21 +41,18 @@ def to_tf_keras(model, inputs=None):
     """
     import tf_keras
 
-    graph = graph_of(model)
-    if graph is None:
-        raise ValueError(
-            "`model` must be a Functional model or a built Sequential one of Keras 3. "
-            f"Received: model={model!r}"
-        )
+    graph = require_graph(model)
     _require_known_layers(model)
     own = tree.map_structure(
         lambda x: tf_keras.Input(batch_shape=x.shape, dtype=x.dtype, name=_input_name(x)),
         graph.input,
     )
     builder = _Builder()
-    outputs = graph._run_through_graph(own, call_fn=functools.partial(builder.call, ""))
+    outputs = walk(graph, own, builder.call)
     legacy = tf_keras.Model(own, outputs, name=model.name)
-    _require_equal_answers(model, legacy, sample_inputs(model, inputs))
+    inputs = sample_inputs(model, inputs)
+    answers = _linear_outputs(legacy, tree.map_structure(np.asarray, inputs))
+    require_equal_answers(model, answers, inputs)
     return legacy
 
 
@@ -74,29 +63,22 @@ class _Builder:
         self.built = {}  # from the id of a layer to a function of tensors
         self.names = set()
 
-    def call(self, prefix, operation, *args, **kwargs):
-        """Return what a layer or model makes of tensors of Keras 2."""
-        graph, x = open_call(operation, args, kwargs)
-        if graph is not None:
-            run = functools.partial(self.call, f"{prefix}{operation.name}_")
-            return graph._run_through_graph(x, call_fn=run)
+    def call(self, path, operation, *args, **kwargs):
+        """Return what a layer or operation makes of tensors of Keras 2."""
         if graph_of(operation) is not None:
             raise ValueError(
                 "`model` must call nested models on tensors of the type and rank of their inputs. "
-                f"Received: {operation.name}, called on {tree.flatten(x)}"
+                f"Received: {operation.name}, called on {tree.flatten((args, kwargs))}"
             )
         if not isinstance(operation, layers.Layer):
-            return layer_of(operation)(args, self._name(prefix, operation))
+            return layer_of(operation)(args, self._name(path, operation))
         if id(operation) not in self.built:
-            self.built[id(operation)] = build_layer(operation, self._name(prefix, operation))
+            self.built[id(operation)] = build_layer(operation, self._name(path, operation))
         return self.built[id(operation)](first_argument(args, kwargs))
 
-    def _name(self, prefix, operation):
-        name = operation.name if operation.name not in self.names else prefix + operation.name
-        while name in self.names:
-            name += "_"
-        self.names.add(name)
-        return name
+    def _name(self, path, operation):
+        name = operation.name
+        return unique_name("_".join((*path, name)) if name in self.names else name, self.names)
 
 
 def _require_known_layers(model):
@@ -124,20 +106,6 @@ def _is_input(operation):
 
 def _input_name(x):
     return x._keras_history.operation.name
-
-
-def _require_equal_answers(model, legacy, inputs):
-    expected = linear_outputs(model, inputs)
-    actual = _linear_outputs(legacy, tree.map_structure(np.asarray, inputs))
-    differs = max(map(difference, actual, expected))
-    limit = TOLERANCE
-    if not differs <= limit:
-        limit = max(limit, ROUNDING * rounding_difference(model, inputs))
-    if not differs <= limit:
-        raise RuntimeError(
-            f"The new model must answer like the model, within {limit:.1e} of the largest "
-            f"output. Received: outputs that differ by {differs:.1e}"
-        )
 
 
 def _linear_outputs(legacy, inputs):

@@ -12,7 +12,7 @@ from keras_multiception.compression.litert_packing import repack
 from keras_multiception.compression.litert_signature import output_names
 from keras_multiception.compression.wide_kernels import computed_in_parts
 from keras_multiception.fusion import fuse
-from keras_multiception.graph import graph_of
+from keras_multiception.graphs.reading import graph_of
 
 QUANTIZATIONS = ("none", "float16", "dynamic", "int8")
 

@@ -4,7 +4,7 @@ import itertools
 
 import keras
 
-from keras_multiception.graph import graph_of
+from keras_multiception.graphs.reading import graph_of
 
 PROBABILITIES = "probabilities"
 

@@ -3,25 +3,19 @@
 import keras
 from keras import tree
 
-from keras_multiception.fusion.equality import (
-    answers_are_finite,
-    relative_difference,
-    rounding_difference,
-    sample_inputs,
-)
 from keras_multiception.fusion.folding import exchange, fold, pairs
 from keras_multiception.fusion.forms import FORMS, obstacle_to, to_form
 from keras_multiception.fusion.measuring import measure_forms
 from keras_multiception.fusion.reading import read_network
 from keras_multiception.fusion.report import FusionReport
 from keras_multiception.fusion.writing import write_network
-from keras_multiception.graph import graph_of
+from keras_multiception.graphs.equality import (
+    linear_outputs,
+    require_equal_answers,
+    sample_inputs,
+)
+from keras_multiception.graphs.reading import graph_of
 from keras_multiception.layers.arguments import standardize_integer
-
-# How far the outputs may be from those of the model, relative to the largest: the larger of this,
-TOLERANCE = 1e-5
-# and as many times what rounding alone does to them: in half precision, or with numbers that cancel
-ROUNDING = 5
 
 
 def fuse(model, form="separate", batch_size=1, inputs=None, tolerance=None, verbose=True):
@@ -88,28 +82,12 @@ def fuse(model, form="separate", batch_size=1, inputs=None, tolerance=None, verb
     inputs = sample_inputs(model, inputs)
     report = FusionReport()
     fused = _fuse(model, [x.shape for x in tree.flatten(inputs)], form, batch_size, report)
-    report.difference = relative_difference(model, fused, inputs)
-    _require_equal(report.difference, model, inputs, tolerance)
+    answers = linear_outputs(fused, inputs)
+    report.difference = require_equal_answers(model, answers, inputs, tolerance)
     if verbose:
         print(f"Fused the model {model.name!r}: {report}")
     fused.fusion_report = report
     return fused
-
-
-def _require_equal(difference, model, inputs, tolerance):
-    limit = TOLERANCE if tolerance is None else tolerance
-    if not difference <= limit and tolerance is None:
-        limit = max(limit, ROUNDING * rounding_difference(model, inputs))
-    if not difference <= limit:
-        if not answers_are_finite(model, inputs):
-            raise RuntimeError(
-                "The model's answers must be finite, for those of the fused model to be compared "
-                "with. Received: infinite ones or NaN; do the weights, or the `inputs`, make sense?"
-            )
-        raise RuntimeError(
-            f"The fused model must answer like the model, within {limit:.1e} of the largest "
-            f"output. Received: outputs that differ by {difference:.1e}"
-        )
 
 
 def _fuse(model, shapes, form, batch_size, report):

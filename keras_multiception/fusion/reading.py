@@ -1,18 +1,16 @@
 """A Keras model as a network of steps, in inference: layers opened up, batch norms as numbers."""
 
 import dataclasses
-import functools
 
 import numpy as np
 from keras import KerasTensor, layers
 
 from keras_multiception.fusion.layer_rules import operations_of
-from keras_multiception.fusion.names import unique_name
 from keras_multiception.fusion.network import Network, Step
 from keras_multiception.fusion.operations import Scale
-from keras_multiception.graph import graph_of, open_call
+from keras_multiception.graphs.copying import unique_name
+from keras_multiception.graphs.reading import Calls, graph_of, inline_call, walk
 from keras_multiception.layers.shake_shake import ShakeShake
-from keras_multiception.surgery.calls import Calls
 
 
 def read_network(model, shapes, report):
@@ -31,7 +29,7 @@ def read_network(model, shapes, report):
     graph = graph_of(model)
     inputs = [KerasTensor(shape, x.dtype) for shape, x in zip(shapes, graph.inputs, strict=True)]
     reader = _Reader(Calls(model), report, [x._keras_history.operation for x in graph.inputs])
-    outputs = graph._run_through_graph(inputs, call_fn=functools.partial(reader.run, ""))
+    outputs = walk(graph, inputs, reader.run, opens=lambda x: len(reader.calls.of[x]) == 1)
     reader.name_parts()
     return Network(inputs, reader.steps, outputs), reader.names
 
@@ -47,14 +45,11 @@ class _Reader:
         self.names = {id(operation): operation.name for operation in inputs}
         self.parts = []  # operations named after the layer that they are a part of
 
-    def run(self, prefix, operation, *args, **kwargs):
-        """Return the output of an operation; models are run part by part."""
-        graph, x = open_call(operation, args, kwargs)
-        if graph is not None and len(self.calls.of[operation]) == 1:
-            run = functools.partial(self.run, f"{prefix}{operation.name}_")
-            return graph._run_through_graph(x, call_fn=run)
+    def run(self, path, operation, *args, **kwargs):
+        """Return the output of an operation."""
+        _, x = inline_call(operation, args, kwargs)
         results = operation.compute_output_spec(*args, **kwargs)
-        chain = self.chain(prefix, operation, x, kwargs)
+        chain = self.chain(path, operation, x, kwargs)
         if chain is None:
             self.steps.append(Step(operation, args, kwargs, results))
             return results
@@ -67,12 +62,12 @@ class _Reader:
         self.steps.append(Step(chain[-1], (x,), {}, results))
         return results
 
-    def chain(self, prefix, operation, x, kwargs):
+    def chain(self, path, operation, x, kwargs):
         """Return the operations that stand for a layer, or `None` if it stays."""
         training = kwargs.get("training")
         key = id(operation), bool(training)
         if key not in self.chains:
-            name = self._name(prefix, operation)
+            name = self._name(path, operation)
             if training or not isinstance(operation, layers.Layer):
                 chain = None
                 if training and isinstance(operation, layers.BatchNormalization):
@@ -93,12 +88,12 @@ class _Reader:
         half = np.full(channels, 0.5)
         return [add, Scale(f"{name}_half", half, np.zeros(channels), shake.dtype_policy)]
 
-    def _name(self, prefix, operation):
+    def _name(self, path, operation):
         """Return the operation's name; where nested models repeat it, with theirs in front."""
         taken = set(self.names.values())
         name = operation.name
         if name in taken:
-            name = unique_name(f"{prefix}{name}", taken)
+            name = unique_name("_".join((*path, name)), taken)
         return self.names.setdefault(id(operation), name)
 
     def name_parts(self):

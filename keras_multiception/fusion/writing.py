@@ -7,10 +7,14 @@ import keras
 import numpy as np
 from keras import layers, tree
 
-from keras_multiception.copying import copy_activation, copy_state, rebuild_layer
-from keras_multiception.fusion.names import unique_name
 from keras_multiception.fusion.operations import LINEAR, Convolution, Scale, same_padding
-from keras_multiception.graph import graph_of, open_call
+from keras_multiception.graphs.copying import (
+    copy_activation,
+    copy_state,
+    rebuild_layer,
+    unique_name,
+)
+from keras_multiception.graphs.reading import graph_of, inline_call
 from keras_multiception.primitives import CHANNELS_LAST
 
 
@@ -45,7 +49,7 @@ def write_network(network, model, names, fuse_nested):
                 own = _with_own_activation(operation, written)
                 written[id(operation)] = write_operation(own, unique)
             elif graph_of(operation) is not None:
-                _, own = open_call(operation, step.args, step.kwargs)
+                _, own = inline_call(operation, step.args, step.kwargs)
                 written[id(operation)] = fuse_nested(
                     operation, [x.shape for x in tree.flatten(own)]
                 )

@@ -8,7 +8,6 @@
 """
 
 from keras_multiception.scale_analysis.ablation import without_kernel_size
-from keras_multiception.scale_analysis.kernel_grid import kernel_grid
 from keras_multiception.scale_analysis.receptive_field import (
     EffectiveReceptiveField,
     effective_receptive_field,
@@ -16,11 +15,12 @@ from keras_multiception.scale_analysis.receptive_field import (
 from keras_multiception.scale_analysis.shares import (
     ScaleShares,
     energy_shares,
+    kernel_grid,
+    multiception_layers,
     size_name,
     stage_shares,
     weight_shares,
 )
-from keras_multiception.scale_analysis.walk import multiception_layers
 
 __all__ = [
     "EffectiveReceptiveField",

@@ -3,10 +3,9 @@
 import numpy as np
 from keras import ops
 
+from keras_multiception.graphs.copying import rebuild
 from keras_multiception.layers.arguments import standardize_kernel_sizes
-from keras_multiception.scale_analysis.shares import size_name
-from keras_multiception.scale_analysis.walk import multiception_layers
-from keras_multiception.surgery.rebuild import rebuild
+from keras_multiception.scale_analysis.shares import multiception_layers, size_name
 
 
 def without_kernel_size(model, size, layers=None, verbose=True):

@@ -1,14 +1,16 @@
 """What a network looks at: its effective receptive field."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
 from keras_multiception.cost import cost
+from keras_multiception.graphs.reading import call_in_inference, require_graph, walk
 from keras_multiception.layers.arguments import standardize_integer
-from keras_multiception.scale_analysis.gradients import input_gradient
-from keras_multiception.scale_analysis.walk import run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,13 +86,19 @@ def effective_receptive_field(model, images, layer=None, batch_size=32):
     def central_unit(x):
         unit = None
 
-        def visit(name, operation, inputs, outputs):
+        def visit(path: tuple, operation: Any, inputs: Any, outputs: Any) -> None:
             nonlocal unit, found
+            name = "/".join(path)
             shape = tuple(getattr(outputs, "shape", ()))
             if layer in (None, name) and len(shape) == 4 and shape[1] * shape[2] > 1:
                 found, unit = name, outputs[:, shape[1] // 2, shape[2] // 2]
 
-        run(model, x, visit)
+        walk(
+            require_graph(model),
+            x,
+            lambda path, *call, **kw: call_in_inference(*call, **kw),
+            visit=visit,
+        )
         if unit is None:
             raise ValueError(
                 "`layer` must be None or the name of a layer that makes a feature map of shape "
@@ -99,11 +107,44 @@ def effective_receptive_field(model, images, layer=None, batch_size=32):
         return ops.sum(ops.cast(unit, "float32"))
 
     total = sum(
-        np.abs(input_gradient(central_unit, images[start : start + batch_size])).sum(axis=(0, 3))
+        np.abs(_input_gradient(central_unit, images[start : start + batch_size])).sum(axis=(0, 3))
         for start in range(0, len(images), batch_size)
     )
     if not np.max(total) > 0:
         raise ValueError(f"`layer` must depend on the image. Received: layer={found!r}")
     # a Multiception layer or a nested model is in the costs by its parts
     field = [x.receptive_field for x in costs if f"{x.name}/".startswith(f"{found}/")][-1]
-    return EffectiveReceptiveField(found, total / np.max(total), field and field.size)
+    return EffectiveReceptiveField(found, total / np.max(total), field.size if field else None)
+
+
+def _call(path: tuple, operation: Any, *args: Any, **kwargs: Any) -> Any:
+    return call_in_inference(operation, *args, **kwargs)
+
+
+def _input_gradient(function: Callable[[Any], Any], x: np.ndarray) -> np.ndarray:
+    """Differentiate a scalar function of a tensor with respect to it."""
+    gradient = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}[keras.backend.backend()]
+    return ops.convert_to_numpy(gradient(function, ops.convert_to_tensor(x)))
+
+
+def _tensorflow(function: Callable[[Any], Any], x: Any) -> Any:
+    import tensorflow as tf
+
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = function(x)
+    return tape.gradient(y, x)
+
+
+def _jax(function: Callable[[Any], Any], x: Any) -> Any:
+    import jax
+
+    return jax.grad(function)(x)
+
+
+def _torch(function: Callable[[Any], Any], x: Any) -> Any:
+    import torch
+
+    x = x.requires_grad_(True)
+    (gradient,) = torch.autograd.grad(function(x), x)
+    return gradient

@@ -1,12 +1,21 @@
 """The share of each kernel size in what a layer hands on."""
 
 import dataclasses
+import operator
 import re
+from typing import Any
 
 import numpy as np
 from keras import ops
 
-from keras_multiception.scale_analysis.walk import multiception_layers, run
+from keras_multiception.graphs.reading import (
+    call_in_inference,
+    first_argument,
+    graph_of,
+    require_graph,
+    walk,
+)
+from keras_multiception.layers.multiception_conv2d import MulticeptionConv2D
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +52,30 @@ class ScaleShares:
         return shares
 
 
+def multiception_layers(model):
+    """Find the `MulticeptionConv2D` layers of a model.
+
+    Args:
+        model: A Functional `keras.Model` or a built `keras.Sequential`; nested ones are opened.
+
+    Returns:
+        A dictionary from names, as in `km.cost`, to layers, in the order of the network.
+
+    Raises:
+        ValueError: If the model has no graph or no such layer in it.
+    """
+    names: dict[MulticeptionConv2D, str] = {}  # a layer that is shared counts once
+    if graph_of(model) is not None:
+        for name, layer in _named_layers(model):
+            names.setdefault(layer, name)
+    if not names:
+        raise ValueError(
+            "`model` must be a Functional model or a built Sequential one that has "
+            f"MulticeptionConv2D layers. Received: model={model!r}"
+        )
+    return {name: layer for layer, name in names.items()}
+
+
 def weight_shares(model):
     """Share out each layer by the weights with which it reads its branches.
 
@@ -68,7 +101,7 @@ def weight_shares(model):
     return [
         _shares(name, layer, strength.sum(axis=1), strength)
         for name, layer in multiception_layers(model).items()
-        for strength in [strengths(layer)]
+        for strength in [_strengths(layer)]
     ]
 
 
@@ -94,15 +127,15 @@ def energy_shares(model, images):
         ValueError: If the model has no such layer.
     """
     layers = multiception_layers(model)
-    energies = dict.fromkeys(layers.values(), (0.0, 0.0))
+    energies: dict = dict.fromkeys(layers.values(), (0.0, 0.0))
 
-    def visit(name, operation, inputs, outputs):
+    def call(path: tuple, operation: Any, *args: Any, **kwargs: Any) -> Any:
         if operation in energies:  # once for each call
-            before = energies[operation]
-            now = _energies(operation, inputs)
-            energies[operation] = tuple(a + b for a, b in zip(before, now, strict=True))
+            now = _energies(operation, first_argument(args, kwargs))
+            energies[operation] = tuple(map(operator.add, energies[operation], now))
+        return call_in_inference(operation, *args, **kwargs)
 
-    run(model, ops.convert_to_tensor(images), visit)
+    walk(require_graph(model), ops.convert_to_tensor(images), call)
     return [_shares(name, layer, *energies[layer]) for name, layer in layers.items()]
 
 
@@ -128,12 +161,40 @@ def stage_shares(shares):
     }
 
 
+def kernel_grid(layer, channels=16):
+    """Lay out depthwise kernels as one image: a row for each branch, a column for each channel.
+
+    Each kernel is divided by its largest absolute value, since the batch norm behind it undoes
+    its size; so the values are in -1..1.
+
+    Args:
+        layer: A `MulticeptionConv2D`.
+        channels: Integer, how many input channels to show: those with the largest strengths, as
+            in `weight_shares`, largest first.
+
+    Returns:
+        Array of shape (height, width), with NaN around the kernels.
+    """
+    strongest = np.argsort(-_strengths(layer).sum(axis=0), kind="stable")[:channels]
+    height, width = np.max(layer.kernel_sizes, axis=0) + 1
+    grid = np.full((len(layer.kernel_sizes) * height + 1, len(strongest) * width + 1), np.nan)
+    for row, conv in enumerate(layer.depthwise_convs):
+        kernels = ops.convert_to_numpy(conv.kernel)[..., strongest, 0]
+        kernels = kernels / np.maximum(np.abs(kernels).max(axis=(0, 1)), 1e-30)
+        tall, wide = conv.kernel_size
+        top = row * height + (height - tall + 1) // 2
+        for column in range(len(strongest)):
+            left = column * width + (width - wide + 1) // 2
+            grid[top : top + tall, left : left + wide] = kernels[..., column]
+    return grid
+
+
 def size_name(size):
     """Return a kernel size, a pair, in the form `3x3`."""
     return "x".join(map(str, size))
 
 
-def strengths(layer):
+def _strengths(layer):
     """Return the strength of each branch in each input channel, as in `weight_shares`.
 
     Args:
@@ -183,3 +244,12 @@ def _shares(name, layer, branches, channels):
         return ScaleShares(
             name, layer.kernel_sizes, branches / branches.sum(), channels / channels.sum(axis=0)
         )
+
+
+def _named_layers(model, prefix=""):
+    for layer in model.layers:
+        name = prefix + layer.name
+        if isinstance(layer, MulticeptionConv2D):
+            yield name, layer
+        elif graph_of(layer) is not None:
+            yield from _named_layers(layer, f"{name}/")

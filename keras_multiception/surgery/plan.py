@@ -11,10 +11,9 @@ from keras import layers
 
 from keras_multiception.applications.classifier import stage_kernel_sizes
 from keras_multiception.blocks import DEFAULT_KERNEL_SIZES, require_conv
-from keras_multiception.graph import graph_of, innermost
+from keras_multiception.graphs.reading import Calls, graph_of, resolve_output
 from keras_multiception.layers.arguments import standardize_kernel_sizes
 from keras_multiception.layers.batch_normalization import BatchNormalization
-from keras_multiception.surgery.calls import Calls
 from keras_multiception.surgery.positions import align
 
 _CONVOLUTIONS = (layers.Conv2D, layers.SeparableConv2D, layers.DepthwiseConv2D)
@@ -245,7 +244,7 @@ def _reason_by_default(site, model, calls):
     if site.layer.input_spec.axes[-1] <= _IMAGE_CHANNELS:
         return "it reads the image"
     ends = {id(call.outputs[0]) for call in calls.of[site.batch_norm or site.output]}
-    if ends & {id(innermost(x)) for x in graph_of(model).outputs}:
+    if ends & {id(resolve_output(x)) for x in graph_of(model).outputs}:
         return "it makes the model's output, which would be batch normalized"
     return None
 

@@ -9,11 +9,11 @@ import numpy as np
 from keras import layers
 
 from keras_multiception.blocks import conv_bn
-from keras_multiception.copying import copy_activation, copy_values
+from keras_multiception.cost import report_costs
+from keras_multiception.graphs.copying import copy_activation, copy_values, rebuild
 from keras_multiception.layers.multiception_conv2d import MulticeptionConv2D
 from keras_multiception.primitives import CHANNELS_LAST
 from keras_multiception.surgery.plan import plan_replacements
-from keras_multiception.surgery.rebuild import rebuild, report_costs
 
 
 def replace_convolutions(

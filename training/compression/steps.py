@@ -6,7 +6,7 @@ import keras
 
 import keras_multiception as km
 from keras_multiception import compression
-from keras_multiception.fusion.equality import sample_inputs
+from keras_multiception.graphs.equality import sample_inputs
 from training.compression.recipes import BLOCKS, split_step
 
 INPUT, OUTPUT = "image", "probabilities"

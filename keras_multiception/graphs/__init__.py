@@ -1,0 +1,1 @@
+"""Keras graphs: read them, copy them with changes, compare their answers."""

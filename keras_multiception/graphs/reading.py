@@ -1,0 +1,166 @@
+"""Read the graph of a Keras model: walk through it, nested models inlined; ask who reads what."""
+
+import collections
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import tree
+
+
+def graph_of(operation: Any) -> Any:
+    """Return the graph of a Functional or built Sequential model; `None` for everything else.
+
+    A model whose class has a `call` of its own may do something other than its graph.
+    """
+    if not isinstance(operation, (keras.Sequential, keras.Function)):
+        return None
+    if not type(operation).call.__module__.startswith("keras."):
+        return None
+    return operation._functional if isinstance(operation, keras.Sequential) else operation
+
+
+def require_graph(model: Any) -> keras.Function:
+    """Return the graph of a `keras.Model`; a `ValueError` if it has none."""
+    graph = graph_of(model) if isinstance(model, keras.Model) else None
+    if graph is None:
+        raise ValueError(
+            "`model` must be a Functional model or a built Sequential one of Keras 3. "
+            f"Received: model={model!r}"
+        )
+    return graph
+
+
+def walk(
+    graph: keras.Function,
+    inputs: Any,
+    call: Callable,
+    opens: Callable[[Any], bool] = lambda model: True,
+    visit: Callable[[tuple, Any, Any, Any], None] | None = None,
+    path: tuple[str, ...] = (),
+) -> Any:
+    """Run a graph part by part, on tensors of any kind, and return its outputs.
+
+    Args:
+        graph: A `keras.Function`.
+        inputs: What it is called on.
+        call: Called with (path, operation, *args, **kwargs) for each layer and operation; returns
+            its outputs. `path` has the names of the nested models around it.
+        opens: Whether to inline a nested model; `call` is called for those that are not, and for
+            those that Keras calls on other tensors than it is given (see `inline_call`).
+        visit: Called with (path with its own name, operation, inputs, outputs) after each layer,
+            operation and inlined model.
+        path: Names of the models around the graph.
+    """
+
+    def run(operation: Any, *args: Any, **kwargs: Any) -> Any:
+        nested, x = inline_call(operation, args, kwargs)
+        inner = (*path, operation.name)
+        if nested is not None and opens(operation):
+            outputs = walk(nested, x, call, opens, visit, inner)
+        else:
+            outputs = call(path, operation, *args, **kwargs)
+        if visit is not None:
+            visit(inner, operation, x, outputs)
+        return outputs
+
+    return graph._run_through_graph(inputs, call_fn=run)
+
+
+def inline_call(operation: Any, args: tuple, kwargs: dict) -> tuple[Any, Any]:
+    """Return the graph of a nested model that is called, and what it is called on.
+
+    The graph is `None` for what has none, and where Keras changes the tensors to fit the inputs:
+    floats to integers, say, or the number of axes.
+    """
+    graph, inputs = graph_of(operation), first_argument(args, kwargs)
+    if graph is None:
+        return None, inputs
+    inputs = sort_inputs(graph, inputs)
+    fits = all(map(_is_taken_as_it_is, tree.flatten(inputs), graph.inputs))
+    return graph if fits else None, inputs
+
+
+def sort_inputs(graph: keras.Function, inputs: Any) -> Any:
+    """Return what a model is called on in the structure of its inputs, also if given by name."""
+    by_name = isinstance(inputs, dict) and not isinstance(graph.input, dict)
+    if by_name and all(x.name in inputs for x in graph.inputs):
+        return [inputs[x.name] for x in graph.inputs]
+    return inputs
+
+
+def resolve_output(x: keras.KerasTensor) -> keras.KerasTensor:
+    """Follow an output of a nested model to the tensor that a layer or operation in it makes."""
+    while (graph := graph_of(x._keras_history.operation)) is not None:
+        x = graph.outputs[x._keras_history.tensor_index]
+    return x
+
+
+def first_argument(args: tuple, kwargs: dict) -> Any:
+    """Return what a layer or model is called on, by position or by name."""
+    return args[0] if args else kwargs.get("inputs", next(iter(kwargs.values()), None))
+
+
+def call_in_inference(operation: Any, *args: Any, **kwargs: Any) -> Any:
+    """Call a layer or operation as a model does that is called with `training=False`.
+
+    Keras notes `training=True` with the calls of layers that augment images, and with others on
+    demand; a model that is told overrules it.
+    """
+    if getattr(operation, "_call_has_training_arg", False):
+        kwargs["training"] = False
+    return operation(*args, **kwargs)
+
+
+class Calls:
+    """The calls of all layers of a model, including its nested models.
+
+    Attributes:
+        layers: The layers, in the order of the network, each once.
+        of: Mapping from a layer or operation to its calls.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        self.layers: dict[keras.Layer, None] = {}  # a set that keeps its order
+        self.of: dict[Any, list] = collections.defaultdict(list)
+        self._readers: dict = collections.defaultdict(list)  # by id of a tensor; None: the end
+        self._add(model)
+
+    def _add(self, model: keras.Model) -> None:
+        graph = require_graph(model)
+        for node in (node for nodes in graph._nodes_by_depth.values() for node in nodes):
+            self.of[node.operation].append(node)
+            for x in node.input_tensors:
+                self._readers[id(x)].append(node.operation)
+        for x in graph.outputs:
+            self._readers[id(x)].append(None)
+        for layer in model.layers:
+            if layer not in self.layers:
+                self.layers[layer] = None
+                if graph_of(layer) is not None:
+                    self._add(layer)
+
+    def readers_of(self, layer: Any) -> list:
+        """Return the layers that read the output of a layer that is called once."""
+        (call,) = self.of[layer]
+        return self._readers[id(call.outputs[0])]
+
+    def next(self, layer: Any) -> Any:
+        """Return the only layer that reads the output of another, if both are called once.
+
+        It must be called with that output alone: `training=False`, say, is more than that.
+        """
+        if len(self.of[layer]) != 1 or len(self.readers_of(layer)) != 1:
+            return None
+        (reader,) = self.readers_of(layer)
+        calls = self.of[reader] if reader is not None else []
+        plain = all(x is None for call in calls for x in call.arguments.kwargs.values())
+        return reader if len(calls) == 1 and plain else None
+
+
+def _is_taken_as_it_is(x: Any, own: keras.KerasTensor) -> bool:
+    if x is None:  # an input that may be left out
+        return True
+    dtypes = {keras.backend.standardize_dtype(t.dtype) for t in (x, own)}
+    alike = len(dtypes) == 1 or all(map(keras.backend.is_float_dtype, dtypes))
+    return alike and len(x.shape) == len(own.shape)
