@@ -1,15 +1,35 @@
 """The command that measures speed, on settings so small that its numbers mean nothing."""
 
-import csv
+import copy
 import json
-import pathlib
 import time
 
+import keras
+import numpy as np
 import pytest
 
+import keras_multiception as km
 from training import benchmark
-from training.benchmarks.plan import CHOICES, Job, Plan, take_turn
-from training.benchmarks.worker import Worker
+from training.benchmarks import page
+from training.benchmarks.keras_runner import make_fit, make_step
+from training.benchmarks.peak import count_work
+from training.benchmarks.runner import (
+    CHOICES,
+    RUNNER_OF,
+    RUNNERS,
+    Job,
+    Plan,
+    Runner,
+    measure,
+    run_once,
+)
+
+runs_here = [
+    pytest.mark.backend,
+    pytest.mark.skipif(
+        keras.backend.backend() == "torch", reason="the benchmark is for TensorFlow and JAX"
+    ),
+]
 
 
 def measured(path):
@@ -18,34 +38,32 @@ def measured(path):
 
 @pytest.mark.slow
 def test_measures_in_turns_and_writes_what_it_measured(tmp_path):
-    arguments = "--conv dsconv --task inference --forms plain separate --inference_batch_sizes 1 2"
+    arguments = "--conv dsconv --task inference --forms plain separate"
+    arguments += " --set inference_batch_sizes=1,2 rounds=2 seconds=0 memory=false"
     output = tmp_path / "runs" / "speed"
-    settings = ["--rounds", "2", "--seconds", "0", "--no_memory", "--output", str(output)]
-    assert benchmark.main([*arguments.split(), *settings]) == 0
+    assert benchmark.main([*arguments.split(), "--output", str(output)]) == 0
     results = measured(output)
     cases = [(row["form"], row["batch_size"]) for row in results["rows"]]
     assert cases == [("plain", 1), ("separate", 1), ("plain", 2), ("separate", 2)]
     assert all(row["milliseconds"]["n"] == 2 and row["vs_plain"] for row in results["rows"])
     assert all(row["of_limit"] > 0 for row in results["rows"])
     assert set(results["limits"]) == {"product", "stream"}
-    facts = results["environments"]["keras"]
-    assert (facts["backend"], facts["onednn"]) == ("tensorflow", "on")
-    assert facts["versions"].keys() >= {"python", "keras", "tensorflow"}
+    record = results["environments"]["keras"]
+    assert (record["backend"], record["onednn"]) == ("tensorflow", "on")
+    assert record["versions"].keys() >= {"python", "keras", "tensorflow"}
     assert str(tmp_path) not in output.with_suffix(".md").read_text()
-    assert len(list(csv.reader(output.with_suffix(".csv").open()))) == 5
 
 
 @pytest.mark.slow
 def test_measures_every_form(tmp_path):
     pytest.importorskip("torch")
     pytest.importorskip("ai_edge_litert")
-    arguments = ["--conv", "multiception", "--batch_size", "2", "--inference_batch_sizes", "1"]
-    arguments += ["--steps", "1", "--rounds", "1", "--seconds", "0", "--onednn", "both"]
+    settings = "batch_size=2 inference_batch_sizes=1 steps=1 rounds=1 seconds=0 onednn=both"
+    arguments = ["--conv", "multiception", "--set", *settings.split()]
     assert benchmark.main([*arguments, "--output", str(tmp_path / "all")]) == 0
     results = measured(tmp_path / "all")
     rows = {(row["task"], row["form"]) for row in results["rows"] if row["side"] != "torch"}
-    keras = [form for name, forms in CHOICES.items() if name != "torch" for form in forms]
-    expected = {("inference", form) for form in keras}
+    expected = {("inference", form) for form, runner in RUNNER_OF.items() if runner == "keras"}
     expected |= {(task, form) for task in ("train_step", "fit") for form in ("plain", "fast")}
     assert rows == expected
     sides = {row["side"] for row in results["rows"]}
@@ -55,34 +73,72 @@ def test_measures_every_form(tmp_path):
     assert all(row["peak"] > row["before"] > 1e7 for row in results["memory"])
 
 
+@pytest.fixture
+def own_runner(monkeypatch):
+    monkeypatch.setitem(RUNNERS, "keras", "light_runner")
+
+
+def plan_of(model="resnet20", forms=("plain", "fast"), **settings):
+    settings = {"rounds": 2, "seconds": 0.0, "threads": 1} | settings
+    return Plan((model,), ("dsconv",), ("inference",), forms, **settings)
+
+
+@pytest.mark.usefixtures("own_runner")
+def test_runners_take_turns_and_what_fails_is_reported(tmp_path):
+
+    results = page.summarize(measure(plan_of()) | {"command": "the command", "note": "A note."})
+    assert [row["form"] for row in results["rows"]] == ["plain", "fast"]
+    assert all(len(row["seconds"]) == 2 for row in results["rows"])
+    assert [entry["form"] for entry in results["memory"]] == ["plain", "fast"]
+    assert results["left_out"] == ["x: a reason"]
+    page.PAGE.write(results, tmp_path / "speed")
+    names = {f"speed.{suffix}" for suffix in ("json", "md", "csv", "png")}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    with pytest.raises(ValueError, match="Received: model=vgg"):
+        measure(plan_of("vgg"))
+    message = r"`forms` must leave something.* absent'. Received: forms=plain"
+    with pytest.raises(ValueError, match=message):
+        measure(plan_of("absent", ("plain",)))
+    with Runner("keras", plan_of()) as runner:
+        runner._process.kill()
+        with pytest.raises(
+            RuntimeError, match="process of the keras runner ended with exit code -9"
+        ):
+            runner.prepare()
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
         ([], (("standard", "dsconv", "mixconv", "multiception"), 7, True)),
         (["--quick"], (("multiception",), 3, False)),
-        (["--quick", "--conv", "dsconv", "--rounds", "9"], (("dsconv",), 9, False)),
+        (["--quick", "--conv", "dsconv", "--set", "rounds=9"], (("dsconv",), 9, False)),
     ],
 )
 def test_quick_is_other_defaults(arguments, expected, monkeypatch, tmp_path):
     received = []
 
-    def run(plan, onednn, memory):
-        received.append((plan.convs, plan.rounds, memory))
+    def measure_nothing(plan):
+        received.append((plan.convs, plan.rounds, plan.memory))
         raise ValueError
 
-    monkeypatch.setattr(benchmark, "run", run)
+    monkeypatch.setattr(benchmark, "measure", measure_nothing)
     with pytest.raises(SystemExit):
         benchmark.main([*arguments, "--output", str(tmp_path / "x")])
     assert received == [expected]
 
 
+def test_every_form_has_a_name():
+    assert set(RUNNER_OF) <= set(page.FORMS)
+    assert {runner for runner, _ in CHOICES.values()} == set(RUNNERS)
+
+
 def test_a_turn_does_once_more_than_it_counts():
     calls = []
-    assert take_turn(Job(lambda: calls.append(time.sleep(0.01)), units=2), 0) < 0.01 * 5
+    assert run_once(Job(lambda: calls.append(time.sleep(0.01)), units=2), 0) < 0.01 * 5
     assert len(calls) == 2
-    seconds = take_turn(Job(lambda: calls.append(time.sleep(0.01))), 0.05)
+    assert run_once(Job(lambda: calls.append(time.sleep(0.01))), 0.05) >= 0.01
     assert 4 <= len(calls) <= 8
-    assert seconds >= 0.01
 
 
 @pytest.mark.parametrize(
@@ -90,11 +146,15 @@ def test_a_turn_does_once_more_than_it_counts():
     [
         ("--conv nothing", "invalid choice: 'nothing'"),
         ("--forms fastest", "invalid choice: 'fastest'"),
-        ("--rounds 0", "`rounds` must be at least 1. Received: rounds=0"),
-        ("--batch_size 0", "`batch_size` must be at least 1"),
-        ("--inference_batch_sizes 1 0", "`inference_batch_sizes` must be at least 1 each"),
-        ("--threads 10000", "`threads` must be at most the number of cores"),
-        ("--seconds nan", "`seconds` must be between 0 and 60. Received: seconds=nan"),
+        ("--set rounds=0", "`rounds` must be at least 1. Received: rounds=0"),
+        ("--set batch_size=0", "`batch_size` must be at least 1"),
+        ("--set inference_batch_sizes=1,0", "`inference_batch_sizes` must be at least 1 each"),
+        ("--set threads=10000", "`threads` must be at most the number of cores"),
+        ("--set seconds=nan", "`seconds` must be between 0 and 60. Received: seconds=nan"),
+        ("--set dtype_policy=int8", "`dtype_policy` must be one of float32"),
+        ("--set onednn=maybe", "`onednn` must be one of on, off, both"),
+        ("--set steps=few", "`steps` must be as 5. Received: steps=few"),
+        ("--set speed=9", "`set` must be of batch_size, "),
         ("--render nothing.json", "`render` must be the .json file"),
     ],
 )
@@ -114,25 +174,130 @@ def test_another_backend_is_refused(monkeypatch, capsys):
     assert "`KERAS_BACKEND` must be tensorflow or jax. Received: torch" in capsys.readouterr().err
 
 
-def test_an_unknown_network_is_refused_by_its_process():
-    plan = Plan(("vgg",), ("dsconv",), ("inference",), ("plain",))
-    with (
-        Worker("keras", plan) as worker,
-        pytest.raises(ValueError, match=r"`model` must be among .* Received: model=vgg"),
-    ):
-        worker.make()
-
-
-def test_a_process_that_dies_is_reported():
-    worker = Worker("keras", Plan((), (), (), ()))
-    worker._process.kill()
-    with pytest.raises(RuntimeError, match=r"process of the keras side ended with exit code -9"):
-        worker.environment()
-    worker.close()
-
-
 def test_an_output_that_cannot_be_written_fails_before_anything_is_measured(tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    output = pathlib.Path(tmp_path / "file" / "speed")
-    assert benchmark.main(["--output", str(output)]) == 1
+    assert benchmark.main(["--output", str(tmp_path / "file" / "speed")]) == 1
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.fixture
+def batch():
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(6, 5)).astype("float32"), rng.integers(0, 3, 6)
+
+
+def classifier():
+    keras.utils.set_random_seed(1)
+    layers = [keras.layers.Dense(4), keras.layers.BatchNormalization()]
+    model = keras.Sequential(
+        [keras.Input((5,)), *layers, keras.layers.Dense(3, activation="softmax")]
+    )
+    model.compile(
+        keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True), "sparse_categorical_crossentropy"
+    )
+    return model
+
+
+class TestTrainingSteps:
+    pytestmark = runs_here
+
+    def test_are_those_of_keras(self, batch):
+        fitted, expected, step = classifier(), classifier(), make_step(classifier(), *batch)
+        make_fit(fitted, *batch, steps=3)()
+        for _ in range(3):
+            np.testing.assert_allclose(step(), expected.train_on_batch(*batch), rtol=1e-5)
+        for a, b in zip(fitted.get_weights(), expected.get_weights(), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_work_of_a_small_network_is_that_counted_by_hand():
+    image = x = keras.Input((4, 4, 2))
+    x = keras.layers.Conv2D(3, 3, padding="same", use_bias=False)(x)
+    x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
+    x = keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(x))
+    cost = km.cost(keras.Model(image, x))
+    products = 9 * 2 * 3 * 16 + 3 * 2
+    convolution, norm, relu, pool, dense = 32 + 48, 48 + 48, 48 + 48, 48 + 3, 3 + 2
+    weights = 9 * 2 * 3 + 4 * 3 + 3 * 2 + 2
+    step = 2 * (convolution + norm + relu + pool + dense) + weights
+    assert count_work(cost, 2, training=True) == {"flop": 3 * 2 * products * 2, "bytes": 12 * step}
+    answer = 2 * (convolution + norm + pool + dense) + weights
+    assert count_work(cost, 2, training=False) == {"flop": 2 * products * 2, "bytes": 4 * answer}
+
+
+def test_a_concatenation_moves_nothing():
+    image = keras.Input((4, 4, 2))
+    layer = km.layers.MulticeptionConv2D(3, (3, 5))
+    cost = km.cost(keras.Model(image, layer(image)))
+    branches, norm, pointwise, last = 2 * (32 + 32), 64 + 64, 64 + 48, 48 + 48
+    weights = (9 + 25) * 2 + 4 * 4 + 4 * 3 + 3 + 4 * 3
+    expected = 4 * (branches + norm + pointwise + last + weights)
+    assert count_work(cost, 1, training=False)["bytes"] == expected
+
+
+def row(form, seconds, side="keras", task="inference", work=None):
+    names = {"task": task, "model": "resnet20", "conv": "multiception", "batch_size": 8}
+    return names | {"form": form, "side": side, "work": work, "seconds": seconds}
+
+
+@pytest.fixture
+def results():
+    work = {"flop": 30e9, "bytes": 1e9}
+    record = {"backend": "tensorflow", "onednn": "on", "threads": 2, "gpus": [], "cpu": "A CPU"}
+    memory = {"model": "resnet20", "conv": "multiception", "form": "fast"}
+    return page.summarize(
+        {
+            "command": "python -m training.benchmark",
+            "note": "A note.",
+            "date": "2026-01-02",
+            "environments": {"keras": record | {"cpu_flags": ["avx2", "fma"], "versions": {}}},
+            "load_before_and_after": [0.5, 1.5],
+            "left_out": ["torch_channels_first: a reason"],
+            "rows": [
+                row("product", [1 / 100, 1 / 60, 1 / 80], task="limit"),
+                row("stream", [1 / 4, 1 / 4, 1 / 4], task="limit"),
+                row("plain", [4.0, 6.0, 9.0], work=work),
+                row("separate", [2.0, 2.0, 2.0], work=work),
+                row("separate", [8.0, 6.0, 9.0], side="keras, oneDNN off", work=work),
+                row("torch_channels_last", [4.0, 3.0, 1.0], side="torch", work=work),
+            ],
+            "memory": [memory | {"before": 4e8, "peak": 9e8}],
+        }
+    )
+
+
+def test_ratios_are_taken_round_by_round_and_the_limit_is_that_of_the_machine(results):
+    plain, separate, slow, torch = results["rows"]
+    assert separate["vs_plain"] == {"median": 3.0, "low": 2.0, "high": 4.5, "n": 3}
+    assert separate["vs_torch"] == {"median": 1.5, "low": 0.5, "high": 2.0, "n": 3}
+    assert slow["vs_plain"] == {"median": 1.0, "low": 0.5, "high": 1.0, "n": 3}
+    assert plain["vs_plain"]["median"] == torch["vs_torch"]["median"] == 1
+    assert separate["images_per_second"] == 4
+    product = {"median": 80, "low": 60, "high": 100, "n": 3}
+    assert results["limits"]["product"] == pytest.approx(product)
+    assert separate["limit_ms"] == pytest.approx(1000 * (30 / 80 + 1 / 4))
+    assert separate["of_limit"] == pytest.approx(0.625 / 2)
+    assert plain["of_limit"] == pytest.approx(0.625 / 6)
+
+
+def test_without_a_base_or_a_limit_there_is_no_ratio(results):
+    rows = [{**r, "work": None} for r in copy.deepcopy(results["rows"]) if r["form"] != "plain"]
+    alone = page.summarize({**results, "rows": rows})
+    assert [each["vs_plain"] for each in alone["rows"]] == [None] * 3
+    assert alone["limits"] == {}
+    assert [each["of_limit"] for each in alone["rows"]] == [None] * 3
+
+
+def test_page_has_ratios_memory_and_machine(results):
+    text = " ".join(page.PAGE.to_markdown(results, "benchmark.png").split())
+    assert text.index("## Ratios") < text.index("## Every measurement")
+    for part in (
+        "| inference, batch 8 | ours, fused: separate | **3.00** (2.00 to 4.50) |",
+        "| ours, fused: separate, oneDNN off | **1.00** (0.50 to 1.00) |",
+        "| 31% | 625.00 | 2,000.00 | 2,000.00 | 2,000.00 | 4 | 3 |",
+        "| 400 | 900 | 500 |",
+        "matrix product: 80 (60 to 100) GFLOP/s, n = 3",
+        "onednn: on, threads: 2, cpu: A CPU, cpu flags: avx2 fma",
+        "left out: torch_channels_first: a reason",
+    ):
+        assert part in text, part

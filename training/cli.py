@@ -4,6 +4,8 @@ import argparse
 import os
 import shlex
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 
 class Parser(argparse.ArgumentParser):
@@ -54,6 +56,28 @@ def require_name(output):
             "`output` must be a path of files without their suffix, such as results/mine. "
             f"Received: output={output}"
         )
+
+
+def parse_settings(defaults: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
+    """Return settings with the changes of `--set key=value`, each of its default's type."""
+    settings = dict(defaults)
+    for change in changes:
+        key, _, text = change.partition("=")
+        if key not in defaults:
+            raise ValueError(
+                f"`set` must be of {', '.join(defaults)}, as key=value. Received: set={change}"
+            )
+        kind = type(defaults[key])
+        try:
+            if kind is tuple:
+                settings[key] = tuple(map(int, text.split(",")))
+            elif kind is bool:
+                settings[key] = {"true": True, "false": False}[text.lower()]
+            else:
+                settings[key] = kind(text)
+        except (ValueError, KeyError):
+            raise ValueError(f"`{key}` must be as {defaults[key]!r}. Received: {change}") from None
+    return settings
 
 
 def command_of(module, argv, left_out=()):

@@ -6,123 +6,29 @@
 
 The first prints what one network costs, by layer and by stage. `--table5` sets our parameters
 beside those of the paper's Table V. `--zoo` counts every network with every type of convolution
-and writes zoo_costs.csv, .md and .png.
+and writes zoo_costs.json, .csv, .md and .png.
 """
 
-import csv
+import argparse
+import functools
 import pathlib
 import sys
+import typing
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-from keras_multiception.atomic import replacing
 from training.cli import Parser, run_command
+from training.reporting.labels import COLORS, CONVOLUTIONS, MODELS
+from training.reporting.tables import DASH, Page, Row, aligned, markdown
 
-CONVOLUTIONS = {
-    "standard": "standard",
-    "dsconv": "DSConv",
-    "mixconv": "MixConv",
-    "mixconv_depthwise": "MixConv, depthwise",
-    "multiception": "Multiception",
-}
 RESULTS = pathlib.Path(__file__).parent / "results"
+_COUNTS = ("trainable_parameters", "non_trainable_parameters", "multiply_adds", "peak_memory")
+_QUANTITIES = {"trainable_parameters": "parameters", "multiply_adds": "multiply-adds"}
 
 
-def zoo():
-    """Count every network with every type of convolution that it takes.
-
-    Returns:
-        A dictionary from (model, conv) to a `Cost`.
-    """
-    import keras_multiception as km  # which imports Keras, and that takes seconds
-
-    costs = {}
-    for model in km.list_models():
-        for conv in CONVOLUTIONS:
-            try:
-                network = km.create_model(model, conv=conv)
-            except ValueError:  # not a type for this network
-                continue
-            costs[model, conv] = km.cost(network)
-    return costs
-
-
-def write_zoo(costs, folder):
-    """Write the counts of `zoo` as a CSV file, Markdown tables and a figure.
-
-    Args:
-        costs: What `zoo` returned.
-        folder: Path of the folder to write to.
-    """
-    from training.costs_figure import draw
-
-    folder.mkdir(parents=True, exist_ok=True)
-    columns = (
-        "trainable_parameters",
-        "non_trainable_parameters",
-        "multiply_adds",
-        "peak_memory",
-    )
-    with (
-        replacing(folder / "zoo_costs.csv") as temporary,
-        open(temporary, "w", encoding="utf-8", newline="") as file,
-    ):
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("model", "conv", "input_shape", "stage", *columns))
-        for (model, conv), cost in costs.items():
-            shape = "x".join(map(str, cost.input_shape))
-            for stage, part in {**cost.stages, "total": cost}.items():
-                counts = [getattr(part, column) for column in columns]
-                writer.writerow((model, conv, shape, stage, *counts))
-    figure = folder / "zoo_costs.png"
-    with replacing(figure) as temporary:
-        draw(costs, CONVOLUTIONS, temporary)
-    text = zoo_markdown(costs, figure.name)
-    with replacing(folder / "zoo_costs.md") as temporary:
-        temporary.write_text(f"# What the networks cost\n\n{text}", encoding="utf-8")
-
-
-def zoo_markdown(costs, figure):
-    """Lay out the counts of `zoo` as Markdown.
-
-    Args:
-        costs: What `zoo` returned.
-        figure: String, the link to the figure.
-
-    Returns:
-        A string of several lines.
-    """
-    from keras_multiception.cost_table import markdown
-
-    models = {model: cost for (model, _), cost in costs.items()}
-
-    def table(title, attribute):
-        rows = [(title, "input", *CONVOLUTIONS.values())]
-        for model, cost in models.items():
-            counts = [getattr(costs.get((model, conv)), attribute, None) for conv in CONVOLUTIONS]
-            cells = ["-" if count is None else f"{count:,}" for count in counts]
-            rows.append((f"`{model}`", "x".join(map(str, cost.input_shape)), *cells))
-        return markdown(rows, left=2)
-
-    return "\n\n".join(
-        (
-            table("trainable parameters", "trainable_parameters"),
-            table("multiply-adds of one image", "multiply_adds"),
-            "Ten classes; kernel sizes as in the paper; multiply-adds of convolutions and dense "
-            "layers. Written by `python -m training.costs --zoo`.",
-            f"![Parameters and multiply-adds by stage]({figure})\n",
-        )
-    )
-
-
-def main(argv=None):
-    """Count from the command line.
-
-    Args:
-        argv: List of arguments; the default is the process's.
-
-    Returns:
-        The exit code: 0. Bad usage exits with 2 and one line on the standard error.
-    """
-    parser = Parser(prog="python -m training.costs", description=__doc__.splitlines()[0])
+def main(argv: Sequence[str] | None = None) -> int:
+    """Count from the command line."""
+    parser = Parser(prog="python -m training.costs", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("model", nargs="?", help="a network, as of km.list_models()")
     parser.add_argument("--conv", default="multiception", help=f"one of {', '.join(CONVOLUTIONS)}")
     parser.add_argument("--classes", type=int, default=10)
@@ -138,12 +44,10 @@ def main(argv=None):
         parser.error("one of a model, --table5 and --zoo must be given")
     try:
         if args.table5:
-            from training.costs_table5 import table5
-
             text = table5()
         elif args.zoo:
-            write_zoo(zoo(), args.output)
-            text = f"Wrote zoo_costs.csv, zoo_costs.md and zoo_costs.png to {args.output}"
+            PAGE.write(count_zoo(), args.output / "zoo_costs")
+            text = f"Wrote zoo_costs.json, .csv, .md and .png to {args.output}"
         else:
             text = _count_model(args)
     except (ValueError, OSError) as error:
@@ -152,15 +56,182 @@ def main(argv=None):
     return 0
 
 
-def _count_model(args):
+def _count_model(args: argparse.Namespace) -> str:
     size = args.input_size
     if size is not None and size < 1:
         raise ValueError(f"`input_size` must be at least 1. Received: input_size={size}")
-    shape = {} if size is None else {"input_shape": (size, size, 3)}
-    import keras_multiception as km
+    import keras_multiception as km  # imports Keras, which takes seconds
 
+    shape = {} if size is None else {"input_shape": (size, size, 3)}
     model = km.create_model(args.model, conv=args.conv, classes=args.classes, **shape)
     return getattr(km.cost(model), f"to_{args.format}")()
+
+
+def count_zoo() -> dict[str, Any]:
+    """Count every network with every type of convolution that it takes, by stage."""
+    import keras_multiception as km
+
+    networks = []
+    for model in km.list_models():
+        for conv in CONVOLUTIONS:
+            try:
+                network = km.create_model(model, conv=conv)
+            except ValueError:  # not a type for this network
+                continue
+            cost = km.cost(network)
+            stages = {
+                stage: {count: getattr(part, count) for count in _COUNTS}
+                for stage, part in {**cost.stages, "total": cost}.items()
+            }
+            shape = "x".join(map(str, cost.input_shape))
+            networks.append({"model": model, "conv": conv, "input_shape": shape, "stages": stages})
+    return {"command": "python -m training.costs --zoo", "networks": networks}
+
+
+def _to_rows(results: dict[str, Any]) -> Iterator[Row]:
+    for network in results["networks"]:
+        names = {key: network[key] for key in ("model", "conv", "input_shape")}
+        for stage, counts in network["stages"].items():
+            for metric, value in counts.items():
+                unit = "bytes" if metric == "peak_memory" else ""
+                yield Row("zoo_costs", {**names, "stage": stage}, None, metric, value, unit)
+
+
+def _to_markdown(results: dict[str, Any], figure: str) -> str:
+    totals = {(n["model"], n["conv"]): n["stages"]["total"] for n in results["networks"]}
+    shapes = {network["model"]: network["input_shape"] for network in results["networks"]}
+
+    def table(title: str, count: str) -> str:
+        rows = [(title, "input", *CONVOLUTIONS.values())]
+        for model, shape in shapes.items():
+            found = [totals.get((model, conv)) for conv in CONVOLUTIONS]
+            rows.append((f"`{model}`", shape, *(f"{n[count]:,}" if n else DASH for n in found)))
+        return markdown(rows, left=2)
+
+    sections = (
+        "# What the networks cost",
+        table("trainable parameters", "trainable_parameters"),
+        table("multiply-adds of one image", "multiply_adds"),
+        "Ten classes; kernel sizes as in the paper; multiply-adds of convolutions and dense "
+        f"layers. Written by `{results['command']}`.",
+        f"![Parameters and multiply-adds by stage]({figure})",
+    )
+    return "\n\n".join(sections) + "\n"
+
+
+def _draw(results: dict[str, Any]) -> Any:
+    """Draw parameters and multiply-adds by stage, the types of convolution side by side."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    from training.reporting.figures import (
+        convolution_handles,
+        legend_above,
+        make_figure,
+        style,
+        thousands,
+    )
+
+    convs = [conv for conv in COLORS if conv != "mixconv_depthwise"]
+    panels: dict[str, dict[str, dict]] = {}
+    for network in results["networks"]:
+        if network["model"] in MODELS and network["conv"] in convs:
+            panels.setdefault(network["model"], {})[network["conv"]] = network
+    figure = make_figure(9, 0.9 + 1.9 * len(panels), w_pad=0.1, h_pad=0.08)
+    axes = figure.subplots(len(panels), len(_QUANTITIES), squeeze=False)
+    for row, (model, panel) in zip(axes, panels.items(), strict=True):
+        for ax, (count, quantity) in zip(row, _QUANTITIES.items(), strict=True):
+            for index, (conv, network) in enumerate(panel.items()):
+                stages = {k: v[count] for k, v in network["stages"].items() if k != "total"}
+                offset = (index - (len(panel) - 1) / 2) * 0.84 / len(convs)
+                places = [place + offset for place in range(len(stages))]
+                look = {"color": COLORS[conv], "ec": "white", "lw": 0.6, "zorder": 2}
+                ax.bar(places, list(stages.values()), 0.84 / len(convs), **look)
+            ax.set_xticks(range(len(stages)), [name.removeprefix("stage") for name in stages])
+            ax.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+            ax.yaxis.set_major_formatter(FuncFormatter(thousands))
+            size = network["input_shape"].rpartition("x")[0]
+            title = f"{MODELS[model]}, {size}: {quantity}"
+            style(ax, title=title, x="stage" if row is axes[-1] else "", grid="y")
+    legend_above(figure, convolution_handles(convs, marker="s", ms=9))
+    return figure
+
+
+PAGE = Page(_to_rows, _to_markdown, {"": _draw})
+
+
+class Table5Row(typing.NamedTuple):
+    """A row of the paper's Table V: parameters with standard and with Multiception convolution.
+
+    `printed` is what the paper prints, with the change between the two in percent; `released` is
+    what the code counts that Section VI of the paper points to.
+    """
+
+    dataset: str
+    model: str
+    classes: int
+    printed: tuple[str, str]
+    released: tuple[int, int]
+    printed_change: float
+
+
+_RESNET50 = ("0.7586M", "0.5094M"), (758554, 509434), -32.85
+TABLE5 = (
+    Table5Row("cifar10", "resnet20", 10, ("0.2724M", "0.1899M"), (272474, 189434), -30.30),
+    Table5Row("cifar10", "resnet50", 10, *_RESNET50),
+    Table5Row("cifar10", "seresnet56", 10, ("0.8679M", "0.5886M"), (867866, 585530), -32.18),
+    Table5Row("cifar10", "shakeshake26", 10, ("26.78M", "17.57M"), (26777546, 17565354), -34.39),
+    Table5Row("cifar100", "resnet50", 100, ("0.7644M", "0.5153M"), (764404, 515284), -32.59),
+    Table5Row("cifar100", "shakeshake26", 100, ("26.81M", "17.59M"), (26812196, 17600004), -34.39),
+    Table5Row("stl10", "resnet50", 10, *_RESNET50),
+    Table5Row("imagenet32x32", "resnet50", 1000, ("0.8229M", "0.5738M"), (822904, 573784), -30.27),
+)
+_TYPES = ("standard", "multiception")
+# Shake-Shake blocks of unchanged shape hold a shortcut in the released code that never acts.
+_UNUSED = sum(3 * (width * width + 2 * width) for width in (96, 192, 384))
+
+
+def table5() -> str:
+    """Set our parameters beside the paper's Table V, with a sentence on each difference."""
+    sources = (f"{conv}: {source}" for conv in _TYPES for source in ("paper", "released", "ours"))
+    rows = [("data set", "model", *sources, "change: paper", "ours")]
+    notes: dict[str, list[str]] = {}
+    for row in TABLE5:
+        ours = [_trainable_parameters(row.model, row.classes, conv) for conv in _TYPES]
+        cells: list[str] = []
+        for index, conv in enumerate(_TYPES):
+            printed, released, own = row.printed[index], row.released[index], ours[index]
+            cells += [printed, f"{released:,}", f"{own:,}"]
+            for note in _differences(printed, released, own):
+                notes.setdefault(note, []).append(f"{row.model} on {row.dataset}, {conv}")
+        change = f"{row.printed_change:.2f}%", f"{100 * (ours[1] / ours[0] - 1):.2f}%"
+        rows.append((row.dataset, row.model, *cells, *change))
+    sentences = [f"- {'; '.join(networks)}: {note}" for note, networks in notes.items()]
+    return "\n\n".join((aligned(rows, left=2), "\n".join(sentences)))
+
+
+@functools.cache
+def _trainable_parameters(model: str, classes: int, conv: str) -> int:
+    import keras_multiception as km
+
+    return km.cost(km.create_model(model, classes=classes, conv=conv)).trainable_parameters
+
+
+def _differences(printed: str, released: int, ours: int) -> Iterator[str]:
+    """Yield a sentence for each way in which the counts of one network differ."""
+    digits = len(printed.removesuffix("M").partition(".")[2])
+    # the paper rounds some figures and cuts others off
+    if abs(float(printed.removesuffix("M")) - released / 1e6) >= 10**-digits:
+        yield (
+            f"the paper prints {printed}, where the code its authors released counts "
+            f"{released:,} ({released / 1e6:.{digits}f}M); it does not say how."
+        )
+    if released - ours == _UNUSED:
+        yield (
+            f"{_UNUSED:,} of the released code's parameters are of shortcuts that blocks of "
+            "unchanged shape hold and never use; we have none of these."
+        )
+    elif released != ours:
+        yield f"the released code counts {released:,}, and we count {ours:,}."
 
 
 if __name__ == "__main__":

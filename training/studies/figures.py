@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from training.costs_figure import COLORS
+from training.reporting.labels import COLORS
 from training.studies.names import condition_name, panel_name, setting_name, varying_keys
 
 TYPE_COLORS = COLORS | {"mixconv_depthwise": "#009e73"}

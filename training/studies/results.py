@@ -13,7 +13,7 @@ import statistics
 
 from training.paper_tables import CELLS
 from training.recipes import TYPES, of_cell
-from training.studies.comparison import TEST, compare
+from training.reporting.stats import TEST, compare
 
 # Keys of a recipe that make the network of a cell; the others make its training.
 _OF_CELL = ("dataset", "model", "conv", "kernel_sizes")

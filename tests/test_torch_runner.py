@@ -7,7 +7,7 @@ import pytest
 import keras_multiception as km
 
 torch = pytest.importorskip("torch")
-from training.benchmarks import torch_reference  # noqa: E402
+from training.benchmarks import torch_runner  # noqa: E402
 
 NETWORKS = [
     *(("resnet20", conv) for conv in ("standard", "dsconv", "mixconv", "multiception")),
@@ -30,7 +30,7 @@ def randomize(network):
 
 @pytest.mark.parametrize(("name", "conv"), NETWORKS)
 def test_parameters_are_as_many_as_ours(name, conv):
-    theirs = torch_reference.create_model(name, conv)
+    theirs = torch_runner.create_model(name, conv)
     ours = km.create_model(name, conv=conv)
     count = sum(parameter.numel() for parameter in theirs.parameters())
     assert count == km.cost(ours).trainable_parameters
@@ -38,7 +38,7 @@ def test_parameters_are_as_many_as_ours(name, conv):
 
 @pytest.mark.parametrize(("name", "conv"), NETWORKS)
 def test_logits_equal_ours_with_the_same_weights(name, conv):
-    theirs = randomize(torch_reference.create_model(name, conv))
+    theirs = randomize(torch_runner.create_model(name, conv))
     size = {"input_shape": (32, 32, 3)} if name == "mobilenetv2" else {}
     ours = km.create_model(name, conv=conv, classifier_activation=None, **size)
     km.load_torch_state_dict(ours, theirs.state_dict())
@@ -52,4 +52,4 @@ def test_logits_equal_ours_with_the_same_weights(name, conv):
 
 def test_other_networks_are_refused():
     with pytest.raises(ValueError, match=r"`name` must be one of .* Received: name='vgg'"):
-        torch_reference.create_model("vgg", "standard")
+        torch_runner.create_model("vgg", "standard")

@@ -1,13 +1,24 @@
-"""The networks of the paper in PyTorch, as plainly as its modules allow: something to race with.
+"""The runner of PyTorch: the networks of the paper as plainly as its modules allow.
 
-Written from the paper and the published tables of the backbones. The modules have the names of
-`km.load_torch_state_dict`, so that the weights can go from one side to the other.
+Written from the paper and the published tables of the backbones; nothing of Keras is loaded. The
+modules have the names of `km.load_torch_state_dict`, so that weights can go from one to the other.
 """
 
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
 import torch
 from torch import nn
 
-KERNEL_SIZES = ((3, 5, 7), (3, 5), (3, 3))  # of Multiception, by stage
+from training.benchmarks.runner import Case, Job, Plan, Prepared
+
+LAYOUTS = {
+    "torch_channels_last": torch.channels_last,
+    "torch_channels_first": torch.contiguous_format,
+}
+KERNEL_SIZES = ((3, 5, 7), (3, 5), (3, 3))  # of Multiception, by stage, as PAPER_KERNEL_SIZES
 BLOCKS = {"resnet20": 3, "resnet32": 5, "resnet50": 8, "resnet56": 9, "resnet110": 18}
 # of MobileNetV2: expansion, filters, blocks and the stride of the first block, of each stage
 STAGES = (
@@ -21,22 +32,88 @@ STAGES = (
 )
 REPLACEABLE_STAGES = 2
 STEM_FILTERS, HEAD_FILTERS = 32, 1280
+_CLASSES = 10
+_WARMING_STEPS = 2
 
 
-def create_model(name, conv, classes=10):
-    """Build a network that gives logits.
+def prepare(plan: Plan) -> Prepared:
+    """Build the networks and what to measure on them."""
+    torch.manual_seed(0)
+    torch.set_num_threads(plan.threads)
+    machine = {
+        "backend": "torch",
+        "onednn": "on" if torch.backends.mkldnn.is_available() else "off",
+        "threads": torch.get_num_threads(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "versions": {"torch": torch.__version__},
+    }
+    ready = Prepared({}, machine)
+    for name, conv in plan.networks():
+        try:
+            network = create_model(name, conv)
+        except (ValueError, KeyError) as error:
+            ready.left_out.append(f"PyTorch, {name} with {conv}: {error}")
+            continue
+        for form in plan.forms:
+            ready.jobs |= _jobs(plan, network, (name, conv), form)
+    return ready
 
-    Args:
-        name: A key of `BLOCKS`, or `"mobilenetv2"`.
-        conv: A key of `CONVOLUTIONS`.
-        classes: Integer.
 
-    Returns:
-        A `torch.nn.Module` that takes images, channels first.
+def _jobs(plan: Plan, network: nn.Module, names: tuple[str, str], form: str) -> dict[Case, Job]:
+    """Make the jobs of a network in one memory layout.
 
-    Raises:
-        ValueError: If there is no such network here.
+    Inference is measured on networks that were trained for two steps: until then, the memory that
+    PyTorch asks for comes page by page from the system, and inference takes twice as long.
     """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    place: dict[str, Any] = {"device": device, "memory_format": LAYOUTS[form]}
+    trained = copy.deepcopy(network).to(**place)
+    size = 96 if names[0] == "mobilenetv2" else 32
+
+    def images(count: int) -> torch.Tensor:
+        x = np.random.default_rng(0).normal(size=(count, 3, size, size))
+        return torch.tensor(x, dtype=torch.float32).to(**place)
+
+    step = _make_step(trained, images(plan.batch_size))
+    jobs = {}
+    if "train_step" in plan.tasks:
+        jobs[Case("train_step", *names, plan.batch_size, form)] = Job(step)
+    if "inference" in plan.tasks:
+        for _ in range(_WARMING_STEPS):
+            step()
+        ready = copy.deepcopy(trained).eval()
+        for count in plan.inference_batch_sizes:
+            jobs[Case("inference", *names, count, form)] = Job(
+                _make_inference(ready, images(count))
+            )
+    return jobs
+
+
+def _make_step(network: nn.Module, x: torch.Tensor) -> Callable[[], float]:
+    network.train()
+    y = torch.randint(_CLASSES, (len(x),), device=x.device)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9, nesterov=True)
+
+    def step() -> float:
+        optimizer.zero_grad(set_to_none=True)
+        loss = torch.nn.functional.cross_entropy(network(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def _make_inference(network: nn.Module, x: torch.Tensor) -> Callable[[], Any]:
+    @torch.inference_mode()
+    def call() -> Any:
+        return network(x).softmax(1).cpu().numpy()
+
+    return call
+
+
+def create_model(name: str, conv: str, classes: int = _CLASSES) -> nn.Module:
+    """Build a network that takes images, channels first, and gives logits."""
     if name == "mobilenetv2":
         return MobileNetV2(conv, classes)
     if name not in BLOCKS:
@@ -49,14 +126,14 @@ def create_model(name, conv, classes=10):
 class Multiception(nn.Module):
     """Algorithm 1 of the paper; the 1x1 convolution carries the stride."""
 
-    def __init__(self, inputs, outputs, stride, kernel_sizes):
+    def __init__(self, inputs: int, outputs: int, stride: int, kernel_sizes: tuple[int, ...]):
         super().__init__()
         self.seps = nn.ModuleList(_conv(inputs, inputs, k, groups=inputs) for k in kernel_sizes)
         self.bn1 = nn.BatchNorm2d(inputs * len(kernel_sizes))
         self.pointwise = nn.Conv2d(inputs * len(kernel_sizes), outputs, 1, stride)
         self.bn2 = nn.BatchNorm2d(outputs)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the convolution and its batch norms."""
         branches = torch.cat([branch(x) for branch in self.seps], 1)
         return self.bn2(self.pointwise(self.bn1(branches)))
@@ -65,7 +142,7 @@ class Multiception(nn.Module):
 class MixConv(nn.ModuleList):
     """A full convolution for each group of channels, the remainder in the first group."""
 
-    def __init__(self, inputs, outputs, stride, kernel_sizes):
+    def __init__(self, inputs: int, outputs: int, stride: int, kernel_sizes: tuple[int, ...]):
         groups = len(kernel_sizes)
         self.shares, widths = (
             [total - total // groups * (groups - 1)] + [total // groups] * (groups - 1)
@@ -76,7 +153,7 @@ class MixConv(nn.ModuleList):
             for share, width, k in zip(self.shares, widths, kernel_sizes, strict=True)
         )
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply each convolution to its group."""
         groups = torch.split(x, self.shares, 1)
         return torch.cat([conv(group) for conv, group in zip(self, groups, strict=True)], 1)
@@ -85,13 +162,13 @@ class MixConv(nn.ModuleList):
 class SeparableConv(nn.Module):
     """A depthwise convolution with the stride, a 1x1 convolution with a bias, batch norm."""
 
-    def __init__(self, inputs, outputs, stride):
+    def __init__(self, inputs: int, outputs: int, stride: int):
         super().__init__()
         self.depthwise = _conv(inputs, inputs, 3, stride, groups=inputs)
         self.pointwise = nn.Conv2d(inputs, outputs, 1)
         self.bn = nn.BatchNorm2d(outputs)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the convolutions and the batch norm."""
         return self.bn(self.pointwise(self.depthwise(x)))
 
@@ -99,7 +176,7 @@ class SeparableConv(nn.Module):
 class BasicBlock(nn.Module):
     """The residual block of the CIFAR ResNets."""
 
-    def __init__(self, inputs, outputs, stride, conv, stage):
+    def __init__(self, inputs: int, outputs: int, stride: int, conv: str, stage: int):
         super().__init__()
         self.conv_bn = CONVOLUTIONS[conv](inputs, outputs, stride, KERNEL_SIZES[stage])
         self.conv2 = _conv(outputs, outputs, 3)
@@ -107,7 +184,7 @@ class BasicBlock(nn.Module):
         same = inputs == outputs and stride == 1
         self.downsample = nn.Identity() if same else _conv_bn(inputs, outputs, 1, stride)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the block."""
         y = self.bn2(self.conv2(torch.relu(self.conv_bn(x))))
         return torch.relu(y + self.downsample(x))
@@ -116,7 +193,7 @@ class BasicBlock(nn.Module):
 class ResNet(nn.Module):
     """The 6n + 2 layers of the CIFAR ResNets."""
 
-    def __init__(self, blocks, conv, classes):
+    def __init__(self, blocks: int, conv: str, classes: int):
         super().__init__()
         self.conv1 = _conv(3, 16, 3)
         self.bn1 = nn.BatchNorm2d(16)
@@ -130,7 +207,7 @@ class ResNet(nn.Module):
             self.add_module(f"layer{stage + 1}", layer)
         self.fc = nn.Linear(width, classes)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return logits."""
         x = torch.relu(self.bn1(self.conv1(x)))
         for stage in (1, 2, 3):
@@ -141,7 +218,9 @@ class ResNet(nn.Module):
 class InvertedResidual(nn.Module):
     """The block of MobileNetV2; with `conv`, its depthwise and 1x1 convolutions make way."""
 
-    def __init__(self, inputs, outputs, stride, expansion, conv, stage):
+    def __init__(
+        self, inputs: int, outputs: int, stride: int, expansion: int, conv: str | None, stage: int
+    ):
         super().__init__()
         width = inputs * expansion
         self.conv = nn.Sequential()
@@ -157,7 +236,7 @@ class InvertedResidual(nn.Module):
         self.conv.append(nn.BatchNorm2d(outputs))
         self.adds = inputs == outputs and stride == 1
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the block."""
         return x + self.conv(x) if self.adds else self.conv(x)
 
@@ -165,7 +244,7 @@ class InvertedResidual(nn.Module):
 class MobileNetV2(nn.Module):
     """MobileNetV2 with the first convolution at stride 1, as the paper has it for STL-10."""
 
-    def __init__(self, conv, classes):
+    def __init__(self, conv: str, classes: int):
         super().__init__()
         width = STEM_FILTERS
         self.features = nn.Sequential(_conv_bn(3, width, 3).append(nn.ReLU6()))
@@ -180,24 +259,28 @@ class MobileNetV2(nn.Module):
         self.features.append(_conv_bn(width, HEAD_FILTERS, 1).append(nn.ReLU6()))
         self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(HEAD_FILTERS, classes))
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return logits."""
         return self.classifier(self.features(x).mean((2, 3)))
 
 
-def _conv(inputs, outputs, kernel_size, stride=1, groups=1):
+def _conv(
+    inputs: int, outputs: int, kernel_size: int, stride: int = 1, groups: int = 1
+) -> nn.Conv2d:
     return nn.Conv2d(
         inputs, outputs, kernel_size, stride, kernel_size // 2, groups=groups, bias=False
     )
 
 
-def _conv_bn(inputs, outputs, kernel_size, stride=1, groups=1):
+def _conv_bn(
+    inputs: int, outputs: int, kernel_size: int, stride: int = 1, groups: int = 1
+) -> nn.Sequential:
     return nn.Sequential(
         _conv(inputs, outputs, kernel_size, stride, groups), nn.BatchNorm2d(outputs)
     )
 
 
-CONVOLUTIONS = {
+CONVOLUTIONS: dict[str, Callable[..., nn.Module]] = {
     "standard": lambda inputs, outputs, stride, _: _conv_bn(inputs, outputs, 3, stride),
     "dsconv": lambda inputs, outputs, stride, _: SeparableConv(inputs, outputs, stride),
     "mixconv": lambda inputs, outputs, stride, _: MixConv(inputs, outputs, stride, (3, 5, 7)),

@@ -1,0 +1,14 @@
+"""A runner of the benchmark whose process has no framework to load."""
+
+from training.benchmarks.runner import Case, Job, Prepared
+
+
+def prepare(plan):
+    cases = [Case("inference", "resnet20", "dsconv", 1, form) for form in plan.forms]
+    work = {cases[0][:4]: {"flop": 1.0, "bytes": 1.0}}
+    if plan.models == ("vgg",):
+        raise ValueError("`model` must be another one. Received: model=vgg")
+    if plan.models == ("absent",):
+        raise ImportError("No module named 'absent'")
+    machine = {"backend": "none", "onednn": None, "cpu": "A CPU", "threads": 1, "versions": {}}
+    return Prepared({case: Job(lambda: None) for case in cases}, machine, ["x: a reason"], work)

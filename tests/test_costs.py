@@ -1,0 +1,101 @@
+import csv
+import json
+
+import pytest
+
+import keras_multiception as km
+from training import costs
+
+
+def run(capsys, *argv):
+    assert costs.main(list(argv)) == 0
+    return capsys.readouterr().out
+
+
+def test_one_model_as_a_table(capsys):
+    out = run(capsys, "resnet20")
+    assert out.startswith("resnet20, one image of 32x32x3\n")
+    assert "stage1_block1_conv1/depthwise_0" in out
+    assert out.count("189,434") == 2  # by layer and by stage
+
+
+@pytest.mark.parametrize("layout", ["csv", "markdown"])
+def test_one_model_as_csv_and_markdown(layout, capsys):
+    arguments = ("resnet20", "--conv", "dsconv", "--classes", "100", "--input_size", "16")
+    out = run(capsys, *arguments, "--format", layout)
+    total = 166858 + 90 * 65
+    if layout == "markdown":
+        assert f"| {total:,} |" in out
+        return
+    rows = list(csv.DictReader(out.splitlines()))
+    assert rows[0]["output_shape"] == "16x16x16"
+    assert sum(int(row["trainable_parameters"]) for row in rows) == total
+
+
+def test_table5_holds_ours_beside_the_paper_and_says_where_they_differ(monkeypatch):
+    ours = {
+        (row.model, row.classes, conv): count - 584_640 * (row.model == "shakeshake26")
+        for row in costs.TABLE5
+        for conv, count in zip(("standard", "multiception"), row.released, strict=True)
+    }
+    monkeypatch.setattr(costs, "_trainable_parameters", lambda *network: ours[network])
+    table, notes = costs.table5().split("\n\n")
+    assert len(table.splitlines()) == 1 + 8
+    assert table.splitlines()[1].split()[2:] == [
+        *("0.2724M", "272,474", "272,474"),
+        *("0.1899M", "189,434", "189,434"),
+        *("-30.30%", "-30.48%"),
+    ]
+    printed = [line for line in notes.splitlines() if "the paper prints" in line]
+    assert [line.partition(":")[0] for line in printed] == [
+        "- resnet20 on cifar10, multiception",
+        "- seresnet56 on cifar10, multiception",
+        "- shakeshake26 on cifar100, multiception",
+    ]
+    (unused,) = (line for line in notes.splitlines() if line not in printed)
+    assert unused.count("shakeshake26") == 4
+    assert "584,640 of the released code's parameters are of shortcuts" in unused
+    ours["resnet20", 10, "standard"] -= 1
+    assert "the released code counts 272,474, and we count 272,473" in costs.table5()
+
+
+def test_table5_counts_the_networks_themselves():
+    assert costs._trainable_parameters("resnet20", 10, "multiception") == 189434
+
+
+def test_zoo_writes_tables_and_a_figure(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(km, "list_models", lambda: ["resnet20"])
+    monkeypatch.setattr(costs, "CONVOLUTIONS", {"dsconv": "DSConv", "standard": "standard"})
+    assert str(tmp_path) in run(capsys, "--zoo", "--output", str(tmp_path / "results"))
+    path = tmp_path / "results" / "zoo_costs.json"
+    networks = json.loads(path.read_text())["networks"]
+    assert [network["conv"] for network in networks] == ["dsconv", "standard"]
+    for network in networks:
+        *stages, total = [stage["multiply_adds"] for stage in network["stages"].values()]
+        assert sum(stages) == total
+    text = " ".join(path.with_suffix(".md").read_text(encoding="utf-8").split())
+    assert "| `resnet20` | 32x32x3 | 166,858 | 272,474 |" in text
+    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    rows = list(csv.DictReader(path.with_suffix(".csv").open()))
+    assert len(rows) == 2 * 6 * 4
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "one of a model, --table5 and --zoo must be given"),
+        (["resnet20", "--zoo"], "one of a model, --table5 and --zoo must be given"),
+        (["resnet21"], "`name` must be one of resnet20"),
+        (["resnet20", "--conv", "dense"], "`conv` must be a callable or one of"),
+        (["resnet20", "--classes", "0"], "`classes` must be a positive integer"),
+        (["resnet20", "--input_size", "0"], "`input_size` must be at least 1"),
+        (["resnet20", "--format", "html"], "invalid choice: 'html'"),
+    ],
+)
+def test_bad_usage_is_one_line(argv, message, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        costs.main(argv)
+    assert exit_.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("python -m training.costs: error: ")
+    assert message in line

@@ -1,0 +1,259 @@
+"""The runner of Keras: every form of every network, and the peak of the machine."""
+
+import contextlib
+import io
+import itertools
+import pathlib
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+import keras_multiception as km
+from keras_multiception.machine import describe, gpu_names, import_tensorflow
+from training.benchmarks import peak
+from training.benchmarks.runner import Case, Job, Plan, Prepared
+
+# small, so that many steps on one random batch stay finite
+OPTIMIZER = {"learning_rate": 1e-3, "momentum": 0.9, "nesterov": True}
+_DATASET = "cifar10"  # whose number of classes the networks have
+_FUSED = ("separate", "merged", "dense", "auto")
+_LITERT = ("litert", "litert_threads")
+
+
+def prepare(plan: Plan) -> Prepared:
+    """Build the networks and what to measure on them."""
+    unknown = [name for name in plan.models if name not in km.list_models()]
+    if unknown:
+        raise ValueError(
+            f"`model` must be among {', '.join(km.list_models())}. "
+            f"Received: model={', '.join(unknown)}"
+        )
+    import_tensorflow()  # Keras' own `fit` does; before that, hide the GPUs of another backend
+    keras.utils.set_random_seed(0)
+    keras.config.set_dtype_policy(plan.dtype_policy)
+    machine = describe(["ai-edge-litert"])
+    settings = {"dtype_policy": plan.dtype_policy, "threads": plan.threads}
+    ready = Prepared({}, {**settings, **machine["hardware"], "versions": machine["versions"]})
+    forms = _possible_forms(plan.forms, ready.left_out)
+    if "plain" in forms:
+        dtype = keras.DTypePolicy(plan.dtype_policy).compute_dtype
+        ready.jobs |= peak.make_jobs(plan.threads, dtype)
+    for name, conv in plan.networks():
+        try:
+            model = km.create_model(name, conv=conv)
+        except ValueError as error:
+            ready.left_out.append(f"{name} with {conv}: {error}")
+            continue
+        for form in ("plain", "fast"):
+            if form in forms:
+                ready.jobs |= _training_jobs(plan, name, conv, form)
+        if "inference" in plan.tasks:
+            ready.jobs |= _inference_jobs(plan, model, (name, conv), forms)
+        ready.work |= _work(plan, model, (name, conv))
+    return ready
+
+
+def make_step(model: keras.Model, x: Any, y: Any) -> Callable[[], Any]:
+    """Compile a training step of a compiled classifier, without anything around it."""
+    return {"tensorflow": _tensorflow_step, "jax": _jax_step}[keras.backend.backend()](model, x, y)
+
+
+def make_fit(model: keras.Model, x: Any, y: Any, steps: int) -> Callable[[], Any]:
+    """Return a function that trains some steps on a batch with `model.fit`."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        options = tf.data.Options()
+        options.autotune.enabled = False  # as in training.pipeline.batches_tensorflow
+        batches = tf.data.Dataset.from_tensors((x, y)).repeat(steps).with_options(options)
+        return lambda: model.fit(batches, shuffle=False, verbose=0)
+    images, classes = (np.concatenate([array] * steps) for array in (x, y))
+    return lambda: model.fit(images, classes, batch_size=len(x), shuffle=False, verbose=0)
+
+
+def _work(plan: Plan, model: keras.Model, network: tuple[str, str]) -> dict[tuple, dict]:
+    trained, fused = km.cost(model), km.cost(km.fuse(model, verbose=False))
+    counts = {
+        (task, *network, plan.batch_size): peak.count_work(trained, plan.batch_size, training=True)
+        for task in ("train_step", "fit")
+    }
+    return counts | {
+        ("inference", *network, size): peak.count_work(fused, size, training=False)
+        for size in plan.inference_batch_sizes
+    }
+
+
+def _possible_forms(forms: tuple[str, ...], left_out: list[str]) -> list[str]:
+    """Return the forms that this process can measure, and note why not the others."""
+    backend = keras.backend.backend()
+    reasons = {}
+    if km.kernels.fast_forms() is None:
+        reasons["fast"] = f"there are no fast forms for {backend}; ours is the plain one"
+    if backend != "tensorflow":
+        reasons |= dict.fromkeys(("saved_model", *_LITERT), "it needs Keras on TensorFlow")
+    elif any(form in forms for form in _LITERT):
+        try:
+            from keras_multiception.compression import LiteRTModel, convert_to_litert  # noqa: F401
+        except ImportError as error:
+            reasons |= dict.fromkeys(_LITERT, str(error))
+    for reason in dict.fromkeys(reasons.values()):
+        dropped = [form for form in forms if reasons.get(form) == reason]
+        left_out += [f"{', '.join(dropped)}: {reason}"] if dropped else []
+    return [form for form in forms if form not in reasons]
+
+
+def _operations(form: str) -> contextlib.AbstractContextManager:
+    return km.kernels.plain_operations() if form == "plain" else contextlib.nullcontext()
+
+
+def _batch(model: keras.Model, batch_size: int) -> tuple[Any, Any]:
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(batch_size, *model.input_shape[1:])).astype("float32")
+    return images, rng.integers(0, model.output_shape[-1], batch_size)
+
+
+def _training_jobs(plan: Plan, name: str, conv: str, form: str) -> dict[Case, Job]:
+    with _operations(form):
+        model = km.create_model(name, conv=conv)
+        model.compile(keras.optimizers.SGD(**OPTIMIZER), "sparse_categorical_crossentropy")
+    x, y = _batch(model, plan.batch_size)
+    jobs = {}
+    if "train_step" in plan.tasks:
+        jobs["train_step"] = Job(_traced_under(form, make_step(model, x, y)))
+    if "fit" in plan.tasks:
+        jobs["fit"] = Job(_traced_under(form, make_fit(model, x, y, plan.steps)), plan.steps)
+    return {Case(task, name, conv, plan.batch_size, form): job for task, job in jobs.items()}
+
+
+def _traced_under(form: str, call: Callable[[], Any]) -> Callable[[], Any]:
+    """Let the first call, which compiles, happen with the operations of a form."""
+    waiting = [True]
+
+    def run() -> Any:
+        if waiting:
+            waiting.clear()
+            with _operations(form):
+                return call()
+        return call()
+
+    return run
+
+
+def _inference_jobs(
+    plan: Plan, model: keras.Model, network: tuple[str, str], forms: list[str]
+) -> dict[Case, Job]:
+    _give_moments(model)
+    separate = km.fuse(model, verbose=False)
+    exported = None
+    jobs = {}
+    for size, form in itertools.product(plan.inference_batch_sizes, forms):
+        if form in ("merged", "dense", "auto") and not separate.fusion_report.forms:
+            continue  # no depthwise convolution: every form is the same
+        images, _ = _batch(model, size)
+        if gpu_names():  # as PyTorch's, they are there before
+            images = keras.ops.convert_to_tensor(images)
+        if form in ("plain", "fast"):
+            run = km.inference_function(model)
+        elif form == "separate":
+            run = km.inference_function(separate)
+        elif form in _FUSED:
+            run = km.inference_function(km.fuse(model, form, size, verbose=False))
+        elif form == "saved_model":
+            run = exported = exported or _saved_model(model, plan.inference_batch_sizes)
+        else:
+            run = _litert(separate, 1 if form == "litert" else plan.threads)
+        job = Job(_traced_under(form, _answering(run, images)))
+        jobs[Case("inference", *network, size, form)] = job
+    return jobs
+
+
+def _answering(run: Callable, images: Any) -> Callable[[], Any]:
+    return lambda: keras.ops.convert_to_numpy(run(images))
+
+
+def _give_moments(model: keras.Model) -> None:
+    """Give the batch norms moments as after training, so that folding them is not trivial."""
+    rng = np.random.default_rng(0)
+    for weight in model.non_trainable_variables:
+        if weight.name == "moving_mean":
+            weight.assign(rng.normal(scale=0.1, size=weight.shape))
+        elif weight.name == "moving_variance":
+            weight.assign(rng.uniform(0.5, 1.5, weight.shape))
+
+
+def _saved_model(model: keras.Model, batch_sizes: tuple[int, ...]) -> Callable:
+    """Return the function of a SavedModel in the forms that are the fastest for each batch size."""
+    import tensorflow as tf
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "1"
+        with contextlib.redirect_stdout(io.StringIO()):
+            km.export_saved_model(
+                model, path, _DATASET, form="auto", form_batch_size=list(batch_sizes)
+            )
+        loaded = tf.saved_model.load(str(path))
+    signature = loaded.signatures["serving_default"]
+
+    def run(images: Any) -> Any:
+        return loaded and signature(image=tf.convert_to_tensor(images))["probabilities"]
+
+    return run
+
+
+def _litert(model: keras.Model, threads: int) -> Callable:
+    from keras_multiception.compression import LiteRTModel, convert_to_litert
+
+    litert = LiteRTModel(convert_to_litert(model), num_threads=threads)
+    return lambda images: litert.predict(images, batch_size=len(images))
+
+
+def _loss(y: Any, prediction: Any) -> Any:
+    return keras.ops.mean(keras.losses.sparse_categorical_crossentropy(y, prediction))
+
+
+def _tensorflow_step(model: keras.Model, x: Any, y: Any) -> Callable[[], Any]:
+    import tensorflow as tf
+
+    x, y = tf.constant(x), tf.constant(y)
+    variables = model.trainable_variables
+
+    @tf.function(autograph=False)
+    def step() -> Any:
+        with tf.GradientTape() as tape:
+            loss = _loss(y, model(x, training=True))
+        model.optimizer.apply(tape.gradient(loss, variables), variables)
+        return loss
+
+    return lambda: step().numpy()
+
+
+def _jax_step(model: keras.Model, x: Any, y: Any) -> Callable[[], Any]:
+    import jax
+
+    x, y = jax.numpy.asarray(x), jax.numpy.asarray(y)
+    model.optimizer.build(model.trainable_variables)
+
+    def loss_of(trainable: Any, non_trainable: Any) -> Any:
+        prediction, non_trainable = model.stateless_call(trainable, non_trainable, x, training=True)
+        return _loss(y, prediction), non_trainable
+
+    @jax.jit
+    def step(trainable: Any, non_trainable: Any, optimizer: Any) -> Any:
+        gradient = jax.value_and_grad(loss_of, has_aux=True)
+        (loss, non_trainable), gradients = gradient(trainable, non_trainable)
+        trainable, optimizer = model.optimizer.stateless_apply(optimizer, gradients, trainable)
+        return loss, (trainable, non_trainable, optimizer)
+
+    variables = model.trainable_variables, model.non_trainable_variables, model.optimizer.variables
+    # copies: `fit` gives the memory of the model's own to its step
+    state = jax.tree.map(jax.numpy.array, [[v.value for v in part] for part in variables])
+
+    def run() -> Any:
+        nonlocal state
+        loss, state = step(*state)
+        return loss.block_until_ready()
+
+    return run
