@@ -96,7 +96,7 @@ def test_runners_take_turns_and_what_fails_is_reported(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == names
     with pytest.raises(ValueError, match="Received: model=vgg"):
         measure(plan_of("vgg"))
-    message = r"`forms` must leave something.* absent'. Received: forms=plain"
+    message = r"`forms` must leave something.*absent'. Received: forms=plain"
     with pytest.raises(ValueError, match=message):
         measure(plan_of("absent", ("plain",)))
     with Runner("keras", plan_of()) as runner:
