@@ -94,4 +94,5 @@ def _to_rgb(image: "PIL.Image.Image") -> "PIL.Image.Image":
         image = PIL.Image.fromarray((np.asarray(image) >> (depth - 8)).astype("uint8"))
     elif mode in ("I", "F"):
         raise ValueError(f"mode {mode} has no known range: convert it to 8 or 16 bits")
+    image.info.pop("transparency", None)  # Pillow would warn that it is lost
     return image.convert("RGB")

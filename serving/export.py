@@ -76,7 +76,7 @@ def publish(
         ImportError: If there is a LiteRT file but not `ai-edge-litert`.
     """
     import keras_multiception as km
-    from keras_multiception.saved_model import fit_image_shape
+    from keras_multiception.export import fit_image_shape
     from serving.publishing.model_card import write_model_card
     from serving.publishing.warmup import (
         BATCHING_FILE,

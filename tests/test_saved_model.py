@@ -9,9 +9,9 @@ from PIL import Image
 from tensorflow.core.protobuf import saved_model_pb2
 
 import keras_multiception as km
-from keras_multiception import saved_model
+from keras_multiception.export import saved_model
+from keras_multiception.export.signatures import gives_logits, make_signatures
 from keras_multiception.fusion import fused_model
-from keras_multiception.signatures import gives_logits, make_signatures
 
 RNG = np.random.default_rng(0)
 
@@ -61,9 +61,7 @@ def test_every_signature_answers_like_the_model(exported, signatures, images):
     expected = notebook_answer(exported[0], images)
     names = {"serving_default", "serving_uint8", "serving_bytes", "classify"}
     assert set(signatures) == names
-    files = [
-        file_bytes(image, form) for image, form in zip(images, ("PNG", "BMP", "PNG"), strict=True)
-    ]
+    files = [file_bytes(image, "PNG") for image in images]
     for outputs in (
         signatures["serving_default"](image=tf.constant(images, tf.float32)),
         signatures["serving_uint8"](image=tf.constant(images)),
@@ -112,18 +110,13 @@ def test_classify_is_marked_as_such_and_the_labels_are_beside_it(exported):
     assert labels == list(km.preprocessing.DATASETS["digits"].class_names)
 
 
-def test_files_of_any_size_and_kind_are_resized(exported, signatures):
+def test_files_of_any_size_are_resized(exported, signatures):
     serve = signatures["serving_bytes"]
-    gray = np.full((50, 70), 200, "uint8")
-    files = [
-        file_bytes(gray, "JPEG"),
-        file_bytes(gray, "GIF"),
-        file_bytes(np.full((5, 9, 4), 200, "uint8"), "PNG"),
-        file_bytes(np.full((1, 1, 3), 200, "uint8"), "BMP"),
-    ]
+    shapes = {(50, 70): "JPEG", (5, 9, 4): "PNG", (1, 1, 3): "PNG"}
+    files = [file_bytes(np.full(shape, 200, "uint8"), form) for shape, form in shapes.items()]
     received = serve(image_bytes=tf.constant(files))["probabilities"].numpy()
     expected = notebook_answer(exported[0], np.full((1, 32, 32, 3), 200, "uint8"))
-    np.testing.assert_allclose(received, np.repeat(expected, 4, axis=0), atol=1e-3)
+    np.testing.assert_allclose(received, np.repeat(expected, 3, axis=0), atol=1e-3)
     assert serve(image_bytes=tf.constant([], tf.string))["probabilities"].shape == (0, 10)
 
 
@@ -180,18 +173,10 @@ def test_each_number_of_images_has_its_forms(exported, tmp_path, monkeypatch, ca
         np.testing.assert_allclose(received, expected, atol=1e-5)
 
 
-def test_integers_of_numpy_and_any_sequence_of_sizes_are_taken(exported, tmp_path):
-    for index, sizes in enumerate((np.int64(2), range(1, 3))):
-        path = tmp_path / str(index)
-        arguments = {"form": "merged", "form_batch_size": sizes, "top_k": np.int64(3)}
-        km.export_saved_model(exported[0], path, dataset="digits", **arguments)
-        assert (path / "saved_model.pb").is_file()
-
-
 def test_the_number_of_images_chooses_the_network():
     networks = {0: small_network(), 4: small_network(), 6: small_network()}
-    facts = km.preprocessing.get_dataset("cifar10")
-    answer, _ = make_signatures(networks, facts, 5, logits=False)["serving_default"]
+    spec = km.preprocessing.get_dataset("cifar10")
+    answer, _ = make_signatures(networks, spec, 5, logits=False)["serving_default"]
     for count, first in {1: 0, 3: 0, 4: 4, 5: 4, 6: 6, 30: 6}.items():
         x = RNG.uniform(0, 255, (count, 32, 32, 3)).astype("float32")
         expected = notebook_answer(networks[first], x, "cifar10")
@@ -235,34 +220,24 @@ def _sigmoids(x):
 def test_logits_are_told_from_probabilities(head, is_logits):
     image = keras.Input((8, 8, 3))
     x = keras.layers.Dense(3)(keras.layers.Flatten()(image))
-    facts = km.preprocessing.Dataset((0.5,) * 3, (0.25,) * 3, (8, 8, 3), ("a", "b", "c"))
-    assert gives_logits(keras.Model(image, head(x)), facts) == is_logits
+    spec = km.preprocessing.Dataset((0.5,) * 3, (0.25,) * 3, (8, 8, 3), ("a", "b", "c"))
+    assert gives_logits(keras.Model(image, head(x)), spec) == is_logits
 
 
-def test_class_names_may_repeat(tmp_path, images):
+def test_data_of_ones_own_with_names_that_repeat(tmp_path, images):
     names = ("crane", "crane", "dog")
-    facts = km.preprocessing.Dataset((0.5,) * 3, (0.25,) * 3, (32, 32, 3), names)
-    km.export_saved_model(small_network(classes=3), tmp_path / "model", dataset=facts)
-    best = tf.saved_model.load(tmp_path / "model").signatures["classify"](
-        inputs=examples(file_bytes(images[0], "PNG"))
-    )
+    spec = km.preprocessing.Dataset((0.5,) * 3, (0.25,) * 3, (32, 32, 3), names)
+    model, path = small_network(classes=3), tmp_path / "deep" / "model"
+    # integers of NumPy, any sequence of sizes, and more classes than there are
+    numbers = {"top_k": np.int64(5), "form": "merged", "form_batch_size": range(1, 3)}
+    km.export_saved_model(model, path, dataset=spec, **numbers)
+    loaded = tf.saved_model.load(path)
+    best = loaded.signatures["classify"](inputs=examples(file_bytes(images[0], "PNG")))
     assert sorted(best["classes"].numpy()[0]) == [b"crane", b"crane", b"dog"]
-
-
-def test_data_of_ones_own(tmp_path, images):
-    facts = km.preprocessing.Dataset(
-        mean=(0.5,) * 3, std=(0.25,) * 3, image_shape=(32, 32, 3), class_names=("cat", "dog")
-    )
-    model = small_network(classes=2)
-    km.export_saved_model(model, tmp_path / "deep" / "model", dataset=facts)
-    signatures = tf.saved_model.load(tmp_path / "deep" / "model").signatures
-    best = signatures["classify"](inputs=examples(file_bytes(images[0], "PNG")))
-    assert best["classes"].shape == (1, 2)  # fewer than the five asked for
-    outputs = signatures["serving_uint8"](image=tf.constant(images))
-    assert set(outputs["label"].numpy().tolist()) <= {b"cat", b"dog"}
-    np.testing.assert_allclose(
-        outputs["probabilities"], model.predict((images / 255 - 0.5) / 0.25, verbose=0), atol=1e-5
-    )
+    outputs = loaded.signatures["serving_uint8"](image=tf.constant(images))
+    assert set(outputs["label"].numpy().tolist()) <= {b"crane", b"dog"}
+    expected = model.predict((images / 255 - 0.5) / 0.25, verbose=0)
+    np.testing.assert_allclose(outputs["probabilities"], expected, atol=1e-5)
 
 
 class Subclassed(keras.Model):
@@ -292,9 +267,9 @@ def test_models_without_a_graph_or_a_single_output_are_refused(tmp_path):
 
 @pytest.mark.parametrize("names", [(0, 1), ("cat\ndog", "bird"), ("cat", "dog\r"), (b"a", b"b")])
 def test_class_names_must_be_lines(tmp_path, names):
-    facts = km.preprocessing.Dataset((0.5,) * 3, (0.25,) * 3, (32, 32, 3), names)
+    spec = km.preprocessing.Dataset((0.5,) * 3, (0.25,) * 3, (32, 32, 3), names)
     with pytest.raises(ValueError, match="`dataset` must have class names that are strings"):
-        km.export_saved_model(small_network(classes=2), tmp_path / "model", dataset=facts)
+        km.export_saved_model(small_network(classes=2), tmp_path / "model", dataset=spec)
     assert not list(tmp_path.iterdir())
 
 
@@ -325,18 +300,16 @@ def test_bad_arguments_leave_nothing(tmp_path):
         km.export_saved_model(small_network(), tmp_path / "file" / "model")
 
 
-def test_an_export_that_fails_half_way_leaves_nothing(tmp_path, monkeypatch):
+def test_an_export_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(saved_model, "TOLERANCE", -1.0)
+    with pytest.raises(RuntimeError, match="must answer like"):
+        km.export_saved_model(small_network(), tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+
     def no_space(*args, **kwargs):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(tf.saved_model, "load", no_space)
     with pytest.raises(OSError, match="No space"):
-        km.export_saved_model(small_network(), tmp_path / "model")
-    assert not list(tmp_path.iterdir())
-
-
-def test_an_export_that_answers_otherwise_than_the_model_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(saved_model, "TOLERANCE", -1.0)
-    with pytest.raises(RuntimeError, match="must answer like the model"):
         km.export_saved_model(small_network(), tmp_path / "model")
     assert not list(tmp_path.iterdir())

@@ -11,7 +11,7 @@ _SIGNATURES = """\
 | :-- | :-- | :-- |
 | `serving_default` | `image`: float32 `[N, {height}, {width}, 3]`, pixels 0 to 255 | {answer} |
 | `serving_uint8` | `image`: uint8 `[N, {height}, {width}, 3]` | {answer} |
-| `serving_bytes` | `image_bytes`: JPEG, PNG, BMP or GIF files of any size | {answer} |
+| `serving_bytes` | `image_bytes`: JPEG or PNG files of any size | {answer} |
 | `classify` | `inputs`: tf.Example with the file in `image/encoded` | `classes`, `scores` |
 """
 

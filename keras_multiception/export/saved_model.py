@@ -1,0 +1,225 @@
+"""A Keras model as a SavedModel that takes images as they are and names its answers."""
+
+import dataclasses
+import json
+import math
+import operator
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+
+from keras_multiception import atomic
+from keras_multiception.fusion import fuse
+from keras_multiception.fusion.forms import FORMS
+from keras_multiception.graphs.reading import graph_of
+from keras_multiception.layers.arguments import is_positive_integer, standardize_integer
+from keras_multiception.preprocessing import Dataset, get_dataset
+
+# How far the probabilities of the written SavedModel may be from those of the model.
+TOLERANCE = 1e-4
+LABELS_FILE = "assets.extra/labels.txt"
+FUSION_FILE = "assets.extra/fusion.json"
+BATCH_SIZES = (1, 32)  # that the forms of an exported network are chosen for
+
+
+def export_saved_model(
+    model: keras.Model,
+    path: str | os.PathLike,
+    dataset: str | Dataset = "cifar10",
+    top_k: int = 5,
+    form: str = "plain",
+    form_batch_size: int | Sequence[int] = BATCH_SIZES,
+) -> None:
+    """Write a classifier as a SavedModel with its preprocessing inside.
+
+    It is written under a temporary name, loaded again, compared with the model on random images
+    and only then moved to its path. Three signatures differ in how they take images:
+
+    - `serving_default`: `image`, float32 `(batch, height, width, 3)`, pixels 0 to 255.
+    - `serving_uint8`: `image`, the same in uint8.
+    - `serving_bytes`: `image_bytes`, strings `(batch,)`: JPEG or PNG files (no others) of up to
+      2**25 pixels. They are decoded to RGB, transparency ignored, a JPEG is turned upright by its
+      EXIF data, and they are resized to the size that the model takes.
+
+    Each gives `probabilities`, float32 `(batch, classes)`; `class_id`, int64 `(batch,)`, the most
+    probable class; `label`, string `(batch,)`, its name. The fourth, `classify`, is for TF
+    Serving's classify call: `inputs`, serialized `tf.train.Example` messages with an image file
+    in the feature `image/encoded`; outputs `classes`, strings, and `scores`, float32, both
+    `(batch, top_k)`, the most probable first. The class names are in `assets.extra/labels.txt`;
+    what `km.fuse` did, and measured, is in `assets.extra/fusion.json`.
+
+    Args:
+        model: A Functional or built Sequential `keras.Model` that takes normalized images and
+            gives class probabilities, or logits: neither probabilities nor after an activation.
+        path: The folder to write. It must not exist; its parents may.
+        dataset: A key of `km.preprocessing.DATASETS`, or a `km.preprocessing.Dataset`: whose
+            statistics, class names and image size to use.
+        top_k: How many classes `classify` gives, or all if there are fewer.
+        form: The network to write: `"plain"`, the model as it is, or a form of `km.fuse`:
+            `"separate"`, `"merged"`, `"dense"` or `"auto"`.
+        form_batch_size: Numbers of images that `form="auto"` measures with. Where they lead to
+            several networks, the one whose number is nearest, by ratio, answers a request.
+
+    Raises:
+        ValueError: If an argument is out of its range, the model does not fit the data set or
+            cannot be fused, or the path exists or cannot be written.
+        RuntimeError: If Keras runs on another backend than TensorFlow, or the SavedModel answers
+            otherwise than the model.
+
+    Example:
+        >>> km.export_saved_model(model, "models/digits/1", dataset="digits")
+    """
+    _require_tensorflow()
+    top_k = standardize_integer(top_k, "top_k")
+    sizes = _standardize_form(form, form_batch_size)
+    spec = fit_image_shape(model, dataset if isinstance(dataset, Dataset) else get_dataset(dataset))
+    _require_class_names(spec)
+    path = _free_path(path)
+    with atomic.replacing(path) as temporary:
+        networks = {0: model} if form == "plain" else _fused(model, form, sizes)
+        _write(model, networks, temporary, spec, min(top_k, len(spec.class_names)))
+        if path.exists():
+            raise ValueError(f"`path` appeared while it was being written. Received: path={path}")
+
+
+def _require_tensorflow() -> None:
+    if keras.backend.backend() != "tensorflow":
+        raise RuntimeError(
+            "Exporting a SavedModel needs Keras on the TensorFlow backend; save the model as a "
+            ".keras file and load it there (KERAS_BACKEND=tensorflow). "
+            f"Received: backend={keras.backend.backend()}"
+        )
+
+
+def _free_path(path: str | os.PathLike) -> pathlib.Path:
+    path = pathlib.Path(path)
+    if path.exists():
+        raise ValueError(f"`path` must not exist yet. Received: path={path}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writable = os.access(path.parent, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        raise ValueError(f"`path` must be in a folder that can be written. Received: path={path}")
+    return path
+
+
+def _standardize_form(form: str, form_batch_size: int | Sequence[int]) -> list[int]:
+    """Check the form, and return its batch sizes as a list."""
+    if form not in ("plain", *FORMS, "auto"):
+        raise ValueError(
+            f"`form` must be one of plain, {', '.join(FORMS)}, auto. Received: form={form!r}"
+        )
+    several = isinstance(form_batch_size, Sequence)
+    sizes: Any = form_batch_size if several else [form_batch_size]
+    if not sizes or not all(map(is_positive_integer, sizes)):
+        raise ValueError(
+            "`form_batch_size` must be a positive integer or several. "
+            f"Received: form_batch_size={form_batch_size!r}"
+        )
+    return [operator.index(size) for size in sizes]
+
+
+def _require_class_names(spec: Dataset) -> None:
+    for name in spec.class_names:
+        if not isinstance(name, str) or "".join(name.splitlines()) != name:
+            raise ValueError(
+                "`dataset` must have class names that are strings of one line each. "
+                f"Received: {name!r}"
+            )
+
+
+def _fused(model: keras.Model, form: str, sizes: list[int]) -> dict[int, keras.Model]:
+    """Return fused networks by the smallest number of images that each is the one for."""
+    if form != "auto":
+        return {0: fuse(model, form, sizes[0], verbose=False)}
+    networks: dict = {}
+    forms = before = None
+    for size in sorted(set(sizes)):
+        network = fuse(model, form, size)
+        if network.fusion_report.forms != forms:
+            networks[math.isqrt(before * size) + 1 if before else 0] = network
+        forms, before = network.fusion_report.forms, size
+    return networks
+
+
+def _write(
+    model: keras.Model,
+    networks: Mapping[int, keras.Model],
+    path: pathlib.Path,
+    spec: Dataset,
+    top_k: int,
+) -> None:
+    """Write a SavedModel of the networks, which answers like the model, and its assets."""
+    import tensorflow as tf
+
+    from keras_multiception.export import signatures
+
+    logits = signatures.gives_logits(model, spec)
+    archive = keras.export.ExportArchive()
+    for network in networks.values():
+        archive.track(network)
+    functions = signatures.make_signatures(networks, spec, top_k, logits)
+    for name, (function, taken) in functions.items():
+        archive.add_endpoint(name, function, input_signature=[taken])
+    archive.write_out(path, verbose=False)
+    updater = tf.compat.v1.saved_model.signature_def_utils.MethodNameUpdater(str(path))
+    updater.replace_method_name("classify", signatures.CLASSIFY_METHOD, tags="serve")
+    updater.save()
+    for images in sorted({2, *networks} - {0}):
+        signatures.require_equal_answers(model, path, spec, logits, TOLERANCE, images)
+    labels = path / LABELS_FILE
+    labels.parent.mkdir()
+    labels.write_text("".join(f"{name}\n" for name in spec.class_names), encoding="utf-8")
+    reports = [
+        {"smallest_batch": max(smallest, 1), **network.fusion_report.to_dict()}
+        for smallest, network in networks.items()
+        if hasattr(network, "fusion_report")
+    ]
+    if reports:
+        (path / FUSION_FILE).write_text(json.dumps(reports, indent=2) + "\n", encoding="utf-8")
+
+
+def fit_image_shape(model: keras.Model, spec: Dataset) -> Dataset:
+    """Return the spec of a data set with a model's image size, where the model has a fixed one.
+
+    It is a ValueError if the model takes no RGB images or takes integers, has another number of
+    classes, or gives a dictionary.
+    """
+    if not hasattr(model, "input_shape"):
+        raise ValueError(
+            "`model` must be a Functional model or a built Sequential one. "
+            f"Received: model={model!r}"
+        )
+    output = getattr(graph_of(model), "output", None)
+    if isinstance(output, dict):
+        raise ValueError(
+            "`model` must give a tensor of class probabilities or logits. "
+            f"Received: a dictionary of {', '.join(map(str, output))}"
+        )
+    input_shape, output_shape = model.input_shape, model.output_shape
+    classes = len(spec.class_names)
+    if not isinstance(input_shape, tuple) or len(input_shape) != 4 or input_shape[-1] != 3:
+        raise ValueError(
+            "`model` must take one batch of RGB images, (batch, height, width, 3). "
+            f"Received: model.input_shape={input_shape}"
+        )
+    dtype = keras.backend.standardize_dtype(model.inputs[0].dtype)
+    if not keras.backend.is_float_dtype(dtype):
+        raise ValueError(
+            "`model` must take normalized floats. "
+            f"Received: an input of dtype={dtype}, which would cut them off"
+        )
+    if not isinstance(output_shape, tuple) or output_shape[1:] != (classes,):
+        raise ValueError(
+            f"`model` must give {classes} values for each image, one for each class of the data "
+            f"set. Received: model.output_shape={output_shape}"
+        )
+    height, width = (
+        own or usual for own, usual in zip(input_shape[1:3], spec.image_shape[:2], strict=True)
+    )
+    return dataclasses.replace(spec, image_shape=(height, width, 3))
