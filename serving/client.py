@@ -9,29 +9,44 @@ REST works without TensorFlow; gRPC needs it.
 
 from __future__ import annotations
 
+import argparse
 import io
+import itertools
+import json
 import os
 import reprlib
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from serving.clients.batches import array_batches, batches
-from serving.clients.command_line import CLIENT_FLAGS, parse, print_json, print_table
+from serving.clients.endpoint import Endpoint, ServerError
+from serving.clients.image_batches import (
+    Answer,
+    BatchSender,
+    ImageError,
+    Prediction,
+    array_batches,
+    batches,
+    read_labels,
+)
 from serving.clients.image_files import named_images, read_image
-from serving.clients.pixels import read_labels
-from serving.clients.prediction import Prediction
-from serving.clients.sender import Sender
-from serving.clients.server_error import ServerError
-from serving.clients.target import Target
+from serving.command_line import MAX_PORT, Parser, number, run_command, whole_number
 
 if TYPE_CHECKING:
     import numpy as np
 
 __all__ = ["Client", "Prediction", "ServerError", "predict"]
+
+_MODULE = "serving.client"
+# Flags that are arguments of `Client`.
+_CLIENT_FLAGS = (
+    *("model_name", "version", "label", "signature_name"),
+    *("labels", "timeout", "retries", "batch_size"),
+)
 
 
 class Client:
@@ -53,16 +68,18 @@ class Client:
         retries: How often a request is sent again if the server cannot be reached, or answers
             that it has too much to do: HTTP's 429 and 503, gRPC's UNAVAILABLE and
             RESOURCE_EXHAUSTED. What failed otherwise is not sent again.
-        backoff: Seconds before the second try; they double, and a random part comes to them.
+        backoff: Seconds before the second try; they double, and a random part comes to them. A
+            server's `Retry-After` may make the wait longer.
         batch_size: How many images a request has at most.
 
     Raises:
         ValueError: If the URL or a number is none that can be used.
 
     Example:
+        >>> scans = find_images("scans")
         >>> with Client("grpc://127.0.0.1:8500", model_name="digits") as client:
-        ...     for answer in client.stream(find_images("scans"), progress=None):
-        ...         print(answer.label)
+        ...     for scan, answer in zip(scans, client.stream(scans)):
+        ...         print(scan, answer if isinstance(answer, Exception) else answer.label)
     """
 
     def __init__(
@@ -86,10 +103,10 @@ class Client:
         ):
             if not least <= value < float("inf"):
                 raise ValueError(f"`{name}` must be {least} or more. Received: {name}={value}")
-        target = Target(url, model_name, version, label, timeout)
+        endpoint = Endpoint(url, model_name, version, label, timeout)
         self._signature_name = signature_name
         self._batch_size = batch_size
-        self._sender = Sender(target, read_labels(labels), retries, backoff, batch_size)
+        self._sender = BatchSender(endpoint, read_labels(labels), retries, backoff, batch_size)
 
     def predict(
         self, images: Iterable[str | Path | bytes], progress: bool | None = False
@@ -97,7 +114,8 @@ class Client:
         """Sends images, several in a request, and waits for all answers.
 
         Args:
-            images: Files' paths, or encoded images as bytes: JPEG, PNG, GIF or BMP.
+            images: Files' paths, or encoded images as bytes. JPEG and PNG are sent as they are;
+                other formats, which take Pillow and Keras, as PNG.
             progress: Whether to show a bar on the standard error; `None` for only on a terminal.
 
         Returns:
@@ -110,19 +128,27 @@ class Client:
             TimeoutError: If it does not answer in time.
             ServerError: If it answers with an error, or with something else than predictions.
         """
-        return list(self.stream(images, progress))
+        answers = []
+        for answer in self.stream(images, progress):
+            if isinstance(answer, Exception):
+                raise answer
+            answers.append(answer)
+        return answers
 
     def stream(
         self, images: Iterable[str | Path | bytes], progress: bool | None = False
-    ) -> Iterator[Prediction]:
-        """Does as `predict`, but reads each file and yields each answer when it is its turn."""
+    ) -> Iterator[Answer]:
+        """Does as `predict`, but reads each file and yields each answer when it is its turn.
+
+        One bad image does not cost the others their answers: in place of a prediction it has the
+        error, which names it, not raised. What is wrong with the server is raised.
+        """
         if isinstance(images, (str, Path, bytes)):
             raise ValueError(
                 f"`images` must be a list of images. Received: images={reprlib.repr(images)}"
             )
-        read = batches(map(read_image, images), self._batch_size)
         total = len(images) if isinstance(images, Sequence) else None
-        return self._answers(read, self._signature_name, total, progress)
+        return self._answers(images, total, progress)
 
     def predict_arrays(self, images: np.ndarray, progress: bool | None = False) -> list[Prediction]:
         """Sends images as pixels: to `serving_uint8` if there is one, or to `serving_default`.
@@ -147,8 +173,12 @@ class Client:
             )
         pixels = np.ascontiguousarray(images, None if images.dtype == np.uint8 else np.float32)
         name = "serving_uint8" if pixels.dtype == np.uint8 else "serving_default"
-        rows = array_batches(pixels, self._batch_size)
-        return list(self._answers(rows, name, len(pixels), progress))
+        answers: list[Prediction] = []
+        with _progress_bar(len(pixels), progress) as bar:
+            for batch in array_batches(pixels, self._batch_size):
+                answers += self._sender.predict_pixels(batch, name)
+                bar.update(len(batch))
+        return answers
 
     def states(self) -> dict[int, str]:
         """Asks for the states of the model's versions, such as `{2: "AVAILABLE"}`."""
@@ -168,21 +198,35 @@ class Client:
     def __enter__(self) -> Client:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _answers(
-        self,
-        requests: Iterable[list[bytes] | np.ndarray],
-        signature_name: str,
-        total: int | None,
-        progress: bool | None,
-    ) -> Iterator[Prediction]:
-        disable = None if progress is None else not progress  # tqdm: `None` looks for a terminal
-        with tqdm(total=total, unit="image", disable=disable) as bar:
-            for batch in requests:
-                yield from self._sender.predict(batch, signature_name)
+        self, images: Iterable[str | Path | bytes], total: int | None, progress: bool | None
+    ) -> Iterator[Answer]:
+        with _progress_bar(total, progress) as bar:
+            for batch in batches(map(_read, itertools.count(), images), self._batch_size):
+                files = [file for _, file in batch if not isinstance(file, Exception)]
+                answers = self._sender.predict_files(files, self._signature_name)
+                for name, file in batch:
+                    answer = file if isinstance(file, Exception) else next(answers)
+                    if isinstance(answer, Exception) and name not in str(answer):
+                        answer.args = (f"{name}: {answer}",)
+                    yield answer
                 bar.update(len(batch))
+
+
+def _read(index: int, image: str | Path | bytes) -> tuple[str, bytes | ImageError]:
+    name = f"image {index}" if isinstance(image, (bytes, bytearray, memoryview)) else str(image)
+    try:
+        return name, read_image(image)
+    except (OSError, ValueError) as error:
+        return name, error
+
+
+def _progress_bar(total: int | None, progress: bool | None) -> tqdm:
+    disable = None if progress is None else not progress  # tqdm: `None` looks for a terminal
+    return tqdm(total=total, unit="image", disable=disable)
 
 
 def predict(
@@ -213,40 +257,106 @@ def predict(
         return client.predict(images)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line.
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(_MODULE, "Ask a TF Serving-compatible server what is in some images.")
+    add, default = parser.add_argument, "(default: %(default)s)"
+    add(
+        "--image",
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help="image files, folders of them, or - for the standard input: one image file, or paths "
+        "of files and folders, one a line",
+    )
+    add("--host", default="127.0.0.1", help=f"the server's address {default}")
+    add("--port", type=whole_number(1, MAX_PORT), default=8501, help=f"its REST port {default}")
+    add("--url", help="http://HOST:PORT or grpc://HOST:PORT, in place of --host and --port")
+    add("--model_name", default="default", help=f"the model's name {default}")
+    version = parser.add_mutually_exclusive_group()
+    version.add_argument("--version", type=int, help="the model's version; the latest if not given")
+    version.add_argument("--label", help="the version's label, in place of --version")
+    labels_help = "names of the classes, one a line, for a model that gives none, as a LiteRT one"
+    add("--labels", default=(), metavar="FILE", help=labels_help)
+    signature_help = f"the signature to call {default}"
+    add("--signature_name", default="serving_bytes", help=signature_help)
+    add("--timeout", type=number(True), default=10.0, help=f"seconds for each request {default}")
+    retries_help = f"how often to send a request again to an overloaded server {default}"
+    add("--retries", type=whole_number(), default=2, help=retries_help)
+    add("--batch_size", type=whole_number(1), default=32, help=f"images per request {default}")
+    add("--top", type=whole_number(1), default=1, metavar="N", help="print the N likeliest classes")
+    add("--json", action="store_true", help="print a JSON list, one image a line, not a table")
+    add("--progress", action="store_true", help="show a progress bar without a terminal too")
+    flags = parser.parse_args(arguments)
+    if flags.image.count("-") > 1:
+        parser.error("argument --image: - may be given once")
+    host = f"[{flags.host}]" if ":" in flags.host else flags.host
+    flags.url = flags.url or f"http://{host}:{flags.port}"
+    return flags
 
-    Args:
-        arguments: The arguments; `None` takes those of the process.
 
-    Returns:
-        The exit code: 0, 1 for an error, 130 if it was interrupted.
-    """
-    flags = parse(arguments)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    try:
-        stdin = sys.stdin.buffer if sys.stdin else io.BytesIO()  # it may be closed
-        named = named_images(flags.image, stdin)
-        names, images = zip(*named, strict=True)
-        with Client(flags.url, **{name: getattr(flags, name) for name in CLIENT_FLAGS}) as client:
-            progress = flags.progress or (None if len(images) > flags.batch_size else False)
-            answers = client.stream(images, progress)
-            if flags.json:
-                print_json(names, answers, tqdm.write)
+def _ask(flags: argparse.Namespace) -> int:
+    """Prints each answer as it comes; returns 1 if an image has none."""
+    stdin = sys.stdin.buffer if sys.stdin else io.BytesIO()  # it may be closed
+    found = named_images(flags.image, stdin)
+    names = [os.fsencode(name).decode(errors="replace") for name, _ in found]
+    images = [image for _, image in found]
+    code = 0
+    with Client(flags.url, **{name: getattr(flags, name) for name in _CLIENT_FLAGS}) as client:
+        progress = flags.progress or (None if len(images) > flags.batch_size else False)
+        answers = client.stream(images, progress)
+        lines = _json_lines(names, answers) if flags.json else _table(names, answers, flags.top)
+        for line in lines:
+            if isinstance(line, Exception):
+                code = 1
+                tqdm.write(f"{_MODULE}: error: {line}", file=sys.stderr)
             else:
-                print_table(names, answers, flags.top, tqdm.write)
-        if sys.stdout:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `... | head` has enough
-        return 1
-    except (OSError, ValueError, ServerError) as error:
-        print(f"serving.client: error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
-        return 130
-    return 0
+                tqdm.write(line)
+    return code
+
+
+def _table(names: Sequence[str], answers: Iterable[Answer], top: int) -> Iterator[str | ImageError]:
+    """Yields lines in columns, and errors; of `top` classes only the likeliest has a name."""
+    width = max(map(len, ("file", *names)))
+    header = f"{'file':<{width}}  {'label':<12}  {'class':<5}  probability"
+    for name, answer in zip(names, answers, strict=True):
+        if isinstance(answer, Exception):
+            yield answer
+            continue
+        if header:
+            yield header + ("  others" if top > 1 else "")
+            header = ""
+        label, class_id, shares = answer.label, answer.class_id, answer.probabilities
+        others = sorted(set(range(len(shares))) - {class_id}, key=shares.__getitem__, reverse=True)
+        more = " ".join(f"{other}:{shares[other]:.4f}" for other in others[: top - 1])
+        line = f"{name:<{width}}  {label:<12}  {class_id:<5}  {answer.probability:<11.4f}  {more}"
+        yield line.rstrip()
+
+
+def _json_lines(names: Sequence[str], answers: Iterable[Answer]) -> Iterator[str | ImageError]:
+    """Yields the lines of a JSON list, and errors; the list ends well if the server fails."""
+    held = ""
+    try:
+        for name, answer in zip(names, answers, strict=True):
+            yield f"{held}," if held else "["
+            if isinstance(answer, Exception):
+                yield answer
+                row = {"error": str(answer)}
+            else:
+                row = asdict(answer)
+            held = json.dumps({"file": name, **row}, ensure_ascii=False)
+    except (Exception, KeyboardInterrupt):
+        if held:
+            yield f"{held}\n]"
+        raise
+    if held:
+        yield f"{held}\n]"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit code."""
+    flags = _parse(arguments)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    return run_command(_MODULE, lambda: _ask(flags))
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""What `serving.client` is made of: one file for each way to reach a server, and for its input."""
+"""What `serving.client` is made of: its input files, REST and gRPC, and batches of images."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 import grpc
+import numpy as np
 import tensorflow as tf
+from google.protobuf.message import Message
 from tensorflow.core.framework import types_pb2
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
@@ -18,12 +20,7 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from serving.clients.pixels import Signatures
-from serving.clients.server_error import ServerError
-from serving.clients.target import Target
-
-if TYPE_CHECKING:
-    import numpy as np
+from serving.clients.endpoint import Endpoint, ServerError, Signatures
 
 _OPTIONS = [
     ("grpc.max_receive_message_length", -1),
@@ -36,37 +33,19 @@ _UNREACHED = ("failed to connect", "DNS resolution failed", "connections to all 
 
 
 class GrpcClient:
-    """Sends single requests over one channel: no retries, no batches.
+    """Sends single requests over one channel: no retries, no batches. See `RestClient`."""
 
-    Args:
-        target: What is asked.
-    """
-
-    def __init__(self, target: Target):
-        self._target = target
-        self._address = target.url.partition("://")[2].rstrip("/")
+    def __init__(self, endpoint: Endpoint):
+        self._endpoint = endpoint
+        self._address = endpoint.url.partition("://")[2].rstrip("/")
         self._channel = grpc.insecure_channel(self._address, options=_OPTIONS)
         self._predictions = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
         self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
         self._input_names: dict[str, str] = {}
 
     def predict(self, images: Sequence[bytes] | np.ndarray, signature_name: str) -> object:
-        """Sends images in one request.
-
-        Args:
-            images: Encoded images, or an array of pixels.
-            signature_name: A signature with one input.
-
-        Returns:
-            The outputs of each image, by name, as REST's row format has them; `None` if the answer
-            makes no such rows.
-
-        Raises:
-            ConnectionError: If the server cannot be reached.
-            TimeoutError: If it does not answer in time.
-            ServerError: If it answers with an error.
-        """
-        deadline = time.monotonic() + self._target.timeout
+        """Sends encoded images or pixels; returns a dictionary of outputs for each, or `None`."""
+        deadline = time.monotonic() + self._endpoint.timeout
         request = predict_pb2.PredictRequest(model_spec=self._spec(signature_name))
         name = self._input_name(signature_name, deadline)
         tensor = (
@@ -84,16 +63,16 @@ class GrpcClient:
         return [dict(zip(arrays, row, strict=True)) for row in zip(*columns, strict=True)]
 
     def states(self) -> dict[int, str]:
-        """Asks for the state of the model's versions; raises as `predict` does."""
+        """Asks for the state of the model's versions."""
         request = get_model_status_pb2.GetModelStatusRequest(model_spec=self._spec(""))
-        deadline = time.monotonic() + self._target.timeout
+        deadline = time.monotonic() + self._endpoint.timeout
         answer = self._call(self._models.GetModelStatus, request, deadline)
         state = get_model_status_pb2.ModelVersionStatus.State
         return {found.version: state.Name(found.state) for found in answer.model_version_status}
 
     def signatures(self) -> Signatures:
-        """Asks for the inputs of the model's signatures; raises as `predict` does."""
-        found = self._signature_defs(time.monotonic() + self._target.timeout)
+        """Asks for the inputs of the model's signatures."""
+        found = self._signature_defs(time.monotonic() + self._endpoint.timeout)
         return {
             name: {
                 key: (types_pb2.DataType.Name(info.dtype), [d.size for d in info.tensor_shape.dim])
@@ -107,11 +86,11 @@ class GrpcClient:
         self._channel.close()
 
     def _spec(self, signature_name: str) -> model_pb2.ModelSpec:
-        spec = model_pb2.ModelSpec(name=self._target.model_name, signature_name=signature_name)
-        if self._target.version is not None:
-            spec.version.value = self._target.version
-        if self._target.label is not None:
-            spec.version_label = self._target.label
+        spec = model_pb2.ModelSpec(name=self._endpoint.model_name, signature_name=signature_name)
+        if self._endpoint.version is not None:
+            spec.version.value = self._endpoint.version
+        if self._endpoint.label is not None:
+            spec.version_label = self._endpoint.label
         return spec
 
     def _input_name(self, signature_name: str, deadline: float) -> str:
@@ -131,16 +110,16 @@ class GrpcClient:
         answer.metadata["signature_def"].Unpack(signatures)
         return signatures.signature_def
 
-    def _call(self, method: Callable, request, deadline: float):
+    def _call(self, method: Callable, request: Message, deadline: float) -> Any:
         try:
             return method(request, timeout=max(0.0, deadline - time.monotonic()))
         except grpc.RpcError as error:
-            raise self._told(error) from error
+            raise self._to_client_error(error) from error
 
-    def _told(self, error: grpc.RpcError) -> Exception:
+    def _to_client_error(self, error: grpc.RpcError) -> Exception:
         code, details = error.code(), error.details() or ""
         if code == grpc.StatusCode.DEADLINE_EXCEEDED:
-            return self._target.late()
+            return self._endpoint.timeout_error()
         if code != grpc.StatusCode.UNAVAILABLE:
             return ServerError(f"The server answered: {details}", code.value[0])
         if details.startswith(_UNREACHED):

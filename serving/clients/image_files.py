@@ -7,9 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp")
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"),
+)
 STDIN = "-"
-_IMAGE_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM")
+# JPEG and PNG, which exported graphs decode: written here too because `keras_multiception.images`
+# takes seconds to import.
+_GRAPH_FORMATS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 
 
 def find_images(path: str | Path) -> list[Path]:
@@ -46,19 +50,9 @@ def find_images(path: str | Path) -> list[Path]:
 
 
 def named_images(paths: Sequence[str], stdin: BinaryIO) -> list[tuple[str, Path | bytes]]:
-    """Finds the images that the arguments of a command mean.
+    """Finds the images that the arguments of a command mean: names, and paths or what was read.
 
-    Args:
-        paths: Files, folders, and `-` for the standard input: one image file, or the paths of
-            files and folders, one a line.
-        stdin: The standard input.
-
-    Returns:
-        Names, and the files' paths or the image that was read.
-
-    Raises:
-        OSError: If a folder cannot be read.
-        ValueError: If there is no image in a folder or on the standard input.
+    `-` is the standard input: one image file, or the paths of files and folders, one a line.
     """
     found: list[tuple[str, Path | bytes]] = []
     for path in paths:
@@ -77,31 +71,21 @@ def named_images(paths: Sequence[str], stdin: BinaryIO) -> list[tuple[str, Path 
 
 
 def read_image(image: str | Path | bytes) -> bytes:
-    """Reads an image file as it is, encoded.
-
-    Args:
-        image: The file's path, or what is in it.
-
-    Returns:
-        What is in it.
-
-    Raises:
-        OSError: If the file cannot be read.
-        ValueError: If it is none that the model can decode.
-    """
+    """Reads an image file as JPEG or PNG; files of other formats are converted to PNG."""
     if isinstance(image, (bytes, bytearray, memoryview)):
-        name, data = f"{len(image)} bytes", bytes(image)
+        data = image = bytes(image)
     else:
-        name = str(image)
         try:
             data = Path(image).read_bytes()
         except FileNotFoundError as error:
-            raise FileNotFoundError(f"There is no file {name}.") from error
+            raise FileNotFoundError(f"There is no file {image}.") from error
         except OSError as error:
             _cannot_read(error)
-    if not data.startswith(_IMAGE_STARTS):
-        raise ValueError(f"Expected a JPEG, PNG, GIF or BMP image. Received: {name}")
-    return data
+    if data.startswith(_GRAPH_FORMATS):
+        return data
+    from keras_multiception.images import to_png
+
+    return to_png(image)
 
 
 def _is_hidden(file: Path) -> bool:

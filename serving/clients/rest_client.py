@@ -9,20 +9,19 @@ from __future__ import annotations
 import base64
 import json
 import time
-import urllib.parse
 import urllib.request
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING
+from urllib.parse import quote, unquote
 
 import orjson
 import urllib3
-from urllib3.exceptions import HTTPError, NewConnectionError
-from urllib3.exceptions import TimeoutError as LateError
+from urllib3.exceptions import HTTPError, InvalidHeader, NewConnectionError
+from urllib3.exceptions import TimeoutError as HTTPTimeoutError
+from urllib3.util import Retry, make_headers, parse_url
 
-from serving.clients.pixels import Signatures
-from serving.clients.server_error import ServerError
-from serving.clients.target import Target
+from serving.clients.endpoint import Endpoint, ServerError, Signatures
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,34 +33,21 @@ _KEPT_CONNECTIONS = 32  # for as many threads of the caller's
 class RestClient:
     """Sends single requests: no retries, no batches.
 
-    Args:
-        target: What is asked.
+    A request raises a `ConnectionError` if the server cannot be reached, a `TimeoutError` if it
+    does not answer in time, and a `ServerError` if it answers with an error.
     """
 
-    def __init__(self, target: Target):
-        self._target = target
-        self._pool = _pool(target.url)
-        self._path = f"/v1/models/{urllib.parse.quote(target.model_name, safe='')}"
-        if target.version is not None:
-            self._path += f"/versions/{target.version}"
-        if target.label is not None:
-            self._path += f"/labels/{urllib.parse.quote(target.label, safe='')}"
+    def __init__(self, endpoint: Endpoint):
+        self._endpoint = endpoint
+        self._pool = pool_for(endpoint.url)
+        self._path = f"/v1/models/{quote(endpoint.model_name, safe='')}"
+        if endpoint.version is not None:
+            self._path += f"/versions/{endpoint.version}"
+        if endpoint.label is not None:
+            self._path += f"/labels/{quote(endpoint.label, safe='')}"
 
     def predict(self, images: Sequence[bytes] | np.ndarray, signature_name: str) -> object:
-        """Sends images in one request.
-
-        Args:
-            images: Encoded images, or an array of pixels.
-            signature_name: A signature with one input.
-
-        Returns:
-            What the answer has as `predictions`; `None` if it has none.
-
-        Raises:
-            ConnectionError: If the server cannot be reached.
-            TimeoutError: If it does not answer in time.
-            ServerError: If it answers with an error.
-        """
+        """Sends encoded images or pixels; returns the answer's `predictions` or `None`."""
         instances = (
             [{"b64": base64.b64encode(image).decode()} for image in images]
             if isinstance(images, Sequence)
@@ -75,7 +61,7 @@ class RestClient:
             return None
 
     def states(self) -> dict[int, str]:
-        """Asks for the state of the model's versions; raises as `predict` does."""
+        """Asks for the state of the model's versions."""
         answer = self._send("GET", self._path)
         try:
             found = json.loads(answer)["model_version_status"]
@@ -84,12 +70,12 @@ class RestClient:
             raise ServerError("The server answered without `model_version_status`.", 200) from error
 
     def signatures(self) -> Signatures:
-        """Asks for the inputs of the model's signatures; raises as `predict` does."""
+        """Asks for the inputs of the model's signatures."""
         answer = self._send("GET", f"{self._path}/metadata")
         try:
             found = json.loads(answer)["metadata"]["signature_def"]["signature_def"]
             return {
-                name: {key: _facts(info) for key, info in signature.get("inputs", {}).items()}
+                name: {key: _dtype_and_shape(i) for key, i in signature.get("inputs", {}).items()}
                 for name, signature in found.items()
             }
         except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -100,15 +86,15 @@ class RestClient:
         self._pool.clear()
 
     def _send(self, method: str, path: str, body: bytes | None = None) -> bytes:
-        url = self._target.url
-        deadline = time.monotonic() + self._target.timeout
+        url = self._endpoint.url
+        deadline = time.monotonic() + self._endpoint.timeout
         try:
             response = self._pool.request(
                 method,
                 url.rstrip("/") + path,
                 body=body,
                 headers={"Content-Type": "application/json"} if body else None,
-                timeout=urllib3.Timeout(total=self._target.timeout),
+                timeout=urllib3.Timeout(total=self._endpoint.timeout),
                 retries=False,
                 redirect=False,
                 preload_content=False,
@@ -118,23 +104,24 @@ class RestClient:
             cause = error.__cause__ or error.__context__
             reason = getattr(cause, "strerror", None) or cause or error
             raise ConnectionError(f"Cannot reach the server at {url}: {reason}.") from error
-        except LateError as error:
-            raise self._target.late() from error
+        except HTTPTimeoutError as error:
+            raise self._endpoint.timeout_error() from error
         except HTTPError as error:
             reason = error.__cause__ or error
             raise ConnectionError(f"The server at {url} broke the connection: {reason}.") from error
         if response.status != HTTPStatus.OK:
-            raise ServerError(_error_text(answer, response.status), response.status)
+            text = _error_text(answer, response.status)
+            raise ServerError(text, response.status, _retry_after(response))
         return answer
 
     def _read(self, response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
-        """A read may take as long as the socket's timeout: a trickle is cut off here."""
+        """Reads until the deadline: urllib3's own limit begins anew with every byte."""
         chunks = []
         try:
             while chunk := response.read1(_CHUNK_BYTES):
                 chunks.append(chunk)
                 if time.monotonic() > deadline:
-                    raise self._target.late()
+                    raise self._endpoint.timeout_error()
         except BaseException:
             response.close()
             raise
@@ -142,18 +129,16 @@ class RestClient:
         return b"".join(chunks)
 
 
-def _pool(url: str) -> urllib3.PoolManager:
-    """Through a proxy where the environment names one, as `urllib.request` reads it."""
-    parts = urllib.parse.urlsplit(url)
-    hosts = (parts.hostname or "", parts.netloc.rpartition("@")[2])  # `no_proxy` may name a port
-    proxy_url = urllib.request.getproxies().get(parts.scheme)
+def pool_for(url: str) -> urllib3.PoolManager:
+    """Makes a pool of connections, through the proxy that the environment names for the URL."""
+    parts = parse_url(url)
+    hosts = ((parts.host or "").strip("[]"), parts.netloc or "")  # `no_proxy` may name a port
+    proxy_url = urllib.request.getproxies().get(parts.scheme or "")
     if not proxy_url or any(map(urllib.request.proxy_bypass, hosts)):
         return urllib3.PoolManager(maxsize=_KEPT_CONNECTIONS)
-    headers = {}
-    if userinfo := urllib.parse.urlsplit(proxy_url).netloc.rpartition("@")[0]:
-        credentials = base64.b64encode(urllib.parse.unquote(userinfo).encode())
-        headers["proxy-authorization"] = f"Basic {credentials.decode()}"
-    return urllib3.ProxyManager(proxy_url, proxy_headers=headers, maxsize=_KEPT_CONNECTIONS)
+    auth = unquote(parse_url(proxy_url).auth or "")
+    headers = make_headers(proxy_basic_auth=auth) if auth else None
+    return urllib3.proxy_from_url(proxy_url, proxy_headers=headers, maxsize=_KEPT_CONNECTIONS)
 
 
 def _dumps(request: dict) -> bytes:
@@ -167,9 +152,16 @@ def _dumps(request: dict) -> bytes:
     return json.dumps({**request, "instances": instances.tolist()}).encode()  # NaN, Infinity
 
 
-def _facts(info: dict) -> tuple[str, list[int]]:
-    sizes = info["tensor_shape"].get("dim", [])
-    return info["dtype"], [int(dim["size"]) for dim in sizes]
+def _dtype_and_shape(tensor_info: dict) -> tuple[str, list[int]]:
+    sizes = tensor_info["tensor_shape"].get("dim", [])
+    return tensor_info["dtype"], [int(dim["size"]) for dim in sizes]
+
+
+def _retry_after(response: urllib3.BaseHTTPResponse) -> float:
+    try:
+        return Retry().get_retry_after(response) or 0.0
+    except InvalidHeader:
+        return 0.0
 
 
 def _error_text(answer: bytes, status: int) -> str:

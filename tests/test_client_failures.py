@@ -1,10 +1,14 @@
-"""What the client does when a server has too much to do, is slow, or goes away: real servers."""
+"""The client and servers that are overloaded, slow, odd, or go away: real sockets."""
 
 import base64
+import email.utils
 import http.server
 import io
 import json
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +22,8 @@ from PIL import Image
 from tensorflow_serving.apis import prediction_service_pb2_grpc
 
 from serving.client import Client, ServerError
-from serving.clients import rest_client
-from serving.clients.retries import retried
+from serving.clients.endpoint import retried
+from serving.clients.rest_client import pool_for
 
 
 def a_png():
@@ -33,13 +37,17 @@ ROW = {"label": "dark", "class_id": 0, "probabilities": [0.75, 0.25]}
 
 
 class Scripted(http.server.ThreadingHTTPServer):
-    """Answers one request after the other with the statuses of a script; `None` hangs up."""
+    """Answers one request after the other as a script says.
+
+    A number is a status, a pair one with a body, `None` hangs up, and "wait" never answers.
+    """
 
     daemon_threads = True
 
-    def __init__(self, script):
+    def __init__(self, script, headers):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.script, self.bodies, self.connections = list(script), [], 0
+        self.script, self.headers, self.bodies, self.connections = list(script), headers, [], 0
+        self.asked, self.done = threading.Event(), threading.Event()
 
     @property
     def url(self):
@@ -56,13 +64,20 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.bodies.append(body)
-        status = self.server.script.pop(0)
-        if status is None:
+        self.server.asked.set()
+        step = self.server.script.pop(0)
+        if step == "wait":
+            self.server.done.wait(60)
+        if step in (None, "wait"):
             self.close_connection = True
             return
-        rows = [ROW] * len(json.loads(body)["instances"])
-        answer = json.dumps({"predictions": rows} if status == 200 else {"error": "too much"})
+        status, answer = step if isinstance(step, tuple) else (step, None)
+        if answer is None:
+            rows = [ROW] * len(json.loads(body)["instances"])
+            answer = json.dumps({"predictions": rows} if status == 200 else {"error": "too much"})
         self.send_response(status)
+        for header in self.server.headers.items():
+            self.send_header(*header)
         self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
         self.wfile.write(answer.encode())
@@ -72,19 +87,20 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 @contextmanager
-def scripted(*script):
-    with Scripted(script) as server:
+def scripted(*script, headers=()):
+    with Scripted(script, dict(headers)) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         try:
             yield server
         finally:
+            server.done.set()
             server.shutdown()
             thread.join()
 
 
 @pytest.mark.parametrize("failure", [503, 429, None])
-def test_a_busy_server_is_asked_again(failure):
+def test_an_overloaded_server_is_asked_again(failure):
     with scripted(failure, failure, 200) as server, Client(server.url, backoff=0.01) as client:
         [answer] = client.predict([IMAGE])
         assert answer.probability == 0.75
@@ -97,6 +113,20 @@ def test_waits_grow():
     with scripted(503, 503, 200) as server, Client(server.url, backoff=0.1) as client:
         client.predict([IMAGE])
     assert time.monotonic() - began >= 0.1 + 0.2
+
+
+@pytest.mark.parametrize("form", ["seconds", "date", "odd"])
+def test_the_server_says_when_to_ask_again(form):
+    in_two_seconds = email.utils.formatdate(time.time() + 2, usegmt=True)
+    value = {"seconds": "1", "date": in_two_seconds, "odd": "soon"}[form]
+    began = time.monotonic()
+    with (
+        scripted(503, 200, headers={"Retry-After": value}) as server,
+        Client(server.url, backoff=0.01) as client,
+    ):
+        client.predict([IMAGE])
+    waited = time.monotonic() - began
+    assert waited < 0.9 if form == "odd" else 0.9 < waited < 5
 
 
 @pytest.mark.parametrize(("retries", "prefix"), [(0, ""), (1, "After 2 tries: ")])
@@ -114,7 +144,7 @@ def test_the_last_error_tells_the_tries(retries, prefix):
     assert len(server.bodies) == 1 + retries
 
 
-@pytest.mark.parametrize("status", [301, 400, 404, 413, 500, 502, 504])
+@pytest.mark.parametrize("status", [301, 401, 404, 500, 502, 504])
 def test_what_failed_otherwise_is_not_sent_again(status):
     with (
         scripted(503, status, 200) as server,
@@ -126,6 +156,24 @@ def test_what_failed_otherwise_is_not_sent_again(status):
     assert len(server.bodies) == 2
 
 
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        ((200, "not JSON"), "answered without `label`"),
+        ((200, '{"predictions": []}'), "for 0 images instead of 1"),
+        ((502, "<html>"), "HTTP status 502: Bad Gateway"),
+        ((500, '{"error": "broken"}'), "answered: broken"),
+    ],
+)
+def test_a_server_that_answers_something_else(step, words):
+    with (
+        scripted(step) as server,
+        Client(server.url) as client,
+        pytest.raises(ServerError, match=words),
+    ):
+        client.predict([IMAGE])
+
+
 def test_connections_are_kept():
     with scripted(*[200] * 5) as server, Client(server.url, batch_size=2) as client:
         assert len(client.predict([IMAGE] * 10)) == 10
@@ -134,24 +182,16 @@ def test_connections_are_kept():
 
 
 def test_threads_share_connections_that_are_kept():
-    with scripted(*[200] * 32) as server, Client(server.url) as client:
-        for _ in range(2):
-            together = threading.Barrier(8)
+    together = threading.Barrier(8)
+    with scripted(*[200] * 16) as server, Client(server.url) as client:
 
-            def ask(together=together):
-                together.wait()
-                client.predict([IMAGE])
+        def ask(_):
+            together.wait()
+            return client.predict([IMAGE])
 
-            threads = [threading.Thread(target=ask) for _ in range(8)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-        assert len(server.bodies) == 16
+        with ThreadPoolExecutor(8) as pool:
+            assert len(list(pool.map(ask, range(16)))) == len(server.bodies) == 16
         assert server.connections <= 8
-
-
-PROXY = "http://me:p%40ss@proxy.example:3128"
 
 
 @pytest.mark.parametrize(
@@ -168,9 +208,9 @@ PROXY = "http://me:p%40ss@proxy.example:3128"
 def test_a_proxy_of_the_environment(monkeypatch, url, no_proxy, proxied):
     for name in ("http_proxy", "HTTP_PROXY", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("http_proxy", PROXY)
+    monkeypatch.setenv("http_proxy", "http://me:p%40ss@proxy.example:3128")
     monkeypatch.setenv("no_proxy", no_proxy)
-    pool = rest_client._pool(url)
+    pool = pool_for(url)
     assert (pool.proxy is not None) == proxied
     if proxied:
         credentials = base64.b64encode(b"me:p@ss").decode()
@@ -227,6 +267,23 @@ def test_a_slow_server_is_given_up_once(answer):
     assert len(accepted) == 1
 
 
+def test_ctrl_c_while_it_waits(tmp_path):
+    (tmp_path / "a.png").write_bytes(IMAGE)
+    with scripted("wait") as server:
+        command = [sys.executable, "-m", "serving.client", "--url", server.url, "--timeout=120"]
+        with subprocess.Popen(
+            [*command, "--image", tmp_path / "a.png"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # in the background
+        ) as process:
+            assert server.asked.wait(timeout=60)
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "", "Interrupted.\n")
+
+
 class Busy(prediction_service_pb2_grpc.PredictionServiceServicer):
     def __init__(self, codes):
         self.codes, self.calls = list(codes), 0
@@ -245,7 +302,7 @@ class Busy(prediction_service_pb2_grpc.PredictionServiceServicer):
     [
         (["UNAVAILABLE", "RESOURCE_EXHAUSTED", "INTERNAL"], 3, ServerError, "^After 3 tries: "),
         (["UNAVAILABLE"] * 9, 3, ServerError, r"^After 3 tries: .* is not available: too much"),
-        (["INVALID_ARGUMENT", "INTERNAL"], 2, ServerError, "^The server answered: too much"),
+        (["INTERNAL"], 1, ServerError, "^The server answered: too much"),
         (["SLEEP"], 1, TimeoutError, r"did not answer within 0\.2 seconds\."),
     ],
 )

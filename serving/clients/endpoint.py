@@ -1,0 +1,113 @@
+"""Which model of which server is asked, how it fails, and when it is asked again."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import time
+import urllib.parse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TypeVar
+
+SCHEMES = ("http", "https", "grpc")
+# By signature and input: the dtype as TensorFlow's protos name it, and the shape, -1 where open.
+Signatures = Mapping[str, Mapping[str, tuple[str, Sequence[int]]]]
+
+_RESOURCE_EXHAUSTED, _UNAVAILABLE = 8, 14  # gRPC's numbers
+_OVERLOADED = (
+    HTTPStatus.TOO_MANY_REQUESTS,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    _RESOURCE_EXHAUSTED,
+    _UNAVAILABLE,
+)
+_MAX_BACKOFF_SECONDS, _MAX_RETRY_AFTER_SECONDS = 10.0, 60.0
+
+Answer = TypeVar("Answer")
+
+
+class ServerError(RuntimeError):
+    """The server's answer was an error, or not the answer of such a model.
+
+    Args:
+        message: One sentence.
+        status: The HTTP status of the answer; over gRPC, the number of gRPC's status.
+        retry_after: The seconds after which the server wants to be asked again.
+    """
+
+    def __init__(self, message: str, status: int, retry_after: float = 0.0):
+        super().__init__(message)
+        self.status = status
+        self.retry_after = retry_after
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A model of a server: the version with a number or a label, or the latest one."""
+
+    url: str
+    model_name: str
+    version: int | None
+    label: str | None
+    timeout: float
+
+    def __post_init__(self) -> None:
+        if self.scheme not in SCHEMES:
+            raise ValueError(
+                f"`url` must begin with http://, https:// or grpc://. Received: url={self.url!r}"
+            )
+        if not _has_address(self.url):
+            raise ValueError(
+                f"`url` must name a host and may name a port. Received: url={self.url!r}"
+            )
+        if self.version is not None and self.label is not None:
+            raise ValueError(
+                "`version` and `label` must not be given both. "
+                f"Received: version={self.version}, label={self.label!r}"
+            )
+        if not 0 < self.timeout < float("inf"):
+            raise ValueError(
+                f"`timeout` must be a positive number of seconds. Received: timeout={self.timeout}"
+            )
+
+    @property
+    def scheme(self) -> str:
+        """What is before `://`."""
+        return self.url.partition("://")[0]
+
+    def timeout_error(self) -> TimeoutError:
+        """Makes the error of a request that was not answered in time."""
+        return TimeoutError(
+            f"The server at {self.url} did not answer within {self.timeout:g} seconds."
+        )
+
+
+def retried(send: Callable[[], Answer], retries: int, backoff: float) -> Answer:
+    """Sends a request, again if the server was not reached or is overloaded, with back-off.
+
+    One loop serves REST and gRPC: urllib3's `Retry` knows REST only, gRPC's retries give up on
+    requests over 256 KiB, and neither has a time limit for each try.
+    """
+    for tries in itertools.count(1):
+        try:
+            return send()
+        except (ConnectionError, ServerError) as error:
+            lasting = isinstance(error, ServerError) and error.status not in _OVERLOADED
+            if lasting or tries > retries:
+                if tries > 1:
+                    error.args = (f"After {tries} tries: {error}",)
+                raise
+            wait = min(backoff * 2 ** (tries - 1), _MAX_BACKOFF_SECONDS)
+            wait += random.uniform(0, backoff)
+            asked = min(getattr(error, "retry_after", 0.0), _MAX_RETRY_AFTER_SECONDS)
+        time.sleep(max(wait, asked))
+    raise AssertionError("unreachable")
+
+
+def _has_address(url: str) -> bool:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False

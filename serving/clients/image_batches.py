@@ -1,0 +1,261 @@
+"""Batches of images: how large they are, in which form a model takes them, what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from http import HTTPStatus
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from serving.clients.endpoint import Endpoint, ServerError, Signatures, retried
+from serving.clients.rest_client import RestClient
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# Servers limit a request's size, and as JSON it is up to six times as long.
+MAX_BATCH_BYTES = 8 * 2**20
+_DEFAULT_SIGNATURE = "serving_default"
+# How a server says that a request does not fit its model; the last two are gRPC's numbers.
+_REFUSED = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, 3, 9)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says of one image.
+
+    Args:
+        label: The name of the likeliest class.
+        class_id: Its number.
+        probability: Its probability.
+        probabilities: The probabilities of all classes.
+    """
+
+    label: str
+    class_id: int
+    probability: float
+    probabilities: tuple[float, ...]
+
+
+ImageError = OSError | ValueError | ServerError
+Answer = Prediction | ImageError
+
+
+@dataclass(frozen=True)
+class PixelInput:
+    """The signature and the image size of a model that takes float pixels in place of files."""
+
+    signature_name: str
+    size: tuple[int, int]
+
+
+class BatchSender:
+    """Sends batches to one model. Threads may share it."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        labels: Sequence[str],
+        retries: int,
+        backoff: float,
+        batch_size: int,
+    ):
+        self._labels, self._batch_size = labels, batch_size
+        self._retries, self._backoff = retries, backoff
+        self._pixel_input: PixelInput | None = None
+        if endpoint.scheme == "grpc":
+            from serving.clients.grpc_client import GrpcClient
+
+            self.client: RestClient | GrpcClient = GrpcClient(endpoint)
+        else:
+            self.client = RestClient(endpoint)
+
+    def predict_files(self, files: Sequence[bytes], signature_name: str) -> Iterator[Answer]:
+        """Sends encoded images; if the model takes float pixels only, as those.
+
+        Yields for each image a prediction, or the error of an image that cannot be decoded.
+        """
+        if self._pixel_input is None:
+            try:
+                yield from self._ask(files, signature_name)
+                return
+            except ServerError as error:
+                signatures = self._signatures_after(error)
+                self._pixel_input = find_pixel_input(signatures, signature_name)
+                if self._pixel_input is None:
+                    inputs = signatures.get(signature_name, {}).values()
+                    if not any(dtype == "DT_STRING" for dtype, _ in inputs):
+                        raise
+                    yield from self._halves(files, signature_name, error)
+                    return
+        yield from self._predict_decoded(files, self._pixel_input)
+
+    def predict_pixels(self, pixels: np.ndarray, signature_name: str) -> list[Prediction]:
+        """Sends pixels; as floats if that is what the model takes."""
+        if self._pixel_input is None:
+            try:
+                return self._ask(pixels, signature_name)
+            except ServerError as error:
+                found = find_pixel_input(self._signatures_after(error), signature_name)
+                if found is None or found.signature_name == signature_name:
+                    raise
+                self._pixel_input = found
+        name = self._pixel_input.signature_name
+        rows = array_batches(pixels.astype("float32"), self._batch_size)
+        return [answer for batch in rows for answer in self._ask(batch, name)]
+
+    def states(self) -> dict[int, str]:
+        """Asks for the states of the model's versions."""
+        return retried(self.client.states, self._retries, self._backoff)
+
+    def _ask(self, batch: Sequence[bytes] | np.ndarray, signature_name: str) -> list[Prediction]:
+        send = partial(self.client.predict, batch, signature_name)
+        rows = retried(send, self._retries, self._backoff)
+        return read_predictions(rows, len(batch), self._labels)
+
+    def _signatures_after(self, error: ServerError) -> Signatures:
+        """Asks what the model takes, or raises the error if it does not come from that."""
+        if error.status in _REFUSED:
+            try:
+                return self.client.signatures()
+            except (OSError, ServerError):
+                pass
+        raise error
+
+    def _halves(
+        self, files: Sequence[bytes], signature_name: str, error: ServerError
+    ) -> Iterator[Answer]:
+        """Sends the halves of a refused batch, and their halves, until each bad image is alone."""
+        if len(files) == 1:
+            yield error
+            return
+        middle = len(files) // 2
+        for half in (files[:middle], files[middle:]):
+            try:
+                yield from self._ask(half, signature_name)
+            except ServerError as refused:
+                if refused.status not in _REFUSED:
+                    raise
+                yield from self._halves(half, signature_name, refused)
+
+    def _predict_decoded(self, files: Sequence[bytes], target: PixelInput) -> Iterator[Answer]:
+        import numpy as np
+
+        images: list[np.ndarray | ValueError] = []
+        for file in files:
+            try:
+                images.append(decode(file, target.size))
+            except ValueError as error:
+                images.append(error)
+        good = [image for image in images if not isinstance(image, ValueError)]
+        rows = array_batches(np.stack(good), self._batch_size) if good else ()
+        answers = (answer for batch in rows for answer in self._ask(batch, target.signature_name))
+        for image in images:
+            yield image if isinstance(image, ValueError) else next(answers)
+
+
+def batches(
+    images: Iterable[tuple[str, bytes | ImageError]], size: int
+) -> Iterator[list[tuple[str, bytes | ImageError]]]:
+    """Puts pairs of a name and an encoded image, or its error, together as they come.
+
+    A batch has at most `size` of them, fewer of large ones.
+    """
+    batch: list[tuple[str, bytes | ImageError]] = []
+    batch_bytes = 0
+    for name, image in images:
+        image_bytes = 0 if isinstance(image, Exception) else len(image)
+        if len(batch) == size or (batch and batch_bytes + image_bytes > MAX_BATCH_BYTES):
+            yield batch
+            batch, batch_bytes = [], 0
+        batch.append((name, image))
+        batch_bytes += image_bytes
+    if batch:
+        yield batch
+
+
+def array_batches(images: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """Cuts the rows of an array into batches."""
+    fit = MAX_BATCH_BYTES // max(1, images[:1].nbytes)
+    size = max(1, min(size, fit))
+    for start in range(0, len(images), size):
+        yield images[start : start + size]
+
+
+def find_pixel_input(signatures: Signatures, signature_name: str) -> PixelInput | None:
+    """Finds the signature, or else the default one, of a model that has to be sent float pixels.
+
+    `None` if any signature takes strings, or that one takes anything but float images of a known
+    size.
+    """
+    if any(dtype == "DT_STRING" for inputs in signatures.values() for dtype, _ in inputs.values()):
+        return None
+    name = signature_name if signature_name in signatures else _DEFAULT_SIGNATURE
+    inputs = list(signatures.get(name, {}).values())
+    if len(inputs) != 1:
+        return None
+    [(dtype, shape)] = inputs
+    if dtype != "DT_FLOAT" or len(shape) != 4 or shape[3] != 3 or min(shape[1:]) < 1:
+        return None
+    return PixelInput(name, (shape[1], shape[2]))
+
+
+def decode(file: bytes, size: tuple[int, int]) -> np.ndarray:
+    """Decodes and resizes an image file to float32 `[H, W, 3]`, pixels 0 to 255.
+
+    As nearly as Pillow does what the exported graph does: both filter bilinearly, with a wider
+    filter where they make an image smaller, and round to no whole numbers.
+    """
+    import numpy as np
+    from PIL import Image
+
+    from keras_multiception import images
+
+    channels = Image.fromarray(images.decode(file)).split()
+    resized = [c.convert("F").resize(size[::-1], Image.Resampling.BILINEAR) for c in channels]
+    return np.clip(np.stack([np.asarray(channel) for channel in resized], axis=-1), 0, 255)
+
+
+def read_labels(labels: Sequence[str] | str | Path) -> list[str]:
+    """Reads the names of classes: a list, or the path of a file with one a line."""
+    if isinstance(labels, (str, Path)):
+        try:
+            return Path(labels).read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"`labels` must be a file of UTF-8 text. Received: labels={labels}"
+            ) from error
+        except OSError as error:
+            raise OSError(f"Cannot read {labels}: {error.strerror}.") from error
+    return list(labels)
+
+
+def read_predictions(rows: Any, count: int, labels: Sequence[str] = ()) -> list[Prediction]:
+    """Reads the server's answer in row format; `labels` are for a model that gives none.
+
+    Raises a `ServerError` if the answer is not a classifier's, or not for `count` images.
+    """
+    try:
+        found = [_prediction(row, labels) for row in rows]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ServerError(
+            "The server answered without `label`, `class_id` and `probabilities` for each image; "
+            "does this signature classify images?",
+            200,
+        ) from error
+    if len(found) != count:
+        raise ServerError(f"The server answered for {len(found)} images instead of {count}.", 200)
+    return found
+
+
+def _prediction(row: Any, labels: Sequence[str]) -> Prediction:
+    outputs = row if isinstance(row, dict) else {"probabilities": row}  # REST names several only
+    shares = outputs["probabilities"]
+    if outputs.keys() == {"probabilities"}:
+        class_id = max(range(len(shares)), key=shares.__getitem__)
+        label = labels[class_id] if class_id < len(labels) else str(class_id)
+    else:
+        class_id, label = int(outputs["class_id"]), str(outputs["label"])
+    return Prediction(label, class_id, float(max(shares)), tuple(shares))

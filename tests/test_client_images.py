@@ -1,0 +1,188 @@
+"""Which images the client means, what it sends of them, and what it reads in an answer."""
+
+import io
+import itertools
+import os
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from keras_multiception import images
+from keras_multiception.image_files import decode_images
+from serving.client import Client
+from serving.clients.image_batches import (
+    MAX_BATCH_BYTES,
+    PixelInput,
+    array_batches,
+    batches,
+    decode,
+    find_pixel_input,
+    read_labels,
+    read_predictions,
+)
+from serving.clients.image_files import IMAGE_SUFFIXES, find_images, named_images, read_image
+
+FLOATS, FILES = ("DT_FLOAT", [-1, 4, 6, 3]), ("DT_STRING", [-1])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Files at several depths; what is in them is not read."""
+    folder = tmp_path / "photos"
+    names = ("b.png", "a.JPG", "june/c.gif", "june/deep/d.webp", "notes.txt", "july/x.txt")
+    for name in (*names, "june/.hidden.png", ".cache/e.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+def test_folders_are_searched_in_order(folder):
+    found = [str(path.relative_to(folder)) for path in find_images(folder)]
+    assert found == ["a.JPG", "b.png", "june/c.gif", "june/deep/d.webp"]
+    assert find_images(folder / "notes.txt") == [folder / "notes.txt"]
+    assert list(map(str, find_images("none"))) == ["none"]
+    with pytest.raises(ValueError, match=r"There is no \.jpg, .* file in the folder .*july\."):
+        find_images(folder / "july")
+    assert all(suffix == suffix.lower() for suffix in IMAGE_SUFFIXES)
+
+
+def test_the_standard_input_may_be_paths(folder):
+    lines = os.fsencode(f"{folder}/b.png\r\n\n{folder}/june\nBM.bmp\nGIF89a\n")
+    names = [name for name, _ in named_images(["first.png", "-"], io.BytesIO(lines))]
+    ends = ["june/c.gif", "june/deep/d.webp"]
+    expected = [f"{folder}/b.png", *(f"{folder}/{end}" for end in ends), "BM.bmp", "GIF89a"]
+    assert names == ["first.png", *expected]
+    with pytest.raises(ValueError, match="neither an image nor a path"):
+        named_images(["-"], io.BytesIO(b"\n \n"))
+
+
+def encoded(pixels, form, **options):
+    buffer = io.BytesIO()
+    pixels = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    pixels.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+COLORS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype="uint8")
+SHADES = np.linspace(0, 65535, 35).reshape(5, 7).astype("uint16")
+
+
+def transparent_gif():
+    image = Image.fromarray(np.arange(35, dtype="uint8").reshape(5, 7) % 4, "P")
+    image.putpalette([*(200, 10, 10), *(10, 200, 10), *(10, 10, 200), *(9, 9, 9)])
+    return encoded(image, "GIF", transparency=1)
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF"])
+def test_the_standard_input_may_be_an_image(form):
+    data = encoded(COLORS, form)
+    assert named_images(["-"], io.BytesIO(data)) == [("-", data)]
+    sent = read_image(data)
+    assert sent == read_image(bytearray(data)) == read_image(memoryview(data))
+    assert (sent == data) == (form in ("PNG", "JPEG"))
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        encoded(COLORS, "GIF"),
+        transparent_gif(),
+        encoded(COLORS, "BMP") + b"behind the pixels",
+        encoded(COLORS, "WEBP", lossless=True),
+        encoded(SHADES, "PPM"),
+        encoded(SHADES, "TIFF"),
+        encoded(np.dstack([COLORS, COLORS[..., 0]]), "TIFF"),
+    ],
+    ids=["GIF", "transparent GIF", "BMP", "WebP", "16-bit PGM", "16-bit TIFF", "TIFF with alpha"],
+)
+def test_other_formats_reach_the_graph_as_training_reads_them(tmp_path, file):
+    (tmp_path / "image").write_bytes(file)
+    trained_on = images.decode(tmp_path / "image")
+    for sent in (read_image(file), read_image(tmp_path / "image")):
+        decoded = decode_images(tf.constant([sent]), trained_on.shape[:2])[0]
+        np.testing.assert_array_equal(decoded, trained_on)
+
+
+@pytest.mark.parametrize("shape", [(9, 13), (75, 130)])
+@pytest.mark.parametrize(("form", "tolerance"), [("PNG", 0.01), ("JPEG", 4)])
+def test_pixels_are_those_of_the_graph(shape, form, tolerance):
+    file = encoded(Image.fromarray(COLORS).resize(shape[::-1], Image.Resampling.BICUBIC), form)
+    expected = decode_images(tf.constant([file]), (32, 32)).numpy()[0]
+    found = decode(file, (32, 32))
+    assert found.dtype == "float32"
+    np.testing.assert_allclose(found, expected, atol=tolerance)
+
+
+@pytest.mark.parametrize("file", [b"\x89PNG\r\n\x1a\n", b"GIF89a", encoded(COLORS, "JPEG")[:90]])
+def test_damaged_files(file):
+    with pytest.raises(ValueError, match="an image that can be decoded"):
+        decode(file, (4, 4))
+
+
+@pytest.mark.parametrize(
+    ("signatures", "expected"),
+    [
+        ({"serving_default": {"image": FLOATS}}, PixelInput("serving_default", (4, 6))),
+        ({"own": {"x": FLOATS}, "other": {"x": FLOATS}}, PixelInput("own", (4, 6))),
+        ({"serving_default": {"image": FLOATS}, "own": {"image_bytes": FILES}}, None),
+        ({"serving_default": {"image": FLOATS}, "files": {"image_bytes": FILES}}, None),
+        ({"other": {"image": FLOATS}}, None),
+        ({"serving_default": {"x": FLOATS, "y": FLOATS}}, None),
+        ({"serving_default": {"image": ("DT_FLOAT", [-1, -1, -1, 3])}}, None),
+        ({"serving_default": {"image": ("DT_FLOAT", [-1, 4, 6, 1])}}, None),
+        ({"serving_default": {"image": ("DT_INT8", [-1, 4, 6, 3])}}, None),
+        ({"serving_default": {"x": ("DT_FLOAT", [-1])}}, None),
+        ({}, None),
+    ],
+)
+def test_which_models_take_pixels(signatures, expected):
+    assert find_pixel_input(signatures, "own") == expected
+
+
+def test_probabilities_alone_are_enough():
+    for rows in ([[0.2, 0.7, 0.1]], [{"probabilities": [0.2, 0.7, 0.1]}]):
+        [answer] = read_predictions(rows, 1, ["a", "b", "c"])
+        assert (answer.label, answer.class_id, answer.probability) == ("b", 1, 0.7)
+        assert read_predictions(rows, 1)[0].label == "1"
+    own = {"probabilities": [0.2, 0.8], "class_id": 1, "label": "server's"}
+    assert read_predictions([own], 1, ["a", "b"])[0].label == "server's"
+
+
+def test_labels(tmp_path):
+    (tmp_path / "labels.txt").write_text("cat\ndög\n", encoding="utf-8")
+    assert read_labels(tmp_path / "labels.txt") == ["cat", "dög"]
+    assert read_labels(("cat", "dög")) == ["cat", "dög"]
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(ValueError, match=r"UTF-8 text. Received: .*latin\.txt"):
+        read_labels(tmp_path / "latin.txt")
+    with pytest.raises(OSError, match=r"Cannot read .*none\.txt"):
+        Client(labels=str(tmp_path / "none.txt"))
+
+
+@given(
+    sizes=st.lists(st.integers(0, MAX_BATCH_BYTES * 3 // 2), max_size=20), size=st.integers(1, 6)
+)
+def test_batches_keep_all_images_within_the_limits(sizes, size):
+    whole = memoryview(bytes(MAX_BATCH_BYTES * 3 // 2))  # slices of it take no room
+    files = [("name", whole[:length]) for length in sizes]
+    made = [[image for _, image in batch] for batch in batches(files, size)]
+    assert [len(image) for batch in made for image in batch] == sizes
+    for batch in made:
+        assert 1 <= len(batch) <= size
+        assert len(batch) == 1 or sum(map(len, batch)) <= MAX_BATCH_BYTES
+    for batch, after in itertools.pairwise(made):
+        # a batch ends only where the next image does not fit
+        assert len(batch) == size or sum(map(len, [*batch, after[0]])) > MAX_BATCH_BYTES
+
+
+@given(rows=st.integers(0, 12), size=st.integers(1, 5), large=st.booleans())
+def test_arrays_are_cut_within_the_limits(rows, size, large):
+    row_bytes = MAX_BATCH_BYTES // 2 if large else 1
+    array = np.broadcast_to(np.uint8(0), (rows, row_bytes))
+    made = list(array_batches(array, size))
+    assert sum(map(len, made)) == rows
+    assert all(1 <= len(batch) <= min(size, 2 if large else size) for batch in made)
