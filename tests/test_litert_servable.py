@@ -199,8 +199,11 @@ def test_client_says_what_does_not_fit(url):
     with Client(url, model_name="m") as client:
         with pytest.raises(ServerError, match=r"shape"):
             client.predict_arrays(np.zeros((1, 5, 5, 3), "float32"))
-        with pytest.raises(ValueError, match="An image cannot be decoded"):
-            client.predict([png(np.zeros((4, 6, 3), "uint8"))[:40]])
+        good = png(np.zeros((4, 6, 3), "uint8"))
+        first, bad, last = client.stream([good, good[:40], good])
+        assert isinstance(bad, ValueError)
+        assert str(bad).startswith("image 1: ")
+        assert first == last
 
 
 def test_without_the_file_or_the_flag_the_saved_model_is_served(base_path, tmp_path):
