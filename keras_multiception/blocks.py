@@ -1,27 +1,116 @@
-"""Building blocks: functions from tensor to tensor.
+"""Layers and building blocks as functions from tensor to tensor, with the paper's constants.
 
 `conv_bn` is the seam at which every backbone exchanges its convolution.
 """
 
+import collections.abc
+from typing import TypeAlias
+
 from keras import layers
 
-from keras_multiception.layers.arguments import standardize_kernel_sizes, strided_length
+from keras_multiception.layers.arguments import (
+    KernelSizes,
+    Pairs,
+    Tensor,
+    standardize_kernel_sizes,
+    strided_length,
+)
+from keras_multiception.layers.batch_normalization import BatchNormalization
 from keras_multiception.layers.initializers import depthwise_he_normal, he_normal, uniform_bias
 from keras_multiception.layers.mix_conv2d import MixConv2D
 from keras_multiception.layers.multiception_conv2d import MulticeptionConv2D
-from keras_multiception.primitives import (
-    CHANNELS_LAST,
-    batch_norm,
-    conv2d,
-    depthwise_conv2d,
-    relu,
-    suffixed,
-)
 
+CHANNELS_LAST = {"data_format": "channels_last"}
 DEFAULT_KERNEL_SIZES = (3, 5, 7)  # of the types of convolution that take several
+Conv: TypeAlias = str | collections.abc.Callable[..., Tensor]
 
 
-def conv_bn(x, filters, strides=1, kernel_sizes=None, conv="multiception", fan="fan_in", name=None):
+def conv2d(
+    x: Tensor,
+    filters: int,
+    kernel_size: KernelSizes,
+    strides: int = 1,
+    fan: str = "fan_in",
+    use_bias: bool = False,
+    name: str | None = None,
+) -> Tensor:
+    """Apply a full convolution, padded by half the kernel on every side at every stride.
+
+    TensorFlow's own "same" pads only the end where the stride is 2 and the size even, and so
+    looks at other positions. `fan` is the mode of the He-normal initialization.
+    """
+    x, padding, (height, width) = _pad_symmetrically(x, kernel_size, strides, name)
+    return layers.Conv2D(
+        filters,
+        (height, width),
+        strides=strides,
+        padding=padding,
+        use_bias=use_bias,
+        kernel_initializer=he_normal(fan),
+        bias_initializer=uniform_bias(x.shape[-1] * height * width),
+        name=name,
+        **CHANNELS_LAST,
+    )(x)
+
+
+def depthwise_conv2d(
+    x: Tensor,
+    kernel_size: KernelSizes,
+    strides: int = 1,
+    fan: str = "fan_in",
+    name: str | None = None,
+) -> Tensor:
+    """Apply a depthwise convolution without a bias, padded like `conv2d`."""
+    x, padding, size = _pad_symmetrically(x, kernel_size, strides, name)
+    return layers.DepthwiseConv2D(
+        size,
+        strides=strides,
+        padding=padding,
+        use_bias=False,
+        depthwise_initializer=depthwise_he_normal(fan),
+        name=name,
+        **CHANNELS_LAST,
+    )(x)
+
+
+def batch_norm(x: Tensor, name: str | None = None) -> Tensor:
+    """Apply batch normalization with the constants of the paper's experiments."""
+    return BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)(x)
+
+
+def relu(x: Tensor, name: str | None = None, max_value: float | None = None) -> Tensor:
+    """Apply ReLU, cut off at `max_value` if given."""
+    return layers.ReLU(max_value=max_value, name=name)(x)
+
+
+def _pad_symmetrically(
+    x: Tensor, kernel_size: KernelSizes, strides: int, name: str | None
+) -> tuple[Tensor, str, tuple[int, int]]:
+    """Return the input, the `padding` argument and the size of a symmetrically padded kernel."""
+    ((height, width),) = standardize_kernel_sizes([kernel_size])
+    if strides == 1:
+        return x, "same", (height, width)  # the same thing at stride 1
+    if max(height, width) > 1:
+        padding = layers.ZeroPadding2D(
+            (height // 2, width // 2), name=_suffixed(name, "pad"), **CHANNELS_LAST
+        )
+        x = padding(x)
+    return x, "valid", (height, width)
+
+
+def _suffixed(name: str | None, suffix: str) -> str | None:
+    return None if name is None else f"{name}_{suffix}"
+
+
+def conv_bn(
+    x: Tensor,
+    filters: int,
+    strides: int = 1,
+    kernel_sizes: KernelSizes | None = None,
+    conv: Conv = "multiception",
+    fan: str = "fan_in",
+    name: str | None = None,
+) -> Tensor:
     """Apply a convolution of the chosen type and its batch norm: the seam of every backbone.
 
     The types, as in the paper's experiments:
@@ -38,7 +127,7 @@ def conv_bn(x, filters, strides=1, kernel_sizes=None, conv="multiception", fan="
       tensor with `filters` channels and the spatial size of a same-padded convolution.
 
     Args:
-        x: Input tensor.
+        x: Input tensor of shape (batch, height, width, channels).
         filters: Integer, number of output channels.
         strides: Positive integer.
         kernel_sizes: Kernel sizes as in `MulticeptionConv2D`. `"standard"` and `"dsconv"` take
@@ -47,14 +136,8 @@ def conv_bn(x, filters, strides=1, kernel_sizes=None, conv="multiception", fan="
         fan: `"fan_in"` or `"fan_out"`: the mode of the He-normal initialization.
         name: String, prefix of the names of the layers.
 
-    Input shape:
-        `(batch, height, width, channels)`.
-
-    Output shape:
-        `(batch, ceil(height / strides), ceil(width / strides), filters)`.
-
     Returns:
-        The output tensor.
+        A tensor of shape (batch, ceil(height / strides), ceil(width / strides), filters).
 
     Raises:
         ValueError: If `conv` is unknown, `kernel_sizes` does not fit it, or a callable returns
@@ -65,17 +148,15 @@ def conv_bn(x, filters, strides=1, kernel_sizes=None, conv="multiception", fan="
         >>> km.conv_bn(x, 32, strides=2, conv="dsconv").shape
         (None, 16, 16, 32)
     """
+    require_conv(conv)
+    takes_one = conv in ("standard", "dsconv")
+    if kernel_sizes is None:
+        kernel_sizes = 3 if takes_one else DEFAULT_KERNEL_SIZES
+    sizes = standardize_kernel_sizes(kernel_sizes)
     if callable(conv):
-        sizes = standardize_kernel_sizes(
-            DEFAULT_KERNEL_SIZES if kernel_sizes is None else kernel_sizes
-        )
         y = conv(x, filters, strides=strides, kernel_sizes=sizes, name=name)
         return _require_same_padded(y, x, filters, strides, conv)
-    require_conv(conv)
-    if kernel_sizes is None:
-        kernel_sizes = 3 if conv in _ONE_KERNEL_SIZE else DEFAULT_KERNEL_SIZES
-    sizes = standardize_kernel_sizes(kernel_sizes)
-    if conv in _ONE_KERNEL_SIZE and len(sizes) > 1:
+    if takes_one and len(sizes) > 1:
         raise ValueError(
             f'`kernel_sizes` must be one size with `conv="{conv}"`. '
             f"Received: kernel_sizes={kernel_sizes!r}"
@@ -83,15 +164,8 @@ def conv_bn(x, filters, strides=1, kernel_sizes=None, conv="multiception", fan="
     return _CONVOLUTIONS[conv](x, filters, strides, sizes, fan, name)
 
 
-def require_conv(conv):
-    """Refuse anything that is neither a callable nor the name of a convolution type.
-
-    Args:
-        conv: What a user passed as `conv`.
-
-    Raises:
-        ValueError: If `conv` is unknown.
-    """
+def require_conv(conv: Conv) -> None:
+    """Refuse anything that is neither a callable nor the name of a convolution type."""
     if not callable(conv) and conv not in tuple(_CONVOLUTIONS):
         raise ValueError(
             f"`conv` must be a callable or one of {', '.join(_CONVOLUTIONS)}. "
@@ -99,24 +173,20 @@ def require_conv(conv):
         )
 
 
-def basic_block(x, filters, strides, conv, kernel_sizes, name, se_ratio=None):
+def basic_block(
+    x: Tensor,
+    filters: int,
+    strides: int,
+    conv: Conv,
+    kernel_sizes: KernelSizes | None,
+    name: str,
+    se_ratio: float | None = None,
+) -> Tensor:
     """Apply the residual block of the CIFAR ResNets; its first convolution is replaceable.
 
     conv_bn -> ReLU -> 3x3 convolution -> batch norm -> squeeze-and-excitation, if any -> add the
     shortcut -> ReLU. The shortcut is the identity, or a strided 1x1 convolution and batch norm
     where the width changes.
-
-    Args:
-        x: Input tensor.
-        filters: Integer, number of output channels.
-        strides: Positive integer, the stride of the first convolution.
-        conv: Type of the first convolution, as in `conv_bn`.
-        kernel_sizes: Its kernel sizes.
-        name: String, prefix of the names of the layers.
-        se_ratio: `None`, or the ratio of `squeeze_excite`.
-
-    Returns:
-        The output tensor, `(batch, ceil(height / strides), ceil(width / strides), filters)`.
     """
     shortcut = x
     if x.shape[-1] != filters or strides != 1:
@@ -132,16 +202,10 @@ def basic_block(x, filters, strides, conv, kernel_sizes, name, se_ratio=None):
     return relu(x, f"{name}_out")
 
 
-def squeeze_excite(x, ratio, name):
+def squeeze_excite(x: Tensor, ratio: float, name: str) -> Tensor:
     """Scale each channel by a factor in 0..1 that two dense layers find from all channels' means.
 
-    Args:
-        x: Input tensor.
-        ratio: Float, hidden units for each channel.
-        name: String, prefix of the names of the layers.
-
-    Returns:
-        The output tensor, of the shape of `x`.
+    `ratio` is the number of hidden units for each channel.
 
     Reference:
         Hu et al., Squeeze-and-Excitation Networks (CVPR 2018); without biases.
@@ -161,17 +225,23 @@ def squeeze_excite(x, ratio, name):
     return layers.Multiply(name=f"{name}_scale")([x, scale])
 
 
-def _standard(x, filters, strides, kernel_sizes, fan, name):
-    x = conv2d(x, filters, kernel_sizes[0], strides, fan, name=suffixed(name, "conv"))
-    return batch_norm(x, suffixed(name, "bn"))
+def _standard(
+    x: Tensor, filters: int, strides: int, kernel_sizes: Pairs, fan: str, name: str | None
+) -> Tensor:
+    x = conv2d(x, filters, kernel_sizes[0], strides, fan, name=_suffixed(name, "conv"))
+    return batch_norm(x, _suffixed(name, "bn"))
 
 
-def _dsconv(x, filters, strides, kernel_sizes, fan, name):
-    x = depthwise_conv2d(x, kernel_sizes[0], strides, fan, suffixed(name, "depthwise"))
+def _dsconv(
+    x: Tensor, filters: int, strides: int, kernel_sizes: Pairs, fan: str, name: str | None
+) -> Tensor:
+    x = depthwise_conv2d(x, kernel_sizes[0], strides, fan, _suffixed(name, "depthwise"))
     return _pointwise_bn(x, filters, fan, name)
 
 
-def _mixconv(x, filters, strides, kernel_sizes, fan, name):
+def _mixconv(
+    x: Tensor, filters: int, strides: int, kernel_sizes: Pairs, fan: str, name: str | None
+) -> Tensor:
     return MixConv2D(
         filters,
         kernel_sizes,
@@ -182,17 +252,21 @@ def _mixconv(x, filters, strides, kernel_sizes, fan, name):
     )(x)
 
 
-def _mixconv_depthwise(x, filters, strides, kernel_sizes, fan, name):
+def _mixconv_depthwise(
+    x: Tensor, filters: int, strides: int, kernel_sizes: Pairs, fan: str, name: str | None
+) -> Tensor:
     x = MixConv2D(
         kernel_sizes=kernel_sizes,
         strides=strides,
         kernel_initializer=depthwise_he_normal(fan),
-        name=suffixed(name, "depthwise"),
+        name=_suffixed(name, "depthwise"),
     )(x)
     return _pointwise_bn(x, filters, fan, name)
 
 
-def _multiception(x, filters, strides, kernel_sizes, fan, name):
+def _multiception(
+    x: Tensor, filters: int, strides: int, kernel_sizes: Pairs, fan: str, name: str | None
+) -> Tensor:
     return MulticeptionConv2D(
         filters,
         kernel_sizes,
@@ -210,16 +284,15 @@ _CONVOLUTIONS = {
     "mixconv_depthwise": _mixconv_depthwise,
     "multiception": _multiception,
 }
-_ONE_KERNEL_SIZE = ("standard", "dsconv")
 
 
-def _pointwise_bn(x, filters, fan, name):
-    name = suffixed(name, "pointwise")
+def _pointwise_bn(x: Tensor, filters: int, fan: str, name: str | None) -> Tensor:
+    name = _suffixed(name, "pointwise")
     x = conv2d(x, filters, 1, fan=fan, use_bias=True, name=name)
-    return batch_norm(x, suffixed(name, "bn"))
+    return batch_norm(x, _suffixed(name, "bn"))
 
 
-def _require_same_padded(y, x, filters, strides, conv):
+def _require_same_padded(y: Tensor, x: Tensor, filters: int, strides: int, conv: Conv) -> Tensor:
     expected = (*(strided_length(length, strides) for length in x.shape[1:3]), filters)
     if tuple(getattr(y, "shape", ())[1:]) != expected:
         raise ValueError(

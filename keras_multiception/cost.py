@@ -14,13 +14,12 @@ from keras_multiception.graphs.equality import fits
 from keras_multiception.graphs.reading import first_argument, graph_of, require_graph, walk
 from keras_multiception.layers.mix_conv2d import MixConv2D
 from keras_multiception.layers.multiception_conv2d import MulticeptionConv2D
-from keras_multiception.layers.unused_shortcut import UnusedShortcut
 
 _CONVOLUTIONS = (layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D)
 _KERNELS = ("kernel", "depthwise_kernel", "pointwise_kernel")
 _POOLING = (layers.AveragePooling2D, layers.MaxPooling2D)
 _SHIFTING = (layers.Cropping2D, layers.ZeroPadding2D)
-_WITHOUT_PRODUCTS = (layers.Embedding, layers.LayerNormalization, layers.PReLU, UnusedShortcut)
+_WITHOUT_PRODUCTS = (layers.Embedding, layers.LayerNormalization, layers.PReLU)
 # products of two tensors, by the name of the layer or of the operation of `keras.ops`
 _TENSOR_PRODUCTS = {
     "AdditiveAttention",

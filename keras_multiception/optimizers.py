@@ -3,6 +3,7 @@
 import math
 import numbers
 import re
+from typing import Any
 
 import keras
 from keras import ops
@@ -49,13 +50,13 @@ class SGDL2(keras.optimizers.SGD):
 
     def __init__(
         self,
-        learning_rate=0.1,
-        momentum=0.9,
-        nesterov=True,
-        l2=2e-4,
-        name="sgd_l2",
-        **kwargs,
-    ):
+        learning_rate: Any = 0.1,
+        momentum: float = 0.9,
+        nesterov: bool = True,
+        l2: float = 2e-4,
+        name: str = "sgd_l2",
+        **kwargs: Any,
+    ) -> None:
         if kwargs.pop("weight_decay", None):
             raise ValueError(
                 "`weight_decay` is the decoupled decay of other optimizers; "
@@ -72,7 +73,7 @@ class SGDL2(keras.optimizers.SGD):
         )
         self.l2 = float(l2)
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Apply one step to one variable (called by Keras)."""
         learning_rate = ops.cast(learning_rate, variable.dtype)
         gradient = ops.cast(gradient, variable.dtype)
@@ -88,7 +89,7 @@ class SGDL2(keras.optimizers.SGD):
                 gradient = velocity
         self.assign_sub(variable, ops.multiply(gradient, learning_rate))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Return the arguments that rebuild this optimizer."""
         config = super().get_config()
         config.pop("weight_decay", None)
@@ -137,15 +138,15 @@ class ConvMuon(keras.optimizers.Muon):
 
     def __init__(
         self,
-        learning_rate=0.05,
-        momentum=0.6,
-        weight_decay=0.025,
-        adam_lr_ratio=0.1,
-        adam_weight_decay=0.0,
-        rms_rate=None,
-        name="conv_muon",
-        **kwargs,
-    ):
+        learning_rate: Any = 0.05,
+        momentum: float = 0.6,
+        weight_decay: float | None = 0.025,
+        adam_lr_ratio: float = 0.1,
+        adam_weight_decay: float | None = 0.0,
+        rms_rate: float | None = None,
+        name: str = "conv_muon",
+        **kwargs: Any,
+    ) -> None:
         weight_decay = 0.0 if weight_decay is None else weight_decay
         adam_weight_decay = 0.0 if adam_weight_decay is None else adam_weight_decay
         _require_not_negative(weight_decay, "weight_decay")
@@ -163,13 +164,13 @@ class ConvMuon(keras.optimizers.Muon):
             **kwargs,
         )
 
-    def _should_use_adamw(self, variable):
+    def _should_use_adamw(self, variable: Any) -> bool:
         excluded = [*self.exclude_layers, *(["(?i)embedding"] if self.exclude_embeddings else [])]
         return len(variable.shape) != 4 or any(
             re.search(pattern, variable.path) for pattern in excluded
         )
 
-    def _muon_update_step(self, gradient, variable, lr, m):
+    def _muon_update_step(self, gradient: Any, variable: Any, lr: Any, m: Any) -> None:
         self.assign_add(m, ops.add(gradient, ops.multiply(m, self.momentum - 1)))
         step = ops.add(gradient, ops.multiply(m, self.momentum)) if self.nesterov else m
         *window, filters = variable.shape
@@ -179,14 +180,14 @@ class ConvMuon(keras.optimizers.Muon):
         self.assign_sub(variable, ops.reshape(matrix, variable.shape))
 
 
-def _require_not_negative(value, name):
+def _require_not_negative(value: Any, name: str) -> None:
     if not isinstance(value, numbers.Real) or not 0 <= float(value) < math.inf:
         raise ValueError(
             f"`{name}` must be a finite number of at least 0. Received: {name}={value!r}"
         )
 
 
-def _require_momentum(momentum):
+def _require_momentum(momentum: Any) -> None:
     if not isinstance(momentum, numbers.Real) or not 0 <= float(momentum) < 1:
         raise ValueError(
             f"`momentum` must be at least 0 and less than 1. Received: momentum={momentum!r}"

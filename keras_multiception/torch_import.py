@@ -3,32 +3,29 @@
 import collections.abc
 import dataclasses
 import re
+from typing import Any, TypeAlias
 
+import keras
 import numpy as np
 from keras import layers
 
 from keras_multiception.layers.mix_conv2d import MixConv2D
 from keras_multiception.layers.multiception_conv2d import MulticeptionConv2D
-from keras_multiception.layers.unused_shortcut import UnusedShortcut
+
+# a name in PyTorch, the variable, and the function from PyTorch's layout to Keras'
+Entry: TypeAlias = tuple[str, tuple[Any, collections.abc.Callable[[np.ndarray], Any]]]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Family:
-    """Our names of a family's layers -> the modules of the released code.
+    """Our names of a family's layers -> the modules of the released code."""
 
-    Attributes:
-        outside: Of the layers outside the blocks, and of those that are exceptions.
-        block: The module of a block: by `stage`, its `index` in the stage (from 0) and its `place`
-            in the network (from 1).
-        inside: Of the layers of a block, by their names within it.
-    """
-
-    outside: dict[str, str]
-    block: str
-    inside: dict[str, str]
+    outside: dict[str, str]  # the blocks, and exceptions inside them
+    block: str  # the module by `stage`, `index` in it (from 0) and `place` in all (from 1)
+    inside: dict[str, str]  # a block, by the names within it
 
 
-def _conv_bn(ours, theirs):
+def _conv_bn(ours: str, theirs: str) -> dict[str, str]:
     """The names of a replaceable convolution's layers, of whatever type."""
     return {
         ours: theirs,  # Multiception, and the paper's MixConv
@@ -63,7 +60,6 @@ _SHAKE_SHAKE = _Family(
         "shortcut_conv1": "shortcut.conv1",
         "shortcut_conv2": "shortcut.conv2",
         "shortcut_bn": "shortcut.bn",
-        "unused_shortcut": "shortcut",
     },
 )
 _MOBILENET_V2 = _Family(
@@ -93,7 +89,9 @@ _MOBILENET_V2 = _Family(
 _TELLTALES = {"stage1_block1_shake": _SHAKE_SHAKE, "head_conv": _MOBILENET_V2}
 
 
-def load_torch_state_dict(model, state):
+def load_torch_state_dict(
+    model: keras.Model, state: collections.abc.Mapping[str, Any]
+) -> keras.Model:
     """Load weights of the paper's released PyTorch code into one of our networks.
 
     Either every weight is loaded or, with an error that names each entry that does not fit, none.
@@ -101,9 +99,9 @@ def load_torch_state_dict(model, state):
     Args:
         model: A `keras.Model` made by `km.create_model` or its factories.
         state: Mapping from the names of the released code to arrays in PyTorch's layout (NumPy
-            arrays or PyTorch tensors), such as a `state_dict()`. Passed over are a prefix `module.`
-            before every name (of PyTorch's `DataParallel`), `num_batches_tracked` entries and
-            the shortcuts that the released Shake-Shake holds in every block but uses in few.
+            arrays or PyTorch tensors), such as a `state_dict()`. A prefix `module.` before every
+            name (of PyTorch's `DataParallel`) is passed over, and so are `num_batches_tracked`
+            and the shortcuts that the released Shake-Shake never uses.
 
     Returns:
         The model, for chaining.
@@ -115,9 +113,6 @@ def load_torch_state_dict(model, state):
     Example:
         >>> state = torch.load("resnet20_multiception.pth", map_location="cpu")
         >>> km.load_torch_state_dict(km.ResNet20(), state)
-
-    Reference:
-        The code that Section VI of the paper points to.
     """
     is_mapping = isinstance(state, collections.abc.Mapping)
     if not is_mapping or not all(isinstance(name, str) for name in state):
@@ -129,6 +124,26 @@ def load_torch_state_dict(model, state):
         state = {name.removeprefix("module."): value for name, value in state.items()}
     targets = dict(_torch_entries(model))
     state = {name: x for name, x in state.items() if name in targets or not _unused(name, targets)}
+    arrays, misshapen = _fitting(state, targets)
+    problems = {
+        "Missing": [name for name in targets if name not in state],
+        "Unexpected": [name for name in state if name not in targets],
+        "Of another shape": misshapen,
+    }
+    if any(problems.values()):
+        raise ValueError(
+            f"`state` must hold exactly the weights of the model {model.name!r}. Received:"
+            + "".join(f" {kind}: {', '.join(names)}." for kind, names in problems.items() if names)
+        )
+    for name, (variable, _) in targets.items():
+        variable.assign(arrays[name])
+    return model
+
+
+def _fitting(
+    state: dict[str, Any], targets: dict[str, Any]
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Return the arrays in Keras' layout, and a description of each that does not fit."""
     arrays, misshapen = {}, []
     for name, (variable, to_keras) in targets.items():
         if name not in state:
@@ -145,25 +160,13 @@ def load_torch_state_dict(model, state):
                 f"received {received.shape} in PyTorch's)"
             )
         arrays[name] = array
-    problems = {
-        "Missing": [name for name in targets if name not in state],
-        "Unexpected": [name for name in state if name not in targets],
-        "Of another shape": misshapen,
-    }
-    if any(problems.values()):
-        raise ValueError(
-            f"`state` must hold exactly the weights of the model {model.name!r}. Received:"
-            + "".join(f" {kind}: {', '.join(names)}." for kind, names in problems.items() if names)
-        )
-    for name, (variable, _) in targets.items():
-        variable.assign(arrays[name])
-    return model
+    return arrays, misshapen
 
 
-def _unused(name, targets):
-    """Return whether a checkpoint holds an entry that no network uses.
+def _unused(name: str, targets: dict[str, Any]) -> bool:
+    """Return whether an entry is one that no network uses.
 
-    These are PyTorch's batch counters, and the shortcuts of Shake-Shake's blocks that keep the
+    These are PyTorch's batch counters, and in Shake-Shake the shortcuts of blocks that keep the
     shape, where the released code adds the input itself.
     """
     if name.endswith(".num_batches_tracked"):
@@ -172,7 +175,7 @@ def _unused(name, targets):
     return shakes and re.fullmatch(r"layer[123]\.[0-3]\.shortcut\..*", name) is not None
 
 
-def _torch_entries(model):
+def _torch_entries(model: keras.Model) -> collections.abc.Iterator[Entry]:
     modules = _modules(model)
     for layer in model.layers:
         if not layer.weights:
@@ -185,7 +188,7 @@ def _torch_entries(model):
         yield from _layer_entries(layer, modules[layer.name])
 
 
-def _modules(model):
+def _modules(model: keras.Model) -> dict[str, str]:
     """Return the modules of the released code by the names of the layers."""
     names = [layer.name for layer in model.layers]
     family = next((_TELLTALES[name] for name in _TELLTALES if name in names), _RESNET)
@@ -202,7 +205,7 @@ def _modules(model):
     return modules | family.outside
 
 
-def _layer_entries(layer, module):
+def _layer_entries(layer: Any, module: str) -> collections.abc.Iterator[Entry]:
     """Yield (name in PyTorch, (variable, function from PyTorch's layout to Keras'))."""
     if isinstance(layer, MulticeptionConv2D):
         for index, conv in enumerate(layer.depthwise_convs):
@@ -213,10 +216,6 @@ def _layer_entries(layer, module):
     elif isinstance(layer, MixConv2D):
         for index, conv in enumerate(layer.convs):
             yield from _layer_entries(conv, f"{module}.{index}")
-    elif isinstance(layer, UnusedShortcut):
-        for index, conv in enumerate(layer.convs, start=1):
-            yield from _layer_entries(conv, f"{module}.conv{index}")
-        yield from _layer_entries(layer.bn, f"{module}.bn")
     elif isinstance(layer, layers.BatchNormalization):
         yield f"{module}.weight", (layer.gamma, _transpose(0))
         yield f"{module}.bias", (layer.beta, _transpose(0))
@@ -235,11 +234,11 @@ def _layer_entries(layer, module):
             yield f"{module}.bias", (layer.bias, _transpose(0))
 
 
-def _transpose(*axes):
+def _transpose(*axes: int) -> collections.abc.Callable[[np.ndarray], Any]:
     return lambda array: array.transpose(axes) if array.ndim == len(axes) else None
 
 
-def _to_numpy(value):
+def _to_numpy(value: Any) -> np.ndarray:
     array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
     if np.iscomplexobj(array):
         raise TypeError("complex numbers")

@@ -170,4 +170,4 @@ def test_plain_operations_of_two_threads_end():
         thread.start()
     for thread in threads:
         thread.join()
-    assert km.kernels.fast_forms() is not None
+    assert km.kernels.fused_ops() is not None

@@ -10,7 +10,6 @@ import pytest
 from test_floors import ROOT
 
 import keras_multiception as km
-from keras_multiception.layers.unused_shortcut import UnusedShortcut
 
 pytestmark = pytest.mark.backend
 
@@ -41,7 +40,6 @@ def network():
     [
         km.layers.MulticeptionConv2D(4, (3, 5), trainable=False),
         km.layers.MixConv2D(6, (3, 5), trainable=False),
-        UnusedShortcut(6, trainable=False),
     ],
 )
 def test_frozen_layers_stay_frozen(layer, tmp_path):

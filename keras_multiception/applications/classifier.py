@@ -1,55 +1,41 @@
 """What every backbone shares: its input, its top, its weights and its kernel sizes by stage."""
 
+import collections.abc
 import os
 import pathlib
+from typing import Any
 
 import keras
 from keras import layers
 
 from keras_multiception.applications import pretrained
-from keras_multiception.blocks import require_conv
-from keras_multiception.layers.arguments import standardize_integer, standardize_kernel_sizes
+from keras_multiception.blocks import CHANNELS_LAST, Conv, require_conv
+from keras_multiception.layers.arguments import (
+    Tensor,
+    standardize_integer,
+    standardize_kernel_sizes,
+)
 from keras_multiception.layers.initializers import uniform_bias
-from keras_multiception.primitives import CHANNELS_LAST
 
+# of Multiception by stage: the paper's choice, Section III
 PAPER_KERNEL_SIZES = ((3, 5, 7), (3, 5), (3, 3))
 
 
 def build_classifier(
-    features,
-    include_top,
-    weights,
-    input_tensor,
-    input_shape,
-    pooling,
-    classes,
-    classifier_activation,
-    name,
-    default_size=32,
-    dropout=None,
-):
-    """Build a Functional model from the function of its feature maps.
-
-    Args:
-        features: Function from the input tensor to the last feature maps.
-        include_top: Boolean, whether to add global average pooling and a dense layer.
-        weights: `None`, the name of a data set that weights ship for, or the path of a weights
-            file to load.
-        input_tensor: `None`, or the Keras tensor of images to begin with.
-        input_shape: `None`, or tuple (height, width, channels).
-        pooling: `None`, `"avg"` or `"max"`, with `include_top=False`.
-        classes: Integer, number of units of the dense layer.
-        classifier_activation: Its activation.
-        name: String, the name of the model.
-        default_size: Integer, height and width of the images if nothing else is said.
-        dropout: `None`, or the rate of dropout in front of the dense layer.
-
-    Returns:
-        A `keras.Model`.
-
-    Raises:
-        ValueError: If an argument is out of its range.
-    """
+    features: collections.abc.Callable[[Any], Any],
+    *,
+    include_top: bool,
+    weights: str | os.PathLike | None,
+    input_tensor: keras.KerasTensor | None,
+    input_shape: tuple[int | None, ...] | None,
+    pooling: str | None,
+    classes: int,
+    classifier_activation: Any,
+    name: str,
+    default_size: int = 32,
+    dropout: float | None = None,
+) -> keras.Model:
+    """Build a Functional model from the function of its feature maps; see `km.create_model`."""
     if include_top:
         classes = standardize_integer(classes, "classes")
     _check_arguments(weights, input_shape, pooling)
@@ -63,27 +49,14 @@ def build_classifier(
         images = _checked_images(input_tensor, input_shape)
     x = features(images)
     if include_top:
-        x = layers.GlobalAveragePooling2D(name="avg_pool", **CHANNELS_LAST)(x)
-        if dropout is not None:
-            x = layers.Dropout(dropout, name="dropout")(x)
-        x = layers.Dense(
-            classes,
-            activation=classifier_activation,
-            kernel_initializer=uniform_bias(x.shape[-1]),
-            bias_initializer=uniform_bias(x.shape[-1]),
-            # logits and probabilities stay float32 under mixed precision
-            dtype=keras.DTypePolicy("float32")
-            if keras.config.dtype_policy().compute_dtype in ("float16", "bfloat16")
-            else None,
-            name="predictions",
-        )(x)
+        x = _top(x, classes, classifier_activation, dropout)
     elif pooling:
         pool = {"avg": layers.GlobalAveragePooling2D, "max": layers.GlobalMaxPooling2D}[pooling]
         x = pool(name=f"{pooling}_pool", **CHANNELS_LAST)(x)
     inputs = keras.utils.get_source_inputs(images)
     model = keras.Model(inputs[0] if len(inputs) == 1 else inputs, x, name=name)
     if weights is not None:
-        # what lies in front of `input_tensor` is not of the network
+        # without what comes before `input_tensor`
         own = model if input_tensor is None else keras.Model(images, x, name=name)
         if weights in pretrained.datasets():
             pretrained.load(own, weights, include_top)
@@ -92,19 +65,27 @@ def build_classifier(
     return model
 
 
-def stage_kernel_sizes(conv, kernel_sizes, stages=3):
-    """Return the kernel sizes of each stage: the user's, or the paper's for the convolution type.
+def _top(x: Tensor, classes: int, activation: Any, dropout: float | None) -> Tensor:
+    x = layers.GlobalAveragePooling2D(name="avg_pool", **CHANNELS_LAST)(x)
+    if dropout is not None:
+        x = layers.Dropout(dropout, name="dropout")(x)
+    compute_dtype = keras.config.dtype_policy().compute_dtype
+    is_half = compute_dtype in ("float16", "bfloat16")
+    return layers.Dense(
+        classes,
+        activation=activation,
+        kernel_initializer=uniform_bias(x.shape[-1]),
+        bias_initializer=uniform_bias(x.shape[-1]),
+        # logits and probabilities stay float32 under mixed precision
+        dtype=keras.DTypePolicy("float32") if is_half else None,
+        name="predictions",
+    )(x)
 
-    Args:
-        conv: Type of convolution, as in `km.conv_bn`.
-        kernel_sizes: `None`, one list of kernel sizes for every stage, or one list for each.
-        stages: Integer, the number of stages.
 
-    Returns:
-        A tuple with an entry for each stage, each fit for `km.conv_bn`.
+def stage_kernel_sizes(conv: Conv, kernel_sizes: Any, stages: int = 3) -> tuple:
+    """Return the kernel sizes of each stage, the user's or the paper's, as `km.conv_bn` takes them.
 
-    Raises:
-        ValueError: If `conv` is unknown or `kernel_sizes` has another form.
+    `kernel_sizes` is `None`, one list for every stage, or one list for each.
     """
     require_conv(conv)
     if kernel_sizes is None:
@@ -121,8 +102,7 @@ def stage_kernel_sizes(conv, kernel_sizes, stages=3):
     return tuple(standardize_kernel_sizes(entry) for entry in kernel_sizes)
 
 
-def _checked_images(input_tensor, input_shape):
-    """Return a tensor of images if it is one, of the shape that is asked for besides."""
+def _checked_images(input_tensor: Any, input_shape: Any) -> Tensor:
     shape = tuple(input_tensor.shape[1:]) if keras.utils.is_keras_tensor(input_tensor) else ()
     if len(shape) != 3 or not shape[-1]:
         raise ValueError(
@@ -137,7 +117,7 @@ def _checked_images(input_tensor, input_shape):
     return input_tensor
 
 
-def _check_arguments(weights, input_shape, pooling):
+def _check_arguments(weights: Any, input_shape: Any, pooling: Any) -> None:
     if pooling not in (None, "avg", "max"):
         raise ValueError(f'`pooling` must be None, "avg" or "max". Received: pooling={pooling!r}')
     is_shape = hasattr(input_shape, "__len__") and len(input_shape) == 3
@@ -157,11 +137,11 @@ def _check_arguments(weights, input_shape, pooling):
         )
 
 
-def _is_weights_file(path):
+def _is_weights_file(path: Any) -> bool:
     return pathlib.Path(path).suffix in (".h5", ".hdf5", ".keras") and pathlib.Path(path).is_file()
 
 
-def _require_softmax_or_logits(activation):
+def _require_softmax_or_logits(activation: Any) -> None:
     known = (keras.activations.softmax, keras.activations.linear)
     if keras.activations.get(activation) not in known:
         raise ValueError(

@@ -2,12 +2,15 @@
 
 import math
 import numbers
+import os
+from typing import Any
 
+import keras
 from keras import layers
 
 from keras_multiception.applications.classifier import build_classifier, stage_kernel_sizes
-from keras_multiception.blocks import conv_bn
-from keras_multiception.primitives import batch_norm, conv2d, depthwise_conv2d, relu
+from keras_multiception.blocks import Conv, batch_norm, conv2d, conv_bn, depthwise_conv2d, relu
+from keras_multiception.layers.arguments import KernelSizes, Tensor
 
 # expansion, filters, blocks and the stride of the first block, of each stage
 STAGES = (
@@ -31,19 +34,19 @@ _REFUSED = {
 
 
 def MobileNetV2(
-    include_top=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=10,
-    classifier_activation="softmax",
-    name="mobilenetv2",
-    conv="multiception",
-    kernel_sizes=None,
-    alpha=1.0,
-    stem_strides=None,
-):
+    include_top: bool = True,
+    weights: str | os.PathLike | None = None,
+    input_tensor: keras.KerasTensor | None = None,
+    input_shape: tuple[int | None, ...] | None = None,
+    pooling: str | None = None,
+    classes: int = 10,
+    classifier_activation: Any = "softmax",
+    name: str = "mobilenetv2",
+    conv: Conv = "multiception",
+    kernel_sizes: KernelSizes | None = None,
+    alpha: float = 1.0,
+    stem_strides: int | None = None,
+) -> keras.Model:
     """MobileNetV2 with a replaceable convolution in its first two stages.
 
     The stages are the seven rows of the published table. In the first two, each block's
@@ -51,54 +54,45 @@ def MobileNetV2(
     norm; the other five are as published.
 
     Args:
-        include_top: Boolean, whether the network ends in global average pooling, dropout and a
-            dense layer of `classes` units.
-        weights: `None` for random initialization, or the path of a `.weights.h5` file that
-            `model.save_weights` wrote for the same architecture.
-        input_tensor: Keras tensor of images for the network to begin with, such as what
-            `keras.Input` or a layer behind it gives; the default is an input of its own.
-        input_shape: Tuple (height, width, channels), channels last. The default is (96, 96, 3),
-            or (None, None, 3) with `include_top=False`. Any size works.
-        pooling: With `include_top=False`: `None` for the last feature maps, `"avg"` or `"max"`
-            for their global pooling.
-        classes: Integer, number of classes, with `include_top=True`.
-        classifier_activation: Activation of the dense layer; `None` for logits.
-        name: String, the name of the model.
-        conv: Type of the replaceable convolution: `"dsconv"`, `"multiception"` or a callable, as
-            in `km.conv_bn`.
-        kernel_sizes: Kernel sizes of that convolution: one list for both stages, such as (3, 5),
-            or a list of two, one a stage. The default is the paper's: (3, 5, 7) and (3, 5) for
-            Multiception, and 3 for `"dsconv"`.
+        include_top, weights, input_tensor, input_shape, pooling, classes,
+            classifier_activation, name, conv, kernel_sizes: As in `km.create_model`; `conv` is
+            `"dsconv"`, `"multiception"` or a callable, and there are two stages.
         alpha: Float, the width multiplier: the channels of every stage times `alpha`, rounded to
             a multiple of 8.
         stem_strides: 1 or 2, the stride of the first convolution. The default is 2 for images
             larger than 96x96, and 1, as in the paper's experiments, for smaller ones and where
             `input_shape` leaves the size open.
 
-    Input shape:
-        `(batch, height, width, channels)`, normalized by `km.preprocessing.preprocess_input`.
-
-    Output shape:
-        `(batch, classes)`; with `include_top=False`, `(batch, height / s, width / s, 1280)`,
-        rounded up, with s = 16 times the stride of the stem, or `(batch, 1280)` with `pooling`;
-        1280 grows with an `alpha` above 1.
-
     Returns:
-        A Functional `keras.Model`.
+        A Functional `keras.Model` with output shape `(batch, classes)`; with
+        `include_top=False`, `(batch, height / s, width / s, 1280)`, rounded up, with s = 16 times
+        the stride of the stem; 1280 grows with an `alpha` above 1.
 
     Raises:
         ValueError: If an argument is out of its range, or `conv` is a type that does not fit.
 
-    Example:
-        >>> model = km.MobileNetV2(input_shape=(224, 224, 3), classes=1000, alpha=0.5)
-        >>> model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-
     Reference:
-        Sandler et al., MobileNetV2: Inverted Residuals and Linear Bottlenecks (CVPR 2018), with
-        the convolution of Section III of the Multiception paper.
+        Sandler et al., MobileNetV2: Inverted Residuals and Linear Bottlenecks (CVPR 2018).
     """
     sizes = stage_kernel_sizes(conv, kernel_sizes, REPLACEABLE_STAGES)
-    if not callable(conv) and conv in _REFUSED:
+    _check(conv, alpha, stem_strides)
+    return build_classifier(
+        lambda x: _features(x, conv, sizes, float(alpha), stem_strides),
+        include_top=include_top,
+        weights=weights,
+        input_tensor=input_tensor,
+        input_shape=input_shape,
+        pooling=pooling,
+        classes=classes,
+        classifier_activation=classifier_activation,
+        name=name,
+        default_size=96,
+        dropout=DROPOUT,
+    )
+
+
+def _check(conv: Conv, alpha: Any, stem_strides: Any) -> None:
+    if isinstance(conv, str) and conv in _REFUSED:
         raise ValueError(
             '`conv` must be "dsconv", "multiception" or a callable for MobileNetV2: '
             f"{_REFUSED[conv]}. Received: conv={conv!r}"
@@ -110,42 +104,33 @@ def MobileNetV2(
         )
     if stem_strides not in (None, 1, 2):
         raise ValueError(f"`stem_strides` must be 1 or 2. Received: stem_strides={stem_strides!r}")
-    width = float(alpha)
-    convs = [(conv, stage_sizes) for stage_sizes in sizes]
-    convs += [(None, None)] * (len(STAGES) - len(convs))
-
-    def features(x):
-        strides = stem_strides or (2 if max(length or 0 for length in x.shape[1:3]) > 96 else 1)
-        x = _conv_bn_relu6(x, _rounded(width * STEM_FILTERS), 3, strides, "stem")
-        for stage, (row, replacement) in enumerate(zip(STAGES, convs, strict=True), start=1):
-            expansion, filters, blocks, strides = row
-            for block in range(1, blocks + 1):
-                x = _block(
-                    x,
-                    _rounded(width * filters),
-                    strides if block == 1 else 1,
-                    expansion,
-                    *replacement,
-                    f"stage{stage}_block{block}",
-                )
-        return _conv_bn_relu6(x, _rounded(max(1, width) * HEAD_FILTERS), 1, 1, "head")
-
-    return build_classifier(
-        features,
-        include_top,
-        weights,
-        input_tensor,
-        input_shape,
-        pooling,
-        classes,
-        classifier_activation,
-        name,
-        default_size=96,
-        dropout=DROPOUT,
-    )
 
 
-def _block(x, filters, strides, expansion, conv, kernel_sizes, name):
+def _features(
+    x: Tensor, conv: Conv, kernel_sizes: tuple, alpha: float, stem_strides: int | None
+) -> Tensor:
+    strides = stem_strides or (2 if max(length or 0 for length in x.shape[1:3]) > 96 else 1)
+    x = _conv_bn_relu6(x, _rounded(alpha * STEM_FILTERS), 3, strides, "stem")
+    for stage, (expansion, filters, blocks, strides) in enumerate(STAGES, start=1):
+        for block in range(1, blocks + 1):
+            name = f"stage{stage}_block{block}"
+            stride, width = strides if block == 1 else 1, _rounded(alpha * filters)
+            if stage <= REPLACEABLE_STAGES:
+                x = _block(x, width, stride, expansion, name, conv, kernel_sizes[stage - 1])
+            else:
+                x = _block(x, width, stride, expansion, name)
+    return _conv_bn_relu6(x, _rounded(max(1, alpha) * HEAD_FILTERS), 1, 1, "head")
+
+
+def _block(
+    x: Tensor,
+    filters: int,
+    strides: int,
+    expansion: int,
+    name: str,
+    conv: Conv | None = None,
+    kernel_sizes: Any = None,
+) -> Tensor:
     """Apply the inverted residual block; `conv=None` is the published form."""
     shortcut = x
     if expansion > 1:
@@ -163,12 +148,12 @@ def _block(x, filters, strides, expansion, conv, kernel_sizes, name):
     return x
 
 
-def _conv_bn_relu6(x, filters, kernel_size, strides, name):
+def _conv_bn_relu6(x: Tensor, filters: int, kernel_size: int, strides: int, name: str) -> Tensor:
     x = conv2d(x, filters, kernel_size, strides, "fan_out", name=f"{name}_conv")
     return relu(batch_norm(x, f"{name}_bn"), f"{name}_relu", max_value=6)
 
 
-def _rounded(channels):
+def _rounded(channels: float) -> int:
     """Round to a multiple of 8, at least 8, going down by no more than a tenth."""
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded if rounded >= 0.9 * channels else rounded + 8

@@ -1,4 +1,7 @@
-"""Weights that come with the package: which there are, and how they get into a network."""
+"""Weights that come with the package: which there are, and how they get into a network.
+
+A file of weights has a `.json` file beside it, with its SHA-256 and what was measured with it.
+"""
 
 import hashlib
 import io
@@ -9,44 +12,27 @@ import zipfile
 import zlib
 from typing import Any
 
+import keras
 import numpy as np
+
+from keras_multiception import atomic
 
 FOLDER = pathlib.Path(__file__).parents[1] / "weights"
 TOP = "predictions/"
 
 
-def datasets():
-    """Return the names that the argument `weights` of a factory takes.
-
-    Returns:
-        A list of strings, names of data sets.
-    """
+def datasets() -> list[str]:
+    """Return the data sets that the argument `weights` of a factory takes."""
     return sorted({file.parent.name for file in FOLDER.glob("*/*.npz")})
 
 
-def names():
-    """Return the names of all of them, as a data set and a network, `"cifar10/resnet20_dsconv"`.
-
-    Returns:
-        A list of strings.
-    """
+def names() -> list[str]:
+    """Return all names as a data set and a network, such as `"cifar10/resnet20_dsconv"`."""
     return sorted(f"{file.parent.name}/{file.stem}" for file in FOLDER.glob("*/*.npz"))
 
 
-def load(model, dataset, include_top):
-    """Give a network the weights that were trained for it.
-
-    The network is known by the names and shapes of its layers' variables.
-
-    Args:
-        model: A built `keras.Model`.
-        dataset: String, one of `datasets()`.
-        include_top: Boolean, whether the network has its classifier. Without it the weights are
-            the same but for those.
-
-    Raises:
-        ValueError: If there are no weights for the network, or their file is damaged.
-    """
+def load(model: keras.Model, dataset: str, include_top: bool) -> None:
+    """Give a network the weights of a data set; those that have its names and shapes."""
     files = sorted((FOLDER / dataset).glob("*.npz"))
     damaged = None
     for file in files:
@@ -65,83 +51,56 @@ def load(model, dataset, include_top):
     )
 
 
-def load_file(model, file, include_top=True):
-    """Give a network the weights of a file if they are its own.
-
-    Args:
-        model: A built `keras.Model`.
-        file: Path of a `.npz` file that `write` wrote.
-        include_top: Boolean, as in `load`.
-
-    Returns:
-        Boolean, whether names and shapes are those of the network's variables.
-
-    Raises:
-        ValueError: If the file is damaged.
-    """
-    arrays = _read(file)
+def load_file(model: keras.Model, file: pathlib.Path, include_top: bool = True) -> bool:
+    """Give a network the weights of a file, and return whether they have its names and shapes."""
+    content, _ = _open(file)
+    try:
+        with np.load(io.BytesIO(content)) as stored:
+            arrays = {name: stored[name].astype("float32") for name in stored}
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise _damaged(file) from error
     if not include_top:
         arrays = {name: a for name, a in arrays.items() if not name.startswith(TOP)}
     variables = _variables(model)
-    wanted = {name: tuple(variable.shape) for name, variable in variables.items()}
-    if {name: array.shape for name, array in arrays.items()} != wanted:
+    shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
+    if {name: array.shape for name, array in arrays.items()} != shapes:
         return False
     for name, variable in variables.items():
         variable.assign(arrays[name])
     return True
 
 
-def describe(file):
-    """Return what is known of a file of weights.
+def describe(file: pathlib.Path) -> dict[str, Any]:
+    """Return the record of a file: `sha256`, and `top1` measured on so many test `examples`."""
+    return _open(file)[1]
 
-    Args:
-        file: Path of a `.npz` file in `FOLDER`.
 
-    Returns:
-        A dictionary: `sha256` of the file, and `top1` and `examples`, the share and number of
-        test images that the network classified right with these weights.
+def replace(file: pathlib.Path, new: pathlib.Path) -> None:
+    """Move a file that `write` wrote to the place of another on the same disk.
 
-    Raises:
-        ValueError: If the file is damaged.
+    A stop at any time loses neither: in between, the `.json` file has the records of both.
     """
-    _, facts = _open(file)
-    return facts
-
-
-def replace(file, new):
-    """Put a file of weights in the place of another, so that a stop at any time loses neither.
-
-    In between, the `.json` file has the facts of both.
-
-    Args:
-        file: Path of the `.npz` file to replace; it need not exist.
-        new: Path of one that `write` wrote, on the same disk; it is moved.
-    """
-    facts = _known(new)
-    _write_json(file, [*_known(file), *facts])
+    records = _records(new)
+    atomic.write_json(file.with_suffix(".json"), [*_records(file), *records])
     os.replace(new, file)
-    _write_json(file, facts[0])
+    atomic.write_json(file.with_suffix(".json"), records[0])
 
 
-def write(model, file, facts, narrow=True):
-    """Write a network's weights where `load` finds them.
-
-    Args:
-        model: A built `keras.Model`.
-        file: Path of the `.npz` file.
-        facts: Dictionary of what `describe` is to return, but for the `sha256`.
-        narrow: Boolean, whether kernels are rounded to float16.
-    """
+def write(
+    model: keras.Model, file: pathlib.Path, record: dict[str, Any], narrow: bool = True
+) -> None:
+    """Write a network's weights and a record of them; `narrow` rounds kernels to float16."""
     arrays: dict[str, Any] = {}
     for name, variable in _variables(model).items():
         # batch norm's small vectors stay: variances may be too small for 16 bits
         dtype = "float16" if narrow and len(variable.shape) > 1 else "float32"
         arrays[name] = np.asarray(variable).astype(dtype)
     np.savez_compressed(file, **arrays)
-    _write_json(file, {"sha256": hashlib.sha256(file.read_bytes()).hexdigest(), **facts})
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    atomic.write_json(file.with_suffix(".json"), {"sha256": digest, **record})
 
 
-def _variables(model):
+def _variables(model: keras.Model) -> dict[str, Any]:
     """Return a network's variables by their names, without the scope it was made in."""
     named = {}
     for layer in model.layers:
@@ -152,44 +111,29 @@ def _variables(model):
     return named
 
 
-def _read(file):
-    content, _ = _open(file)
-    try:
-        with np.load(io.BytesIO(content)) as arrays:
-            return {name: arrays[name].astype("float32") for name in arrays}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise _damaged(file) from error
-
-
-def _open(file):
-    """Return the content of a file of weights, and what is known of it."""
+def _open(file: pathlib.Path) -> tuple[bytes, dict[str, Any]]:
+    """Return the content of a file of weights, and its record."""
     try:
         content = file.read_bytes()
     except OSError as error:
         raise _damaged(file) from error
     digest = hashlib.sha256(content).hexdigest()
-    for facts in _known(file):
-        if facts.get("sha256") == digest:
-            return content, facts
+    for record in _records(file):
+        if record.get("sha256") == digest:
+            return content, record
     raise _damaged(file)
 
 
-def _known(file):
-    """Return what the `.json` file beside a file of weights has: facts, of two in `replace`."""
+def _records(file: pathlib.Path) -> list[dict[str, Any]]:
+    """Return what the `.json` file has: one record, or two while `replace` runs."""
     try:
-        facts = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+        records = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return []
-    return [each for each in (facts if isinstance(facts, list) else [facts]) if each]
+    return [each for each in (records if isinstance(records, list) else [records]) if each]
 
 
-def _write_json(file, facts):
-    partial = file.with_name(f".{file.stem}.json")
-    partial.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, file.with_suffix(".json"))
-
-
-def _damaged(file):
+def _damaged(file: pathlib.Path) -> ValueError:
     return ValueError(
         "The file of weights must be the one that the package came with; install it again. "
         f"Received: {file}, which has changed or lacks its .json file"

@@ -10,7 +10,6 @@ from keras_multiception.compression.keras_2_operations import layer_of, take
 from keras_multiception.layers.mix_conv2d import MixConv2D
 from keras_multiception.layers.multiception_conv2d import MulticeptionConv2D
 from keras_multiception.layers.shake_shake import ShakeShake
-from keras_multiception.layers.unused_shortcut import UnusedShortcut
 
 _CONVOLUTION = ("kernel_size", "strides", "padding", "dilation_rate", "use_bias", "data_format")
 _POOLING = ("pool_size", "strides", "padding", "data_format")
@@ -222,10 +221,6 @@ def _shake_shake(layer, name):
     return tf_keras.layers.Average(name=name, dtype=layer.dtype_policy.name)
 
 
-def _unused_shortcut(layer, name):
-    return lambda x: x
-
-
 def _chain(*functions):
     def call(x):
         for function in functions:
@@ -240,5 +235,4 @@ _WRITTEN_OUT = {
     MulticeptionConv2D: _multiception,
     ShakeShake: _shake_shake,
     layers.LeakyReLU: _leaky_relu,
-    UnusedShortcut: _unused_shortcut,
 }

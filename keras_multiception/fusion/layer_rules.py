@@ -14,7 +14,6 @@ from keras_multiception.fusion.operations import (
 )
 from keras_multiception.layers.mix_conv2d import MixConv2D
 from keras_multiception.layers.multiception_conv2d import MulticeptionConv2D
-from keras_multiception.layers.unused_shortcut import UnusedShortcut
 
 
 def operations_of(layer, name, x, report):
@@ -209,7 +208,6 @@ _IDENTITIES = (
     layers.SpatialDropout1D,
     layers.SpatialDropout2D,
     layers.SpatialDropout3D,
-    UnusedShortcut,
 )
 _RULES = {
     layers.Conv2D: _conv2d,

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import layers, tree
 
+from keras_multiception.blocks import CHANNELS_LAST
 from keras_multiception.fusion.operations import LINEAR, Convolution, Scale, same_padding
 from keras_multiception.graphs.copying import (
     copy_activation,
@@ -15,7 +16,6 @@ from keras_multiception.graphs.copying import (
     unique_name,
 )
 from keras_multiception.graphs.reading import graph_of, inline_call
-from keras_multiception.primitives import CHANNELS_LAST
 
 
 def write_network(network, model, names, fuse_nested):

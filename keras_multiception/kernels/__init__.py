@@ -1,17 +1,20 @@
-"""Faster forms of single operations on one backend, equal to the plain ones but for rounding.
+"""Fused operations of one backend, equal to the plain ones but for rounding.
 
-The layers ask here, and take the plain `keras.ops` where they get nothing. Each file is for one
-backend and imported when that backend is active.
+Layers call these functions first and fall back to `keras.ops` if the backend has no fused version.
+Each file is for one backend, and imported when that backend is active.
 """
 
+import collections.abc
 import contextlib
 import contextvars
 import functools
 import importlib
+import types
+from typing import Any
 
 import keras
 
-__all__ = ["fast_forms", "plain_operations"]
+__all__ = ["fused_op", "fused_ops", "plain_operations"]
 
 _FILES = {
     "tensorflow": "keras_multiception.kernels.tensorflow_kernels",
@@ -20,14 +23,21 @@ _FILES = {
 _plain = contextvars.ContextVar("plain", default=False)
 
 
-def fast_forms():
-    """Return the module with the fast forms of the active backend, or `None`."""
+def fused_ops() -> types.ModuleType | None:
+    """Return the module of the active backend's fused operations, or `None`."""
     return None if _plain.get() else _load(keras.backend.backend())
 
 
+def fused_op(name: str, *arguments: Any) -> collections.abc.Callable | None:
+    """Return the fused operation of a name if there is one that supports the arguments."""
+    module = fused_ops()
+    supports = getattr(module, f"supports_{name}", None)
+    return getattr(module, name) if supports and supports(*arguments) else None
+
+
 @contextlib.contextmanager
-def plain_operations():
-    """Take the plain operations of Keras while the `with` block runs, in its thread.
+def plain_operations() -> collections.abc.Iterator[None]:
+    """Use the plain operations of Keras while the `with` block runs, in its thread.
 
     A function or model that was compiled before keeps the operations that it has, and one that is
     compiled inside keeps the plain ones.
@@ -44,5 +54,5 @@ def plain_operations():
 
 
 @functools.cache
-def _load(backend):
+def _load(backend: str) -> types.ModuleType | None:
     return importlib.import_module(_FILES[backend]) if backend in _FILES else None

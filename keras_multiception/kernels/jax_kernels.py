@@ -1,10 +1,10 @@
-"""Fast forms on JAX: depthwise convolutions by Pallas on a GPU, as shifted products on a CPU.
+"""Fused operations on JAX: depthwise convolutions by Pallas on a GPU, as shifted products on a CPU.
 
 On a GPU, the kernels of `pallas_kernels` are for bfloat16, in which they were tried on one.
 
 XLA knows a depthwise convolution on a CPU only as a grouped convolution, tens of times slower than
 the same numbers as a sum of products: of the image, shifted, with one entry of the kernel each,
-which it compiles into one loop over the image (`python -m training.benchmark --forms branches`).
+which it compiles into one loop over the image.
 """
 
 import functools
@@ -20,18 +20,10 @@ from keras_multiception.kernels.pallas_kernels import runs_here
 _MAX_PRODUCTS = 256  # of all kernels together: what is compiled grows with them
 
 
-def takes_batch_norm(x):
-    """Say that batch norm has no faster form here: XLA compiles the plain one well."""
-    return False
-
-
-def takes_multiception(x, kernel_sizes, dilation_rate):
-    """Say that the whole of Multiception has no faster form here: its branches have."""
-    return False
-
-
-def takes_depthwise_branches(x, kernel_sizes, dilation_rate):
-    """Say whether `depthwise_branches` can be used, and is worth it, on an input and kernels.
+def supports_depthwise_branches(
+    x: jax.Array, kernel_sizes: tuple[tuple[int, int], ...], dilation_rate: tuple[int, int]
+) -> bool:
+    """Return whether `depthwise_branches` can be used, and is worth it, on an input and kernels.
 
     On a CPU, it is not for types too short to hold a sum of so many products. On GPUs, it is not
     for several of them under a `keras.distribution`, which cannot divide kernels of our own.
@@ -42,7 +34,7 @@ def takes_depthwise_branches(x, kernel_sizes, dilation_rate):
         return (
             x.dtype == jnp.bfloat16
             and keras.distribution.distribution() is None
-            and pallas_kernels.takes(x.shape, kernel_sizes)
+            and pallas_kernels.supports(x.shape, kernel_sizes)
         )
     return (
         jax.default_backend() == "cpu"
@@ -51,17 +43,11 @@ def takes_depthwise_branches(x, kernel_sizes, dilation_rate):
     )
 
 
-def depthwise_branches(x, kernels):
+def depthwise_branches(x: jax.Array, kernels: list[jax.Array]) -> list[jax.Array]:
     """Apply depthwise convolutions of several sizes to one input, "same" at stride 1.
 
-    They have reverse-mode derivatives of every order, and no forward-mode ones.
-
-    Args:
-        x: Array of shape (batch, height, width, channels).
-        kernels: Arrays or variables of shape (height, width, channels, 1), odd sizes.
-
-    Returns:
-        A list of arrays of the shape and type of `x`, one for each kernel.
+    The images have the shape (batch, height, width, channels), a kernel has (height, width,
+    channels, 1). There are reverse-mode derivatives of every order, and no forward-mode ones.
     """
     kernels = [jnp.asarray(kernel, x.dtype) for kernel in kernels]
     if runs_here():
@@ -71,18 +57,18 @@ def depthwise_branches(x, kernels):
 
 
 @jax.custom_vjp
-def _correlate(x, kernel):
+def _correlate(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Return the correlation of images (b, h, w, c) with a kernel (i, j, c)."""
     height, width, _ = kernel.shape
     views = _shifted(x, height, width)
     return sum(view * kernel[i, j] for (i, j), view in views)
 
 
-def _correlate_forward(x, kernel):
+def _correlate_forward(x: jax.Array, kernel: jax.Array) -> tuple:
     return _correlate(x, kernel), (x, kernel)
 
 
-def _correlate_backward(saved, gradient):
+def _correlate_backward(saved: tuple, gradient: jax.Array) -> tuple:
     x, kernel = saved
     gradient = lax.optimization_barrier(gradient)
     flipped = _correlate(gradient, kernel[::-1, ::-1])
@@ -93,7 +79,7 @@ _correlate.defvjp(_correlate_forward, _correlate_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _products(x, y, height, width):
+def _products(x: jax.Array, y: jax.Array, height: int, width: int) -> jax.Array:
     """Return the product of every image with another, summed, for each shift (i, j) of it.
 
     With the gradient of `_correlate` as the other, that is the gradient of the kernel. It is one
@@ -105,11 +91,11 @@ def _products(x, y, height, width):
     return jnp.stack(sums).reshape(height, width, -1)
 
 
-def _products_forward(x, y, height, width):
+def _products_forward(x: jax.Array, y: jax.Array, height: int, width: int) -> tuple:
     return _products(x, y, height, width), (x, y)
 
 
-def _products_backward(height, width, saved, gradient):
+def _products_backward(height: int, width: int, saved: tuple, gradient: jax.Array) -> tuple:
     x, y = saved
     return _correlate(y, gradient[::-1, ::-1]), _correlate(x, gradient)
 
@@ -117,7 +103,7 @@ def _products_backward(height, width, saved, gradient):
 _products.defvjp(_products_forward, _products_backward)
 
 
-def _shifted(x, height, width):
+def _shifted(x: jax.Array, height: int, width: int) -> list[tuple[tuple[int, int], jax.Array]]:
     """List the images, padded with zeros, as each entry (i, j) of a kernel sees them."""
     rows, columns = height // 2, width // 2
     padded = jnp.pad(x, ((0, 0), (rows, rows), (columns, columns), (0, 0)))
@@ -128,5 +114,5 @@ def _shifted(x, height, width):
     ]
 
 
-def _add(xs, ys):
+def _add(xs: list, ys: list) -> list:
     return [x + y for x, y in zip(xs, ys, strict=True)]

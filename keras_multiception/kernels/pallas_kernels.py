@@ -14,6 +14,8 @@ On a CPU, Pallas interprets them. That shows what they compute, not how fast.
 
 import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax import numpy as jnp
@@ -27,20 +29,15 @@ _NUMBERS_OF_A_ROW = 512  # at most: width times channels
 _MAX_PRODUCTS = 256  # of all kernels together: what is compiled grows with them
 
 
-def runs_here():
-    """Say whether the kernels are compiled on this machine, for a GPU of NVIDIA's."""
+def runs_here() -> bool:
+    """Return whether the kernels are compiled on this machine, for a GPU of NVIDIA's."""
     return jax.default_backend() == "gpu" and "NVIDIA" in jax.devices()[0].device_kind
 
 
-def takes(shape, kernel_sizes):
-    """Say whether images and kernels fit: powers of two, and no more than a grid or registers hold.
+def supports(shape: tuple[Any, ...], kernel_sizes: tuple[tuple[int, int], ...]) -> bool:
+    """Return whether images of a shape and kernels fit a grid and registers.
 
-    Args:
-        shape: (batch, height, width, channels); what is not known yet does not fit.
-        kernel_sizes: Pairs of integers.
-
-    Returns:
-        A boolean.
+    Height, width and channels must be powers of two; sizes that are not known yet do not fit.
     """
     return (
         all(isinstance(size, int) for size in shape)
@@ -51,79 +48,21 @@ def takes(shape, kernel_sizes):
     )
 
 
-def branches(x, kernels):
+def branches(x: jax.Array, kernels: list[jax.Array]) -> list[jax.Array]:
     """Apply depthwise convolutions of several sizes to one input, "same" at stride 1.
 
-    They have reverse-mode derivatives of every order, and no forward-mode ones.
-
-    Args:
-        x: Array of shape (batch, height, width, channels), as `takes` says.
-        kernels: List of arrays of shape (height, width, channels, 1), odd sizes.
-
-    Returns:
-        A list of arrays of the shape and type of `x`, one for each kernel.
+    `supports` says which inputs; a kernel has the shape (height, width, channels, 1). There are
+    reverse-mode derivatives of every order, and no forward-mode ones.
     """
-    return list(_outputs(x, _without_multiplier(kernels)))
+    return list(_outputs(x, [kernel[..., 0] for kernel in kernels]))
 
 
 @jax.custom_vjp
-def branches_and_moments(x, kernels):
-    """Apply the convolutions, and sum what batch norm needs of them while it is in registers.
-
-    They have first-order gradients, in reverse mode.
-
-    Args:
-        x: As in `branches`.
-        kernels: As in `branches`.
-
-    Returns:
-        What `branches` returns, and a float32 array of shape (kernels, 2, channels): the mean of
-        every channel over batch and pixels, and the mean of the squared distances from it.
-    """
-    flat = _without_multiplier(kernels)
-    parts = (x.shape[0], x.shape[1] // _rows(x), x.shape[3])
-    shapes = [jax.ShapeDtypeStruct((len(kernels), *parts), jnp.float32)] * 2
-    *outputs, means, squares = _call(_forward_with_moments, x, [_like(x)] * len(kernels) + shapes)(
-        x, *flat
-    )
-    pixels = math.prod(x.shape[:3])
-    mean = means.mean((1, 2))
-    squares = squares.sum((1, 2)) / pixels + jnp.var(means, (1, 2))
-    return outputs, jnp.stack([mean, squares], 1)
-
-
-def _moments_forward(x, kernels):
-    outputs, moments = branches_and_moments(x, kernels)
-    return (outputs, moments), (x, kernels, outputs, moments)
-
-
-def _moments_backward(saved, gradients):
-    x, kernels, outputs, moments = saved
-    pixels = math.prod(x.shape[:3])
-    whole = []
-    for y, gradient, (mean, _), (to_mean, to_variance) in zip(
-        outputs, gradients[0], moments, gradients[1], strict=True
-    ):
-        of_moments = (to_mean + 2 * to_variance * (y - mean)) / pixels
-        whole.append((gradient + of_moments).astype(x.dtype))
-    flat = _without_multiplier(kernels)
-    products = _products(x, whole, _sizes(flat))
-    to_kernels = [
-        product[..., None].astype(kernel.dtype)
-        for product, kernel in zip(products, kernels, strict=True)
-    ]
-    return _input(whole, flat), to_kernels
-
-
-branches_and_moments.defvjp(_moments_forward, _moments_backward)
-
-
-@jax.custom_vjp
-def _outputs(x, kernels):
+def _outputs(x: jax.Array, kernels: list[jax.Array]) -> list[jax.Array]:
     return _call(_forward, x, [_like(x)] * len(kernels))(x, *kernels)
 
 
-def _outputs_backward(saved, gradients):
+def _outputs_backward(saved: tuple, gradients: list[jax.Array]) -> tuple:
     x, kernels = saved
     return _input(gradients, kernels), _typed(_products(x, gradients, _sizes(kernels)), kernels)
 
@@ -132,11 +71,11 @@ _outputs.defvjp(lambda x, kernels: (_outputs(x, kernels), (x, kernels)), _output
 
 
 @jax.custom_vjp
-def _input(ys, kernels):
+def _input(ys: list[jax.Array], kernels: list[jax.Array]) -> jax.Array:
     return _call(_input_gradient, ys[0], _like(ys[0]))(*ys, *kernels)
 
 
-def _input_backward(saved, gradient):
+def _input_backward(saved: tuple, gradient: jax.Array) -> tuple:
     ys, kernels = saved
     return _outputs(gradient, kernels), _typed(_products(gradient, ys, _sizes(kernels)), kernels)
 
@@ -145,7 +84,7 @@ _input.defvjp(lambda ys, kernels: (_input(ys, kernels), (ys, kernels)), _input_b
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _products(x, ys, sizes):
+def _products(x: jax.Array, ys: list[jax.Array], sizes: tuple) -> list[jax.Array]:
     """Return float32 arrays of shape (height, width, channels), one for each of the sizes."""
     images, channels = x.shape[0], x.shape[-1]
     height = max(size[0] for size in sizes)
@@ -162,7 +101,7 @@ def _products(x, ys, sizes):
     return [_middle(part.sum(0), size[0]) for part, size in zip(parts, sizes, strict=True)]
 
 
-def _products_backward(sizes, saved, gradients):
+def _products_backward(sizes: tuple, saved: tuple, gradients: list[jax.Array]) -> tuple:
     x, ys = saved
     gradients = [gradient.astype(x.dtype) for gradient in gradients]
     return _input(ys, gradients), _outputs(x, gradients)
@@ -171,28 +110,24 @@ def _products_backward(sizes, saved, gradients):
 _products.defvjp(lambda x, ys, sizes: (_products(x, ys, sizes), (x, ys)), _products_backward)
 
 
-def _middle(rows, count):
+def _middle(rows: jax.Array, count: int) -> jax.Array:
     first = (len(rows) - count) // 2
     return rows[first : first + count]
 
 
-def _like(x):
+def _like(x: jax.Array) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype)
 
 
-def _sizes(kernels):
+def _sizes(kernels: list[jax.Array]) -> tuple[tuple[int, ...], ...]:
     return tuple(kernel.shape[:2] for kernel in kernels)
 
 
-def _typed(arrays, others):
+def _typed(arrays: list[jax.Array], others: list[jax.Array]) -> list[jax.Array]:
     return [array.astype(other.dtype) for array, other in zip(arrays, others, strict=True)]
 
 
-def _without_multiplier(kernels):
-    return [kernel[..., 0] for kernel in kernels]
-
-
-def _call(kernel, x, shapes):
+def _call(kernel: Callable, x: jax.Array, shapes: Any) -> Callable:
     """Return a function that runs a kernel for every part of the images `x`."""
     rows = _rows(x)
     return pl.pallas_call(
@@ -204,33 +139,19 @@ def _call(kernel, x, shapes):
     )
 
 
-def _rows(x, numbers=_NUMBERS):
+def _rows(x: jax.Array, numbers: int = _NUMBERS) -> int:
     """Return how many rows of an image are taken at a time: a power of two, as all there is."""
     return min(x.shape[1], max(1, numbers // math.prod(x.shape[2:])))
 
 
-def _forward(x, *refs, rows):
+def _forward(x: Any, *refs: Any, rows: int) -> None:
     """Write every branch of this program's part."""
     kernels, outputs = _halves(refs)
     for output, y in zip(outputs, _correlations(x, kernels, rows), strict=True):
         output[pl.program_id(0), pl.ds(pl.program_id(1) * rows, rows)] = y.astype(output.dtype)
 
 
-def _forward_with_moments(x, *refs, rows):
-    """Write every branch of this program's part, its means and sums of squared distances."""
-    kernels, outputs = _halves(refs[:-2])
-    means, squares = refs[-2:]
-    image, part = pl.program_id(0), pl.program_id(1)
-    for index, y in enumerate(_correlations(x, kernels, rows)):
-        y = y.astype(outputs[index].dtype)  # the moments are those of what is written
-        outputs[index][image, pl.ds(part * rows, rows)] = y
-        y = y.astype(jnp.float32)
-        mean = y.sum((0, 1)) / math.prod(y.shape[:2])
-        means[index, image, part] = mean
-        squares[index, image, part] = jnp.square(y - mean).sum((0, 1))
-
-
-def _correlations(x, kernels, rows):
+def _correlations(x: Any, kernels: tuple, rows: int) -> list[jax.Array]:
     """Return the correlations of this program's part with every kernel, in float32."""
     sums = [jnp.float32(0)] * len(kernels)
     for i, j in _shifts(kernels):
@@ -241,7 +162,7 @@ def _correlations(x, kernels, rows):
     return sums
 
 
-def _input_gradient(*refs, rows):
+def _input_gradient(*refs: Any, rows: int) -> None:
     """Write the gradient of this program's part of the image, the sum over the branches."""
     gradients, kernels = _halves(refs[:-1])
     output = refs[-1]
@@ -253,7 +174,7 @@ def _input_gradient(*refs, rows):
     output[image, pl.ds(part * rows, rows)] = total.astype(output.dtype)
 
 
-def _kernel_gradients(x, *refs, rows):
+def _kernel_gradients(x: Any, *refs: Any, rows: int) -> None:
     """Write what this program's image adds to the gradients of one row of every kernel.
 
     Kernels of fewer rows get as many as the largest; what is too much is not used.
@@ -266,7 +187,7 @@ def _kernel_gradients(x, *refs, rows):
         (k, j) for k, width in enumerate(widths) for j in range(-(width // 2), width // 2 + 1)
     ]
 
-    def add(part, sums):
+    def add(part: jax.Array, sums: list[jax.Array]) -> list[jax.Array]:
         factors = [_view(gradient, image, part, rows, 0, 0) for gradient in gradients]
         views = {j: _view(x, image, part, rows, row, j) for j in sorted({j for _, j in entries})}
         return [total + views[j] * factors[k] for total, (k, j) in zip(sums, entries, strict=True)]
@@ -277,26 +198,26 @@ def _kernel_gradients(x, *refs, rows):
         outputs[k][image, i, j + widths[k] // 2] = total.sum((0, 1))
 
 
-def _halves(refs):
+def _halves(refs: tuple) -> tuple[tuple, tuple]:
     return refs[: len(refs) // 2], refs[len(refs) // 2 :]
 
 
-def _shifts(kernels):
+def _shifts(kernels: Any) -> list[tuple[int, int]]:
     """List the shifts (i, j) from its middle that the entries of any of the kernels stand for."""
     rows, columns = (max(kernel.shape[axis] for kernel in kernels) // 2 for axis in (0, 1))
     return [(i, j) for i in range(-rows, rows + 1) for j in range(-columns, columns + 1)]
 
 
-def _is_in(kernel, i, j):
+def _is_in(kernel: Any, i: int, j: int) -> bool:
     return abs(i) <= kernel.shape[0] // 2 and abs(j) <= kernel.shape[1] // 2
 
 
-def _entry(kernel, i, j):
+def _entry(kernel: Any, i: int, j: int) -> jax.Array:
     height, width, _ = kernel.shape
     return kernel[i + height // 2, j + width // 2].astype(jnp.float32)
 
 
-def _view(images, image, part, rows, i, j):
+def _view(images: Any, image: Any, part: Any, rows: int, i: Any, j: Any) -> jax.Array:
     """Read a part of an image, shifted, with zeros from beyond the edges."""
     _, height, width, channels = images.shape
     row = part * rows + jnp.arange(rows)[:, None, None] + i

@@ -1,4 +1,4 @@
-"""Fast forms on TensorFlow: fused batch norm, and Multiception without a concatenation.
+"""Fused operations on TensorFlow: batch norm, and Multiception without a concatenation.
 
 On a CPU, what oneDNN does well decides. Its fast kernel for the filter gradient of a depthwise
 convolution takes kernels up to 3 wide, and of any height; wider ones fall to one that is four to
@@ -6,7 +6,9 @@ eight times slower. A k-wide filter gradient is therefore put together of 3-wide
 shifted by whole columns.
 """
 
+import collections.abc
 import functools
+from typing import Any
 
 import tensorflow as tf
 
@@ -14,17 +16,19 @@ _FAST_WIDTH = 3
 
 
 @functools.cache
-def _has_gpu():
+def _has_gpu() -> bool:
     return bool(tf.config.list_physical_devices("GPU"))
 
 
-def takes_batch_norm(x):
-    """Say whether `batch_norm` can be used on an input, channels last."""
+def supports_batch_norm(x: tf.Tensor) -> bool:
+    """Return whether `batch_norm` can be used on an input, channels last."""
     return len(x.shape) == 4 and x.dtype in (tf.float32, tf.bfloat16, tf.float16)
 
 
-def takes_multiception(x, kernel_sizes, dilation_rate):
-    """Say whether `multiception` can be used, and is worth it, on an input and these kernels.
+def supports_multiception(
+    x: tf.Tensor, kernel_sizes: tuple[tuple[int, int], ...], dilation_rate: tuple[int, int]
+) -> bool:
+    """Return whether `multiception` can be used, and is worth it, on an input and these kernels.
 
     It is for CPUs and float32: depthwise convolutions of lower precision are slower there.
     """
@@ -36,23 +40,17 @@ def takes_multiception(x, kernel_sizes, dilation_rate):
     )
 
 
-def takes_depthwise_branches(x, kernel_sizes, dilation_rate):
-    """Say that branches alone have no faster form here: `multiception` is the one."""
-    return False
-
-
-def batch_norm(x, gamma, beta, epsilon, statistics=None):
+def batch_norm(
+    x: tf.Tensor,
+    gamma: tf.Tensor,
+    beta: tf.Tensor,
+    epsilon: float,
+    statistics: tuple[tf.Tensor, tf.Tensor] | None = None,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Normalize each channel of a batch of images in one operation.
 
-    Args:
-        x: Tensor of shape (batch, height, width, channels), float32, bfloat16 or float16.
-        gamma: float32 tensor of shape (channels,).
-        beta: float32 tensor of shape (channels,).
-        epsilon: Float, added to the variance.
-        statistics: Mean and variance of each channel, float32; the default is the batch's own.
-
-    Returns:
-        The output, of the type of `x`, and the mean and the (biased) variance it used.
+    `statistics` are mean and variance of each channel; the default is the batch's own. Returns
+    the output, and the mean and the (biased) variance it used.
     """
     gamma, beta = _tensors(gamma, beta)
     if statistics is not None:
@@ -64,7 +62,14 @@ def batch_norm(x, gamma, beta, epsilon, statistics=None):
     return y, mean, variance * ((positions - 1) / positions)  # it comes unbiased
 
 
-def _normalize(x, gamma, beta, epsilon, mean, variance):
+def _normalize(
+    x: tf.Tensor,
+    gamma: tf.Tensor,
+    beta: tf.Tensor,
+    epsilon: float,
+    mean: tf.Tensor,
+    variance: tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Normalize by given statistics; as `batch_norm`.
 
     On a CPU the fused operation costs up to a millisecond for a single image.
@@ -84,33 +89,33 @@ def _normalize(x, gamma, beta, epsilon, mean, variance):
     return y, mean, variance
 
 
-def _affine(gamma, beta, epsilon, mean, variance):
+def _affine(
+    gamma: tf.Tensor, beta: tf.Tensor, epsilon: float, mean: tf.Tensor, variance: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Return the factor and the summand of each channel that normalizing comes to."""
     scale = gamma * tf.math.rsqrt(variance + epsilon)
     return scale, beta - mean * scale
 
 
-def multiception(x, kernels, gamma, beta, pointwise, strides, epsilon, statistics=None):
+def multiception(
+    x: tf.Tensor,
+    kernels: list[tf.Tensor],
+    gamma: tf.Tensor,
+    beta: tf.Tensor,
+    pointwise: tf.Tensor,
+    strides: tuple[int, int],
+    epsilon: float,
+    statistics: tuple[tf.Tensor, tf.Tensor] | None = None,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Compute `pointwise(batch_norm(concatenate(depthwise branches)))` branch by branch.
 
     Batch norm is per channel, so that each branch can have its own part of it; and the 1x1
     convolution of a concatenation is the sum of those of its parts. With given statistics the
     batch norm is an affine map, and goes into the 1x1 convolution.
 
-    Args:
-        x: Tensor of shape (batch, height, width, channels), float32.
-        kernels: Depthwise kernels, each of shape (height, width, channels, 1), odd sizes.
-        gamma: Tensor of shape (branches * channels,).
-        beta: Tensor of shape (branches * channels,).
-        pointwise: Tensor of shape (1, 1, branches * channels, filters).
-        strides: Pair of integers, the strides of the 1x1 convolution.
-        epsilon: Float, added to the variance.
-        statistics: Mean and variance of each channel of the concatenation; the default is the
-            batch's own.
-
-    Returns:
-        The output, of shape (batch, ceil(height / strides[0]), ceil(width / strides[1]),
-        filters), and the mean and variance it used.
+    Depthwise kernels have the shape (height, width, channels, 1), `pointwise` has
+    (1, 1, branches * channels, filters), and `strides` are those of the 1x1 convolution.
+    `statistics` and the result are as in `batch_norm`.
     """
     count = len(kernels)
     *kernels, gamma, beta, pointwise = _tensors(*kernels, gamma, beta, pointwise)
@@ -132,19 +137,21 @@ def multiception(x, kernels, gamma, beta, pointwise, strides, epsilon, statistic
     return y, tf.concat(means, 0), tf.concat(variances, 0)
 
 
-def _tensors(*values):
-    """Read variables; what is a tensor already stays."""
+def _tensors(*values: tf.Tensor) -> list[tf.Tensor]:
+    """Read variables; tensors stay as they are."""
     return [tf.convert_to_tensor(value) for value in values]
 
 
-def _sum_of_products(branches, matrix, strides):
+def _sum_of_products(
+    branches: collections.abc.Sequence[tf.Tensor], matrix: tf.Tensor, strides: tuple[int, int]
+) -> tf.Tensor:
     """Apply a strided 1x1 convolution to the concatenation of branches, without making it."""
     parts = zip(branches, tf.split(matrix, len(branches)), strict=True)
     outputs = [_pointwise(x, part, strides) for x, part in parts]
     return tf.add_n(outputs) if len(outputs) > 1 else outputs[0]
 
 
-def _pointwise(x, matrix, strides):
+def _pointwise(x: tf.Tensor, matrix: tf.Tensor, strides: tuple[int, int]) -> tf.Tensor:
     """Apply a strided 1x1 convolution as a matrix product."""
     if tuple(strides) != (1, 1):
         x = tf.nn.avg_pool2d(x, 1, strides, "VALID")  # the cheapest way to take every n-th
@@ -155,14 +162,13 @@ def _pointwise(x, matrix, strides):
     return y
 
 
-def _depthwise_branches(x, kernels):
-    """Apply depthwise convolutions of several sizes to one input; a list of outputs."""
+def _depthwise_branches(x: tf.Tensor, kernels: list[tf.Tensor]) -> list[tf.Tensor]:
     if all(kernel.shape[1] <= _FAST_WIDTH for kernel in kernels):
         return [_depthwise(x, kernel) for kernel in kernels]
 
     @tf.custom_gradient
-    def branches(x, *kernels):
-        def gradient(*upstream):
+    def branches(x: tf.Tensor, *kernels: tf.Tensor) -> tuple:
+        def gradient(*upstream: tf.Tensor) -> tuple:
             inputs = tf.add_n(
                 [
                     tf.raw_ops.DepthwiseConv2dNativeBackpropInput(
@@ -182,14 +188,16 @@ def _depthwise_branches(x, kernels):
     return list(branches(x, *kernels))
 
 
-def _depthwise(x, kernel):
+def _depthwise(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     return tf.nn.depthwise_conv2d(x, kernel, [1, 1, 1, 1], "SAME")
 
 
-def _filter_gradients(x, kernels, upstream):
+def _filter_gradients(
+    x: tf.Tensor, kernels: tuple[tf.Tensor, ...], upstream: tuple[tf.Tensor, ...]
+) -> list[tf.Tensor]:
     """Return the gradient of each kernel, the wide ones put together of narrow ones.
 
-    For these, the rows of all images are laid one behind the other with `gap` columns of zeros
+    For these, the rows of all images are laid one after the other with `gap` columns of zeros
     between them, as many as the widest kernel reaches over the edge. An input shifted by some
     columns is then a slice of that one tensor.
     """
@@ -201,7 +209,7 @@ def _filter_gradients(x, kernels, upstream):
     line = tf.reshape(tf.pad(rows, [[1, 1], [1, gap - 1], [0, 0]]), [-1, channels])
 
     @functools.cache
-    def shifted(columns):
+    def shifted(columns: int) -> tf.Tensor:
         grid = tf.slice(
             line, [width + gap + columns, 0], [batch * height * (width + gap), channels]
         )
@@ -222,12 +230,11 @@ def _filter_gradients(x, kernels, upstream):
     return gradients
 
 
-def _windows(width):
+def _windows(width: int) -> collections.abc.Iterator[tuple[int, int]]:
     """Cover a kernel's columns with windows of three.
 
-    Returns:
-        For each window, how many of its columns the one before has, and how far its middle is
-        from that of the kernel.
+    Yields, for each window, how many of its columns the one before has, and how far its middle is
+    from the middle of the kernel.
     """
     starts = [*range(0, width - _FAST_WIDTH, _FAST_WIDTH), width - _FAST_WIDTH]
     covered = 0
@@ -236,7 +243,7 @@ def _windows(width):
         covered = start + _FAST_WIDTH
 
 
-def _filter_gradient(x, filter_sizes, g):
+def _filter_gradient(x: tf.Tensor, filter_sizes: Any, g: tf.Tensor) -> tf.Tensor:
     return tf.raw_ops.DepthwiseConv2dNativeBackpropFilter(
         input=x,
         filter_sizes=filter_sizes,

@@ -1,8 +1,9 @@
-"""Batch normalization of images, with the faster form of the backend where it has one."""
+"""Batch normalization of images by the fused op of the backend, where it has one."""
 
 import keras
 
 from keras_multiception import kernels
+from keras_multiception.layers.arguments import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_multiception")
@@ -10,8 +11,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization`, faster on TensorFlow for images with channels last.
 
     Arguments, weights, shapes and results are those of Keras, results but for rounding: the
-    moving variance is an average of biased variances. Where the backend has no faster form, or
-    it does not fit (a mask, other axes, synchronized or renormalized statistics, weights in
+    moving variance is an average of biased variances. Where the backend has no fused op, or it
+    does not fit (a mask, other axes, synchronized or renormalized statistics, weights in
     another type than float32), this is Keras' own layer.
 
     Example:
@@ -21,21 +22,23 @@ class BatchNormalization(keras.layers.BatchNormalization):
         Ioffe, Szegedy: Batch Normalization (ICML 2015).
     """
 
-    def call(self, inputs, training=None, mask=None):
+    def call(
+        self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """Normalize; `training` chooses batch or moving statistics."""
-        fast = self.fast_forms()
-        if mask is not None or fast is None or not fast.takes_batch_norm(inputs):
+        fused = kernels.fused_op("batch_norm", inputs)
+        if mask is not None or fused is None or not self.can_be_fused():
             return super().call(inputs, training=training, mask=mask)
         training = training and self.trainable
         statistics = None if training else self.statistics()
-        y, mean, variance = fast.batch_norm(inputs, self.gamma, self.beta, self.epsilon, statistics)
+        y, mean, variance = fused(inputs, self.gamma, self.beta, self.epsilon, statistics)
         if training:
             self.update(mean, variance)
         return y
 
-    def fast_forms(self):
-        """Return the module of the backend's fast forms if this layer can use it, or `None`."""
-        fits = (
+    def can_be_fused(self) -> bool:
+        """Return whether a fused op computes what this layer does."""
+        return (
             self.axis in (-1, 3)
             and self.scale
             and self.center
@@ -43,13 +46,12 @@ class BatchNormalization(keras.layers.BatchNormalization):
             and not self.synchronized
             and not getattr(self, "renorm", False)
         )
-        return kernels.fast_forms() if fits else None
 
-    def statistics(self):
+    def statistics(self) -> tuple[Tensor, Tensor]:
         """Return the moving mean and variance."""
         return self.moving_mean, self.moving_variance
 
-    def update(self, mean, variance):
+    def update(self, mean: Tensor, variance: Tensor) -> None:
         """Move the moving statistics towards those of a batch."""
         for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
             moving.assign(moving * self.momentum + value * (1.0 - self.momentum))

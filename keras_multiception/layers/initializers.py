@@ -6,58 +6,41 @@ fans of a depthwise kernel from one channel, where Keras counts all of them: on 
 way round.
 """
 
+from typing import Any
+
 import keras
 
 
-def he_normal(mode="fan_in"):
+def he_normal(mode: str = "fan_in") -> keras.initializers.Initializer:
     """He-normal initializer of a full or pointwise convolution.
 
-    Args:
-        mode: `"fan_in"` (the paper's ResNets) or `"fan_out"` (its MobileNetV2 and Shake-Shake).
-
-    Returns:
-        A `keras.initializers.Initializer`.
+    `mode` is `"fan_in"` (the paper's ResNets) or `"fan_out"` (its MobileNetV2 and Shake-Shake).
     """
     return keras.initializers.VarianceScaling(2.0, mode, "untruncated_normal")
 
 
-def depthwise_he_normal(mode="fan_in"):
+def depthwise_he_normal(mode: str = "fan_in") -> keras.initializers.Initializer:
     """He-normal initializer of a depthwise convolution, with PyTorch's meaning of `mode`.
 
-    Args:
-        mode: `"fan_in"`, the area of the kernel, or `"fan_out"`, that times the channels.
-
-    Returns:
-        A `keras.initializers.Initializer`.
+    `"fan_in"` is the area of the kernel, `"fan_out"` the area times the channels.
     """
     return he_normal({"fan_in": "fan_out", "fan_out": "fan_in"}[mode])
 
 
-def uniform_bias(fan_in):
-    """PyTorch's initializer of a bias (and of a dense kernel): uniform in +-1 / sqrt(fan_in).
-
-    Args:
-        fan_in: Integer, the number of inputs of one output unit.
-
-    Returns:
-        A `keras.initializers.Initializer`.
-    """
+def uniform_bias(fan_in: int) -> keras.initializers.Initializer:
+    """PyTorch's initializer of a bias (and of a dense kernel): uniform in +-1 / sqrt(fan_in)."""
     return keras.initializers.RandomUniform(-(fan_in**-0.5), fan_in**-0.5)
 
 
-def branch_initializer(initializer, index):
+def branch_initializer(initializer: Any, index: int) -> Any:
     """Copy an initializer so that it draws other values in each branch of a layer.
 
     A Keras initializer object repeats its draws: two branches of one kernel size would start
     equal, and by symmetry stay equal in training.
 
-    Args:
-        initializer: A `keras.initializers.Initializer` or any callable.
-        index: Integer, the position of the branch; it is added to an integer seed.
-
-    Returns:
-        The copy; or the initializer itself if it is another callable, has no seed in its config,
-        or draws from a `keras.random.SeedGenerator`, which repeats nothing.
+    The branch's index is added to an integer seed. Returned as they are: other callables,
+    initializers without a seed in their config, and those that draw from a
+    `keras.random.SeedGenerator`, which repeats nothing.
     """
     if not isinstance(initializer, keras.initializers.Initializer) or isinstance(
         getattr(initializer, "seed", None), keras.random.SeedGenerator

@@ -1,15 +1,12 @@
 """MixConv: one kernel size for each group of channels."""
 
+from typing import Any
+
 import keras
 from keras import constraints, initializers, ops, regularizers
 
-from keras_multiception.layers.arguments import (
-    require_same_channels_last,
-    standardize_integer,
-    standardize_kernel_sizes,
-    standardize_pair,
-    strided_length,
-)
+from keras_multiception.layers.arguments import KernelSizes, Shape, Tensor
+from keras_multiception.layers.base_conv2d import BaseConv2D
 from keras_multiception.layers.initializers import (
     branch_initializer,
     depthwise_he_normal,
@@ -18,7 +15,7 @@ from keras_multiception.layers.initializers import (
 
 
 @keras.saving.register_keras_serializable(package="keras_multiception")
-class MixConv2D(keras.layers.Layer):
+class MixConv2D(BaseConv2D):
     """Mixed convolution: the channels in groups, each group with a kernel size of its own.
 
     The channels are split evenly into as many groups as there are kernel sizes, the remainder
@@ -39,7 +36,7 @@ class MixConv2D(keras.layers.Layer):
         kernel_sizes: Odd integer, or a list of odd integers or of pairs of them (height, width):
             one group each.
         strides: Positive integer, or pair of equal ones with `depthwise=True`.
-        padding: Only `"same"`; there for the likeness to `Conv2D`.
+        padding: Only `"same"`, as in `Conv2D`.
         data_format: Only `"channels_last"` (or `None`).
         dilation_rate: Positive integer or pair; above 1 only with strides of 1.
         depthwise: Boolean, which of the two forms.
@@ -47,10 +44,8 @@ class MixConv2D(keras.layers.Layer):
         use_bias: Boolean, whether to add a bias.
         kernel_initializer: Initializer of the kernels. The default is He-normal, fan-in.
         bias_initializer: Initializer of the bias.
-        kernel_regularizer: Regularizer of the kernels.
-        bias_regularizer: Regularizer of the bias.
-        kernel_constraint: Constraint of the kernels.
-        bias_constraint: Constraint of the bias.
+        kernel_regularizer, bias_regularizer: Regularizers.
+        kernel_constraint, bias_constraint: Constraints.
         **kwargs: `name`, `dtype`, `trainable` and the other arguments of `keras.layers.Layer`.
 
     Input shape:
@@ -72,36 +67,32 @@ class MixConv2D(keras.layers.Layer):
         Tan, Le: MixConv: Mixed Depthwise Convolutional Kernels (BMVC 2019), Section 3.
     """
 
+    parts = ("kernel", "bias")
+
     def __init__(
         self,
-        filters=None,
-        kernel_sizes=(3, 5, 7),
-        strides=1,
-        padding="same",
-        data_format=None,
-        dilation_rate=1,
-        depthwise=True,
-        activation=None,
-        use_bias=False,
-        kernel_initializer=None,
-        bias_initializer="zeros",
-        kernel_regularizer=None,
-        bias_regularizer=None,
-        kernel_constraint=None,
-        bias_constraint=None,
-        **kwargs,
-    ):
-        super().__init__(**kwargs)
-        require_same_channels_last(type(self).__name__, padding, data_format)
-        if filters is None and not depthwise:
-            raise ValueError("`filters` must be given when `depthwise=False`.")
-        self.filters = None if filters is None else standardize_integer(filters, "filters")
-        self.kernel_sizes = standardize_kernel_sizes(kernel_sizes)
-        self.strides = standardize_pair(strides, "strides")
-        self.padding = padding
-        self.data_format = "channels_last"
-        self.dilation_rate = standardize_pair(dilation_rate, "dilation_rate")
+        filters: int | None = None,
+        kernel_sizes: KernelSizes = (3, 5, 7),
+        strides: int | tuple[int, int] = 1,
+        padding: str = "same",
+        data_format: str | None = None,
+        dilation_rate: int | tuple[int, int] = 1,
+        depthwise: bool = True,
+        activation: Any = None,
+        use_bias: bool = False,
+        kernel_initializer: Any = None,
+        bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        bias_constraint: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        own = (filters, kernel_sizes, strides, padding, data_format, dilation_rate)
+        super().__init__(*own, activation, use_bias, **kwargs)
         self.depthwise = bool(depthwise)
+        if self.filters is None and not self.depthwise:
+            raise ValueError("`filters` must be given with `depthwise=False`. Received: None")
         if self.depthwise and self.strides[0] != self.strides[1]:
             raise ValueError(
                 "`strides` must be the same along height and width for a depthwise convolution. "
@@ -117,8 +108,6 @@ class MixConv2D(keras.layers.Layer):
                 f"`filters` must be at least the number of kernel sizes, {len(self.kernel_sizes)}. "
                 f"Received: filters={filters}"
             )
-        self.activation = keras.activations.get(activation)
-        self.use_bias = use_bias
         if kernel_initializer is None:
             kernel_initializer = depthwise_he_normal() if self.depthwise else he_normal()
         self.kernel_initializer = initializers.get(kernel_initializer)
@@ -127,9 +116,8 @@ class MixConv2D(keras.layers.Layer):
         self.bias_regularizer = regularizers.get(bias_regularizer)
         self.kernel_constraint = constraints.get(kernel_constraint)
         self.bias_constraint = constraints.get(bias_constraint)
-        self.input_spec = keras.layers.InputSpec(ndim=4)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         """Create the weights for inputs of `input_shape`."""
         channels, groups = input_shape[-1], len(self.kernel_sizes)
         if channels is None or channels < groups:
@@ -141,7 +129,7 @@ class MixConv2D(keras.layers.Layer):
         if self.depthwise and filters % channels:
             raise ValueError(
                 f"`filters` must be a multiple of the input's {channels} channels for a depthwise "
-                "convolution; put a 1x1 convolution behind it for any other number. "
+                "convolution; add a 1x1 convolution after it for any other number. "
                 f"Received: filters={filters}"
             )
         self.group_channels = split_channels(channels, groups)
@@ -161,12 +149,14 @@ class MixConv2D(keras.layers.Layer):
             conv.build((input_shape[0], height, width, group))
         self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: channels})
 
-    def _paddings(self):
+    def _paddings(self) -> list[tuple[int, int]]:
         """Return the explicit padding of each group; at stride 1, "same" is symmetric by itself."""
         strided = max(self.strides) > 1
         return [(h // 2, w // 2) if strided else (0, 0) for h, w in self.kernel_sizes]
 
-    def _make_conv(self, index, kernel_size, filters, depth_multiplier):
+    def _make_conv(
+        self, index: int, kernel_size: tuple[int, int], filters: int, depth_multiplier: int
+    ) -> keras.layers.Layer:
         kernel_initializer = branch_initializer(self.kernel_initializer, index)
         common = {
             "strides": self.strides,
@@ -199,7 +189,7 @@ class MixConv2D(keras.layers.Layer):
             **common,
         )
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         """Apply the convolution."""
         ends = [sum(self.group_channels[: i + 1]) for i in range(len(self.group_channels) - 1)]
         groups = ops.split(inputs, ends, axis=-1) if ends else [inputs]
@@ -209,50 +199,12 @@ class MixConv2D(keras.layers.Layer):
         ]
         return self.activation(ops.concatenate(outputs, axis=-1))
 
-    def compute_output_shape(self, input_shape):
-        """Return the shape of the output for inputs of `input_shape`."""
-        batch, height, width, channels = input_shape
-        return (
-            batch,
-            strided_length(height, self.strides[0]),
-            strided_length(width, self.strides[1]),
-            self.filters or channels,
-        )
-
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Return the arguments that rebuild this layer."""
-        config = super().get_config()
-        config.update(
-            {
-                "filters": self.filters,
-                "kernel_sizes": self.kernel_sizes,
-                "strides": self.strides,
-                "padding": self.padding,
-                "data_format": self.data_format,
-                "dilation_rate": self.dilation_rate,
-                "depthwise": self.depthwise,
-                "activation": keras.activations.serialize(self.activation),
-                "use_bias": self.use_bias,
-                "kernel_initializer": initializers.serialize(self.kernel_initializer),
-                "bias_initializer": initializers.serialize(self.bias_initializer),
-                "kernel_regularizer": regularizers.serialize(self.kernel_regularizer),
-                "bias_regularizer": regularizers.serialize(self.bias_regularizer),
-                "kernel_constraint": constraints.serialize(self.kernel_constraint),
-                "bias_constraint": constraints.serialize(self.bias_constraint),
-            }
-        )
-        return config
+        return {**super().get_config(), "depthwise": self.depthwise}
 
 
-def split_channels(channels, groups):
-    """Split a number of channels evenly into groups; the remainder goes to the first.
-
-    Args:
-        channels: Integer, at least `groups`.
-        groups: Integer, at least 1.
-
-    Returns:
-        A list of `groups` integers with the sum `channels`.
-    """
+def split_channels(channels: int, groups: int) -> list[int]:
+    """Split a number of channels evenly into groups; the remainder goes to the first."""
     share = channels // groups
     return [channels - share * (groups - 1)] + [share] * (groups - 1)

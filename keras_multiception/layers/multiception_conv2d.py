@@ -1,18 +1,15 @@
 """Depthwise Multiception convolution, Algorithm 1 of the paper."""
 
+import collections.abc
 import numbers
+from typing import Any
 
 import keras
 from keras import constraints, initializers, ops, regularizers
 
 from keras_multiception import kernels
-from keras_multiception.layers.arguments import (
-    require_same_channels_last,
-    standardize_integer,
-    standardize_kernel_sizes,
-    standardize_pair,
-    strided_length,
-)
+from keras_multiception.layers.arguments import KernelSizes, Shape, Tensor, standardize_integer
+from keras_multiception.layers.base_conv2d import BaseConv2D
 from keras_multiception.layers.batch_normalization import BatchNormalization
 from keras_multiception.layers.initializers import (
     branch_initializer,
@@ -23,7 +20,7 @@ from keras_multiception.layers.initializers import (
 
 
 @keras.saving.register_keras_serializable(package="keras_multiception")
-class MulticeptionConv2D(keras.layers.Layer):
+class MulticeptionConv2D(BaseConv2D):
     """Depthwise Multiception convolution: multiscale kernels over every input channel.
 
     Each kernel size is one depthwise convolution over *all* input channels; their outputs are
@@ -38,7 +35,7 @@ class MulticeptionConv2D(keras.layers.Layer):
     first batch norm sees every position. The padding is symmetric, `dilation * (k - 1) / 2` on
     each side, at every stride. Defaults are those of the paper's experiments.
 
-    The layer takes the place of a same-padded `keras.layers.Conv2D` *and the batch norm behind
+    The layer takes the place of a same-padded `keras.layers.Conv2D` *and the batch norm after
     it*:
 
         x = keras.layers.Conv2D(64, 3, strides=2, padding="same", use_bias=False)(x)
@@ -54,22 +51,18 @@ class MulticeptionConv2D(keras.layers.Layer):
             one depthwise branch each. Sizes may repeat; the paper uses (3, 5, 7) in the first
             third of a network, (3, 5) in the second and (3, 3) in the last.
         strides: Positive integer or pair of them.
-        padding: Only `"same"`; there for the likeness to `Conv2D`.
+        padding: Only `"same"`, as in `Conv2D`.
         data_format: Only `"channels_last"` (or `None`).
         dilation_rate: Positive integer or pair, the dilation of every depthwise branch.
-        activation: Activation behind the last batch norm; `None` for linear.
+        activation: Activation after the last batch norm; `None` for linear.
         use_bias: Boolean, whether the 1x1 convolution has a bias (it has in the paper's code).
         depthwise_initializer: Initializer of the depthwise kernels. The default is He-normal
             with the kernel's area as fan-in.
         pointwise_initializer: Initializer of the 1x1 kernel. The default is He-normal, fan-in.
         bias_initializer: Initializer of the bias. The default is uniform in +-1 / sqrt(inputs of
             the 1x1 convolution).
-        depthwise_regularizer: Regularizer of the depthwise kernels.
-        pointwise_regularizer: Regularizer of the 1x1 kernel.
-        bias_regularizer: Regularizer of the bias.
-        depthwise_constraint: Constraint of the depthwise kernels.
-        pointwise_constraint: Constraint of the 1x1 kernel.
-        bias_constraint: Constraint of the bias.
+        depthwise_regularizer, pointwise_regularizer, bias_regularizer: Regularizers.
+        depthwise_constraint, pointwise_constraint, bias_constraint: Constraints.
         momentum: Float, momentum of the moving statistics of both batch norms.
         epsilon: Float, what both batch norms add to the variance.
         **kwargs: `name`, `dtype`, `trainable` and the other arguments of `keras.layers.Layer`.
@@ -94,39 +87,34 @@ class MulticeptionConv2D(keras.layers.Layer):
         without Sacrificing Accuracy (ICARCV 2020), Section III, Figure 2 and Algorithm 1.
     """
 
+    parts = ("depthwise", "pointwise", "bias")
+
     def __init__(
         self,
-        filters,
-        kernel_sizes=(3, 5, 7),
-        strides=1,
-        padding="same",
-        data_format=None,
-        dilation_rate=1,
-        activation=None,
-        use_bias=True,
-        depthwise_initializer=None,
-        pointwise_initializer=None,
-        bias_initializer=None,
-        depthwise_regularizer=None,
-        pointwise_regularizer=None,
-        bias_regularizer=None,
-        depthwise_constraint=None,
-        pointwise_constraint=None,
-        bias_constraint=None,
-        momentum=0.9,
-        epsilon=1e-5,
-        **kwargs,
-    ):
-        super().__init__(**kwargs)
-        require_same_channels_last(type(self).__name__, padding, data_format)
-        self.filters = standardize_integer(filters, "filters")
-        self.kernel_sizes = standardize_kernel_sizes(kernel_sizes)
-        self.strides = standardize_pair(strides, "strides")
-        self.padding = padding
-        self.data_format = "channels_last"
-        self.dilation_rate = standardize_pair(dilation_rate, "dilation_rate")
-        self.activation = keras.activations.get(activation)
-        self.use_bias = use_bias
+        filters: int,
+        kernel_sizes: KernelSizes = (3, 5, 7),
+        strides: int | tuple[int, int] = 1,
+        padding: str = "same",
+        data_format: str | None = None,
+        dilation_rate: int | tuple[int, int] = 1,
+        activation: Any = None,
+        use_bias: bool = True,
+        depthwise_initializer: Any = None,
+        pointwise_initializer: Any = None,
+        bias_initializer: Any = None,
+        depthwise_regularizer: Any = None,
+        pointwise_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        depthwise_constraint: Any = None,
+        pointwise_constraint: Any = None,
+        bias_constraint: Any = None,
+        momentum: float = 0.9,
+        epsilon: float = 1e-5,
+        **kwargs: Any,
+    ) -> None:
+        filters = standardize_integer(filters, "filters")
+        own = (filters, kernel_sizes, strides, padding, data_format, dilation_rate)
+        super().__init__(*own, activation, use_bias, **kwargs)
         self.depthwise_initializer = initializers.get(
             depthwise_he_normal() if depthwise_initializer is None else depthwise_initializer
         )
@@ -144,17 +132,18 @@ class MulticeptionConv2D(keras.layers.Layer):
             raise ValueError(f"`momentum` must be in [0, 1). Received: momentum={momentum!r}")
         if not isinstance(epsilon, numbers.Real) or not float(epsilon) > 0:
             raise ValueError(f"`epsilon` must be greater than 0. Received: epsilon={epsilon!r}")
-        self.momentum = momentum
-        self.epsilon = epsilon
-        self.input_spec = keras.layers.InputSpec(ndim=4)
+        self.momentum: float = momentum
+        self.epsilon: float = epsilon
+        self._make_layers()
 
-        own = {"dtype": self.dtype_policy, "trainable": self.trainable}
-        shared = {"data_format": self.data_format, **own}
-        norm = {"momentum": momentum, "epsilon": epsilon, **own}
+    def _make_layers(self) -> None:
+        shared = {"dtype": self.dtype_policy, "trainable": self.trainable}
+        norm = {"momentum": self.momentum, "epsilon": self.epsilon, **shared}
         self.depthwise_convs = [
             keras.layers.DepthwiseConv2D(
                 size,
                 padding="same",
+                data_format=self.data_format,
                 dilation_rate=self.dilation_rate,
                 use_bias=False,
                 depthwise_initializer=branch_initializer(self.depthwise_initializer, index),
@@ -170,7 +159,8 @@ class MulticeptionConv2D(keras.layers.Layer):
             self.filters,
             1,
             strides=self.strides,
-            use_bias=use_bias,
+            data_format=self.data_format,
+            use_bias=self.use_bias,
             kernel_initializer=self.pointwise_initializer,
             bias_initializer=self.bias_initializer,
             kernel_regularizer=self.pointwise_regularizer,
@@ -182,7 +172,7 @@ class MulticeptionConv2D(keras.layers.Layer):
         )
         self.pointwise_bn = BatchNormalization(name="pointwise_bn", **norm)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         """Create the weights for inputs of `input_shape`."""
         channels = input_shape[-1]
         if channels is None:
@@ -200,11 +190,11 @@ class MulticeptionConv2D(keras.layers.Layer):
         self.pointwise_bn.build((*input_shape[:-1], self.filters))
         self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: channels})
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Apply the convolution; `training` chooses batch or moving statistics."""
-        fast = self.depthwise_bn.fast_forms()
-        if fast and fast.takes_multiception(inputs, self.kernel_sizes, self.dilation_rate):
-            x = self._branch_by_branch(fast, inputs, training)
+        fused = kernels.fused_op("multiception", inputs, self.kernel_sizes, self.dilation_rate)
+        if fused and self.depthwise_bn.can_be_fused():
+            x = self._call_fused(fused, inputs, training)
         else:
             branches = self._branches(inputs)
             x = branches[0] if len(branches) == 1 else ops.concatenate(branches, axis=-1)
@@ -213,14 +203,14 @@ class MulticeptionConv2D(keras.layers.Layer):
         x = self.pointwise_bn(x, training=training)
         return self.activation(x)
 
-    def _branches(self, x):
-        """Apply the depthwise convolutions; a list of outputs."""
-        fast = kernels.fast_forms()
-        if fast and fast.takes_depthwise_branches(x, self.kernel_sizes, self.dilation_rate):
-            return fast.depthwise_branches(x, [conv.kernel for conv in self.depthwise_convs])
+    def _branches(self, x: Tensor) -> list[Tensor]:
+        """Apply the depthwise convolutions."""
+        fused = kernels.fused_op("depthwise_branches", x, self.kernel_sizes, self.dilation_rate)
+        if fused:
+            return fused(x, [conv.kernel for conv in self.depthwise_convs])
         return [conv(x) for conv in self.depthwise_convs]
 
-    def _pointwise(self, x):
+    def _pointwise(self, x: Tensor) -> Tensor:
         """Apply the 1x1 convolution.
 
         Unequal strides are left to a slice: for them, the gradient of the kernel that TensorFlow
@@ -234,11 +224,13 @@ class MulticeptionConv2D(keras.layers.Layer):
         )
         return ops.add(x, self.pointwise_conv.bias) if self.use_bias else x
 
-    def _branch_by_branch(self, fast, inputs, training):
-        """Compute what comes before the last batch norm in the fast form of the backend."""
+    def _call_fused(
+        self, multiception: collections.abc.Callable, inputs: Tensor, training: bool | None
+    ) -> Tensor:
+        """Compute everything before the last batch norm by the fused op of the backend."""
         norm = self.depthwise_bn
         training = training and norm.trainable
-        x, mean, variance = fast.multiception(
+        x, mean, variance = multiception(
             inputs,
             [conv.kernel for conv in self.depthwise_convs],
             norm.gamma,
@@ -252,41 +244,6 @@ class MulticeptionConv2D(keras.layers.Layer):
             norm.update(mean, variance)
         return ops.add(x, self.pointwise_conv.bias) if self.use_bias else x
 
-    def compute_output_shape(self, input_shape):
-        """Return the shape of the output for inputs of `input_shape`."""
-        batch, height, width, _ = input_shape
-        return (
-            batch,
-            strided_length(height, self.strides[0]),
-            strided_length(width, self.strides[1]),
-            self.filters,
-        )
-
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Return the arguments that rebuild this layer."""
-        config = super().get_config()
-        config.update(
-            {
-                "filters": self.filters,
-                "kernel_sizes": self.kernel_sizes,
-                "strides": self.strides,
-                "padding": self.padding,
-                "data_format": self.data_format,
-                "dilation_rate": self.dilation_rate,
-                "activation": keras.activations.serialize(self.activation),
-                "use_bias": self.use_bias,
-                "momentum": self.momentum,
-                "epsilon": self.epsilon,
-            }
-        )
-        for part in ("depthwise", "pointwise", "bias"):
-            for kind, module in _SERIALIZED.items():
-                config[f"{part}_{kind}"] = module.serialize(getattr(self, f"{part}_{kind}"))
-        return config
-
-
-_SERIALIZED = {
-    "initializer": initializers,
-    "regularizer": regularizers,
-    "constraint": constraints,
-}
+        return {**super().get_config(), "momentum": self.momentum, "epsilon": self.epsilon}

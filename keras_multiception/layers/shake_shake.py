@@ -1,7 +1,11 @@
 """Shake-Shake: two branches mixed at random, with other weights backward than forward."""
 
+from typing import Any
+
 import keras
 from keras import ops
+
+from keras_multiception.layers.arguments import Shape, Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_multiception")
@@ -37,16 +41,16 @@ class ShakeShake(keras.layers.Layer):
         Gastaldi: Shake-Shake regularization (2017), the form "Shake-Shake-Image".
     """
 
-    def __init__(self, seed=None, **kwargs):
+    def __init__(self, seed: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
 
-    def build(self, input_shape):
+    def build(self, input_shape: list[Shape]) -> None:
         """Check that there are two inputs of one shape."""
         _require_pair(input_shape)
 
-    def call(self, inputs, training=False):
+    def call(self, inputs: list[Tensor], training: bool | None = False) -> Tensor:
         """Mix the branches; `training` chooses random weights or the mean."""
         first, second = inputs
         if not training:
@@ -56,20 +60,20 @@ class ShakeShake(keras.layers.Layer):
         # the value is that of alpha, the gradient that of beta
         return second + beta * difference + ops.stop_gradient((alpha - beta) * difference)
 
-    def _draw(self, x):
+    def _draw(self, x: Tensor) -> Tensor:
         shape = (ops.shape(x)[0],) + (1,) * (len(x.shape) - 1)
         return keras.random.uniform(shape, dtype=x.dtype, seed=self.seed_generator)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: list[Shape]) -> Shape:
         """Return the shape of one input."""
         return _require_pair(input_shape)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Return the arguments that rebuild this layer."""
         return {**super().get_config(), "seed": self.seed}
 
 
-def _require_pair(input_shape):
+def _require_pair(input_shape: list[Shape]) -> Shape:
     shapes = [tuple(s) if isinstance(s, tuple | list) else s for s in input_shape]
     if len(shapes) != 2 or not isinstance(shapes[0], tuple) or shapes[0] != shapes[1]:
         raise ValueError(

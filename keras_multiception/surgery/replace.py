@@ -8,11 +8,10 @@ import keras
 import numpy as np
 from keras import layers
 
-from keras_multiception.blocks import conv_bn
+from keras_multiception.blocks import CHANNELS_LAST, conv_bn
 from keras_multiception.cost import report_costs
 from keras_multiception.graphs.copying import copy_activation, copy_values, rebuild
 from keras_multiception.layers.multiception_conv2d import MulticeptionConv2D
-from keras_multiception.primitives import CHANNELS_LAST
 from keras_multiception.surgery.plan import plan_replacements
 
 

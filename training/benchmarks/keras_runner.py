@@ -90,7 +90,7 @@ def _possible_forms(forms: tuple[str, ...], left_out: list[str]) -> list[str]:
     """Return the forms that this process can measure, and note why not the others."""
     backend = keras.backend.backend()
     reasons = {}
-    if km.kernels.fast_forms() is None:
+    if km.kernels.fused_ops() is None:
         reasons["fast"] = f"there are no fast forms for {backend}; ours is the plain one"
     if backend != "tensorflow":
         reasons |= dict.fromkeys(("saved_model", *_LITERT), "it needs Keras on TensorFlow")

@@ -1,0 +1,90 @@
+"""What the two convolution layers share: arguments, output shape and configuration."""
+
+from typing import Any
+
+import keras
+from keras import constraints, initializers, regularizers
+
+from keras_multiception.layers.arguments import (
+    KernelSizes,
+    Shape,
+    Tensor,
+    standardize_integer,
+    standardize_kernel_sizes,
+    standardize_pair,
+    strided_length,
+)
+
+_KINDS = {"initializer": initializers, "regularizer": regularizers, "constraint": constraints}
+
+
+class BaseConv2D(keras.layers.Layer):
+    """A same-padded convolution with several kernel sizes.
+
+    A subclass makes the convolutions, and lists in `parts` what its initializers, regularizers
+    and constraints are for: `"kernel"` for `kernel_initializer` and so on.
+    """
+
+    parts: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        filters: int | None,
+        kernel_sizes: KernelSizes,
+        strides: int | tuple[int, int],
+        padding: str,
+        data_format: str | None,
+        dilation_rate: int | tuple[int, int],
+        activation: Any,
+        use_bias: bool,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if padding != "same":
+            raise ValueError(
+                f'`padding` of {type(self).__name__} must be "same": only then have the outputs of '
+                f"all kernel sizes one size. Received: padding={padding!r}"
+            )
+        if data_format not in (None, "channels_last"):
+            raise ValueError(
+                f'`data_format` of {type(self).__name__} must be "channels_last". '
+                f"Received: data_format={data_format!r}"
+            )
+        self.filters = None if filters is None else standardize_integer(filters, "filters")
+        self.kernel_sizes = standardize_kernel_sizes(kernel_sizes)
+        self.strides = standardize_pair(strides, "strides")
+        self.padding = padding
+        self.data_format = "channels_last"
+        self.dilation_rate = standardize_pair(dilation_rate, "dilation_rate")
+        self.activation = keras.activations.get(activation)
+        self.use_bias = use_bias
+        self.input_spec: Any = keras.layers.InputSpec(ndim=4)
+
+    def call(self, inputs: Tensor) -> Tensor:
+        """Apply the convolution."""
+        raise NotImplementedError
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """Return the shape of the output for inputs of `input_shape`."""
+        batch, height, width, channels = input_shape
+        rows, columns = self.strides
+        filters = self.filters or channels
+        return batch, strided_length(height, rows), strided_length(width, columns), filters
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that rebuild this layer."""
+        config = {
+            **super().get_config(),
+            "filters": self.filters,
+            "kernel_sizes": self.kernel_sizes,
+            "strides": self.strides,
+            "padding": self.padding,
+            "data_format": self.data_format,
+            "dilation_rate": self.dilation_rate,
+            "activation": keras.activations.serialize(self.activation),
+            "use_bias": self.use_bias,
+        }
+        for part in self.parts:
+            for kind, module in _KINDS.items():
+                config[f"{part}_{kind}"] = module.serialize(getattr(self, f"{part}_{kind}"))
+        return config
