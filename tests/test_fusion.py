@@ -245,7 +245,7 @@ def test_shared_layers_and_nested_models():
     model = randomize(keras.Model({"a": a, "b": b}, outputs))
     fused = fuse(model)
     report = fused.fusion_report
-    assert report.left == {"bn": "more than it reads alone, and behind it the model ends"}
+    assert report.left == {"bn": "more than it reads alone, and after it the model ends"}
     assert report.folded.count("bn") == 1
     assert "own" in report.folded
     assert isinstance(fused.get_layer("twice"), keras.Model)
@@ -272,7 +272,7 @@ def test_batch_norm_behind_one_call_of_a_shared_one():
     y = layers.BatchNormalization(name="own")(y)
     fused = fuse(randomize(keras.Model(images, layers.Concatenate(name="end")([x, y]))))
     assert fused.fusion_report.left["own"] == (
-        "twice in front is shared, and behind it Concatenate end comes"
+        "twice before it is shared, and after it Concatenate end comes"
     )
     assert {"twice", "own"} <= set(names(fused))
 
@@ -284,7 +284,7 @@ def test_batch_norm_in_front_of_one_call_of_a_shared_one():
     y = layers.Conv2D(4, 1, name="conv")(x)
     model = keras.Model(image, [shared(x), shared(layers.ReLU()(y))])
     fused = fuse(randomize(model))
-    assert fused.fusion_report.left["own"].endswith("and behind it twice is shared")
+    assert fused.fusion_report.left["own"].endswith("and after it twice is shared")
 
 
 def test_model_of_any_size_and_the_given_inputs():

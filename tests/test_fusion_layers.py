@@ -54,7 +54,7 @@ def test_a_batch_norm_of_another_precision_stays():
     fused = fuse(chain(conv, layers.BatchNormalization(dtype="float32", name="bn")))
     assert fused.output.dtype == "float32"
     assert fused.fusion_report.left == {
-        "bn": "what comes before it is in float16, and behind it the model ends"
+        "bn": "what comes before it is in float16, and after it the model ends"
     }
 
 

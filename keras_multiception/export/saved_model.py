@@ -13,7 +13,7 @@ import keras
 
 from keras_multiception import atomic
 from keras_multiception.fusion import fuse
-from keras_multiception.fusion.forms import FORMS
+from keras_multiception.fusion.operations import FORMS
 from keras_multiception.graphs.reading import graph_of
 from keras_multiception.layers.arguments import is_positive_integer, standardize_integer
 from keras_multiception.preprocessing import Dataset, get_dataset

@@ -1,41 +1,59 @@
 """`km.fuse`: the same answers from fewer and simpler layers."""
 
+import contextlib
+import functools
+import logging
+import statistics
+from collections.abc import Iterator
+from typing import Any
+
 import keras
+import numpy as np
 from keras import tree
 
-from keras_multiception.fusion.folding import exchange, fold, pairs
-from keras_multiception.fusion.forms import FORMS, obstacle_to, to_form
-from keras_multiception.fusion.measuring import measure_forms
-from keras_multiception.fusion.reading import read_network
+from keras_multiception.fusion.folding import fold, separable_pairs
+from keras_multiception.fusion.operations import FORMS, Convolution, to_form, why_not_form
+from keras_multiception.fusion.reading import Network, read_network
 from keras_multiception.fusion.report import FusionReport
-from keras_multiception.fusion.writing import write_network
+from keras_multiception.fusion.writing import write_convolution, write_network
 from keras_multiception.graphs.equality import (
     linear_outputs,
     require_equal_answers,
     sample_inputs,
 )
-from keras_multiception.graphs.reading import graph_of
+from keras_multiception.graphs.reading import require_graph
 from keras_multiception.layers.arguments import standardize_integer
+from keras_multiception.timing import time_in_turns
+
+_ROUNDS, _SECONDS = 15, 0.01  # of a measurement, and of each call in a round
+_MARGIN = 0.97  # another form must take less than this share of the time of the first
 
 
-def fuse(model, form="separate", batch_size=1, inputs=None, tolerance=None, verbose=True):
+def fuse(
+    model: keras.Model,
+    form: str = "separate",
+    batch_size: int = 1,
+    inputs: Any = None,
+    tolerance: float | None = None,
+    verbose: bool = True,
+) -> keras.Model:
     """Return a network for inference that answers like the model and has no batch norms.
 
-    - *Folded*: batch norms, into the convolution or dense layer in front, through additions,
+    - *Folded*: batch norms, into the convolution or dense layer before, through additions,
       concatenations, crops and average pooling too, or else into all that read them, where these
       do not pad. A batch norm that no neighbor can take in exactly, such as one between a ReLU
       and an addition, becomes a scale and shift of each channel (a 1x1 depthwise convolution of
       its name) and is listed with the reason.
-    - *Moved*: the stride of a 1x1 convolution into the depthwise convolutions in front, which are
+    - *Moved*: the stride of a 1x1 convolution into the depthwise convolutions before, which are
       padded symmetrically for it: at stride 2, `padding="same"` would look at other positions.
-      The bias of a depthwise convolution into the 1x1 convolution behind.
+      The bias of a depthwise convolution into the 1x1 convolution after it.
     - *Opened*: nested models (but those that are called more than once), `MulticeptionConv2D`,
       `MixConv2D` and `SeparableConv2D`; the convolution that makes their output has their name.
     - *Removed*: dropout and noise; Shake-Shake becomes an addition.
     - *Kept*: all other layers with their names, weights and dtype policies; which calls share a
       layer. Regularizers and constraints of convolutions are dropped, and what `compile` set.
 
-    A depthwise convolution and the 1x1 convolution behind it, such as a Multiception, can take
+    A depthwise convolution and the 1x1 convolution after it, such as a Multiception, can take
     several forms, all exact:
 
     - `"separate"`: a depthwise convolution for each kernel size; concatenation; 1x1 convolution.
@@ -71,11 +89,7 @@ def fuse(model, form="separate", batch_size=1, inputs=None, tolerance=None, verb
         >>> fused = km.fuse(model)
         >>> fused.save("fused.keras")
     """
-    if not isinstance(model, keras.Model) or graph_of(model) is None:
-        raise ValueError(
-            "`model` must be a Functional model or a built Sequential one of Keras 3. "
-            f"Received: model={model!r}"
-        )
+    require_graph(model)
     if form not in (*FORMS, "auto"):
         raise ValueError(f"`form` must be one of {', '.join(FORMS)}, auto. Received: form={form!r}")
     batch_size = standardize_integer(batch_size, "batch_size")
@@ -90,7 +104,9 @@ def fuse(model, form="separate", batch_size=1, inputs=None, tolerance=None, verb
     return fused
 
 
-def _fuse(model, shapes, form, batch_size, report):
+def _fuse(
+    model: keras.Model, shapes: list, form: str, batch_size: int, report: FusionReport
+) -> keras.Model:
     network, names = read_network(model, shapes, report)
     fold(network, report)
     _choose_forms(network, form, batch_size, report)
@@ -102,25 +118,95 @@ def _fuse(model, shapes, form, batch_size, report):
     )
 
 
-def _choose_forms(network, form, batch_size, report):
-    """Rewrite each depthwise convolution and the 1x1 convolution behind it."""
+def _choose_forms(network: Network, form: str, batch_size: int, report: FusionReport) -> None:
+    """Rewrite each depthwise convolution and the 1x1 convolution after it."""
     forms = {}
     if form == "auto":
         measurements = measure_forms(network, batch_size)
         report.measurements += measurements
         for row in measurements:
             forms.update(dict.fromkeys(row["layers"], row["form"]))
-    for depthwise, pointwise in pairs(network):
+    for depthwise, pointwise in separable_pairs(network):
         chosen = forms.get(pointwise.name, form)
-        obstacle = obstacle_to(chosen, depthwise, pointwise)
-        if obstacle is not None:
-            report.kept_forms[pointwise.name] = obstacle
+        reason = why_not_form(chosen, depthwise, pointwise)
+        if reason is not None:
+            report.kept_forms[pointwise.name] = reason
             chosen = FORMS[0]
         report.forms[pointwise.name] = chosen
         *first, last = to_form(chosen, depthwise, pointwise)
         if first:
-            exchange(network, [(depthwise, *first)])
+            network.replace_op(depthwise, first[0])
         else:
             for step in network.calls(depthwise):
                 network.remove(step)
-        exchange(network, [(pointwise, last)])
+        network.replace_op(pointwise, last)
+
+
+def measure_forms(network: Network, batch_size: int) -> list[dict]:
+    """Time the forms of each depthwise and 1x1 convolution, equal ones once.
+
+    The forms of a pair take turns, compiled as in `predict_on_batch`, the call included; the
+    times are medians.
+
+    Returns:
+        Dictionaries of `layers`, the names of the 1x1 convolutions; `input_shape`, of one image;
+        `batch_size`; `milliseconds`, a dictionary from forms to times; and `form`, the fastest,
+        or the first unless another one is clearly faster.
+    """
+    rows: dict = {}
+    for depthwise, pointwise in separable_pairs(network):
+        (x, *_) = network.calls(depthwise)[0].inputs
+        key = (
+            tuple(x.shape[1:]),
+            tuple((branch.start, branch.kernel.shape) for branch in depthwise.branches),
+            depthwise.strides,
+            depthwise.dilation,
+            pointwise.branches[0].kernel.shape,
+            depthwise.dtype.name,
+        )
+        if key not in rows:
+            milliseconds = _time_forms(depthwise, pointwise, (batch_size, *x.shape[1:]))
+            rows[key] = {
+                "layers": [],
+                "input_shape": list(x.shape[1:]),
+                "batch_size": batch_size,
+                "milliseconds": milliseconds,
+                "form": _fastest(milliseconds),
+            }
+        rows[key]["layers"].append(pointwise.name)
+    return list(rows.values())
+
+
+def _fastest(milliseconds: dict[str, float]) -> str:
+    form = min(milliseconds, key=lambda form: milliseconds[form])
+    return form if milliseconds[form] < _MARGIN * milliseconds[FORMS[0]] else FORMS[0]
+
+
+def _time_forms(
+    depthwise: Convolution, pointwise: Convolution, shape: tuple[int, ...]
+) -> dict[str, float]:
+    x = keras.ops.convert_to_tensor(np.random.default_rng(0).normal(size=shape).astype("float32"))
+    calls = {}
+    for form in FORMS:
+        if why_not_form(form, depthwise, pointwise) is None:
+            inputs = y = keras.Input(batch_shape=shape)
+            for operation in to_form(form, depthwise, pointwise):
+                y = write_convolution(operation)(y)
+            calls[form] = functools.partial(keras.Model(inputs, y).predict_on_batch, x)
+    with _without_tracing_warnings():
+        for call in calls.values():  # compiles
+            call()
+        times = time_in_turns(calls, _ROUNDS, _SECONDS)
+    return {form: 1000 * statistics.median(values) for form, values in times.items()}
+
+
+@contextlib.contextmanager
+def _without_tracing_warnings() -> Iterator[None]:
+    """Silence TensorFlow's warning that many functions of one name are traced."""
+    logger = logging.getLogger("tensorflow")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

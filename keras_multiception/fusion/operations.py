@@ -1,12 +1,17 @@
-"""Convolutions and batch norms as numbers, and the exact rules that join them."""
+"""Convolutions and batch norms as numbers, and the exact rules that join and rewrite them."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
 
 LINEAR = keras.activations.linear
 NO_PADDING = ((0, 0), (0, 0))
+FORMS = ("separate", "merged", "dense")
+
+Padding = tuple[tuple[int, int], tuple[int, int]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -25,8 +30,8 @@ class Scale:
     shift: np.ndarray
     dtype: keras.DTypePolicy
 
-    def then(self, scale, shift):
-        """Return this and another scale and shift behind it in one."""
+    def then(self, scale: np.ndarray, shift: np.ndarray) -> "Scale":
+        """Return this and another scale and shift after it in one."""
         return dataclasses.replace(self, scale=self.scale * scale, shift=self.shift * scale + shift)
 
 
@@ -44,19 +49,19 @@ class Branch:
 
     start: int
     kernel: np.ndarray
-    padding: tuple | str = NO_PADDING
+    padding: Padding | str = NO_PADDING
 
     @property
-    def channels(self):
+    def channels(self) -> slice:
         """The slice of the input channels."""
         return slice(self.start, self.start + self.kernel.shape[2])
 
     @property
-    def is_padded(self):
+    def is_padded(self) -> bool:
         """Whether zeros can stand among the pixels that the kernel looks at."""
         if self.padding == "same":
             return max(self.kernel.shape[:2]) > 1
-        return np.any(self.padding)
+        return bool(np.any(self.padding))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -77,16 +82,16 @@ class Convolution:
 
     name: str
     kind: str
-    branches: tuple
+    branches: tuple[Branch, ...]
     bias: np.ndarray
     dtype: keras.DTypePolicy
-    strides: tuple = (1, 1)
-    dilation: tuple = (1, 1)
+    strides: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
     groups: int = 1
-    activation: object = LINEAR
+    activation: Any = LINEAR
 
     @property
-    def is_pointwise(self):
+    def is_pointwise(self) -> bool:
         """Whether it is a plain 1x1 convolution, at any stride."""
         (first, *others) = self.branches
         return (
@@ -97,18 +102,21 @@ class Convolution:
             and self.groups == 1
         )
 
-    def then(self, scale, shift):
+    def split(self, values: np.ndarray) -> list[np.ndarray]:
+        """Split values for each output into those of the branches."""
+        return np.split(values, np.cumsum(count_outputs(self.kind, self.branches))[:-1])
+
+    def then(self, scale: np.ndarray, shift: np.ndarray) -> "Convolution":
         """Return the convolution with a scale and shift of its outputs; it must be linear."""
-        ends = np.cumsum([_outputs(self.kind, branch.kernel) for branch in self.branches])
         branches = []
-        for branch, part in zip(self.branches, np.split(scale, ends[:-1]), strict=True):
+        for branch, part in zip(self.branches, self.split(scale), strict=True):
             shape = branch.kernel.shape[2:] if self.kind == "depthwise" else (-1,)
             kernel = branch.kernel * part.reshape(shape)
             branches.append(dataclasses.replace(branch, kernel=kernel))
         return dataclasses.replace(self, branches=tuple(branches), bias=self.bias * scale + shift)
 
-    def after(self, scale, shift):
-        """Return the convolution with a scale and shift of its inputs; see `obstacle_after`."""
+    def after(self, scale: np.ndarray, shift: np.ndarray) -> "Convolution":
+        """Return the convolution with a scale and shift of its inputs; see `why_not_after`."""
         branches, biases = [], []
         for branch in self.branches:
             weighted = branch.kernel * shift[branch.channels, None]
@@ -120,7 +128,7 @@ class Convolution:
             self, branches=tuple(branches), bias=self.bias + np.concatenate(biases)
         )
 
-    def obstacle_after(self, shift):
+    def why_not_after(self, shift: np.ndarray) -> str | None:
         """Return why it cannot take in a scale and shift of its inputs, or `None`."""
         if self.groups > 1:
             return f"{self.name} has its channels in groups"
@@ -129,34 +137,82 @@ class Convolution:
         return None
 
 
-def _outputs(kind, kernel):
-    return kernel.shape[2] * kernel.shape[3] if kind == "depthwise" else kernel.shape[3]
+def count_outputs(kind: str, branches: Sequence[Branch]) -> list[int]:
+    """Return how many outputs each branch of a convolution has."""
+    shapes = [branch.kernel.shape[2:] for branch in branches]
+    return [n * outputs if kind == "depthwise" else outputs for n, outputs in shapes]
 
 
-def same_padding(kernel_size, dilation):
-    """Return the zeros that `padding="same"` stands for at stride 1.
-
-    Args:
-        kernel_size: A pair of integers.
-        dilation: A pair of integers.
-
-    Returns:
-        `((top, bottom), (left, right))`.
-    """
-    reach = [rate * (size - 1) for size, rate in zip(kernel_size, dilation, strict=True)]
-    return tuple((total // 2, total - total // 2) for total in reach)
+def same_padding(kernel_size: Sequence[int], dilation: Sequence[int]) -> Padding:
+    """Return the zeros that `padding="same"` stands for at stride 1."""
+    height, width = (rate * (n - 1) for n, rate in zip(kernel_size, dilation, strict=True))
+    return (height // 2, height - height // 2), (width // 2, width - width // 2)
 
 
-def join_biases(depthwise, pointwise):
-    """Move the bias of a depthwise convolution into the 1x1 convolution behind it.
-
-    Args:
-        depthwise: A linear `Convolution`.
-        pointwise: The `Convolution` that reads it.
-
-    Returns:
-        Both of them.
-    """
+def join_biases(depthwise: Convolution, pointwise: Convolution) -> tuple[Convolution, Convolution]:
+    """Move the bias of a linear depthwise convolution into the 1x1 convolution that reads it."""
     bias = depthwise.bias
     pointwise = pointwise.after(np.ones_like(bias), bias)
     return dataclasses.replace(depthwise, bias=np.zeros_like(bias)), pointwise
+
+
+def why_not_form(form: str, depthwise: Convolution, pointwise: Convolution) -> str | None:
+    """Return why a depthwise convolution and the 1x1 one after it cannot take a form, or `None`."""
+    if form == "dense" and max(pointwise.strides) > 1:
+        return "Keras has no full convolution with both dilation and stride, or with two strides"
+    several = len(depthwise.branches) > 1
+    if form != "separate" and several and any(b.padding == "same" for b in depthwise.branches):
+        return "the padding of its branches depends on the size of the input"
+    return None
+
+
+def to_form(form: str, depthwise: Convolution, pointwise: Convolution) -> list[Convolution]:
+    """Rewrite a linear depthwise convolution without a bias and the 1x1 convolution after it.
+
+    - `"separate"`: as they are: a depthwise convolution for each branch.
+    - `"merged"`: the branches as one depthwise convolution with a multiplier, the kernels padded
+      with zeros to the size of the largest.
+    - `"dense"`: both composed into one full convolution.
+    """
+    if form == "separate":
+        return [depthwise, pointwise]
+    kernel, padding, order = _merge(depthwise)
+    (mixing,) = pointwise.branches
+    rows = mixing.kernel[:, :, order]
+    if form == "merged":
+        depthwise = dataclasses.replace(depthwise, branches=(Branch(0, kernel, padding),))
+        branches = (dataclasses.replace(mixing, kernel=rows),)
+        return [depthwise, dataclasses.replace(pointwise, branches=branches)]
+    rows = rows.reshape(*kernel.shape[2:], -1)
+    composed = Branch(0, np.einsum("hwcm,cmo->hwco", kernel, rows), padding)
+    return [
+        dataclasses.replace(
+            pointwise,
+            branches=(composed,),
+            strides=depthwise.strides,
+            dilation=depthwise.dilation,
+        )
+    ]
+
+
+def _merge(depthwise: Convolution) -> tuple[np.ndarray, Padding | str, np.ndarray]:
+    """Return one kernel for all branches, its padding, and the order of its outputs."""
+    branches = depthwise.branches
+    if len(branches) == 1:
+        (branch,) = branches
+        outputs = branch.kernel.shape[2] * branch.kernel.shape[3]
+        return branch.kernel, branch.padding, np.arange(outputs)
+    paddings = np.array([branch.padding for branch in branches])  # (branch, axis, side)
+    largest = paddings.max(axis=0)
+    kernels, inputs = [], []
+    for branch, padding in zip(branches, paddings, strict=True):
+        zeros = (largest - padding) // np.array(depthwise.dilation)[:, None]
+        kernel = np.pad(branch.kernel, [*zeros, (0, 0), (0, 0)])
+        kernels.append(kernel.reshape(*kernel.shape[:2], -1))
+        channels = np.arange(branch.channels.start, branch.channels.stop)
+        inputs.append(np.repeat(channels, branch.kernel.shape[3]))
+    order = np.argsort(np.concatenate(inputs), kind="stable")
+    kernel = np.concatenate(kernels, axis=-1)[:, :, order]
+    channels = max(branch.channels.stop for branch in branches)
+    padding = tuple(map(tuple, largest.tolist()))
+    return kernel.reshape(*kernel.shape[:2], channels, -1), padding, order

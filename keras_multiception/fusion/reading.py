@@ -1,35 +1,126 @@
-"""A Keras model as a network of steps, in inference: layers opened up, batch norms as numbers."""
+"""Read a Keras model as a network of steps, in inference: layers opened, batch norms as numbers."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
+import keras
 import numpy as np
-from keras import KerasTensor, layers
+from keras import KerasTensor, layers, tree
 
-from keras_multiception.fusion.layer_rules import operations_of
-from keras_multiception.fusion.network import Network, Step
-from keras_multiception.fusion.operations import Scale
+from keras_multiception.fusion.operations import (
+    LINEAR,
+    NO_PADDING,
+    Branch,
+    Convolution,
+    Padding,
+    Scale,
+    count_outputs,
+    same_padding,
+)
+from keras_multiception.fusion.report import FusionReport
 from keras_multiception.graphs.copying import unique_name
-from keras_multiception.graphs.reading import Calls, graph_of, inline_call, walk
+from keras_multiception.graphs.reading import Calls, first_argument, require_graph, walk
+from keras_multiception.layers.mix_conv2d import MixConv2D
+from keras_multiception.layers.multiception_conv2d import MulticeptionConv2D
 from keras_multiception.layers.shake_shake import ShakeShake
 
+Kind = TypeVar("Kind")
 
-def read_network(model, shapes, report):
-    """Read a model into a network of steps.
 
-    Nested models are opened, but for those that are called more than once.
+@dataclasses.dataclass(eq=False)
+class Step:
+    """A call of an operation.
+
+    Attributes:
+        operation: A `Convolution`, a `Scale`, or a layer, model or operation of Keras. Calls of
+            one layer share one operation.
+        args: Its arguments; tensors are `KerasTensor`.
+        kwargs: Its keyword arguments.
+        results: What it returns, a `KerasTensor` or a structure of them.
+    """
+
+    operation: Any
+    args: tuple
+    kwargs: dict
+    results: Any
+
+    @property
+    def inputs(self) -> list[KerasTensor]:
+        """The tensors that it reads."""
+        return [x for x in tree.flatten((self.args, self.kwargs)) if isinstance(x, KerasTensor)]
+
+
+class Network:
+    """Steps in an order in which they can run, from input tensors to a structure of outputs."""
+
+    def __init__(self, inputs: list[KerasTensor], steps: list[Step], outputs: Any) -> None:
+        self.inputs = inputs
+        self.steps = steps
+        self.outputs = outputs
+
+    def calls(self, operation: Any) -> list[Step]:
+        """Return the steps that call an operation."""
+        return [step for step in self.steps if step.operation is operation]
+
+    def writer(self, x: KerasTensor) -> Step | None:
+        """Return the step that makes a tensor; `None` for an input of the network."""
+        for step in self.steps:
+            if any(y is x for y in tree.flatten(step.results)):
+                return step
+        return None
+
+    def readers(self, x: KerasTensor) -> list[Step | None]:
+        """Return the steps that read a tensor, once for each time; `None` is the network's end."""
+        found: list = [step for step in self.steps for y in step.inputs if y is x]
+        return found + [None for y in tree.flatten(self.outputs) if y is x]
+
+    def only_reader(self, x: KerasTensor) -> Step | None:
+        """Return the step that alone reads a tensor; `None` if there is no such step."""
+        readers = self.readers(x)
+        return readers[0] if len(readers) == 1 else None
+
+    def operations(self, kind: type[Kind]) -> list[Kind]:
+        """Return the operations of a class, each once."""
+        found = {id(s.operation): s.operation for s in self.steps if isinstance(s.operation, kind)}
+        return list(found.values())
+
+    def replace_op(self, old: Any, new: Any) -> None:
+        """Put an operation in the place of another."""
+        for step in self.calls(old):
+            step.operation = new
+
+    def remove(self, step: Step) -> None:
+        """Take out a step of one input and one output: its readers read its input instead."""
+        (x,) = step.inputs
+        self.steps.remove(step)
+
+        def new(y: Any) -> Any:
+            return x if y is step.results else y
+
+        for other in self.steps:
+            other.args, other.kwargs = tree.map_structure(new, (other.args, other.kwargs))
+        self.outputs = tree.map_structure(new, self.outputs)
+
+
+def read_network(
+    model: keras.Model, shapes: list, report: FusionReport
+) -> tuple[Network, dict[int, str]]:
+    """Read a model into a network; nested models that are called once are inlined.
 
     Args:
         model: A model that has a graph.
-        shapes: List of the shapes of its inputs, the batch included.
-        report: The `FusionReport`, to which is added what is folded in reading.
+        shapes: The shapes of its inputs, the batch included.
+        report: To it is added what is folded in reading.
 
     Returns:
-        A `Network`, and a dictionary from the id of each operation of Keras in it to its name.
+        The network, and a dictionary from the id of each operation of Keras in it to its name.
     """
-    graph = graph_of(model)
+    graph = require_graph(model)
     inputs = [KerasTensor(shape, x.dtype) for shape, x in zip(shapes, graph.inputs, strict=True)]
-    reader = _Reader(Calls(model), report, [x._keras_history.operation for x in graph.inputs])
-    outputs = walk(graph, inputs, reader.run, opens=lambda x: len(reader.calls.of[x]) == 1)
+    reader = _Reader(report, [x._keras_history.operation for x in graph.inputs])
+    calls = Calls(model)
+    outputs = walk(graph, inputs, reader.call, opens=lambda nested: len(calls.of[nested]) == 1)
     reader.name_parts()
     return Network(inputs, reader.steps, outputs), reader.names
 
@@ -37,19 +128,18 @@ def read_network(model, shapes, report):
 class _Reader:
     """Runs operations on shapes, and notes the steps."""
 
-    def __init__(self, calls, report, inputs):
-        self.calls = calls
+    def __init__(self, report: FusionReport, inputs: list) -> None:
         self.report = report
-        self.steps = []
-        self.chains = {}  # from the id of a layer to the operations that it becomes
+        self.steps: list[Step] = []
+        self.chains: dict = {}  # from the id of a layer to the operations that it becomes
         self.names = {id(operation): operation.name for operation in inputs}
-        self.parts = []  # operations named after the layer that they are a part of
+        self.parts: list = []  # operations named after the layer that they are a part of
 
-    def run(self, path, operation, *args, **kwargs):
+    def call(self, path: tuple, operation: Any, *args: Any, **kwargs: Any) -> Any:
         """Return the output of an operation."""
-        _, x = inline_call(operation, args, kwargs)
+        x = first_argument(args, kwargs)
         results = operation.compute_output_spec(*args, **kwargs)
-        chain = self.chain(path, operation, x, kwargs)
+        chain = self.chain(path, operation, x, bool(kwargs.get("training")))
         if chain is None:
             self.steps.append(Step(operation, args, kwargs, results))
             return results
@@ -62,10 +152,9 @@ class _Reader:
         self.steps.append(Step(chain[-1], (x,), {}, results))
         return results
 
-    def chain(self, path, operation, x, kwargs):
+    def chain(self, path: tuple, operation: Any, x: Any, training: bool) -> list | None:
         """Return the operations that stand for a layer, or `None` if it stays."""
-        training = kwargs.get("training")
-        key = id(operation), bool(training)
+        key = id(operation), training
         if key not in self.chains:
             name = self._name(path, operation)
             if training or not isinstance(operation, layers.Layer):
@@ -80,7 +169,7 @@ class _Reader:
             self.parts += [part for part in chain or () if part.name != name]
         return self.chains[key]
 
-    def _mean(self, shake, name, channels):
+    def _mean(self, shake: ShakeShake, name: str, channels: int) -> list:
         """Return the operations of Shake-Shake in inference: a sum, and half of it."""
         self.report.removed.append(name)
         add = layers.Add(name=name, dtype=shake.dtype_policy)
@@ -88,7 +177,7 @@ class _Reader:
         half = np.full(channels, 0.5)
         return [add, Scale(f"{name}_half", half, np.zeros(channels), shake.dtype_policy)]
 
-    def _name(self, path, operation):
+    def _name(self, path: tuple, operation: Any) -> str:
         """Return the operation's name; where nested models repeat it, with theirs in front."""
         taken = set(self.names.values())
         name = operation.name
@@ -96,7 +185,7 @@ class _Reader:
             name = unique_name("_".join((*path, name)), taken)
         return self.names.setdefault(id(operation), name)
 
-    def name_parts(self):
+    def name_parts(self) -> None:
         """Give parts of layers other names where layers have theirs."""
         taken = set(self.names.values())
         for part in self.parts:
@@ -104,3 +193,169 @@ class _Reader:
             for step in self.steps:
                 if step.operation is part:
                     step.operation = new
+
+
+def operations_of(layer: Any, name: str, x: Any, report: FusionReport) -> list | None:
+    """Return the chain of operations that a layer is in inference, empty for the identity.
+
+    Args:
+        layer: A built layer.
+        name: Its name in the new model.
+        x: Its input, or a structure of several.
+        report: To it is added what this folds.
+
+    Returns:
+        A list of `Convolution` and `Scale`; `None` for a layer that stays as it is.
+    """
+    if isinstance(layer, layers.BatchNormalization):
+        return _batch_norm(layer, name, len(x.shape), report)
+    is_linear = type(layer) is layers.Activation and layer.activation is LINEAR
+    if type(layer) in _IDENTITIES or is_linear:
+        if layer.compute_dtype != x.dtype:  # it casts
+            return None
+        report.removed.append(name)
+        return []
+    rule = _RULES.get(type(layer))
+    if rule is None or getattr(layer, "quantization_mode", None) is not None:
+        return None
+    if getattr(layer, "data_format", "channels_last") != "channels_last":
+        return None
+    return rule(layer, name, report)
+
+
+def _batch_norm(layer: Any, name: str, rank: int, report: FusionReport) -> list[Scale] | None:
+    if type(layer).__module__.split(".")[0] not in ("keras", "keras_multiception"):
+        report.left[name] = f"its class {type(layer).__name__} may do more than its base class"
+        return None
+    if layer.axis not in (-1, rank - 1):
+        report.left[name] = f"it normalizes along axis {layer.axis}, which is not the last"
+        return None
+    scale, shift = _scale_and_shift(layer)
+    return [Scale(name, scale, shift, layer.dtype_policy)]
+
+
+def _scale_and_shift(batch_norm: Any) -> tuple[np.ndarray, np.ndarray]:
+    mean, variance = map(_numbers, (batch_norm.moving_mean, batch_norm.moving_variance))
+    scale = 1 / np.sqrt(variance + batch_norm.epsilon)
+    if batch_norm.gamma is not None:
+        scale = scale * _numbers(batch_norm.gamma)
+    shift = -mean * scale
+    return scale, shift if batch_norm.beta is None else shift + _numbers(batch_norm.beta)
+
+
+def _conv2d(layer: Any, name: str, report: FusionReport) -> list[Convolution]:
+    branch = Branch(0, _numbers(layer.kernel), _padding(layer))
+    return [_convolution(layer, name, "conv", [branch], [layer], groups=layer.groups)]
+
+
+def _depthwise_conv2d(layer: Any, name: str, report: FusionReport) -> list[Convolution]:
+    branch = Branch(0, _numbers(layer.kernel), _padding(layer))
+    return [_convolution(layer, name, "depthwise", [branch], [layer])]
+
+
+def _separable_conv2d(layer: Any, name: str, report: FusionReport) -> list[Convolution]:
+    branch = Branch(0, _numbers(layer.depthwise_kernel), _padding(layer))
+    depthwise = _convolution(
+        layer, f"{name}_depthwise", "depthwise", [branch], [None], activation=LINEAR
+    )
+    return [depthwise, _pointwise(layer, name, layer.pointwise_kernel, layer)]
+
+
+def _dense(layer: Any, name: str, report: FusionReport) -> list[Convolution]:
+    branch = Branch(0, _numbers(layer.kernel)[None, None])
+    return [_convolution(layer, name, "dense", [branch], [layer])]
+
+
+def _multiception_conv2d(layer: Any, name: str, report: FusionReport) -> list[Convolution]:
+    can_move = layer.dilation_rate == (1, 1) and layer.strides[0] == layer.strides[1]
+    convs = layer.depthwise_convs
+    depthwise = _convolution(
+        layer,
+        f"{name}_depthwise",
+        "depthwise",
+        _branches(layer, convs, [0] * len(convs)),
+        [None] * len(convs),
+        strides=layer.strides if can_move else (1, 1),
+        activation=LINEAR,
+    )
+    mixing = layer.pointwise_conv
+    pointwise = _pointwise(
+        layer, name, mixing.kernel, mixing, (1, 1) if can_move else layer.strides
+    )
+    pointwise = pointwise.after(*_scale_and_shift(layer.depthwise_bn))
+    pointwise = pointwise.then(*_scale_and_shift(layer.pointwise_bn))
+    report.folded += [f"{name}/depthwise_bn", f"{name}/pointwise_bn"]
+    if max(layer.strides) > 1:
+        (report.moved_strides if can_move else report.kept_strides).append(name)
+    return [depthwise, pointwise]
+
+
+def _mix_conv2d(layer: Any, name: str, report: FusionReport) -> list[Convolution]:
+    starts = np.cumsum([0, *layer.group_channels[:-1]]).tolist()
+    kind = "depthwise" if layer.depthwise else "conv"
+    branches = _branches(layer, layer.convs, starts)
+    return [_convolution(layer, name, kind, branches, layer.convs)]
+
+
+def _branches(layer: Any, convs: Sequence, starts: Sequence[int]) -> list[Branch]:
+    kernels = [_numbers(conv.kernel) for conv in convs]
+    return [
+        Branch(start, kernel, same_padding(kernel.shape[:2], layer.dilation_rate))
+        for start, kernel in zip(starts, kernels, strict=True)
+    ]
+
+
+def _pointwise(
+    layer: Any, name: str, kernel: Any, conv: Any, strides: tuple[int, int] = (1, 1)
+) -> Convolution:
+    branch = Branch(0, _numbers(kernel))
+    return _convolution(layer, name, "conv", [branch], [conv], strides=strides, dilation=(1, 1))
+
+
+def _convolution(
+    layer: Any, name: str, kind: str, branches: list[Branch], convs: Sequence, **changes: Any
+) -> Convolution:
+    """Return a convolution with the arguments of a layer, and for each branch a conv's bias."""
+    biases = [
+        _numbers(conv.bias) if conv is not None and conv.use_bias else np.zeros(outputs)
+        for conv, outputs in zip(convs, count_outputs(kind, branches), strict=True)
+    ]
+    arguments = {"activation": layer.activation}
+    if kind != "dense":
+        arguments |= {"strides": tuple(layer.strides), "dilation": tuple(layer.dilation_rate)}
+    arguments |= changes
+    return Convolution(
+        name, kind, tuple(branches), np.concatenate(biases), layer.dtype_policy, **arguments
+    )
+
+
+def _padding(layer: Any) -> Padding | str:
+    if layer.padding == "valid":
+        return NO_PADDING
+    if max(layer.strides) > 1:
+        return "same"
+    return same_padding(layer.kernel_size, layer.dilation_rate)
+
+
+def _numbers(variable: Any) -> np.ndarray:
+    return np.array(keras.ops.convert_to_numpy(variable), "float64")
+
+
+_IDENTITIES = (
+    layers.ActivityRegularization,
+    layers.AlphaDropout,
+    layers.Dropout,
+    layers.GaussianDropout,
+    layers.GaussianNoise,
+    layers.SpatialDropout1D,
+    layers.SpatialDropout2D,
+    layers.SpatialDropout3D,
+)
+_RULES = {
+    layers.Conv2D: _conv2d,
+    layers.Dense: _dense,
+    layers.DepthwiseConv2D: _depthwise_conv2d,
+    layers.SeparableConv2D: _separable_conv2d,
+    MixConv2D: _mix_conv2d,
+    MulticeptionConv2D: _multiception_conv2d,
+}

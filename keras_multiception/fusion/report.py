@@ -14,28 +14,28 @@ class FusionReport:
         kept_strides: Names of those whose stride no depthwise one can have.
         left: Dictionary from the names of the batch norms that are left, mostly as a scale and
             shift of each channel, to the reasons.
-        forms: Dictionary from the names of 1x1 convolutions behind a depthwise one to the form.
+        forms: Dictionary from the names of 1x1 convolutions after a depthwise one to the form.
         kept_forms: Dictionary from the names of those that cannot have the form to the reasons.
         measurements: List of what `form="auto"` measured: dictionaries of `layers`,
             `input_shape`, `batch_size`, `milliseconds` by form, and the `form` chosen.
         difference: Float, the maximal difference of outputs, relative to the largest.
     """
 
-    folded: list = dataclasses.field(default_factory=list)
-    removed: list = dataclasses.field(default_factory=list)
-    moved_strides: list = dataclasses.field(default_factory=list)
-    kept_strides: list = dataclasses.field(default_factory=list)
-    left: dict = dataclasses.field(default_factory=dict)
-    forms: dict = dataclasses.field(default_factory=dict)
-    kept_forms: dict = dataclasses.field(default_factory=dict)
-    measurements: list = dataclasses.field(default_factory=list)
+    folded: list[str] = dataclasses.field(default_factory=list)
+    removed: list[str] = dataclasses.field(default_factory=list)
+    moved_strides: list[str] = dataclasses.field(default_factory=list)
+    kept_strides: list[str] = dataclasses.field(default_factory=list)
+    left: dict[str, str] = dataclasses.field(default_factory=dict)
+    forms: dict[str, str] = dataclasses.field(default_factory=dict)
+    kept_forms: dict[str, str] = dataclasses.field(default_factory=dict)
+    measurements: list[dict] = dataclasses.field(default_factory=list)
     difference: float = 0.0
 
-    def to_dict(self):
+    def to_dict(self) -> dict:
         """Return the attributes as a dictionary that JSON can hold."""
         return dataclasses.asdict(self)
 
-    def __str__(self):
+    def __str__(self) -> str:
         lines = [
             f"{len(self.folded)} batch norms folded, {len(self.left)} left; "
             f"{len(self.moved_strides)} strides moved; {len(self.removed)} layers not needed in "

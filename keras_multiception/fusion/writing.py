@@ -1,58 +1,72 @@
-"""A network of steps as a Keras model of ordinary layers."""
+"""Write a network of steps as a Keras model of ordinary layers."""
 
 import dataclasses
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
-from keras import layers, tree
+from keras import KerasTensor, layers, tree
 
 from keras_multiception.blocks import CHANNELS_LAST
-from keras_multiception.fusion.operations import LINEAR, Convolution, Scale, same_padding
+from keras_multiception.fusion.operations import (
+    LINEAR,
+    Branch,
+    Convolution,
+    Scale,
+    same_padding,
+)
+from keras_multiception.fusion.reading import Network
 from keras_multiception.graphs.copying import (
     copy_activation,
     copy_state,
     rebuild_layer,
     unique_name,
 )
-from keras_multiception.graphs.reading import graph_of, inline_call
+from keras_multiception.graphs.reading import graph_of, inline_call, require_graph
+
+_Function = Callable[[Any], Any]  # of a tensor
 
 
-def write_network(network, model, names, fuse_nested):
-    """Build a model that computes what a network does.
+def write_network(
+    network: Network,
+    model: keras.Model,
+    names: dict[int, str],
+    fuse_nested: Callable[[keras.Model, list], keras.Model],
+) -> keras.Model:
+    """Build a Functional model that computes what a network does.
 
     Args:
-        network: A `Network`.
+        network: The network.
         model: The model that it was read from: its inputs and its name are taken over.
-        names: Dictionary from the id of an operation of Keras in the network to its name.
-        fuse_nested: Function from a nested model and the shapes of its inputs to a new one.
-
-    Returns:
-        A Functional `keras.Model`.
+        names: From the id of an operation of Keras in the network to its name.
+        fuse_nested: From a nested model and the shapes of its inputs to a new one.
     """
     inputs = tree.map_structure(
-        lambda x: rebuild_layer(x._keras_history.operation).output, graph_of(model).input
+        lambda x: rebuild_layer(x._keras_history.operation).output, require_graph(model).input
     )
     taken = {*names.values(), *(step.operation.name for step in network.steps)}
     unique = functools.partial(unique_name, taken=taken)
     tensors = dict(zip(map(id, network.inputs), tree.flatten(inputs), strict=True))
-    written: dict = {}  # by the id of an operation, a function of tensors
+    written: dict[int, Any] = {}  # by the id of an operation, a function of tensors
 
-    def tensor(x):
+    def tensor(x: Any) -> Any:
         return tensors.get(id(x), x)
 
     for step in network.steps:
         operation = step.operation
         args, kwargs = tree.map_structure(tensor, (step.args, step.kwargs))
         if id(operation) not in written:
-            if isinstance(operation, Convolution | Scale):
-                own = _with_own_activation(operation, written)
-                written[id(operation)] = write_operation(own, unique)
+            if isinstance(operation, Convolution):
+                activation = copy_activation(operation.activation, written)
+                own = dataclasses.replace(operation, activation=activation)
+                written[id(operation)] = write_convolution(own, unique)
+            elif isinstance(operation, Scale):
+                written[id(operation)] = _write_scale(operation)
             elif graph_of(operation) is not None:
-                _, own = inline_call(operation, step.args, step.kwargs)
-                written[id(operation)] = fuse_nested(
-                    operation, [x.shape for x in tree.flatten(own)]
-                )
+                _, x = inline_call(operation, step.args, step.kwargs)
+                written[id(operation)] = fuse_nested(operation, [y.shape for y in tree.flatten(x)])
             else:
                 written[id(operation)] = rebuild_layer(operation)
                 written[id(operation)].name = names[id(operation)]
@@ -64,32 +78,13 @@ def write_network(network, model, names, fuse_nested):
     return keras.Model(inputs, tree.map_structure(tensor, network.outputs), name=model.name)
 
 
-def _with_own_activation(operation, written):
-    if isinstance(operation, Scale):
-        return operation
-    activation = copy_activation(operation.activation, written)
-    return dataclasses.replace(operation, activation=activation)
+def write_convolution(convolution: Convolution, unique: Callable[[str], str] = str) -> _Function:
+    """Return a function of tensors that calls the layers of a convolution, always the same.
 
-
-def write_operation(operation, unique=str):
-    """Make the layers of a convolution or scale.
-
-    Args:
-        operation: A `Convolution` or `Scale`.
-        unique: Function from what a layer is to be named to a name that no other has.
-
-    Returns:
-        A function from tensor to tensor; every call uses the same layers.
+    `unique` makes the name of a layer one that no other has.
     """
-    if isinstance(operation, Convolution):
-        return _write_convolution(operation, unique)
-    return _write_scale(operation)
-
-
-def _write_convolution(convolution, unique):
     several = len(convolution.branches) > 1
-    ends = np.cumsum([_outputs(convolution, branch) for branch in convolution.branches])
-    biases = np.split(convolution.bias, ends[:-1])
+    biases = convolution.split(convolution.bias)
     branches = [
         _write_branch(convolution, branch, bias, f"_{index}" if several else "", unique)
         for index, (branch, bias) in enumerate(zip(convolution.branches, biases, strict=True))
@@ -105,16 +100,17 @@ def _write_convolution(convolution, unique):
     return lambda x: activation(concatenate([branch(x) for branch in branches]))
 
 
-def _outputs(convolution, branch):
-    _, _, inputs, outputs = branch.kernel.shape
-    return inputs * outputs if convolution.kind == "depthwise" else outputs
-
-
-def _write_branch(convolution, branch, bias, suffix, unique):
+def _write_branch(
+    convolution: Convolution,
+    branch: Branch,
+    bias: np.ndarray,
+    suffix: str,
+    unique: Callable[[str], str],
+) -> _Function:
     """Return a function from the input of a convolution to the output of one branch."""
     is_only = not suffix
     name = convolution.name if is_only else unique(convolution.name + suffix)
-    shared = {
+    shared: dict[str, Any] = {
         "use_bias": bool(np.any(bias)),
         "activation": convolution.activation if is_only else None,
         "dtype": convolution.dtype,
@@ -139,7 +135,7 @@ def _write_branch(convolution, branch, bias, suffix, unique):
             layer = layers.Conv2D(kernel.shape[3], size, groups=convolution.groups, **shared)
     weights = [kernel, bias] if shared["use_bias"] else [kernel]
 
-    def call(x):
+    def call(x: KerasTensor) -> KerasTensor:
         if not is_only and branch.kernel.shape[2] < x.shape[-1]:
             x = x[:, :, :, branch.channels]
         return _call_with(layer, x if pad is None else pad(x), weights)
@@ -147,7 +143,9 @@ def _write_branch(convolution, branch, bias, suffix, unique):
     return call
 
 
-def _write_padding(convolution, branch, name):
+def _write_padding(
+    convolution: Convolution, branch: Branch, name: str
+) -> tuple[str, keras.Layer | None]:
     """Return the `padding` argument of a branch and the layer that pads, or `None`."""
     if not branch.is_padded:
         return "valid", None
@@ -160,13 +158,13 @@ def _write_padding(convolution, branch, name):
     return "valid", pad
 
 
-def _write_scale(scale):
+def _write_scale(scale: Scale) -> _Function:
     """Return a function that scales: of images a 1x1 depthwise convolution."""
     image = layers.DepthwiseConv2D(1, dtype=scale.dtype, name=scale.name, **CHANNELS_LAST)
     other = layers.BatchNormalization(epsilon=1e-3, dtype=scale.dtype, name=scale.name)
     ones, zeros = np.ones_like(scale.scale), np.zeros_like(scale.scale)
 
-    def call(x):
+    def call(x: KerasTensor) -> KerasTensor:
         if len(x.shape) == 4:
             return _call_with(image, x, [scale.scale.reshape(1, 1, -1, 1), scale.shift])
         return _call_with(other, x, [scale.scale, scale.shift, zeros, ones - other.epsilon])
@@ -174,11 +172,11 @@ def _write_scale(scale):
     return call
 
 
-def _call_with(layer, x, weights):
+def _call_with(layer: keras.Layer, x: KerasTensor, weights: list[np.ndarray]) -> KerasTensor:
     """Call a layer, at the first time with the weights that it is to have."""
     if not layer.built:
         layer.build(x.shape)
-        # behind its own come those of its activation, if that is a layer
+        # after its own come those of its activation, if that is a layer
         for variable, value in zip(layer.weights, weights, strict=False):
             variable.assign(value)
     return layer(x)
