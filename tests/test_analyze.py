@@ -28,12 +28,13 @@ def save_run(path, conv=MulticeptionConv2D):
         {
             "name": "digits",
             "recipe": {"dataset": "digits", "test_split": "test"},
-            "data": dataclasses.asdict(data.facts("digits")),
+            "data": dataclasses.asdict(data.spec("digits")),
             "versions": {},
             "hardware": {},
         }
     )
     classifier(conv).save(folder.model)
+    folder.finish({})
     return path
 
 

@@ -9,7 +9,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from training import data
-from training.readers.archives import ARCHIVES
+from training.data.tfds_reader import ARCHIVES
 
 pytest.importorskip("importlib_resources")  # which TFDS 4.9.10 needs to prepare anything
 
@@ -39,7 +39,7 @@ def write_cifar10(path):
     files = {f"data_batch_{i}.bin": b"" for i in range(2, 6)}
     files["data_batch_1.bin"] = records([labels], pixels(32))
     files["test_batch.bin"] = records([labels], pixels(32, 1))
-    files["batches.meta.txt"] = "\n".join(data.facts("cifar10").class_names).encode()
+    files["batches.meta.txt"] = "\n".join(data.spec("cifar10").class_names).encode()
     tar(path, {f"cifar-10-batches-bin/{name}": content for name, content in files.items()})
 
 
@@ -49,7 +49,7 @@ def write_cifar100(path):
         "train.bin": records([labels % 2, labels], pixels(32)),
         "test.bin": records([labels % 2, labels], pixels(32, 1)),
         "coarse_label_names.txt": "\n".join(map(str, range(20))).encode(),
-        "fine_label_names.txt": "\n".join(data.facts("cifar100").class_names).encode(),
+        "fine_label_names.txt": "\n".join(data.spec("cifar100").class_names).encode(),
     }
     tar(path, {f"cifar-100-binary/{name}": content for name, content in files.items()})
 
@@ -58,7 +58,7 @@ def write_stl10(path):
     labels = np.arange(1, COUNT + 1, dtype="uint8").tobytes()
     columns_first = {i: pixels(96, i).transpose(0, 1, 3, 2).tobytes() for i in range(3)}
     files = {
-        "class_names.txt": "\n".join(data.facts("stl10").class_names).encode(),
+        "class_names.txt": "\n".join(data.spec("stl10").class_names).encode(),
         "train_X.bin": columns_first[0],
         "train_y.bin": labels,
         "test_X.bin": columns_first[1],

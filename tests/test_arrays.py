@@ -22,7 +22,7 @@ def test_are_what_was_loaded(arrays):
         for one, other in zip(ours, theirs, strict=True):
             np.testing.assert_array_equal(one, other)
             assert one.dtype == other.dtype
-    assert data.facts("digits", arrays) == data.facts("digits")
+    assert data.spec("digits", arrays) == data.spec("digits")
     assert sorted(path.name for path in (arrays / "digits").iterdir()) == [
         "arrays.json",
         "test.npz",
@@ -33,7 +33,7 @@ def test_are_what_was_loaded(arrays):
 def test_other_size(tmp_path):
     assert write("--dataset", "digits", "--output", tmp_path, "--image_size", 8) == 0
     assert data.load("digits", "test", tmp_path)[0].shape == (360, 8, 8, 3)
-    assert data.facts("digits", tmp_path).image_shape == (8, 8, 3)
+    assert data.spec("digits", tmp_path).image_shape == (8, 8, 3)
     assert data.load("digits", "test[:3]", tmp_path, image_size=6)[0].shape == (3, 6, 6, 3)
 
 
@@ -67,13 +67,13 @@ class TestErrors:
         path = arrays / "digits" / "arrays.json"
         path.write_text(json.dumps(json.loads(path.read_text()))[:-20])
         with pytest.raises(ValueError, match=r"cannot be read.*arrays.json"):
-            data.facts("digits", arrays)
+            data.spec("digits", arrays)
 
     @pytest.mark.parametrize("content", [{}, [], {"splits": []}])
     def test_index_of_something_else(self, arrays, content):
         (arrays / "digits" / "arrays.json").write_text(json.dumps(content))
         with pytest.raises(ValueError, match=r"cannot be read.*Received: .*arrays.json"):
-            data.facts("digits", arrays)
+            data.spec("digits", arrays)
         with pytest.raises(ValueError, match=r"cannot be read.*Received: .*arrays.json"):
             data.load("digits", "test", arrays)
 

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import keras_multiception as km
-from training.pipeline import batches, batches_numpy, batches_tensorflow
-from training.pipeline.augmentation import Augmentation, draw
+from training.data import batches, batches_tensorflow
+from training.data.augmentation import Augmentation, draw
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-FACTS = km.preprocessing.DATASETS["digits"]
+SPEC = km.preprocessing.DATASETS["digits"]
 AUGMENTATIONS = [
     Augmentation(),
     Augmentation(pad_and_crop=2),
@@ -53,7 +53,7 @@ def assert_same_batches(ours, theirs):
         np.testing.assert_array_equal(one[1], other[1])
 
 
-@pytest.mark.parametrize("module", [batches_numpy, batches_tensorflow])
+@pytest.mark.parametrize("module", [batches, batches_tensorflow])
 @settings(max_examples=20, deadline=None)
 @given(
     shape=st.tuples(st.integers(1, 5), st.integers(1, 9), st.integers(1, 9), st.integers(1, 4)),
@@ -80,7 +80,7 @@ def test_whole_pipeline_equals_numpy(augmentation):
         orders[epoch].extend(rows)
         draws = draw(3, epoch, step, (8, 32, 32), augmentation)
         cut = expected_crops(images[rows], draws.offsets, draws.flips, augmentation.pad_and_crop)
-        x, y = (cut / 255 - FACTS.mean) / FACTS.std, np.eye(10)[labels[rows]]
+        x, y = (cut / 255 - SPEC.mean) / SPEC.std, np.eye(10)[labels[rows]]
         w = draws.mixup_weights[:, None]
         x = w[..., None, None] * x + (1 - w[..., None, None]) * x[draws.partners]
         y = w * y + (1 - w) * y[draws.partners]
@@ -107,21 +107,21 @@ def rows_of(epoch, step):
 def test_numpy_and_tensorflow_make_the_same_batches(augmentation):
     images, labels = numbered_images(50, classes=10)
     arguments = {
-        "facts": FACTS,
+        "spec": SPEC,
         "batch_size": 16,
         "epochs": range(1, 3),
         "seed": 5,
         "augmentation": augmentation,
     }
-    ours = batches_numpy.training_batches(images, labels, **arguments)
+    ours = batches.numpy_training_batches(images, labels, **arguments)
     theirs = batches_tensorflow.training_batches(images, labels, **arguments).as_numpy_iterator()
     for one, other in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(one[0], other[0], rtol=1e-6, atol=1e-6)
         np.testing.assert_allclose(one[1], other[1], rtol=1e-6)
         assert one[1].dtype == other[1].dtype
     ours, theirs = (
-        list(module.evaluation_batches(images, labels, FACTS, 16))
-        for module in (batches_numpy, batches_tensorflow)
+        list(make(images, labels, SPEC, 16))
+        for make in (batches.numpy_evaluation_batches, batches_tensorflow.evaluation_batches)
     )
     for one, other in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(one[0], other[0], rtol=1e-6, atol=1e-6)

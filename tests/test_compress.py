@@ -35,7 +35,7 @@ def classifier(conv):
 def save_run(path, seed=0, train=True):
     """Write what a finished training run leaves, of a network small enough for tests."""
     keras.utils.set_random_seed(seed)
-    folder, facts = RunFolder(path), data.facts("digits")
+    folder, facts = RunFolder(path), data.spec("digits")
     recipe = {"dataset": "digits", "model": "resnet20", "conv": "multiception", "image_size": 0}
     recipe |= {"train_split": "train", "test_split": "test", "pad_and_crop": 0, "flip": False}
     folder.begin(

@@ -8,9 +8,9 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 import keras_multiception as km
-from training import data, sample_image
+from training import data
 
-FACTS = km.preprocessing.DATASETS["digits"]
+SPEC = km.preprocessing.DATASETS["digits"]
 
 
 def numbered_images(count):
@@ -39,8 +39,8 @@ class TestDigits:
 
     def test_statistics_are_those_of_the_training_split(self):
         pixels = data.load("digits", "train")[0] / 255
-        np.testing.assert_allclose(pixels.mean((0, 1, 2)), FACTS.mean, atol=5e-4)
-        np.testing.assert_allclose(pixels.std((0, 1, 2)), FACTS.std, atol=5e-4)
+        np.testing.assert_allclose(pixels.mean((0, 1, 2)), SPEC.mean, atol=5e-4)
+        np.testing.assert_allclose(pixels.std((0, 1, 2)), SPEC.std, atol=5e-4)
 
     def test_slices_follow_tfds(self):
         images, labels = data.load("digits", "train")
@@ -136,33 +136,33 @@ class TestMockedTensorFlowDatasets:
         }.items(),
     )
     def test_shapes_and_labels(self, dataset, splits, tmp_path):
-        facts = data.facts(dataset)
+        spec = data.spec(dataset)
         with tfds.testing.mock_data(num_examples=12):
             for split in splits:
                 images, labels = data.load(dataset, split, tmp_path)
-                assert images.shape == (12, *facts.image_shape)
+                assert images.shape == (12, *spec.image_shape)
                 assert images.dtype == np.uint8
-                assert labels.max() < len(facts.class_names)
+                assert labels.max() < len(spec.class_names)
                 pixels, _ = next(
                     data.training_batches(
                         images, labels, dataset=dataset, batch_size=8, epochs=1, pad_and_crop=4
                     ).as_numpy_iterator()
                 )
-                assert pixels.shape == (8, *facts.image_shape)
+                assert pixels.shape == (8, *spec.image_shape)
 
     def test_other_size(self, tmp_path):
         with tfds.testing.mock_data(num_examples=3):
             images, _ = data.load("stl10", "train", tmp_path, image_size=32)
         assert images.shape == (3, 32, 32, 3)
-        assert data.facts("stl10", image_size=32).image_shape == (32, 32, 3)
-        assert data.facts("stl10", image_size=32).mean == data.facts("stl10").mean
+        assert data.spec("stl10", image_size=32).image_shape == (32, 32, 3)
+        assert data.spec("stl10", image_size=32).mean == data.spec("stl10").mean
 
     def test_class_count_is_that_of_tensorflow_datasets(self):
         for dataset in ("cifar100", "stl10", "imagenet_resized/32x32"):
             label = tfds.builder(dataset).info.features["label"]
-            assert label.num_classes == len(data.facts(dataset).class_names)
+            assert label.num_classes == len(data.spec(dataset).class_names)
         names = tuple(label.names)  # only ImageNet's are known before it is prepared
-        assert names == data.facts("imagenet_resized/32x32").class_names
+        assert names == data.spec("imagenet_resized/32x32").class_names
 
     @pytest.mark.parametrize(
         ("changes", "message"),
@@ -201,16 +201,6 @@ def test_corrupt_record(shared_tfds, tmp_path):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"`dataset` cifar10 cannot be read: .*corrupt.*data_dir="):
         data.load("cifar10", "test[:1%]", tmp_path / "data")
-
-
-def test_a_sample_image_is_a_file(tmp_path, capsys):
-    arguments = ["--dataset", "digits", "--output"]
-    with pytest.raises(SystemExit, match="2"):
-        sample_image.main([*arguments, str(tmp_path)])
-    [line] = capsys.readouterr().err.splitlines()
-    assert line.endswith(f"`output` must be a file. Received: output={tmp_path}")
-    assert sample_image.main([*arguments, str(tmp_path / "digit.png")]) == 0
-    assert (tmp_path / "digit.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_data_set_that_needs_tensorflow_datasets(monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 
 import keras_multiception as km
 from training import data, fit
-from training.loop import callbacks, network
+from training.loop import network
 from training.loop.strategies import Execution
 from training.recipe import Recipe
 
@@ -67,7 +67,7 @@ def test_outcome_is_that_of_fit(trained, tmp_path):
 
 @of_jax
 def test_half_precision_learns_as_float32():
-    from training.loop import device_fit  # imports JAX
+    from training.loop import compiled_epoch_loop  # imports JAX
 
     def losses_in(dtype_policy):
         keras.utils.set_random_seed(0)
@@ -78,7 +78,7 @@ def test_half_precision_learns_as_float32():
         recipe = dataclasses.replace(RECIPE, dtype_policy=dtype_policy, learning_rate=0.1)
         network.compile_for_training(model, recipe, 3)
         history = keras.callbacks.History()
-        device_fit.fit(
+        compiled_epoch_loop.fit(
             model,
             recipe,
             km.preprocessing.get_dataset("digits"),
@@ -99,13 +99,13 @@ def test_half_precision_learns_as_float32():
 @pytest.mark.slow
 def test_resumed_run_ends_with_the_same_weights(trained, tmp_path, monkeypatch):
     folder = tmp_path / "run"
-    save = callbacks.Recorder.on_epoch_end
+    save = fit.EpochCheckpoint.on_epoch_end
 
     def stop_after(self, epoch, logs=None):
         save(self, epoch, logs)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(callbacks.Recorder, "on_epoch_end", stop_after)
+    monkeypatch.setattr(fit.EpochCheckpoint, "on_epoch_end", stop_after)
     with pytest.raises(KeyboardInterrupt):
         fit.train(RECIPE, folder, execution=DEVICE)
     monkeypatch.undo()

@@ -58,8 +58,8 @@ def main():
     import tensorflow as tf
 
     import keras_multiception as km
+    from training.fit import AveragedWeights
     from training.loop import distributed_fit, network, strategies
-    from training.loop.callbacks import AveragedWeights
     from training.recipe import Recipe
 
     epochs, batch, examples = 2, 8, 37
@@ -114,7 +114,7 @@ def main():
                 strategy,
                 batches,
                 (validation, 16, examples),
-                network.functions_of(recipe),
+                network.loss_and_metrics(recipe),
                 epochs=epochs,
                 initial_epoch=0,
                 steps_per_epoch=steps // recipe.accumulate_steps,

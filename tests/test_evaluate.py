@@ -3,6 +3,7 @@ import math
 
 import keras
 import numpy as np
+import PIL.Image
 import pytest
 
 from training import data, evaluate, metrics
@@ -53,6 +54,8 @@ class TestMeasure:
         assert result["examples"] == 4
         assert result["loss"] == pytest.approx(-math.log(0.4 * 0.3 * 0.03 * 0.4) / 4)
         assert (result["top1"], result["top5"]) == (0.5, 0.75)
+        gaps = (1 - 0.4, -0.4, -0.4, 1 - 0.4)  # right or not minus confidence, all in one bin
+        assert result["expected_calibration_error"] == pytest.approx(sum(gaps) / 4)
         assert result["classes"][0] == {"name": "a", "examples": 1, "top1": 1.0}
         assert result["classes"][1] == {"name": "b", "examples": 1, "top1": 0.0}
         assert result["classes"][2] == {"name": "c", "examples": 0, "top1": None}
@@ -107,14 +110,31 @@ def test_keras_file_on_any_split(saved, tmp_path, capsys):
     assert (
         main("--model", path, "--dataset", "digits", "--split", "train[:99]", "--json", result) == 0
     )
-    lines = capsys.readouterr().out.splitlines()
+    output = capsys.readouterr().out
     written = json.loads(result.read_text())
     assert written["examples"] == sum(entry["examples"] for entry in written["classes"]) == 99
     assert written["split"] == "train[:99]"
     assert written["parameters"] == {"trainable": 314, "total": 314}
-    assert lines[0].split() == ["examples", "99"]
-    assert lines[2].split() == ["top-1", f"{written['top1']:.2%}"]
-    assert len(lines) == 5 + 2 + 10
+    assert f"| {written['top1']:.2%}" in output
+    assert all(f"| {name} " in output for name in "0123456789")
+
+
+@pytest.mark.parametrize("classes", [10, 30])
+def test_files(saved, tmp_path, capsys, classes):
+    arguments = ["--model", saved(classifier(classes=classes, shape=(8, 8, 3)))]
+    for i in range(classes):  # a folder of images for each class
+        for j in range(2):
+            image = np.random.default_rng(i).integers(0, 256, (8, 8, 3), "uint8")
+            path = tmp_path / "data" / f"class {i:02}" / f"{j}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            PIL.Image.fromarray(image).save(path)
+    arguments += ["--dataset", "folder", "--data_dir", tmp_path / "data", "--image_size", 8]
+    assert main(*arguments, "--output", tmp_path / "new" / "mine.v1") == 0
+    folder = tmp_path / "new"
+    assert (folder / "mine.v1.md").read_text() == capsys.readouterr().out
+    assert json.loads((folder / "mine.v1.json").read_text())["examples"] == classes
+    assert PIL.Image.open(folder / "mine.v1.png").width > 1000
+    assert len(list(folder.iterdir())) == 3
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
@@ -138,7 +158,7 @@ def test_saved_model_normalizes_by_itself(tmp_path, dtype):
     ours = metrics.evaluate_model(model, images, labels, dataset="digits")
     loaded = metrics.load_model(tmp_path / "1")
     theirs = metrics.evaluate_model(loaded, images, labels, dataset="digits")
-    assert metrics.count_parameters(loaded) is None
+    assert not metrics.count_parameters(loaded)
     assert theirs["loss"] == pytest.approx(ours["loss"], rel=1e-5)
     assert theirs["classes"] == ours["classes"]
     assert main("--model", tmp_path / "1", "--dataset", "digits", "--split", "test[:5]") == 0

@@ -7,7 +7,7 @@ import PIL.Image
 import pytest
 
 from training import data, evaluate
-from training.readers import image_folder, images
+from training.data import image_folder
 
 
 def write_image(path, color, size=(6, 5), mode="RGB", **arguments):
@@ -67,19 +67,19 @@ def test_splits_of_the_user(tmp_path, test):
         load("other", tmp_path)
 
 
-def test_facts_are_measured_on_the_training_split(folder):
-    facts = data.facts("folder", folder, 4)
+def test_spec_are_measured_on_the_training_split(folder):
+    spec = data.spec("folder", folder, 4)
     pixels = load("train", folder)[0] / 255
-    np.testing.assert_allclose(facts.mean, pixels.mean((0, 1, 2)), atol=1e-6)
+    np.testing.assert_allclose(spec.mean, pixels.mean((0, 1, 2)), atol=1e-6)
     write_image(folder / "dog" / "1.png", (9, 10, 200))
-    assert data.facts("folder", folder, 4).mean != facts.mean
-    assert facts.image_shape == (4, 4, 3)
-    assert facts.class_names == ("cat", "dog")
+    assert data.spec("folder", folder, 4).mean != spec.mean
+    assert spec.image_shape == (4, 4, 3)
+    assert spec.class_names == ("cat", "dog")
 
 
 class TestKindsOfImages:
     def read(self, path, size=4):
-        return images.read_all([path], size)[0]
+        return image_folder.read_all([path], size)[0]
 
     def test_grayscale(self, tmp_path):
         path = write_image(tmp_path / "gray.png", 77, mode="L")
@@ -136,7 +136,7 @@ class TestErrors:
     def test_names_that_cannot_be_exported(self, folder, name):
         write_image(folder / name / "1.png", 0)
         with pytest.raises(ValueError, match="names are a line of UTF-8") as caught:
-            data.facts("folder", folder, 4)
+            data.spec("folder", folder, 4)
         assert str(caught.value).endswith(f"Received: folder={str(folder / name)!r}")
 
     def test_empty_class(self, folder):
@@ -178,11 +178,11 @@ class TestErrors:
         for name in ("a/1", "a/2", "b/1", "b/2"):
             write_image(tmp_path / f"{name}.png", (5, 5, 5))
         with pytest.raises(ValueError, match="red, green and blue each vary"):
-            data.facts("folder", tmp_path, 4)
+            data.spec("folder", tmp_path, 4)
 
 
 def test_evaluate_a_run_on_a_folder(folder, tmp_path, capsys):
-    facts = data.facts("folder", folder, 8)
+    spec = data.spec("folder", folder, 8)
     run = tmp_path / "run"
     run.mkdir()
     model = keras.Sequential(
@@ -192,11 +192,12 @@ def test_evaluate_a_run_on_a_folder(folder, tmp_path, capsys):
     config = {
         "name": "own",
         "recipe": {"dataset": "folder", "test_split": "test", "image_size": 8},
-        "data": {"dataset": "folder", **dataclasses.asdict(facts)},
+        "data": {"dataset": "folder", **dataclasses.asdict(spec)},
         "versions": {},
         "hardware": {},
     }
     (run / "config.json").write_text(json.dumps(config))
+    (run / "metrics.json").write_text("{}")
     result = tmp_path / "result.json"
     arguments = ["--run", str(run), "--data_dir", str(folder)]
     assert evaluate.main([*arguments, "--json", str(result)]) == 0

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import keras_multiception as km
+from training.fit import AveragedWeights, EpochCheckpoint
 from training.loop import network
-from training.loop.callbacks import AveragedWeights, Recorder
 from training.recipe import Recipe
 from training.run_folder import RunFolder
 
@@ -114,7 +114,7 @@ def test_float16_scales_its_loss_and_the_checkpoint_keeps_the_scale(tmp_path):
     keras.config.set_dtype_policy("mixed_float16")
     model = compiled(normalize=True)
     folder, history = RunFolder(tmp_path), []
-    watch = Recorder(folder, history, RECIPE, 32)
+    watch = EpochCheckpoint(folder, history, RECIPE, 32)
     model.optimizer.dynamic_scale.assign(2.0**60)  # overflows: is halved, and no step is made
     fit(model, epochs=1, validation_data=(X, Y), callbacks=[watch])
     scale = float(model.optimizer.dynamic_scale)
@@ -134,7 +134,7 @@ def test_bfloat16_trains_with_float32_weights():
 
 def test_lost_statistics_stop_the_run_before_they_are_saved(tmp_path):
     model, history = compiled(normalize=True), []
-    watch = Recorder(RunFolder(tmp_path), history, RECIPE, 32)
+    watch = EpochCheckpoint(RunFolder(tmp_path), history, RECIPE, 32)
     spoil = keras.callbacks.LambdaCallback(
         on_test_end=lambda logs: model.layers[2].moving_variance.assign([np.nan] * 5)
     )

@@ -3,7 +3,7 @@ import dataclasses
 import keras
 import pytest
 
-from training.loop.schedule import learning_rate_schedule
+from training.loop.network import learning_rate_schedule
 from training.recipe import Recipe
 
 PAPER = Recipe("cifar10", "resnet20", "multiception", epochs=30)

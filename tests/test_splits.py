@@ -3,7 +3,7 @@ import tensorflow_datasets as tfds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.readers import splits
+from training.data import splits
 
 BOUNDARIES = st.one_of(
     st.sampled_from(["", "1.8%", "12.5%"]),

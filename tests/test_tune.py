@@ -23,7 +23,7 @@ TINY = ["epochs=2", "train_split=train[:80]"]
 
 def digits_space(name=DIGITS, changes=()):
     recipe = get_recipe(name, changes)
-    return RecipeHyperModel(recipe, data.facts(recipe.dataset))
+    return RecipeHyperModel(recipe, data.spec(recipe.dataset))
 
 
 def values_of(hypermodel, **values):
@@ -39,7 +39,7 @@ def test_default_is_the_network_of_the_recipe(conv):
     assert (recipe.conv, recipe.filters, recipe.learning_rate, recipe.l2) == (conv, 16, 0.1, 2e-4)
     own = get_recipe(f"resnet20_{conv}_digits")
     with_own_values = hypermodel.build(keras_tuner.HyperParameters())
-    expected = network.build(own, data.facts("digits"))
+    expected = network.build(own, data.spec("digits"))
     assert with_own_values.count_params() == expected.count_params()
 
 
@@ -83,7 +83,7 @@ def test_hyperband_shortens_the_schedule():
 def test_networks_without_a_choice_of_width_are_refused():
     recipe = get_recipe("mobilenetv2_multiception_stl10")
     with pytest.raises(ValueError, match=r"`recipe` must be of a ResNet.*Received: model=mobile"):
-        RecipeHyperModel(recipe, data.facts("stl10"))
+        RecipeHyperModel(recipe, data.spec("stl10"))
 
 
 @pytest.mark.parametrize(

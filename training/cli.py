@@ -2,36 +2,29 @@
 
 import argparse
 import os
+import pathlib
 import shlex
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NoReturn
 
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line on the standard error and exit code 2."""
 
-    def error(self, message):
-        """Exit with a message, a string or an exception.
-
-        A `BrokenPipeError` is raised again, for `run_command`.
-        """
+    def error(self, message: str | Exception) -> NoReturn:
+        """Exit with a message; a `BrokenPipeError` is raised again, for `run_command`."""
         if isinstance(message, BrokenPipeError):
             raise message
         print(f"{self.prog}: error: {' '.join(str(message).split())}", file=sys.stderr)
         sys.exit(2)
 
 
-def run_command(main):
-    """Run a command as this process.
+def run_command(main: Callable[[], int]) -> int:
+    """Run a command as this process, and return its exit code.
 
-    Args:
-        main: Function without arguments that returns the exit code.
-
-    Returns:
-        The exit code; 1 if what it printed could not be written, and 130 if it was interrupted,
-        which is said in one line. A reader that has enough, as in `... | head`, is no error to
-        speak of.
+    It is 1 if the output could not be written, which is said unless the reader has closed the pipe,
+    as in `... | head`; and 130 if the command was interrupted.
     """
     try:
         try:
@@ -49,7 +42,7 @@ def run_command(main):
         return 130
 
 
-def require_name(output):
+def require_name(output: pathlib.Path) -> None:
     """Raise a `ValueError` if a path, to which suffixes are added, has no last part for them."""
     if not output.name:
         raise ValueError(
@@ -80,17 +73,8 @@ def parse_settings(defaults: dict[str, Any], changes: Sequence[str]) -> dict[str
     return settings
 
 
-def command_of(module, argv, left_out=()):
-    """Return a command as a reader can repeat it, without what belongs to one machine.
-
-    Args:
-        module: String, the module that runs it.
-        argv: List of its arguments; `None` for the process's.
-        left_out: Flags that belong to a machine, left out with their values.
-
-    Returns:
-        A string.
-    """
+def command_of(module: str, argv: Sequence[str] | None, left_out: Collection[str] = ()) -> str:
+    """Return the command of a module as a reader can repeat it, without the flags `left_out`."""
     kept, skip = [], False
     for word in sys.argv[1:] if argv is None else argv:
         if word.startswith("--"):

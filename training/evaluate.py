@@ -1,121 +1,216 @@
 """Measure a trained network on a split of a data set.
 
-python -m training.evaluate --run runs/digits
-python -m training.evaluate --model model.keras --dataset cifar10 --split "test[:10%]"
+    python -m training.evaluate --run runs/digits
+    python -m training.evaluate --model model.keras --dataset cifar10 --split "test[:10%]"
+
+`--output results/mine` writes results/mine.json, a table as results/mine.md, and a figure as
+results/mine.png: confusion matrix, reliability diagram and the surest mistakes.
 """
 
+import argparse
 import pathlib
 import sys
+from collections.abc import Sequence
+from typing import Any
 
-from keras_multiception.atomic import write_json
-from training.cli import Parser, run_command
-from training.run_folder import RunFolder
+import numpy as np
+
+from training.cli import Parser, require_name, run_command
+
+_MISTAKES = 16
+_LEGIBLE_CLASSES = 20  # in a confusion matrix
 
 
-def main(argv=None):
-    """Evaluate from the command line.
+def main(argv: Sequence[str] | None = None) -> int:
+    """Evaluate from the command line, and return the exit code.
 
-    Args:
-        argv: List of arguments; the default is the process's.
-
-    Returns:
-        The exit code: 0, or 1 if the answers of the network are no numbers. Bad usage exits with 2
-        and one line on the standard error.
+    It is 1 if the network outputs NaN.
     """
-    parser = Parser(prog="python -m training.evaluate", description=__doc__.splitlines()[0])
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--run", help="folder of a finished training run")
-    source.add_argument("--model", help="a .keras file or the version folder of a SavedModel")
-    parser.add_argument("--dataset", help="data set; of a run, by default its own")
-    parser.add_argument("--split", help="split; of a run, by default its own, else test")
-    parser.add_argument("--data_dir", help="directory of the data, prepared or images by class")
-    parser.add_argument("--archive_dir", help="directory of the data set's original archives")
-    parser.add_argument(
-        "--image_size", type=int, default=0, help="pixels to resize to; of a run, its own"
-    )
-    parser.add_argument("--batch_size", type=int, default=256, help="images at once")
-    parser.add_argument("--json", help="file to write the result to as well")
-    args = parser.parse_args(argv)
+    args = (parser := _make_parser()).parse_args(argv)
     try:
-        if args.json and pathlib.Path(args.json).is_dir():
+        if args.json and args.json.is_dir():
             raise ValueError(f"`json` must be a file. Received: json={args.json}")
-        result = _evaluate(args)
-        if args.json:
-            write_json(args.json, result)
+        if args.output:
+            require_name(args.output)
+        evaluation = _Evaluation(args)
+        table = evaluation.table()
+        if args.json or args.output:
+            from keras_multiception.atomic import write_json
+
+            for path in filter(None, (args.json, args.output and _with(args.output, ".json"))):
+                write_json(path, evaluation.result)
+        if args.output:
+            evaluation.write(args.output, table)
     except (ValueError, OSError) as error:
         parser.error(error)
     except FloatingPointError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 1
-    print(_format_table(result))
+    print(table)
     return 0
 
 
-def _evaluate(args):
-    if args.batch_size < 1:
-        raise ValueError(f"`batch_size` must be at least 1. Received: batch_size={args.batch_size}")
-    config, path = None, pathlib.Path(args.model or RunFolder(args.run).model)
-    if args.run:
-        config = RunFolder(args.run).config()
-        if config is None or not path.is_file():
+def _make_parser() -> Parser:
+    parser = Parser(prog="python -m training.evaluate", description=__doc__.splitlines()[0])
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--run", help="folder of a finished training run")
+    source.add_argument("--model", help="a .keras file or the version folder of a SavedModel")
+    add = parser.add_argument
+    add("--dataset", help="data set; of a run, by default its own")
+    add("--split", help="split; of a run, by default its own, else test")
+    add("--data_dir", help="directory of the data, prepared or images by class")
+    add("--archive_dir", help="directory of the data set's original archives")
+    add("--image_size", type=int, default=0, help="pixels to resize to; of a run, its own")
+    add("--batch_size", type=int, default=256, help="images at once")
+    add("--output", type=pathlib.Path, help="path of the files to write, without their suffix")
+    add("--json", type=pathlib.Path, help="file to write the result to alone")
+    return parser
+
+
+def _with(output: pathlib.Path, suffix: str) -> pathlib.Path:
+    return output.with_name(output.name + suffix)
+
+
+class _Evaluation:
+    """A network's answers on a split, and what they amount to."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        if args.batch_size < 1:
             raise ValueError(
-                f"`run` must be the folder of a finished training run. Received: run={args.run}"
+                f"`batch_size` must be at least 1. Received: batch_size={args.batch_size}"
             )
-    elif args.dataset is None:
-        raise ValueError("`dataset` must be given with `model`. Received: dataset=None")
-    elif not path.exists():
-        raise ValueError(f"`model` must be a file or folder that exists. Received: model={path}")
+        if args.model and args.dataset is None:
+            raise ValueError("`dataset` must be given with `model`. Received: dataset=None")
+        if args.model and not pathlib.Path(args.model).exists():
+            raise ValueError(
+                f"`model` must be a file or folder that exists. Received: model={args.model}"
+            )
 
-    from training import data, metrics  # imports TensorFlow, which takes seconds
+        from keras_multiception.preprocessing import Dataset  # imports Keras, which takes seconds
+        from training import data, metrics
+        from training.run_folder import RunFolder
 
-    recipe = config["recipe"] if config else {"dataset": args.dataset, "test_split": "test"}
-    dataset, split = args.dataset or recipe["dataset"], args.split or recipe["test_split"]
-    image_size = args.image_size or recipe.get("image_size", 0)
-    trained_on = data.recorded_facts(config) if config else None
-    if trained_on and dataset == recipe["dataset"]:
-        facts = trained_on
-        if dataset == data.FOLDER:
-            data.require_classes(facts.class_names, args.data_dir)
-    else:
-        facts = data.facts(dataset, args.data_dir, image_size)
-    if trained_on and image_size and (image_size, image_size, 3) != tuple(trained_on.image_shape):
-        raise ValueError(
-            f"`image_size` must be that of the run's images, {trained_on.image_shape[0]}. "
-            f"Received: image_size={image_size}"
+        path, trained_on = args.model, None
+        recipe = {"dataset": args.dataset, "test_split": "test", "image_size": 0}
+        if args.run:
+            folder = RunFolder(args.run)
+            config, path = folder.finished(), folder.model
+            recipe, trained_on = config["recipe"], Dataset.from_dict(config["data"])
+        dataset, split = args.dataset or recipe["dataset"], args.split or recipe["test_split"]
+        size = args.image_size or recipe["image_size"]
+        if trained_on and size and (size, size, 3) != trained_on.image_shape:
+            raise ValueError(
+                f"`image_size` must be that of the run's images, {trained_on.image_shape[0]}. "
+                f"Received: image_size={size}"
+            )
+        if trained_on and dataset == recipe["dataset"]:
+            spec = trained_on
+            if dataset == data.FOLDER:
+                data.require_classes(spec.class_names, args.data_dir)
+        else:
+            spec = data.spec(dataset, args.data_dir, size)
+        model = metrics.load_model(path)
+        self.class_names = spec.class_names
+        self.images, self.labels = data.load(dataset, split, args.data_dir, size, args.archive_dir)
+        self.log_probabilities = metrics.log_probabilities(
+            model, self.images, dataset=spec, trained_on=trained_on, batch_size=args.batch_size
         )
-    model = metrics.load_model(path)
-    images, labels = data.load(dataset, split, args.data_dir, image_size, args.archive_dir)
-    result = metrics.evaluate_model(
-        model, images, labels, dataset=facts, trained_on=trained_on, batch_size=args.batch_size
-    )
-    return {
-        "model": str(path),
-        "dataset": dataset,
-        "split": split,
-        "parameters": metrics.count_parameters(model),
-        **result,
-    }
+        self.result: dict[str, Any] = {
+            "model": str(path),
+            "dataset": dataset,
+            "split": split,
+            "parameters": metrics.count_parameters(model) or None,
+            **metrics.measure(self.log_probabilities, self.labels, spec.class_names),
+        }
 
+    def table(self) -> str:
+        """Return the result as two tables in Markdown: of all images, and of each class."""
+        from tabulate import tabulate
 
-def _format_table(result):
-    """Lay out a result of `_evaluate` for reading."""
-    parameters = result["parameters"]
-    rows = [
-        ("examples", f"{result['examples']:,}"),
-        ("loss", f"{result['loss']:.6f}"),
-        ("top-1", f"{result['top1']:.2%}"),
-        ("top-5", f"{result['top5']:.2%}"),
-    ]
-    if parameters:
-        counts = f"{parameters['trainable']:,} trainable, {parameters['total']:,} in all"
-        rows.append(("parameters", counts))
-    lines = [f"{name:<12} {value}" for name, value in rows]
-    width = max(len(entry["name"]) for entry in result["classes"])
-    lines += ["", f"{'class':<{width}}  {'examples':>8}  {'top-1':>7}"]
-    for entry in result["classes"]:
-        top1 = "-" if entry["top1"] is None else f"{entry['top1']:.2%}"
-        lines.append(f"{entry['name']:<{width}}  {entry['examples']:>8,}  {top1:>7}")
-    return "\n".join(lines)
+        result = self.result
+        rows = [
+            ("model", result["model"]),
+            ("data set", f"{result['dataset']} {result['split']}"),
+            ("examples", f"{result['examples']:,}"),
+            ("loss", f"{result['loss']:.6f}"),
+            ("top-1", f"{result['top1']:.2%}"),
+            ("top-5", f"{result['top5']:.2%}"),
+            ("expected calibration error", f"{result['expected_calibration_error']:.2%}"),
+        ]
+        if counts := result["parameters"]:
+            text = f"{counts['trainable']:,} trainable, {counts['total']:,} in all"
+            rows.append(("parameters", text))
+        classes = [
+            (x["name"], f"{x['examples']:,}", "-" if x["top1"] is None else f"{x['top1']:.2%}")
+            for x in result["classes"]
+        ]
+        layout = {"tablefmt": "pipe", "disable_numparse": True}
+        totals = tabulate(rows, ("", ""), **layout)
+        header, right = ("class", "examples", "top-1"), ("left", "right", "right")
+        return f"{totals}\n\n{tabulate(classes, header, colalign=right, **layout)}"
+
+    def write(self, output: pathlib.Path, table: str) -> None:
+        """Write the table and the figure."""
+        from keras_multiception.atomic import replacing
+
+        with replacing(_with(output, ".md")) as temporary:
+            temporary.write_text(table + "\n", encoding="utf-8")
+        with replacing(_with(output, ".png")) as temporary:
+            self._draw().savefig(temporary, format="png", dpi=120)
+
+    def _draw(self) -> Any:
+        """Draw confusion matrix, reliability diagram and the surest mistakes with their images."""
+        from matplotlib.figure import Figure
+        from sklearn.calibration import CalibrationDisplay
+        from sklearn.metrics import ConfusionMatrixDisplay
+
+        from training.metrics import CALIBRATION_BINS
+
+        predicted = self.log_probabilities.argmax(axis=1)
+        confidence, right = np.exp(self.log_probabilities.max(axis=1)), predicted == self.labels
+        figure = Figure((13, 10.5), layout="constrained")
+        top, bottom = figure.subfigures(2, 1, height_ratios=(1.55, 1))
+        matrix, reliability = top.subplots(1, 2, width_ratios=(1.15, 1))
+        legible = len(self.class_names) <= _LEGIBLE_CLASSES
+        ConfusionMatrixDisplay.from_predictions(
+            self.labels,
+            predicted,
+            labels=range(len(self.class_names)),
+            display_labels=self.class_names,
+            normalize="true",
+            include_values=legible,
+            values_format=".0%",
+            xticks_rotation=45,
+            cmap="Blues",
+            colorbar=not legible,
+            ax=matrix,
+            text_kw={"fontsize": 8},
+        )
+        if not legible:
+            matrix.set(xticks=(), yticks=())
+        title = f"{self.result['dataset']} {self.result['split']}: top-1 {self.result['top1']:.2%}"
+        matrix.set_title(title)
+        CalibrationDisplay.from_predictions(
+            right, confidence, n_bins=CALIBRATION_BINS, name="accuracy", ax=reliability
+        )
+        error = f"expected calibration error {self.result['expected_calibration_error']:.2%}"
+        reliability.set(xlabel="confidence", ylabel="accuracy", title=error)
+        reliability.set(xlim=(0, 1), ylim=(0, 1))
+        self._draw_mistakes(bottom, predicted, confidence)
+        return figure
+
+    def _draw_mistakes(self, figure: Any, predicted: np.ndarray, confidence: np.ndarray) -> None:
+        wrong = np.flatnonzero(predicted != self.labels)
+        surest = wrong[np.argsort(-confidence[wrong], kind="stable")][:_MISTAKES]
+        figure.suptitle(f"{len(wrong):,} mistakes; the {len(surest)} surest" if len(wrong) else "")
+        axes = figure.subplots(2, _MISTAKES // 2).ravel()
+        for ax in axes:
+            ax.set_axis_off()
+        for ax, i in zip(axes, surest, strict=False):
+            true, taken = (self.class_names[x[i]][:16] for x in (self.labels, predicted))
+            ax.imshow(self.images[i])
+            caption = f"{true}\ntaken for {taken}\n{confidence[i]:.1%}"
+            ax.set_title(caption, fontsize=8, parse_math=False)
 
 
 if __name__ == "__main__":

@@ -1,43 +1,45 @@
 """A training run, from its recipe to its final metrics."""
 
 import dataclasses
+import math
+import os
 import statistics
 import sys
+import time
+from typing import Any
 
 import keras
+import numpy as np
 
 import keras_multiception as km
 from keras_multiception import machine
 from keras_multiception.atomic import replacing
+from keras_multiception.preprocessing import Dataset
 from training import data, metrics
 from training.loop import network, strategies
-from training.loop.callbacks import AveragedWeights, Recorder
 from training.loop.strategies import Execution
+from training.recipe import Recipe
 from training.run_folder import RunFolder
+
+_ADVICE = "Try a lower learning_rate in a new workdir"
+
+Examples = tuple[np.ndarray, np.ndarray]  # images, uint8, and labels
 
 
 def train(
-    recipe,
-    workdir,
-    name="",
-    data_dir=None,
-    archive_dir=None,
-    execution=Execution(),  # noqa: B008
-):
-    """Train by a recipe, or go on where the run in the folder stopped.
+    recipe: Recipe,
+    workdir: str | os.PathLike[str],
+    name: str = "",
+    data_dir: str | os.PathLike[str] | None = None,
+    archive_dir: str | os.PathLike[str] | None = None,
+    execution: Execution = Execution(),  # noqa: B008
+) -> dict[str, Any]:
+    """Train by a recipe called `name`, or go on where the run in the folder stopped.
 
     Of several workers, all of which see the folder, the chief alone writes into it.
 
-    Args:
-        recipe: A `Recipe`.
-        workdir: Path of the folder of the run.
-        name: String, what the recipe is called.
-        data_dir: Directory of the data, as in `training.data.load`.
-        archive_dir: Directory of the data set's original archives, as in `training.data.load`.
-        execution: An `Execution`.
-
     Returns:
-        A dictionary, the final metrics as in `metrics.json`.
+        The final metrics as in `metrics.json`.
 
     Raises:
         ValueError: If the recipe, the data, the folder or the devices do not fit; nothing is
@@ -48,37 +50,62 @@ def train(
     _require_loop(recipe, execution)
     strategy = strategies.make_strategy(execution)
     replicas = strategies.count_replicas(strategy)
-    _require_shares(recipe, replicas)
-    facts = data.facts(recipe.dataset, data_dir, recipe.image_size)
+    if recipe.batch_size % replicas:
+        raise ValueError(
+            f"`batch_size` must be a multiple of the number of replicas, {replicas}. "
+            f"Received: batch_size={recipe.batch_size}"
+        )
+    spec = data.spec(recipe.dataset, data_dir, recipe.image_size)
     folder = RunFolder(workdir, writable=strategies.is_chief(strategy))
     config = {
         "name": name,
         "recipe": dataclasses.asdict(recipe),
-        "data": {"dataset": recipe.dataset, **facts.to_dict()},
+        "data": {"dataset": recipe.dataset, **spec.to_dict()},
         "execution": {**dataclasses.asdict(execution), "replicas": replicas},
         **machine.describe(["tensorflow-datasets"]),
     }
     folder.check(config)
-    if folder.metrics():
+    finished = folder.metrics()
+    if finished:
         print("This run is finished.")
-        return folder.metrics()
+        return finished
 
     keras.utils.set_random_seed(recipe.seed)
     keras.config.set_dtype_policy(recipe.dtype_policy)
     with strategies.scope_of(strategy):
-        model = network.build(recipe, facts)
+        model = network.build(recipe, spec)
     train_set, test_set = (
         data.load(recipe.dataset, split, data_dir, recipe.image_size, archive_dir)
         for split in (recipe.train_split, recipe.test_split)
     )
-    steps = _steps_per_epoch(recipe, len(train_set[0]), execution)
+    run = _Run(recipe, spec, folder, strategy, model, train_set, test_set)
     with folder.lock(), strategies.reporting_lost_workers(strategy):
+        run.train(config, execution)
+    return folder.metrics() or {}
+
+
+@dataclasses.dataclass
+class _Run:
+    """All parts of a run."""
+
+    recipe: Recipe
+    spec: Dataset
+    folder: RunFolder
+    strategy: Any
+    model: keras.Model
+    train_set: Examples
+    test_set: Examples
+
+    def train(self, config: dict[str, Any], execution: Execution) -> None:
+        """Train for the epochs that the folder lacks, then save the network and its metrics."""
+        recipe, folder, strategy, model = self.recipe, self.folder, self.strategy, self.model
+        steps = self._steps_per_epoch(execution)
         with strategies.scope_of(strategy):
             network.compile_for_training(
                 model,
                 recipe,
                 steps,
-                replicas if strategy else 0,
+                strategies.count_replicas(strategy) if strategy else 0,
                 jit_compile=strategies.JIT[execution.jit],
                 steps_per_execution=execution.steps_per_execution,
             )
@@ -88,107 +115,118 @@ def train(
         if history:
             print(f"Resuming after epoch {len(history)} of {recipe.epochs}.")
         if len(history) < recipe.epochs:
-            watching = _watching(recipe, folder, history, steps)
+            fit_kwargs = self._fit_kwargs(history, steps)
             if execution.loop == "device":
-                from training.loop import device_fit  # needs JAX
+                from training.loop import compiled_epoch_loop  # needs JAX
 
-                device_fit.fit(model, recipe, facts, train_set, test_set, **watching)
+                compiled_epoch_loop.fit(
+                    model, recipe, self.spec, self.train_set, self.test_set, **fit_kwargs
+                )
             else:
-                batches = _training_batches(recipe, facts, train_set, len(history))
-                _fit(model, strategy, recipe, facts, batches, steps, test_set, watching)
+                self._fit(steps, fit_kwargs)
         model.optimizer.finalize_variable_values(model.trainable_variables)  # averages, if kept
         if folder.writable:
-            final = _save_with_softmax(model, recipe, facts, folder)
-            folder.finish(_measure(final, facts, train_set, test_set, history))
+            folder.finish(self._measure(self._save_with_softmax(), history))
         strategies.sum_over_replicas(strategy, 0)  # no worker leaves before the chief is done
-    return folder.metrics()
 
+    def _steps_per_epoch(self, execution: Execution) -> int:
+        """Return the batches of an epoch, without those of a step that would not be complete."""
+        examples, recipe = len(self.train_set[0]), self.recipe
+        images = recipe.batch_size * recipe.accumulate_steps
+        data.require_batch(examples, images)
+        steps = examples // images * recipe.accumulate_steps
+        if execution.strategy == "none" and steps % execution.steps_per_execution:
+            raise ValueError(
+                f"`steps_per_execution` must divide the {steps} steps of an epoch. "
+                f"Received: steps_per_execution={execution.steps_per_execution}"
+            )
+        return steps
 
-def _training_batches(recipe, facts, train_set, first_epoch):
-    """Make the batches of the remaining epochs, those of a step drawn together."""
-    batches = data.training_batches(
-        *train_set,
-        dataset=facts,
-        batch_size=recipe.batch_size * recipe.accumulate_steps,
-        epochs=recipe.epochs,
-        first_epoch=first_epoch,
-        seed=recipe.seed,
-        pad_and_crop=recipe.pad_and_crop,
-        flip=recipe.flip,
-        mixup=recipe.mixup,
-        cutmix=recipe.cutmix,
-    )
-    if recipe.accumulate_steps == 1:
-        return batches
-    return batches.rebatch(recipe.batch_size, drop_remainder=True)
+    def _fit_kwargs(self, history: list[dict[str, Any]], steps: int) -> dict[str, Any]:
+        """Return the arguments that every loop takes."""
+        callbacks: list[keras.callbacks.Callback] = [AveragedWeights()] if self.recipe.ema else []
+        if self.folder.writable and machine.import_tensorflow():
+            logs = self.folder.logs
+            callbacks.append(keras.callbacks.TensorBoard(logs, write_graph=False, profile_batch=0))
+        images = steps * self.recipe.batch_size
+        callbacks.append(EpochCheckpoint(self.folder, history, self.recipe, images))
+        return {
+            "initial_epoch": len(history),
+            "callbacks": callbacks,
+            "verbose": ("auto" if sys.stdout.isatty() else 2) if self.folder.writable else 0,
+        }
 
+    def _fit(self, steps: int, fit_kwargs: dict[str, Any]) -> None:
+        """Train batch by batch."""
+        recipe, spec = self.recipe, self.spec
+        batches = self._training_batches(fit_kwargs["initial_epoch"])
+        replicas = strategies.count_replicas(self.strategy)
+        size = -(-metrics.BATCH_SIZE // replicas) * replicas
+        validation = data.evaluation_batches(*self.test_set, dataset=spec, batch_size=size)
+        if self.strategy is None:
+            self.model.fit(
+                batches,
+                epochs=recipe.epochs,
+                steps_per_epoch=steps,
+                shuffle=False,  # the batches come shuffled
+                validation_data=validation,
+                **fit_kwargs,
+            )
+        else:
+            from training.loop import distributed_fit  # needs TensorFlow
 
-def _watching(recipe, folder, history, steps):
-    """Return the arguments that tell a loop where to begin, whom to call and what to say."""
-    callbacks = [AveragedWeights()] if recipe.ema else []
-    if folder.writable and machine.import_tensorflow():
-        callbacks.append(
-            keras.callbacks.TensorBoard(folder.logs, write_graph=False, profile_batch=0)
+            distributed_fit.fit(
+                self.model,
+                self.strategy,
+                batches,
+                (validation, size, len(self.test_set[0])),
+                network.loss_and_metrics(recipe),
+                epochs=recipe.epochs,
+                steps_per_epoch=steps // recipe.accumulate_steps,
+                accumulate_steps=recipe.accumulate_steps,
+                **fit_kwargs,
+            )
+
+    def _training_batches(self, first_epoch: int) -> Any:
+        """Make the batches of the remaining epochs, those of a step drawn together."""
+        recipe = self.recipe
+        batches = data.training_batches(
+            *self.train_set,
+            dataset=self.spec,
+            batch_size=recipe.batch_size * recipe.accumulate_steps,
+            epochs=recipe.epochs,
+            first_epoch=first_epoch,
+            seed=recipe.seed,
+            pad_and_crop=recipe.pad_and_crop,
+            flip=recipe.flip,
+            mixup=recipe.mixup,
+            cutmix=recipe.cutmix,
         )
-    callbacks.append(Recorder(folder, history, recipe, steps * recipe.batch_size))
-    return {
-        "initial_epoch": len(history),
-        "callbacks": callbacks,
-        "verbose": ("auto" if sys.stdout.isatty() else 2) if folder.writable else 0,
-    }
+        if recipe.accumulate_steps == 1:
+            return batches
+        return batches.rebatch(recipe.batch_size, drop_remainder=True)
+
+    def _save_with_softmax(self) -> keras.Model:
+        final = network.build(self.recipe, self.spec, activation="softmax")
+        final.set_weights(self.model.get_weights())
+        network.compile_for_saving(final, self.recipe)
+        with replacing(self.folder.model) as temporary:
+            final.save(temporary)
+        return final
+
+    def _measure(self, final: keras.Model, history: list[dict[str, Any]]) -> dict[str, Any]:
+        return {
+            "train": metrics.evaluate_model(final, *self.train_set, dataset=self.spec),
+            "test": metrics.evaluate_model(final, *self.test_set, dataset=self.spec),
+            "parameters": metrics.count_parameters(final),
+            "multiply_adds": km.cost(final).multiply_adds,
+            "epochs": len(history),
+            "wall_seconds": sum(row["seconds"] for row in history),
+            "images_per_second": statistics.median(row["images_per_second"] for row in history),
+        }
 
 
-def _fit(model, strategy, recipe, facts, batches, steps, test_set, watching):
-    """Train for the epochs that the history lacks, batch by batch."""
-    replicas = strategies.count_replicas(strategy)
-    validation_size = -(-metrics.BATCH_SIZE // replicas) * replicas
-    validation = data.evaluation_batches(*test_set, dataset=facts, batch_size=validation_size)
-    common = {"epochs": recipe.epochs, **watching}
-    if strategy is None:
-        model.fit(
-            batches,
-            steps_per_epoch=steps,
-            shuffle=False,  # the batches come shuffled
-            validation_data=validation,
-            **common,
-        )
-    else:
-        from training.loop import distributed_fit  # needs TensorFlow
-
-        distributed_fit.fit(
-            model,
-            strategy,
-            batches,
-            (validation, validation_size, len(test_set[0])),
-            network.functions_of(recipe),
-            steps_per_epoch=steps // recipe.accumulate_steps,
-            accumulate_steps=recipe.accumulate_steps,
-            **common,
-        )
-
-
-def _save_with_softmax(model, recipe, facts, folder):
-    final = network.build(recipe, facts, activation="softmax")
-    final.set_weights(model.get_weights())
-    network.compile_for_users(final, recipe)
-    with replacing(folder.model) as temporary:
-        final.save(temporary)
-    return final
-
-
-def _measure(final, facts, train_set, test_set, history):
-    return {
-        "train": metrics.evaluate_model(final, *train_set, dataset=facts),
-        "test": metrics.evaluate_model(final, *test_set, dataset=facts),
-        "parameters": metrics.count_parameters(final),
-        "multiply_adds": km.cost(final).multiply_adds,
-        "epochs": len(history),
-        "wall_seconds": sum(row["seconds"] for row in history),
-        "images_per_second": statistics.median(row["images_per_second"] for row in history),
-    }
-
-
-def _require_loop(recipe, execution):
+def _require_loop(recipe: Recipe, execution: Execution) -> None:
     if execution.loop != "device":
         return
     if keras.backend.backend() != "jax":
@@ -196,33 +234,12 @@ def _require_loop(recipe, execution):
             '`loop` must be "keras" unless the backend of Keras is jax (KERAS_BACKEND=jax). '
             f"Received: loop={execution.loop} on {keras.backend.backend()}"
         )
-    from training.loop import device_fit  # needs JAX
+    from training.loop import compiled_epoch_loop  # needs JAX
 
-    device_fit.require_support(recipe)
-
-
-def _require_shares(recipe, replicas):
-    if recipe.batch_size % replicas:
-        raise ValueError(
-            f"`batch_size` must be a multiple of the number of replicas, {replicas}. "
-            f"Received: batch_size={recipe.batch_size}"
-        )
+    compiled_epoch_loop.require_support(recipe)
 
 
-def _steps_per_epoch(recipe, examples, execution):
-    """Return the batches of an epoch; those of a step that would not be complete are left out."""
-    images = recipe.batch_size * recipe.accumulate_steps
-    data.require_batch(examples, images)
-    steps = examples // images * recipe.accumulate_steps
-    if execution.strategy == "none" and steps % execution.steps_per_execution:
-        raise ValueError(
-            f"`steps_per_execution` must divide the {steps} steps of an epoch. "
-            f"Received: steps_per_execution={execution.steps_per_execution}"
-        )
-    return steps
-
-
-def _require_same_start(strategy, history):
+def _require_same_start(strategy: Any, history: list[dict[str, Any]]) -> None:
     """Refuse workers that do not see one folder: they would go on from different epochs."""
     replicas = strategies.count_replicas(strategy)
     if strategies.sum_over_replicas(strategy, len(history)) != replicas * len(history):
@@ -230,3 +247,79 @@ def _require_same_start(strategy, history):
             "`workdir` must be the same folder for all workers, but they have saved another number "
             f"of epochs. Received: {len(history)} epochs here"
         )
+
+
+class AveragedWeights(keras.callbacks.Callback):
+    """Evaluates with the moving average of the weights that the optimizer keeps.
+
+    `keras.callbacks.SwapEMAWeights` swaps by sums and differences on TensorFlow, which rounds
+    the weights; here they come back to the bit. The statistics of batch norms are not averaged.
+    """
+
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Replace the weights by their averages."""
+        variables = self.model.trainable_variables
+        self._weights = [keras.ops.convert_to_numpy(variable) for variable in variables]
+        self.model.optimizer.finalize_variable_values(variables)
+        for variable in variables:  # on JAX it shares memory with the average, which would go
+            variable.assign(np.array(keras.ops.convert_to_numpy(variable)))
+
+    def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Put the weights back."""
+        for variable, value in zip(self.model.trainable_variables, self._weights, strict=True):
+            variable.assign(value)
+
+
+class EpochCheckpoint(keras.callbacks.Callback):
+    """Saves history and weights after each epoch, and stops if the loss is not finite."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        history: list[dict[str, Any]],
+        recipe: Recipe,
+        images_per_epoch: int,
+    ) -> None:
+        super().__init__()
+        self._folder, self._history, self._recipe = folder, history, recipe
+        self._images = images_per_epoch
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Start the clock."""
+        self._epoch, self._begin = epoch, time.perf_counter()
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Stop if the loss is not finite."""
+        loss = float((logs or {})["loss"])
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss became {loss} in epoch {self._epoch + 1}, step {batch + 1}; "
+                f"{len(self._history)} epochs are saved. {_ADVICE}"
+            )
+
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Stop the clock of the training."""
+        self._train_seconds = time.perf_counter() - self._begin
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Save the epoch, unless it left a variable that is not finite."""
+        self._require_finite_variables()
+        self._history.append(
+            {
+                "epoch": epoch + 1,
+                **{name: float(value) for name, value in (logs or {}).items()},
+                "learning_rate": self._recipe.learning_rate_at(epoch),
+                "seconds": time.perf_counter() - self._begin,
+                "images_per_second": self._images / self._train_seconds,
+            }
+        )
+        self._folder.save_checkpoint(self.model, self._history)
+
+    def _require_finite_variables(self) -> None:
+        """Batch statistics can be lost while the loss of the training looks normal."""
+        for variable in self.model.variables:
+            if not np.all(np.isfinite(keras.ops.convert_to_numpy(variable))):
+                raise FloatingPointError(
+                    f"{variable.path} is not finite after epoch {self._epoch + 1}; "
+                    f"{len(self._history)} epochs are saved. {_ADVICE}"
+                )

@@ -1,30 +1,25 @@
-"""How well a network does on a split: loss, top-1, top-5, and accuracy by class."""
+"""How well a network does on a split: loss, accuracies, calibration, and accuracy by class."""
 
 import math
 import os
 import textwrap
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
 
-import keras_multiception as km
+from keras_multiception.preprocessing import Dataset, get_dataset
 from training import data
 
 BATCH_SIZE = 256
+CALIBRATION_BINS = 15
 
 
-def load_model(path):
-    """Load a trained network.
+def load_model(path: str | os.PathLike[str]) -> Any:
+    """Load a `.keras` file, or the version folder of an exported SavedModel.
 
-    Args:
-        path: Path of a `.keras` file, or of the version folder of an exported SavedModel, which
-            has a signature `serving_default` from `image` to `probabilities`.
-
-    Returns:
-        A `keras.Model`, or what `tf.saved_model.load` returns.
-
-    Raises:
-        ValueError: If it is neither.
+    A SavedModel needs a signature `serving_default` from `image` to `probabilities`.
     """
     try:
         if not os.path.isdir(path):
@@ -40,91 +35,73 @@ def load_model(path):
         ) from error
 
 
-def evaluate_model(model, images, labels, *, dataset, trained_on=None, batch_size=BATCH_SIZE):
-    """Measure a network on images.
-
-    Args:
-        model: As for `log_probabilities`.
-        images: Array of shape (examples, height, width, channels), uint8.
-        labels: Array of shape (examples,).
-        dataset: Name of the data set of the images or its
-            `keras_multiception.preprocessing.Dataset`, whose classes are reported.
-        trained_on: As for `log_probabilities`.
-        batch_size: Integer.
-
-    Returns:
-        A dictionary as of `measure`.
-
-    Raises:
-        ValueError: If the model does not fit the data set or has another kind of output.
-    """
+def evaluate_model(
+    model: Any,
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    dataset: str | Dataset,
+    trained_on: str | Dataset | None = None,
+    batch_size: int = BATCH_SIZE,
+) -> dict[str, Any]:
+    """Return the `measure` of a model on images of a data set; arguments as `log_probabilities`."""
     predictions = log_probabilities(
         model, images, dataset=dataset, trained_on=trained_on, batch_size=batch_size
     )
-    return measure(predictions, labels, km.preprocessing.get_dataset(dataset).class_names)
+    return measure(predictions, labels, get_dataset(dataset).class_names)
 
 
-def log_probabilities(model, images, *, dataset, trained_on=None, batch_size=BATCH_SIZE):
-    """Let a network classify images.
+def log_probabilities(
+    model: Any,
+    images: np.ndarray,
+    *,
+    dataset: str | Dataset,
+    trained_on: str | Dataset | None = None,
+    batch_size: int = BATCH_SIZE,
+) -> np.ndarray:
+    """Return the logarithm of the probability of each class, float64 of (examples, classes).
 
     Args:
-        model: A `keras.Model` that ends in logits or in a softmax, or a SavedModel, as from
-            `load_model`; a SavedModel normalizes images itself.
-        images: Array of shape (examples, height, width, channels), uint8.
-        dataset: Name or `Dataset` of the images.
-        trained_on: Name or `Dataset`, whose statistics a Keras model expects; the default is
-            `dataset`.
-        batch_size: Integer.
-
-    Returns:
-        The logarithm of each class's probability: an array of shape (examples, classes), float64.
-
-    Raises:
-        ValueError: If the model does not fit the data set or has another kind of output.
+        model: A `keras.Model` that ends in logits or in a softmax, or a SavedModel of
+            `load_model`, which normalizes images itself.
+        images: Of shape (examples, height, width, channels), uint8.
+        dataset: Of the images.
+        trained_on: Whose statistics a Keras model expects; the default is `dataset`.
+        batch_size: Images at once.
     """
-    facts = km.preprocessing.get_dataset(dataset)
+    spec = get_dataset(dataset)
     if isinstance(model, keras.Model):
-        _require_fit(model.input_shape, model.output_shape, facts)
+        _require_fit(model.input_shape, model.output_shape, spec)
         log = _log_of_softmax if _ends_in_softmax(model) else _log_softmax_of
         batches = data.evaluation_batches(
             images, np.zeros(len(images)), dataset=trained_on or dataset, batch_size=batch_size
         )
         outputs = model.predict(batches, verbose=0)
     else:
-        log, (signature, dtype) = _log_of_softmax, _serving_default(model, facts)
+        log, (signature, dtype) = _log_of_softmax, _serving_default(model, spec)
         starts = range(0, len(images), batch_size)
         batches = (images[start : start + batch_size].astype(dtype) for start in starts)
         outputs = np.concatenate([signature(image=batch)["probabilities"] for batch in batches])
     return log(outputs.astype("float64"))
 
 
-def count_parameters(model):
-    """Count the parameters of a network.
-
-    Args:
-        model: What `load_model` returns.
-
-    Returns:
-        A dictionary of `trainable` and `total`, or `None` for a SavedModel, which does not tell.
-    """
+def count_parameters(model: Any) -> dict[str, int]:
+    """Return the `trainable` and `total` parameters; nothing for a SavedModel."""
     if not isinstance(model, keras.Model):
-        return None
+        return {}
     trainable = sum(math.prod(weight.shape) for weight in model.trainable_weights)
     return {"trainable": trainable, "total": model.count_params()}
 
 
-def measure(log_probabilities, labels, class_names):
+def measure(
+    log_probabilities: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]
+) -> dict[str, Any]:
     """Compute loss and accuracies from predictions.
 
-    Args:
-        log_probabilities: Array of shape (examples, classes), float64.
-        labels: Array of shape (examples,).
-        class_names: Name of each class.
-
     Returns:
-        A dictionary: `examples`, `loss` (mean cross-entropy), `top1`, `top5` (share of images
-        whose label is among the best one and five), and `classes`, for each its `name`,
-        `examples` and `top1` (`None` without examples).
+        `examples`, `loss` (mean cross-entropy), `top1` and `top5` (share of images whose label is
+        among the best one and five), `expected_calibration_error`, and `classes`, for each its
+        `name`, `examples` and `top1` (`None` without examples).
 
     Raises:
         FloatingPointError: If predictions are NaN.
@@ -148,11 +125,24 @@ def measure(log_probabilities, labels, class_names):
         "loss": float(-own.mean()),
         "top1": float((rank == 0).mean()),
         "top5": float((rank < 5).mean()),
+        "expected_calibration_error": _calibration_error(log_probabilities, rank == 0),
         "classes": classes,
     }
 
 
-def _serving_default(model, facts):
+def _calibration_error(log_probabilities: np.ndarray, right: np.ndarray) -> float:
+    """Return the expected calibration error (Guo et al., 2017), over bins of equal width.
+
+    It is the mean, over all images, of the distance between accuracy and mean confidence of the
+    image's bin.
+    """
+    confidence = np.exp(log_probabilities.max(axis=1))
+    bins = np.clip(np.ceil(confidence * CALIBRATION_BINS) - 1, 0, CALIBRATION_BINS - 1)
+    gaps = np.bincount(bins.astype(int), weights=right - confidence)
+    return float(np.abs(gaps).sum() / len(right))
+
+
+def _serving_default(model: Any, spec: Dataset) -> tuple[Callable, type]:
     """Return the signature of a SavedModel and the type of image it takes."""
     signature = model.signatures.get("serving_default")
     inputs = signature.structured_input_signature[1] if signature else {}
@@ -163,28 +153,28 @@ def _serving_default(model, facts):
             f"Received: {', '.join(inputs) or 'nothing'} to {', '.join(outputs) or 'nothing'}"
         )
     image = inputs["image"]
-    _require_fit(tuple(image.shape), tuple(outputs["probabilities"].shape), facts)
+    _require_fit(tuple(image.shape), tuple(outputs["probabilities"].shape), spec)
     return signature, image.dtype.as_numpy_dtype
 
 
-def _require_fit(input_shape, output_shape, facts):
-    expected = (None, *facts.image_shape)
+def _require_fit(input_shape: tuple, output_shape: tuple, spec: Dataset) -> None:
+    expected = (None, *spec.image_shape)
     fits = len(input_shape) == len(expected) and all(
         size in (None, wanted) for size, wanted in zip(input_shape[1:], expected[1:], strict=True)
     )
     if not fits:
         raise ValueError(
-            f"`model` must take images of shape {facts.image_shape}, those of the data set. "
+            f"`model` must take images of shape {spec.image_shape}, those of the data set. "
             f"Received: input_shape={input_shape}"
         )
-    if output_shape[-1] not in (None, len(facts.class_names)):
+    if output_shape[-1] not in (None, len(spec.class_names)):
         raise ValueError(
-            f"`model` must have {len(facts.class_names)} classes, those of the data set. "
+            f"`model` must have {len(spec.class_names)} classes, those of the data set. "
             f"Received: classes={output_shape[-1]}"
         )
 
 
-def _ends_in_softmax(model):
+def _ends_in_softmax(model: keras.Model) -> bool:
     last = model.layers[-1]
     activation = getattr(last, "activation", None)
     if isinstance(last, keras.layers.Softmax) or activation is keras.activations.softmax:
@@ -197,10 +187,10 @@ def _ends_in_softmax(model):
     )
 
 
-def _log_of_softmax(probabilities):
+def _log_of_softmax(probabilities: np.ndarray) -> np.ndarray:
     return np.log(np.maximum(probabilities, np.finfo("float32").tiny))
 
 
-def _log_softmax_of(logits):
+def _log_softmax_of(logits: np.ndarray) -> np.ndarray:
     shifted = logits - logits.max(axis=1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))

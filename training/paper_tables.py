@@ -1,6 +1,8 @@
 """The paper's Tables I to V: what each cell trained, and the test error it reports."""
 
 import dataclasses
+from collections.abc import Iterator
+from typing import Any
 
 IMAGENET32 = "imagenet_resized/32x32"
 SOURCE = (
@@ -31,24 +33,14 @@ class Cell:
     kernel_sizes: tuple[tuple[int, ...], ...] | None = None
 
 
-def cells(table):
-    """Return the cells of a table, in its order.
-
-    Args:
-        table: Integer, 1 to 5.
-
-    Returns:
-        A list of `Cell`. MixConv on MobileNetV2 is a dash in Table II and no cell.
-
-    Raises:
-        ValueError: If the paper has no such table.
-    """
+def cells(table: int) -> list[Cell]:
+    """Return the cells of a table, in its order; MixConv on MobileNetV2 in Table II is none."""
     if table not in NUMERALS:
         raise ValueError(f"`table` must be 1, 2, 3, 4 or 5. Received: table={table}")
     return [cell for cell in CELLS if cell.table == table]
 
 
-def _by_type(table, *rows):
+def _by_type(table: int, *rows: tuple[Any, ...]) -> Iterator[Cell]:
     types = ("standard", "multiception") if table == 5 else ("dsconv", "mixconv", "multiception")
     for dataset, model, *errors in rows:
         for conv, error in zip(types, errors, strict=True):
@@ -56,7 +48,7 @@ def _by_type(table, *rows):
                 yield Cell(table, dataset, model, conv, error)
 
 
-def _table4():
+def _table4() -> Iterator[Cell]:
     # The paper names the sets and the "present setting", (3, 5, 7) then (3, 5) then (3, 3), but
     # not the stages: a set is taken as that of the first stage, the others stay.
     columns = ("cifar10", "cifar100", "stl10", IMAGENET32)

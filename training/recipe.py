@@ -3,14 +3,16 @@
 import dataclasses
 import json
 import math
+import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
 INTERVALS = ("epoch", "step")
 OPTIMIZERS = ("sgd", "muon")
 
+Check = tuple[str, bool, str]  # a field, whether its value fits, and what it must be
 KernelSizes = tuple[int, ...] | tuple[tuple[int, ...], ...] | None
 
 
@@ -93,67 +95,29 @@ class Recipe:
     seed: int = 0
     dtype_policy: str = "float32"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
+        require_fields(self, self._checks())
+
+    def _checks(self) -> Iterator[Check]:
+        """Yield what the values must be: of their types first, then within their ranges."""
         for field in dataclasses.fields(self):
-            fits, expected = _TYPES[field.type]
-            value = getattr(self, field.name)
-            if not fits(value):
-                raise ValueError(
-                    f"`{field.name}` must be {expected}. Received: {field.name}={value!r}"
-                )
-        for name, (is_valid, expected) in {
-            "filters": (self.filters >= 0, "at least 0"),
-            "image_size": (self.image_size >= 0, "at least 0"),
-            "epochs": (self.epochs >= 1, "at least 1"),
-            "batch_size": (self.batch_size >= 1, "at least 1"),
-            "accumulate_steps": (self.accumulate_steps >= 1, "at least 1"),
-            "learning_rate": (0 < self.learning_rate < math.inf, "a finite number above 0"),
-            "min_learning_rate": (
-                0 <= self.min_learning_rate <= self.learning_rate,
-                f"from 0 to `learning_rate`, {self.learning_rate}",
-            ),
-            "warmup_epochs": (
-                0 <= self.warmup_epochs < self.epochs,
-                f"at least 0 and less than `epochs`, {self.epochs}",
-            ),
-            "schedule_interval": (
-                self.schedule_interval in INTERVALS,
-                f"one of {', '.join(INTERVALS)}",
-            ),
-            "optimizer": (self.optimizer in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}"),
-            "momentum": (0 <= self.momentum < 1, "at least 0 and less than 1"),
-            "l2": (
-                0 <= self.l2 < math.inf and (self.l2 == 0 or self.optimizer == "sgd"),
-                'a finite number of at least 0, and 0 unless `optimizer` is "sgd"',
-            ),
-            "weight_decay": (
-                0 <= self.weight_decay < math.inf
-                and (self.weight_decay == 0 or self.optimizer == "muon"),
-                'a finite number of at least 0, and 0 unless `optimizer` is "muon"',
-            ),
-            "clip_norm": (0 <= self.clip_norm < math.inf, "a finite number of at least 0"),
-            "ema": (0 <= self.ema < 1, "at least 0 and less than 1"),
-            "label_smoothing": (0 <= self.label_smoothing < 1, "at least 0 and less than 1"),
-            "mixup": (0 <= self.mixup < math.inf, "a finite number of at least 0"),
-            "cutmix": (0 <= self.cutmix < math.inf, "a finite number of at least 0"),
-            "pad_and_crop": (self.pad_and_crop >= 0, "at least 0"),
-            "seed": (0 <= self.seed < 2**32, "from 0 to 2**32 - 1"),
-            "dtype_policy": (self.dtype_policy in POLICIES, f"one of {', '.join(POLICIES)}"),
-        }.items():
-            if not is_valid:
-                value = getattr(self, name)
-                raise ValueError(f"`{name}` must be {expected}. Received: {name}={value}")
+            yield field.name, _is_a(getattr(self, field.name), field.type), _KINDS[field.type]
+        for name, (low, high) in _RANGES.items():
+            limit = "finite" if high == math.inf else f"less than {high}"
+            yield name, low <= getattr(self, name) < high, f"at least {low} and {limit}"
+        for name, choices in _CHOICES.items():
+            yield name, getattr(self, name) in choices, f"one of {', '.join(choices)}"
+        rate, low = self.learning_rate, self.min_learning_rate
+        yield "learning_rate", 0 < rate < math.inf, "above 0 and finite"
+        yield "min_learning_rate", 0 <= low <= rate, f"from 0 to `learning_rate`, {rate}"
+        fits = self.warmup_epochs < self.epochs
+        yield "warmup_epochs", fits, f"less than `epochs`, {self.epochs}"
+        for name, optimizer in {"l2": "sgd", "weight_decay": "muon"}.items():
+            fits = not getattr(self, name) or self.optimizer == optimizer
+            yield name, fits, f'0 unless `optimizer` is "{optimizer}"'
 
-    def learning_rate_at(self, epoch):
-        """Return the learning rate: a straight warm-up, then a cosine.
-
-        Args:
-            epoch: Number of epochs gone by: an integer from 0, or a fraction in the midst of
-                an epoch.
-
-        Returns:
-            A float.
-        """
+    def learning_rate_at(self, epoch: float) -> float:
+        """Return the learning rate after a number of epochs: a linear warm-up, then a cosine."""
         if epoch < self.warmup_epochs:
             return self.learning_rate * (epoch + 1) / (self.warmup_epochs + 1)
         gone = (epoch - self.warmup_epochs) / (self.epochs - self.warmup_epochs)
@@ -161,36 +125,24 @@ class Recipe:
         return self.min_learning_rate + (self.learning_rate - self.min_learning_rate) * cosine
 
 
-def override(recipe, changes):
-    """Return a recipe with some of its values replaced.
+def require_fields(instance: Any, checks: Iterable[Check]) -> None:
+    """Raise a `ValueError` for the first field of a dataclass that is not what it must be."""
+    for name, fits, expected in checks:
+        if not fits:
+            value = getattr(instance, name)
+            raise ValueError(f"`{name}` must be {expected}. Received: {name}={value!r}")
 
-    Args:
-        recipe: A `Recipe`.
-        changes: Strings `key=value`, where `key` is an attribute of `Recipe`. Kernel sizes are
-            written `3-5` for every stage, `3-5-7,3-5,3-3` one by one, or `none`.
 
-    Returns:
-        A `Recipe`.
+def override(recipe: Recipe, changes: Iterable[str]) -> Recipe:
+    """Return a recipe with some of its values replaced, each change a string `key=value`.
 
-    Raises:
-        ValueError: If a key is unknown, or a value is of the wrong type or out of its range.
+    Kernel sizes are written `3-5` for every stage, `3-5-7,3-5,3-3` one by one, or `none`.
     """
     return dataclasses.replace(recipe, **dict(map(_parse_change, changes)))
 
 
-def read_recipe(path):
-    """Read a recipe from a JSON file.
-
-    Args:
-        path: Path of a file that holds the attributes of a `Recipe` as an object, as
-            `dataclasses.asdict` gives them. What it leaves out has its default.
-
-    Returns:
-        A `Recipe`.
-
-    Raises:
-        ValueError: If the file cannot be read or is not a recipe.
-    """
+def read_recipe(path: str | os.PathLike[str]) -> Recipe:
+    """Read a recipe from a JSON object of its attributes; what is left out has its default."""
     try:
         values = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
         if values.get("kernel_sizes") is not None:
@@ -203,66 +155,64 @@ def read_recipe(path):
         ) from error
 
 
-def _tuples(value):
+def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def _parse_change(change):
-    types = {field.name: field.type for field in dataclasses.fields(Recipe)}
+def _parse_change(change: str) -> tuple[str, Any]:
+    kinds = {field.name: field.type for field in dataclasses.fields(Recipe)}
     key, equals, text = change.partition("=")
     if not equals:
         raise ValueError(f"An override must have the form key=value. Received: {change}")
-    if key not in types:
+    if key not in kinds:
         raise ValueError(
-            f"`{key}` is not a key of a recipe; choose from {', '.join(types)}. Received: {change}"
+            f"`{key}` is not a key of a recipe; choose from {', '.join(kinds)}. Received: {change}"
         )
-    parse, expected = _PARSERS[types[key]]
     try:
-        return key, parse(text)
+        return key, _parse(text, kinds[key])
     except (ValueError, KeyError):
-        raise ValueError(f"`{key}` must be {expected}. Received: {change}") from None
+        raise ValueError(f"`{key}` must be {_KINDS[kinds[key]]}. Received: {change}") from None
 
 
-def _parse_bool(text):
-    return {"true": True, "false": False}[text.lower()]
-
-
-def _parse_kernel_sizes(text):
+def _parse(text: str, kind: Any) -> Any:
+    if kind is bool:
+        return {"true": True, "false": False}[text.lower()]
+    if kind is not KernelSizes:
+        return kind(text)
     if text.lower() == "none":
         return None
     stages = tuple(tuple(map(int, stage.split("-"))) for stage in text.split(","))
     return stages if len(stages) > 1 else stages[0]
 
 
-def _is_integer(value):
-    return isinstance(value, int) and not isinstance(value, bool)
+def _is_a(value: Any, kind: Any) -> bool:
+    if kind is KernelSizes:
+        return value is None or _are_kernel_sizes(value)
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, int | float if kind is float else kind)
 
 
-def _are_kernel_sizes(value):
-    if value is None:
-        return True
-    stages = value if isinstance(value, tuple) and any(map(_is_tuple, value)) else (value,)
+def _are_kernel_sizes(value: Any) -> bool:
+    nested = isinstance(value, tuple) and any(isinstance(sizes, tuple) for sizes in value)
     return all(
-        _is_tuple(sizes) and sizes and all(_is_integer(size) and size > 0 for size in sizes)
-        for sizes in stages
+        isinstance(sizes, tuple) and sizes and all(_is_a(x, int) and x > 0 for x in sizes)
+        for sizes in (value if nested else (value,))
     )
 
 
-def _is_tuple(value):
-    return isinstance(value, tuple)
-
-
-_TYPES: dict[Any, tuple[Callable[[Any], bool], str]] = {
-    str: (lambda value: isinstance(value, str), "a string"),
-    int: (_is_integer, "an integer"),
-    float: (lambda value: _is_integer(value) or isinstance(value, float), "a number"),
-    bool: (lambda value: isinstance(value, bool), "true or false"),
-    KernelSizes: (_are_kernel_sizes, "a list of integers, or a list of them for each stage"),
+_KINDS: dict[Any, str] = {
+    str: "a string",
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    KernelSizes: "kernel sizes such as 3-5 or 3-5-7,3-5,3-3, lists of integers in JSON, or none",
 }
-_PARSERS: dict[Any, tuple[Callable[[str], Any], str]] = {
-    str: (str, "a string"),
-    int: (int, "an integer"),
-    float: (float, "a number"),
-    bool: (_parse_bool, "true or false"),
-    KernelSizes: (_parse_kernel_sizes, "kernel sizes such as 3-5, 3-5-7,3-5,3-3 or none"),
+_RANGES: dict[str, tuple[float, float]] = {  # the lowest value, and a limit above the highest
+    **dict.fromkeys(("epochs", "batch_size", "accumulate_steps"), (1, math.inf)),
+    **dict.fromkeys(("filters", "image_size", "warmup_epochs", "pad_and_crop"), (0, math.inf)),
+    **dict.fromkeys(("l2", "weight_decay", "clip_norm", "mixup", "cutmix"), (0, math.inf)),
+    **dict.fromkeys(("momentum", "ema", "label_smoothing"), (0, 1)),
+    "seed": (0, 2**32),
 }
+_CHOICES = {"schedule_interval": INTERVALS, "optimizer": OPTIMIZERS, "dtype_policy": POLICIES}

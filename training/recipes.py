@@ -3,9 +3,10 @@
 import dataclasses
 import difflib
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
-from training.paper_tables import CELLS, IMAGENET32, NUMERALS, SOURCE, cells
+from training.paper_tables import CELLS, IMAGENET32, NUMERALS, SOURCE, Cell, cells
 from training.recipe import Recipe, override, read_recipe
 
 TYPES = ("standard", "dsconv", "mixconv", "mixconv_depthwise", "multiception")
@@ -32,9 +33,8 @@ _MODERN: dict[str, Any] = {
 }
 
 # For a CPU: all images, a twenty-fifth of the passes, the learning rate one cycle, smaller crops.
-# Chosen on a tenth of the training split, with DSConv and three epochs, one seed each
-# (training/results/short_recipe.md). No crop at all came out better still, but over four times the
-# epochs a network would be expected to learn uncropped images by heart.
+# Chosen on a tenth of the training split, with DSConv and three epochs, one seed each. No crop at
+# all came out better still, but in four times the epochs a network would memorize uncropped images.
 _SHORT: dict[str, Any] = {
     "epochs": 12,
     "learning_rate": 0.3,
@@ -45,8 +45,7 @@ _SHORT: dict[str, Any] = {
 }
 
 # For a CPU again, by an optimizer that gets further in as many epochs. Learning rate and crop were
-# chosen as above, with standard convolution and all epochs (training/results/muon_recipe.md), after
-# single runs of four epochs.
+# chosen as above, with standard convolution and all epochs, after single runs of four epochs.
 _MUON: dict[str, Any] = {
     "epochs": 15,
     "batch_size": 64,
@@ -80,26 +79,27 @@ _QUICK_SPLITS: dict[str, dict[str, Any]] = {
 }
 
 
-def recipe_name(recipe, suffix=""):
+def recipe_name(recipe: Recipe, suffix: str = "") -> str:
     """Return the name of a recipe: network, convolution, data set, and what is special."""
     dataset = recipe.dataset.replace(IMAGENET32, "imagenet32x32")
     name = f"{recipe.model}_{recipe.conv}_{dataset}"
-    if recipe.kernel_sizes:
-        name += "_k" + "-".join(map(str, recipe.kernel_sizes[0]))
+    sizes: Any = recipe.kernel_sizes
+    if sizes:
+        name += "_k" + "-".join(map(str, sizes[0]))
     return f"{name}_{suffix}" if suffix else name
 
 
-def of_cell(cell):
+def recipe_for_cell(cell: Cell) -> Recipe:
     """Return the `Recipe` of a `Cell` of the paper's tables."""
     return Recipe(cell.dataset, cell.model, cell.conv, cell.kernel_sizes, **_PAPER[cell.dataset])
 
 
-def _named(*recipes, suffix=""):
+def _named(*recipes: Recipe, suffix: str = "") -> dict[str, Recipe]:
     return {recipe_name(recipe, suffix): recipe for recipe in recipes}
 
 
 RECIPES = (
-    _named(*map(of_cell, CELLS))
+    _named(*map(recipe_for_cell, CELLS))
     | _named(*(Recipe("cifar10", model, "mixconv_depthwise") for model in ("resnet20", "resnet50")))
     | _named(
         *(
@@ -137,20 +137,10 @@ RECIPES = (
 )
 
 
-def get_recipe(name, overrides=(), quick=False):
-    """Return a recipe by its name, with some of its values replaced.
+def get_recipe(name: str, overrides: Iterable[str] = (), quick: bool = False) -> Recipe:
+    """Return a recipe by its name, a key of `RECIPES`, or from a `.json` file.
 
-    Args:
-        name: String, a key of `RECIPES`, or the path of a `.json` file as for `read_recipe`.
-        overrides: Strings `key=value`, as in `training.recipe.override`.
-        quick: Boolean, whether to take the recipe's quick variant before the overrides.
-
-    Returns:
-        A `Recipe`.
-
-    Raises:
-        ValueError: If the recipe or a key is unknown, or a value is of the wrong type or out
-            of its range.
+    `quick` takes its variant for a laptop, and the `overrides`, strings `key=value`, come last.
 
     Example:
         >>> get_recipe("resnet20_multiception_cifar10", ["epochs=30", "kernel_sizes=3-5"])
@@ -169,7 +159,7 @@ def get_recipe(name, overrides=(), quick=False):
     return recipe
 
 
-def quick_variant(recipe):
+def quick_variant(recipe: Recipe) -> Recipe:
     """Return a recipe's variant for a laptop: fewer images, a few epochs.
 
     Shake-Shake, whose step costs eighty times that of ResNet-20, gets 16 filters in place of 96.
@@ -178,41 +168,22 @@ def quick_variant(recipe):
     return dataclasses.replace(recipe, **_QUICK | _QUICK_SPLITS.get(recipe.dataset, {}) | narrow)
 
 
-def paper_cells(recipe):
-    """Return the cells of the paper's tables that a recipe trains.
-
-    Args:
-        recipe: A `Recipe`. Its seed does not matter.
-
-    Returns:
-        A list of `Cell`; empty if the paper has none.
-    """
+def paper_cells(recipe: Recipe) -> list[Cell]:
+    """Return the cells of the paper's tables that a recipe trains, whatever its seed."""
     recipe = dataclasses.replace(recipe, seed=0)
-    return [cell for cell in CELLS if of_cell(cell) == recipe]
+    return [cell for cell in CELLS if recipe_for_cell(cell) == recipe]
 
 
-def describe(name):
-    """Say what a recipe does, how to run it, and what the paper measured with it.
-
-    Args:
-        name: String, a key of `RECIPES`, or the path of a `.json` file as for `read_recipe`.
-
-    Returns:
-        A string of several lines.
-
-    Raises:
-        ValueError: If the recipe is unknown or cannot be read.
-    """
+def describe(name: str) -> str:
+    """Say in several lines what a recipe does, how to run it, and what the paper measured."""
     recipe, workdir = get_recipe(name), f"runs/{pathlib.Path(name).stem}"
     lines = [name, "", f"  python -m training.train --recipe {name} --workdir {workdir}"]
-    lines += [f"  {paper_error(cell)}" for cell in paper_cells(recipe)]
-    if not paper_cells(recipe):
-        lines.append("  not in the paper")
+    lines += [f"  {paper_error(cell)}" for cell in paper_cells(recipe)] or ["  not in the paper"]
     width = max(map(len, dataclasses.asdict(recipe)))
     lines += ["", *(f"  {key:<{width}}  {v}" for key, v in dataclasses.asdict(recipe).items())]
     return "\n".join(lines)
 
 
-def paper_error(cell):
+def paper_error(cell: Cell) -> str:
     """Say what the paper measured in a cell, and where."""
     return f"{cell.error:.2f} % test error, Table {NUMERALS[cell.table]} of {SOURCE}"

@@ -11,23 +11,22 @@ import pathlib
 import statistics
 import sys
 import tempfile
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from training.cli import Parser, run_command
 from training.run_folder import RunFolder
 
 KEPT = 0.0005  # of the accuracy: what rounding may cost
-SAME = 0.002  # what another machine may make of the accuracy
+SAME = 0.002  # of the accuracy: what may differ between machines
+_CARD_KEYS = (
+    *("epochs", "batch_size", "optimizer", "learning_rate", "warmup_epochs", "momentum", "l2"),
+    *("weight_decay", "label_smoothing", "pad_and_crop"),
+)
 
 
-def main(argv=None):
-    """Release weights from the command line.
-
-    Args:
-        argv: List of arguments; the default is the process's.
-
-    Returns:
-        The exit code: 0. Bad usage exits with 2 and one line on the standard error.
-    """
+def main(argv: Sequence[str] | None = None) -> int:
+    """Release weights from the command line, and return the exit code."""
     parser = Parser(prog="python -m training.release_weights", description=__doc__.splitlines()[0])
     parser.add_argument(
         "--run",
@@ -43,27 +42,23 @@ def main(argv=None):
     )
     args = parser.parse_args(argv)
     try:
-        for runs in _finished(args.run):
+        for runs in _find_runs(args.run):
             print(release(runs, args.data_dir, args.output, args.note))
     except (ValueError, OSError) as error:
         parser.error(error)
     return 0
 
 
-def release(runs, data_dir=None, output=None, note=""):
-    """Write the weights of the best of some runs of one recipe, and a model card.
-
-    Args:
-        runs: List of finished `RunFolder` that differ in their seed.
-        data_dir: Directory of the data.
-        output: Folder to write to; `None` for the package's.
-        note: String, what readers must know of the data.
+def release(
+    runs: Sequence[RunFolder],
+    data_dir: str | None = None,
+    output: pathlib.Path | None = None,
+    note: str = "",
+) -> pathlib.Path:
+    """Write weights and a model card of the best of some finished runs that differ in their seed.
 
     Returns:
-        The `pathlib.Path` of the file.
-
-    Raises:
-        ValueError: If the network is not one that `weights` can be for.
+        The path of the file, in `output` or, by default, in the package.
     """
     import keras
 
@@ -71,23 +66,23 @@ def release(runs, data_dir=None, output=None, note=""):
     from keras_multiception.applications import pretrained
     from training import data, metrics
 
-    best = max(runs, key=lambda run: run.metrics()["test"]["top1"])
-    config = best.config()
+    best = max(runs, key=_top1)
+    config = best.finished()
     recipe = config["recipe"]
-    facts = data.recorded_facts(config)
+    spec = km.preprocessing.Dataset.from_dict(config["data"])
     images, labels = data.load(
         recipe["dataset"], recipe["test_split"], data_dir, recipe["image_size"]
     )
 
-    def top1_of(model):
-        return metrics.evaluate_model(model, images, labels, dataset=facts)["top1"]
+    def measure(model: keras.Model) -> float:
+        return metrics.evaluate_model(model, images, labels, dataset=spec)["top1"]
 
     model = keras.models.load_model(best.model, compile=False)
-    trained, measured = top1_of(model), best.metrics()["test"]["top1"]
-    if abs(trained - measured) > max(SAME, 1.5 / len(labels)):
+    trained = measure(model)
+    if abs(trained - _top1(best)) > max(SAME, 1.5 / len(labels)):
         raise ValueError(
             "`data_dir` must have the images that the run was measured on, of which it classified "
-            f"{measured:.2%} right. Received: data_dir={data_dir}, and {trained:.2%}"
+            f"{_top1(best):.2%} right. Received: data_dir={data_dir}, and {trained:.2%}"
         )
     name = f"{recipe['model']}_{recipe['conv']}"
     folder = pathlib.Path(output or pretrained.FOLDER) / recipe["dataset"]
@@ -96,7 +91,7 @@ def release(runs, data_dir=None, output=None, note=""):
         file = pathlib.Path(temporary, f"{name}.npz")
         for narrow in (True, False):
             shipped = km.create_model(
-                recipe["model"], conv=recipe["conv"], input_shape=facts.image_shape
+                recipe["model"], conv=recipe["conv"], input_shape=spec.image_shape
             )
             pretrained.write(model, file, {}, narrow)
             if not pretrained.load_file(shipped, file):
@@ -104,107 +99,99 @@ def release(runs, data_dir=None, output=None, note=""):
                     "`run` must have trained a network with kernel sizes and filters at their "
                     f"defaults and ten classes. Received: run={best.path}"
                 )
-            top1 = top1_of(shipped)
+            top1 = measure(shipped)
             if abs(top1 - trained) <= KEPT:
                 break
         pretrained.write(model, file, {"top1": top1, "examples": len(labels)}, narrow)
-        card = _model_card(name, config, runs, best, top1, narrow, note)
-        file.with_suffix(".md").write_text(card, encoding="utf-8")
+        card = file.with_suffix(".md")
+        card.write_text(_model_card(name, runs, best, top1, narrow, note), encoding="utf-8")
         pretrained.replace(folder / file.name, file)
-        os.replace(file.with_suffix(".md"), folder / f"{name}.md")
+        os.replace(card, folder / card.name)
     return folder / file.name
 
 
-def _finished(paths):
-    """Group the finished runs of some folders by their recipes, the seed left out."""
-    groups: dict[str, list] = {}
+def _top1(run: RunFolder) -> float:
+    return (run.metrics() or {})["test"]["top1"]
+
+
+def _find_runs(paths: Iterable[pathlib.Path]) -> list[list[RunFolder]]:
+    """Group the finished runs of some folders by their recipes without the seed."""
+    groups: dict[tuple, dict[int, RunFolder]] = {}
     for path in paths:
-        found = [
-            RunFolder(folder)
-            for folder in [path, *sorted(path.glob("seed_*"))]
-            if RunFolder(folder).metrics() and RunFolder(folder).model.is_file()
-        ]
-        if not found:
-            raise ValueError(f"`run` must be the folder of a finished run. Received: run={path}")
-        for folder in sorted(path.glob("seed_*")):
-            if folder.is_dir() and folder not in [run.path for run in found]:
-                print(f"{folder}: not finished, and left out", file=sys.stderr)
-        for run in found:
-            recipe = {k: v for k, v in run.config()["recipe"].items() if k != "seed"}
-            groups.setdefault(str(recipe), []).append(run)
-    networks: dict[tuple, RunFolder] = {}
-    for runs in groups.values():
-        by_seed: dict[int, RunFolder] = {}
-        for run in runs:
-            other = by_seed.setdefault(run.config()["recipe"]["seed"], run)
+        for run in _finished_runs(path):
+            recipe = run.finished()["recipe"]
+            seed = recipe.pop("seed")
+            network = recipe["dataset"], recipe["model"], recipe["conv"]
+            for (other, settings), seeds in groups.items():
+                if network == other and settings != str(recipe):
+                    raise ValueError(
+                        "`run` must have one recipe for each network, data set and convolution. "
+                        f"Received: run={next(iter(seeds.values())).path} and {run.path}"
+                    )
+            other = groups.setdefault((network, str(recipe)), {}).setdefault(seed, run)
             if other is not run:
                 raise ValueError(
                     "`run` must have one run for each seed of a recipe. "
                     f"Received: run={other.path} and {run.path}"
                 )
-    for run, *_ in groups.values():
-        network = tuple(run.config()["recipe"][key] for key in ("dataset", "model", "conv"))
-        if network in networks:
-            raise ValueError(
-                "`run` must have one recipe for each network, data set and convolution. "
-                f"Received: run={networks[network].path} and {run.path}"
-            )
-        networks[network] = run
-    return list(groups.values())
+    return [list(seeds.values()) for seeds in groups.values()]
 
 
-def _model_card(name, config, runs, best, top1, narrow, note):
-    recipe, versions = config["recipe"], config["versions"]
-    keys = ["epochs", "batch_size", "optimizer", "learning_rate", "warmup_epochs", "momentum"]
-    keys += ["l2" if recipe["optimizer"] == "sgd" else "weight_decay"]
-    keys += ["label_smoothing", "pad_and_crop"]
-    settings = ", ".join(f"{key} {recipe[key]}" for key in keys)
-    errors = {
-        run.config()["recipe"]["seed"]: 100 * (1 - run.metrics()["test"]["top1"]) for run in runs
-    }
-    several = f" ± {statistics.stdev(errors.values()):.2f}" if len(errors) > 1 else ""
-    parameters = best.metrics()["parameters"]["trainable"]
-    packages = ", ".join(f"{k} {v}" for k, v in versions.items())
-    hardware = ", ".join(f"{k}: {v}" for k, v in config["hardware"].items())
-    rows = {
-        "network": f"{recipe['model']}, conv={recipe['conv']}, {parameters:,} trainable parameters",
-        "data": " ".join(
-            [
-                f"{recipe['dataset']}, trained on {recipe['train_split']},",
-                f"tested on {recipe['test_split']}.",
-                note,
-            ]
-        ).strip(),
+def _finished_runs(path: pathlib.Path) -> list[RunFolder]:
+    seeds = sorted(folder for folder in path.glob("seed_*") if folder.is_dir())
+    found = []
+    for run in map(RunFolder, seeds or [path]):
+        try:
+            run.finished()
+            found.append(run)
+        except ValueError as error:
+            if not seeds:
+                raise
+            print(f"{run.path}: left out ({error})", file=sys.stderr)
+    if not found:
+        raise ValueError(f"`run` must have a finished run. Received: run={path}")
+    return found
+
+
+def _model_card(
+    name: str,
+    runs: Sequence[RunFolder],
+    best: RunFolder,
+    top1: float,
+    narrow: bool,
+    note: str,
+) -> str:
+    from tabulate import tabulate
+
+    config, metrics = best.finished(), best.metrics() or {}
+    recipe = config["recipe"]
+    errors = {run.finished()["recipe"]["seed"]: 100 * (1 - _top1(run)) for run in runs}
+    spread = f" ± {statistics.stdev(errors.values()):.2f}" if len(errors) > 1 else ""
+    settings = ", ".join(f"{key} {recipe[key]}" for key in _CARD_KEYS if recipe[key])
+    by_seed = ", ".join(f"{error:.2f} (seed {seed})" for seed, error in sorted(errors.items()))
+    best_of = ", the lowest of these test errors, so a little better than the recipe's mean"
+    rows: dict[str, Any] = {
+        "network": f"{recipe['model']}, conv={recipe['conv']}, "
+        f"{metrics['parameters']['trainable']:,} trainable parameters",
+        "data": f"{recipe['dataset']}, trained on {recipe['train_split']}, tested on "
+        f"{recipe['test_split']}. {note}".strip(),
         "recipe": f"`{config['name']}`: {settings}",
-        "top-1": f"{top1:.2%} of {best.metrics()['test']['examples']:,} test images",
-        "test error of all seeds": f"{statistics.fmean(errors.values()):.2f}{several} %, "
-        f"n = {len(errors)}: "
-        + ", ".join(f"{error:.2f} (seed {seed})" for seed, error in sorted(errors.items())),
-        "these weights": f"seed {recipe['seed']}"
-        + (
-            ", the lowest of these test errors, and so a little better than what the recipe gives"
-            if len(errors) > 1
-            else ""
-        ),
+        "top-1": f"{top1:.2%} of {metrics['test']['examples']:,} test images",
+        "test error of all seeds": f"{statistics.fmean(errors.values()):.2f}{spread} %, "
+        f"n = {len(errors)}: {by_seed}",
+        "these weights": f"seed {recipe['seed']}{best_of if len(errors) > 1 else ''}",
         "on disk": "kernels in float16, vectors in float32" if narrow else "float32",
-        "made with": f"{packages}; {hardware}",
+        "made with": ", ".join(f"{key} {value}" for key, value in config["versions"].items()),
+        "hardware": ", ".join(f"{key}: {value}" for key, value in config["hardware"].items()),
         "license": "Apache 2.0, as the code; the terms of the data apply",
     }
-    lines = [f"| {key} | {value} |" for key, value in rows.items()]
+    code = f'km.create_model("{recipe["model"]}", conv="{recipe["conv"]}", '
     return "\n".join(
         [
-            f"# {name}",
-            "",
-            f'`km.create_model("{recipe["model"]}", conv="{recipe["conv"]}", '
-            f'weights="{recipe["dataset"]}")`',
-            "",
-            "| | |",
-            "| :-- | :-- |",
-            *lines,
-            "",
-            "For comparisons, tests and teaching. It answers every image with one of its classes, "
-            "also images that show none of them.",
-            "",
+            f'# {name}\n\n`{code}weights="{recipe["dataset"]}")`\n',
+            tabulate(rows.items(), ("", ""), tablefmt="pipe", disable_numparse=True),
+            "\nFor comparisons, tests and teaching. Every image is classified as one of the "
+            "classes, even if it shows none of them.\n",
         ]
     )
 

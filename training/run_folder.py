@@ -1,6 +1,6 @@
 """The folder of a training run: every file in it is either absent or whole.
 
-config.json     the recipe, the data's facts, versions and hardware, written first
+config.json     the recipe, the `Dataset`, versions and hardware, written first
 checkpoints/    the last two epochs: every variable, and the history until then
 history.csv     one row per epoch
 logs/           TensorBoard
@@ -13,11 +13,13 @@ import csv
 import dataclasses
 import fcntl
 import json
+import os
 import pathlib
 import shutil
 import sys
 import zipfile
 import zlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -35,17 +37,17 @@ RECIPE_DEFAULTS = {
     if field.default is not dataclasses.MISSING
 }
 
+History = list[dict[str, Any]]  # a row for each epoch
+
 
 class RunFolder:
-    """The folder of one run of one configuration.
+    """The folder of one run of one configuration; it need not exist.
 
-    Args:
-        path: Path of the folder; it need not exist.
-        writable: Boolean, whether to write what is given to write; the workers of a job that are
-            not its chief do not.
+    Where it is not `writable`, as for the workers of a job other than its chief, what is given to
+    write is left out.
     """
 
-    def __init__(self, path, writable=True):
+    def __init__(self, path: str | os.PathLike[str], writable: bool = True) -> None:
         self.path = pathlib.Path(path)
         self.writable = writable
         self.logs = self.path / "logs"
@@ -54,7 +56,7 @@ class RunFolder:
         self._metrics = self.path / "metrics.json"
         self._checkpoints = self.path / "checkpoints"
 
-    def config(self):
+    def config(self) -> dict[str, Any] | None:
         """Return the configuration of the run, or `None` before it has begun."""
         if not self._config.is_file():
             return None
@@ -69,48 +71,36 @@ class RunFolder:
                 f"config.json is not that of a training run. Received: {self._config}"
             ) from error
 
-    def metrics(self):
+    def metrics(self) -> dict[str, Any] | None:
         """Return the final metrics, or `None` before the run has finished."""
         return json.loads(self._metrics.read_text()) if self._metrics.is_file() else None
 
-    def check(self, config):
-        """Check that a run of this configuration may begin or go on here.
+    def finished(self) -> dict[str, Any]:
+        """Return the configuration of a run that has finished."""
+        config = self.config()
+        if config is None or not (self._metrics.is_file() and self.model.is_file()):
+            raise ValueError(
+                "`run` must be the folder of a finished run; `python -m training.train` with its "
+                f"recipe and workdir finishes one. Received: run={self.path}"
+            )
+        return config
 
-        Args:
-            config: Dictionary with `name`, `recipe`, `data` and `execution`.
-
-        Raises:
-            ValueError: If the folder holds a run of another configuration or something else.
-        """
+    def check(self, config: dict[str, Any]) -> None:
+        """Raise a `ValueError` unless a run of this configuration may begin or go on here."""
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"`workdir` must be a folder. Received: workdir={self.path}")
         before = self.config()
-        if before is None:
-            if self.path.is_dir() and any(p.name[0] != "." for p in self.path.iterdir()):
-                raise ValueError(
-                    "`workdir` must be a new or empty folder or that of a run, and this one has "
-                    f"files but no config.json. Received: workdir={self.path}"
-                )
-            return
-        old, new = (_decisive(each) for each in (before, json.loads(json.dumps(config))))
-        differing = [
-            f"{key} ({old.get(key)} there, {new.get(key)} now)"
-            for key in [*old, *(new.keys() - old.keys())]
-            if old.get(key) != new.get(key)
-        ]
-        if differing:
+        if before is not None:
+            require_same(_decisive(before), _decisive(config), self.path)
+        elif self.path.is_dir() and any(p.name[0] != "." for p in self.path.iterdir()):
             raise ValueError(
-                "`workdir` must not hold a run of another configuration; choose a new folder. "
-                f"Different: {', '.join(differing)}. Received: workdir={self.path}"
+                "`workdir` must be a new or empty folder or that of a run, and this one has "
+                f"files but no config.json. Received: workdir={self.path}"
             )
 
     @contextlib.contextmanager
-    def lock(self):
-        """Hold the folder for this process; the lock goes with the process, killed or not.
-
-        Raises:
-            ValueError: If another process holds it or the folder cannot be written.
-        """
+    def lock(self) -> Iterator[None]:
+        """Hold the folder for this process; the lock goes with the process, killed or not."""
         if not self.writable:
             yield
             return
@@ -131,12 +121,12 @@ class RunFolder:
                 ) from None
             yield
 
-    def begin(self, config):
+    def begin(self, config: dict[str, Any]) -> None:
         """Write the configuration, unless the run has begun before."""
         if self.writable and not self._config.is_file():
             write_json(self._config, config)
 
-    def save_checkpoint(self, model, history):
+    def save_checkpoint(self, model: Any, history: History) -> None:
         """Save a compiled model and the rows of its history, and drop old checkpoints."""
         if not self.writable:
             return
@@ -156,15 +146,8 @@ class RunFolder:
         for old in self._epochs()[:-KEPT_CHECKPOINTS]:
             shutil.rmtree(old)
 
-    def load_checkpoint(self, model):
-        """Bring a compiled model to the last checkpoint that can be read.
-
-        Returns:
-            The rows of the history until then, one per epoch; empty without a checkpoint.
-
-        Raises:
-            ValueError: If the checkpoint is of another model, or none can be read.
-        """
+    def load_checkpoint(self, model: Any) -> History:
+        """Bring a compiled model to the last checkpoint that can be read; return its history."""
         for checkpoint in reversed(self._epochs()):
             try:
                 arrays, history = _read_checkpoint(checkpoint)
@@ -189,14 +172,14 @@ class RunFolder:
             )
         return []
 
-    def finish(self, metrics):
+    def finish(self, metrics: dict[str, Any]) -> None:
         """Write the final metrics; the run is finished."""
         write_json(self._metrics, metrics)
 
-    def _epochs(self):
+    def _epochs(self) -> list[pathlib.Path]:
         return sorted(self._checkpoints.glob("epoch_*"), key=lambda p: int(p.name[6:]))
 
-    def _write_history(self, history):
+    def _write_history(self, history: History) -> None:
         if not self.writable:
             return
         with replacing(self.path / "history.csv") as temporary, temporary.open("w") as file:
@@ -205,13 +188,28 @@ class RunFolder:
             writer.writerows(history)
 
 
-def _read_checkpoint(path):
+def require_same(before: Mapping[str, Any], now: Mapping[str, Any], workdir: pathlib.Path) -> None:
+    """Raise a `ValueError` that names the settings in which `now` differs from `before`."""
+    now = json.loads(json.dumps(now))
+    differing = [
+        f"{key} ({before.get(key)} there, {now.get(key)} now)"
+        for key in {**before, **now}
+        if before.get(key) != now.get(key)
+    ]
+    if differing:
+        raise ValueError(
+            "`workdir` must not hold another configuration; choose a new folder, or the values of "
+            f"before. Different: {', '.join(differing)}. Received: workdir={workdir}"
+        )
+
+
+def _read_checkpoint(path: pathlib.Path) -> tuple[dict[str, np.ndarray], History]:
     with np.load(path / "variables.npz") as saved:
         arrays = dict(saved.items())
     return arrays, json.loads((path / "history.json").read_text())
 
 
-def _decisive(config):
+def _decisive(config: dict[str, Any]) -> dict[str, Any]:
     """Return what must be the same for a run to go on: all that decides its outcome."""
     replicas = {} if config["recipe"]["sync_batch_norm"] else config["execution"]
     return {
@@ -221,7 +219,7 @@ def _decisive(config):
     }
 
 
-def _variables(model):
+def _variables(model: Any) -> dict[str, Any]:
     """Name all state of a compiled model: weights, states of generators, optimizer.
 
     `model.save_weights` is not enough: it leaves out the states of the random generators of

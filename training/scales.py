@@ -32,16 +32,12 @@ def analyze(run, output, split=None, data_dir=None, layer=None):
             of its range.
     """
     folder, output = RunFolder(run), pathlib.Path(output)
-    config = folder.config()
-    if config is None or not folder.model.is_file():
-        raise ValueError(
-            f"`run` must be the folder of a finished training run. Received: run={run}"
-        )
+    config = folder.finished()
     output.mkdir(parents=True, exist_ok=True)
     dataset, split = config["recipe"]["dataset"], split or config["recipe"]["test_split"]
     model = metrics.load_model(folder.model)
     layers = scale_analysis.multiception_layers(model)
-    facts = data.recorded_facts(config)
+    facts = km.preprocessing.Dataset.from_dict(config["data"])
     if dataset == data.FOLDER:
         data.require_classes(facts.class_names, data_dir)
     images, labels = data.load(dataset, split, data_dir, config["recipe"]["image_size"])

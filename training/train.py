@@ -29,8 +29,11 @@ A small network on a GPU, with Keras on JAX, epoch by epoch in the memory of the
         --workdir runs/device --loop device --set dtype_policy=mixed_bfloat16
 """
 
+import argparse
 import dataclasses
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 from training.cli import Parser, run_command
 from training.loop.strategies import JIT, LOOPS, STRATEGIES, Execution
@@ -38,7 +41,7 @@ from training.paper_tables import NUMERALS
 from training.recipes import RECIPES, describe, get_recipe, paper_cells
 
 _RESUME = "The same command resumes after the last whole epoch."
-_CHOICES = {"strategy": STRATEGIES, "jit": tuple(JIT), "loop": LOOPS}
+_CHOICES: dict[str, tuple[str, ...]] = {"strategy": STRATEGIES, "jit": tuple(JIT), "loop": LOOPS}
 _EXECUTION_HELP = {
     "strategy": "one device, all GPUs, or those of the workers in TF_CONFIG",
     "cpu_replicas": "with mirrored: parts of the CPU to take in place of GPUs, to try it out",
@@ -48,17 +51,36 @@ _EXECUTION_HELP = {
 }
 
 
-def main(argv=None):
-    """Train from the command line.
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train from the command line, and return the exit code.
 
-    Args:
-        argv: List of arguments; the default is the process's.
-
-    Returns:
-        The exit code: 0 if the run is finished, 1 if the loss was not finite, a file could not
-        be written or another worker was lost, 130 if it was interrupted. Bad usage exits with 2
-        and one line on the standard error.
+    It is 0 if the run is finished, 1 if the loss was not finite, a file could not be written or
+    another worker was lost, 2 for bad usage, and 130 if it was interrupted.
     """
+    args = (parser := _make_parser()).parse_args(argv)
+    if args.list:
+        print(_format_recipes())
+        return 0
+    if not args.describe and not (args.recipe and args.workdir):
+        parser.error("--recipe and --workdir are needed, or --list or --describe")
+    try:
+        text = describe(args.describe) if args.describe else _train(args)
+    except ValueError as error:
+        parser.error(error)
+    except FloatingPointError as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"{parser.prog}: error: {error}. {_RESUME}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"Interrupted. {_RESUME}", file=sys.stderr)
+        return 130
+    print(text)
+    return 0
+
+
+def _make_parser() -> Parser:
     parser = Parser(prog="python -m training.train", description=__doc__.splitlines()[0])
     parser.add_argument("--list", action="store_true", help="list the recipes and stop")
     parser.add_argument("--describe", metavar="RECIPE", help="show one recipe and stop")
@@ -88,30 +110,10 @@ def main(argv=None):
             choices=_CHOICES.get(field.name),
             help=_EXECUTION_HELP[field.name],
         )
-    args = parser.parse_args(argv)
-    if args.list:
-        print(_format_recipes())
-        return 0
-    if not args.describe and not (args.recipe and args.workdir):
-        parser.error("--recipe and --workdir are needed, or --list or --describe")
-    try:
-        text = describe(args.describe) if args.describe else _train(args)
-    except ValueError as error:
-        parser.error(error)
-    except FloatingPointError as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"{parser.prog}: error: {error}. {_RESUME}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"Interrupted. {_RESUME}", file=sys.stderr)
-        return 130
-    print(text)
-    return 0
+    return parser
 
 
-def _train(args):
+def _train(args: argparse.Namespace) -> str:
     recipe = get_recipe(args.recipe, args.set, args.quick)
     execution = Execution(
         **{field.name: getattr(args, field.name) for field in dataclasses.fields(Execution)}
@@ -129,7 +131,7 @@ def _train(args):
     return f"{_format_metrics(metrics)}\nThe run is in {args.workdir}."
 
 
-def _format_recipes():
+def _format_recipes() -> str:
     lines = [
         f"{'recipe':<44} {'epochs':>6} {'batch':>5} {'lr':>5}  {'paper: test error':>17}  tables"
     ]
@@ -143,7 +145,7 @@ def _format_recipes():
     return "\n".join(lines)
 
 
-def _format_metrics(metrics):
+def _format_metrics(metrics: dict[str, Any]) -> str:
     lines = [
         f"{split}: {values['top1']:.2%} top-1, {values['top5']:.2%} top-5, "
         f"loss {values['loss']:.6f} on {values['examples']:,} images"

@@ -24,7 +24,7 @@ import sys
 
 from keras_multiception.atomic import write_json
 from training.cli import Parser, run_command
-from training.readers import splits
+from training.data import splits
 from training.recipes import get_recipe
 from training.run_folder import RECIPE_DEFAULTS, RunFolder
 

@@ -6,45 +6,37 @@ python -m training.train --recipe resnet20_multiception_cifar10 --data_dir array
 
 import re
 import sys
+from collections.abc import Sequence
 
 from training.cli import Parser, run_command
 
 
-def main(argv=None):
-    """Write arrays from the command line.
-
-    Args:
-        argv: List of arguments; the default is the process's.
-
-    Returns:
-        The exit code: 0, or 1 if a file could not be written. Bad usage exits with 2 and one
-        line on the standard error.
-    """
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write arrays from the command line, and return the exit code."""
     parser = Parser(prog="python -m training.write_arrays", description=__doc__.splitlines()[0])
-    parser.add_argument("--dataset", required=True, help="name of the data set")
-    parser.add_argument("--output", required=True, help="directory to write a folder for it in")
-    parser.add_argument("--data_dir", help="directory of the data, prepared or images by class")
-    parser.add_argument("--archive_dir", help="directory of the data set's original archives")
-    parser.add_argument("--image_size", type=int, default=0, help="pixels to resize to")
-    parser.add_argument("--splits", nargs="+", default=["train", "test"], help="splits to write")
+    add = parser.add_argument
+    add("--dataset", required=True, help="name of the data set")
+    add("--output", required=True, help="directory to write a folder for it in")
+    add("--data_dir", help="directory of the data, prepared or images by class")
+    add("--archive_dir", help="directory of the data set's original archives")
+    add("--image_size", type=int, default=0, help="pixels to resize to")
+    add("--splits", nargs="+", default=["train", "test"], help="splits to write")
     args = parser.parse_args(argv)
 
     sliced = [split for split in args.splits if not re.fullmatch(r"[\w-]+", split)]
     if sliced:
         parser.error(f"`splits` must be names of whole splits. Received: splits={sliced[0]}")
     from training import data
-    from training.readers import arrays
+    from training.data import arrays
 
+    source = args.data_dir, args.image_size
     try:
-        facts = data.facts(args.dataset, args.data_dir, args.image_size)
+        spec = data.spec(args.dataset, *source)
         contents = (
-            (
-                split,
-                *data.load(args.dataset, split, args.data_dir, args.image_size, args.archive_dir),
-            )
+            (split, *data.load(args.dataset, split, *source, args.archive_dir))
             for split in args.splits
         )
-        folder = arrays.write(args.dataset, args.output, facts, contents)
+        folder = arrays.write(args.dataset, args.output, spec, contents)
     except ValueError as error:
         parser.error(error)
     except OSError as error:

@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from keras_multiception import compression
 from keras_multiception.atomic import replacing, write_json
+from keras_multiception.preprocessing import Dataset
 from training import data, metrics
 from training.compression.fine_tuning import fine_tune
 from training.compression.recipes import split_step
@@ -53,12 +54,8 @@ class Compressor:
 
     def __init__(self, run, tuning, train_split="", test_split="", data_dir=None):
         self.run, self.tuning = RunFolder(run), tuning
-        config = self.run.config()
-        if config is None or not self.run.model.is_file():
-            raise ValueError(
-                f"`run` must be the folder of a finished training run. Received: run={run}"
-            )
-        self.recipe, self.facts = config["recipe"], data.recorded_facts(config)
+        config = self.run.finished()
+        self.recipe, self.facts = config["recipe"], Dataset.from_dict(config["data"])
         self.folder = self.run.path / "compressed"
         self._train_split = train_split or self.recipe["train_split"]
         self._test_split = test_split or self.recipe["test_split"]

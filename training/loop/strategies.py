@@ -4,10 +4,14 @@ import contextlib
 import dataclasses
 import json
 import os
+from collections.abc import Iterator
+from typing import Any
+
+from training.recipe import require_fields
 
 STRATEGIES = ("none", "mirrored", "multi_worker")
 LOOPS = ("keras", "device")
-JIT = {"auto": "auto", "true": True, "false": False}
+JIT: dict[str, str | bool] = {"auto": "auto", "true": True, "false": False}
 
 _TF_CONFIG = (
     '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}'
@@ -38,47 +42,36 @@ class Execution:
     steps_per_execution: int = 1
     loop: str = "keras"
 
-    def __post_init__(self):
-        for name, (is_valid, expected) in {
-            "strategy": (self.strategy in STRATEGIES, f"one of {', '.join(STRATEGIES)}"),
-            "cpu_replicas": (
-                self.cpu_replicas >= 0 and (self.strategy == "mirrored" or not self.cpu_replicas),
-                "at least 0, and 0 unless `strategy` is mirrored",
-            ),
-            "jit": (
-                self.jit in ((*JIT,) if self.strategy == "none" else ("auto", "false")),
-                "one of auto, true, false, and not true with a strategy",
-            ),
-            "steps_per_execution": (self.steps_per_execution >= 1, "at least 1"),
-            "loop": (
-                self.loop == "keras"
-                or (
-                    self.loop == "device"
-                    and self.strategy == "none"
-                    and self.jit != "false"
-                    and self.steps_per_execution == 1
+    def __post_init__(self) -> None:
+        alone, mirrored = self.strategy == "none", self.strategy == "mirrored"
+        plain = alone and self.jit != "false" and self.steps_per_execution == 1
+        require_fields(
+            self,
+            [
+                ("strategy", self.strategy in STRATEGIES, f"one of {', '.join(STRATEGIES)}"),
+                (
+                    "cpu_replicas",
+                    self.cpu_replicas >= 0 and (mirrored or not self.cpu_replicas),
+                    "at least 0, and 0 unless `strategy` is mirrored",
                 ),
-                "keras or device, and not device with a strategy, without jit or with "
-                "`steps_per_execution`",
-            ),
-        }.items():
-            if not is_valid:
-                value = getattr(self, name)
-                raise ValueError(f"`{name}` must be {expected}. Received: {name}={value}")
+                (
+                    "jit",
+                    self.jit in (JIT if alone else ("auto", "false")),
+                    "one of auto, true, false, and not true with a strategy",
+                ),
+                ("steps_per_execution", self.steps_per_execution >= 1, "at least 1"),
+                (
+                    "loop",
+                    self.loop == "keras" or (self.loop == "device" and plain),
+                    "keras or device, and not device with a strategy, without jit or with "
+                    "`steps_per_execution`",
+                ),
+            ],
+        )
 
 
-def make_strategy(execution):
-    """Make the strategy of an execution. It has to be the first to use TensorFlow.
-
-    Args:
-        execution: An `Execution`.
-
-    Returns:
-        A `tf.distribute.Strategy`, or `None` for one device.
-
-    Raises:
-        ValueError: If the devices are not there or `TF_CONFIG` does not tell them.
-    """
+def make_strategy(execution: Execution) -> Any:
+    """Return a `tf.distribute.Strategy`, or `None` for one device (before TensorFlow is used)."""
     if execution.strategy == "none":
         return None
     import keras  # takes seconds; the command line needs the names above
@@ -93,17 +86,17 @@ def make_strategy(execution):
     return _multi_worker()
 
 
-def scope_of(strategy):
-    """Return the context in which to make the variables of a strategy or of `None`."""
+def scope_of(strategy: Any) -> contextlib.AbstractContextManager:
+    """Return the context in which to make variables."""
     return strategy.scope() if strategy else contextlib.nullcontext()
 
 
-def count_replicas(strategy):
+def count_replicas(strategy: Any) -> int:
     """Return over how many devices each batch is divided."""
     return strategy.num_replicas_in_sync if strategy else 1
 
 
-def is_chief(strategy):
+def is_chief(strategy: Any) -> bool:
     """Return whether this process is the one that writes."""
     resolver = strategy.cluster_resolver if strategy else None
     if resolver is None:
@@ -114,7 +107,7 @@ def is_chief(strategy):
 
 
 @contextlib.contextmanager
-def reporting_lost_workers(strategy):
+def reporting_lost_workers(strategy: Any) -> Iterator[None]:
     """Turn what TensorFlow says when another worker is gone into a `ConnectionError`."""
     if not strategy:
         yield
@@ -130,28 +123,20 @@ def reporting_lost_workers(strategy):
         ) from error
 
 
-def sum_over_replicas(strategy, value):
-    """Wait for all replicas, and return the sum of what each process gives for each of its own.
-
-    Args:
-        strategy: A `tf.distribute.Strategy` or `None`.
-        value: Integer.
-
-    Returns:
-        An integer.
-    """
+def sum_over_replicas(strategy: Any, value: int) -> int:
+    """Wait for all replicas, and return the sum of what each process gives for each of its own."""
     if not strategy:
         return value
     import tensorflow as tf
 
     @tf.function
-    def sum_():
+    def sum_() -> tf.Tensor:
         return strategy.reduce("SUM", strategy.run(lambda: tf.constant(value)), axis=None)
 
     return int(sum_())
 
 
-def _mirrored(cpu_replicas):
+def _mirrored(cpu_replicas: int) -> Any:
     import tensorflow as tf
 
     if cpu_replicas:
@@ -173,7 +158,7 @@ def _mirrored(cpu_replicas):
     return tf.distribute.MirroredStrategy()
 
 
-def _multi_worker():
+def _multi_worker() -> Any:
     import tensorflow as tf
 
     _check_cluster(os.environ.get("TF_CONFIG"))
@@ -186,7 +171,7 @@ def _multi_worker():
         ) from error
 
 
-def _check_cluster(text):
+def _check_cluster(text: str | None) -> None:
     try:
         config = json.loads(text or "")
         kind, index = config["task"]["type"], config["task"]["index"]

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from training.paper_tables import cells
 from training.recipe import Recipe
-from training.recipes import get_recipe, of_cell, recipe_name
+from training.recipes import get_recipe, recipe_for_cell, recipe_name
 from training.run_folder import RunFolder
 
 
@@ -85,7 +85,7 @@ def recipes_of_tables(tables, models=(), datasets=()):
                     f"Received: {key}s={name}"
                 )
     names = [
-        recipe_name(of_cell(cell))
+        recipe_name(recipe_for_cell(cell))
         for cell in found
         if (not models or cell.model in models) and (not datasets or cell.dataset in datasets)
     ]

@@ -12,7 +12,7 @@ import shlex
 import statistics
 
 from training.paper_tables import CELLS
-from training.recipes import TYPES, of_cell
+from training.recipes import TYPES, recipe_for_cell
 from training.reporting.stats import TEST, compare
 
 # Keys of a recipe that make the network of a cell; the others make its training.
@@ -140,7 +140,7 @@ def _error(top1):
 def _paper(recipe):
     """Return what the paper measured with a network, and how its recipe was another one."""
     for cell in CELLS:
-        theirs = _plain(dataclasses.asdict(of_cell(cell)))
+        theirs = _plain(dataclasses.asdict(recipe_for_cell(cell)))
         if all(recipe[key] == theirs[key] for key in _OF_CELL):
             differing = {
                 key: [recipe[key], theirs[key]] for key in recipe if recipe[key] != theirs[key]

@@ -33,7 +33,7 @@ class RecipeTuner(keras_tuner.Tuner):
 
     def __init__(self, recipe, oracle, directory, budget, data_dir):
         self.recipe, self.budget, self._data_dir = recipe, budget, data_dir
-        facts = data.facts(recipe.dataset, data_dir, recipe.image_size)
+        facts = data.spec(recipe.dataset, data_dir, recipe.image_size)
         super().__init__(
             oracle,
             RecipeHyperModel(recipe, facts),

@@ -1,37 +1,34 @@
 """Batches by `tf.data`: what NumPy draws is applied to whole batches, on every core."""
 
 import dataclasses
+from collections.abc import Callable
 
+import numpy as np
 import tensorflow as tf
 
-import keras_multiception as km
 from keras_multiception.machine import count_cores
-from training.pipeline.augmentation import Augmentation, Draws, draw, order
-from training.pipeline.mixing import Mixing
+from keras_multiception.preprocessing import Dataset, preprocess_input
+from training.data.augmentation import Augmentation, Draws, Mixing, draw, order
 
 
-def training_batches(images, labels, *, facts, batch_size, epochs, seed, augmentation):
-    """Make augmented batches, as `training.pipeline.batches.training_batches` does.
-
-    Args:
-        images: Array of shape (examples, height, width, channels), uint8.
-        labels: Array of shape (examples,).
-        facts: A `keras_multiception.preprocessing.Dataset`.
-        batch_size: Integer.
-        epochs: `range` of epochs.
-        seed: Integer.
-        augmentation: A `training.pipeline.augmentation.Augmentation`.
-
-    Returns:
-        A `tf.data.Dataset` of (images, labels).
-    """
+def training_batches(
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    spec: Dataset,
+    batch_size: int,
+    epochs: range,
+    seed: int,
+    augmentation: Augmentation,
+) -> tf.data.Dataset:
+    """Make augmented batches, as `training.data.training_batches` does."""
     examples, steps = len(images), len(images) // batch_size
     shape = (batch_size, *images.shape[1:3])
     mixing = Mixing(augmentation, "tensorflow")
     with tf.device("CPU"):
         images, labels = tf.constant(images), tf.constant(labels)
 
-    def epoch_steps(epoch):
+    def epoch_steps(epoch: tf.Tensor) -> tf.data.Dataset:
         drawn = tf.numpy_function(
             lambda epoch: order(seed, epoch, examples), [epoch], tf.int64, stateful=False
         )
@@ -39,42 +36,33 @@ def training_batches(images, labels, *, facts, batch_size, epochs, seed, augment
         step = tf.range(steps, dtype=tf.int64)
         return tf.data.Dataset.from_tensor_slices((tf.fill([steps], epoch), step, rows))
 
-    def batch(epoch, step, rows):
+    def batch(epoch: tf.Tensor, step: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         pixels, targets = tf.gather(images, rows), tf.gather(labels, rows)
         if augmentation == Augmentation():
-            return _normalize(pixels, facts), targets
+            return _normalize(pixels, spec), targets
         draws = _draw(seed, epoch, step, shape, augmentation)
         pixels = crop_and_flip(pixels, draws.offsets, draws.flips, augmentation.pad_and_crop)
-        pixels = _normalize(pixels, facts)
+        pixels = _normalize(pixels, spec)
         if not mixing:
             return pixels, targets
-        return mixing(pixels, tf.one_hot(targets, len(facts.class_names)), draws)
+        return mixing(pixels, tf.one_hot(targets, len(spec.class_names)), draws)
 
-    return _in_parallel(
+    return _map_in_parallel(
         tf.data.Dataset.range(epochs.start, epochs.stop).flat_map(epoch_steps), batch
     )
 
 
-def evaluation_batches(images, labels, facts, batch_size):
-    """Make batches of all images in their order, as `batches.evaluation_batches` does."""
+def evaluation_batches(
+    images: np.ndarray, labels: np.ndarray, spec: Dataset, batch_size: int
+) -> tf.data.Dataset:
+    """Make batches of all images in their order, as `training.data.evaluation_batches` does."""
     with tf.device("CPU"):
         batches = tf.data.Dataset.from_tensor_slices((images, labels)).batch(batch_size)
-    return _in_parallel(batches, lambda pixels, labels: (_normalize(pixels, facts), labels))
+    return _map_in_parallel(batches, lambda pixels, labels: (_normalize(pixels, spec), labels))
 
 
-def crop_and_flip(images, offsets, flips, pad):
-    """Pad images with zeros, cut their own size out of them and mirror some of the cuts.
-
-    Args:
-        images: Tensor of shape (batch, height, width, channels), any type.
-        offsets: Tensor of shape (batch, 2): row and column of the padded image at which each
-            crop begins.
-        flips: Boolean tensor of shape (batch,): which crops to mirror.
-        pad: Integer, pixels of zeros on each side.
-
-    Returns:
-        A tensor of the shape and type of `images`.
-    """
+def crop_and_flip(images: tf.Tensor, offsets: tf.Tensor, flips: tf.Tensor, pad: int) -> tf.Tensor:
+    """Pad images with zeros, cut their own size out of them and mirror some of the cuts."""
     height, width, channels = images.shape[1:]
     padded = tf.pad(images, [[0, 0], [pad, pad], [pad, pad], [0, 0]])
     image = tf.range(tf.shape(images)[0])[:, None]
@@ -84,7 +72,7 @@ def crop_and_flip(images, offsets, flips, pad):
     return tf.gather(tf.reshape(padded, [-1, channels]), pixels)
 
 
-def _in_parallel(batches, function):
+def _map_in_parallel(batches: tf.data.Dataset, function: Callable) -> tf.data.Dataset:
     """Map batches on every core, a few ahead, in their order.
 
     The numbers are fixed and the tuner of `tf.data` is off: the end of an iterator waits for the
@@ -97,10 +85,16 @@ def _in_parallel(batches, function):
     return mapped.prefetch(cores).with_options(options)
 
 
-def _draw(seed, epoch, step, shape, augmentation):
+def _draw(
+    seed: int,
+    epoch: tf.Tensor,
+    step: tf.Tensor,
+    shape: tuple[int, int, int],
+    augmentation: Augmentation,
+) -> Draws:
     """Return the `Draws` of a batch as tensors with their shapes."""
 
-    def arrays(epoch, step):
+    def arrays(epoch: int, step: int) -> list[np.ndarray]:
         return list(vars(draw(seed, epoch, step, shape, augmentation)).values())
 
     examples = arrays(0, 0)
@@ -111,10 +105,9 @@ def _draw(seed, epoch, step, shape, augmentation):
     )
 
 
-def _normalize(pixels, facts):
+def _normalize(pixels: tf.Tensor, spec: Dataset) -> tf.Tensor:
     """Normalize whole rows of pixels at once, which is four times as fast as pixel by pixel."""
     height, width, channels = pixels.shape[1:]
     rows = tf.reshape(tf.cast(pixels, tf.float32), [-1, height, width * channels])
-    rows_facts = dataclasses.replace(facts, mean=facts.mean * width, std=facts.std * width)
-    rows = km.preprocessing.preprocess_input(rows, rows_facts)
-    return tf.reshape(rows, [-1, height, width, channels])
+    row_spec = dataclasses.replace(spec, mean=spec.mean * width, std=spec.std * width)
+    return tf.reshape(preprocess_input(rows, row_spec), [-1, height, width, channels])

@@ -4,33 +4,34 @@ DATA_DIR/cat/1.jpg  DATA_DIR/dog/1.png                         every fifth image
 DATA_DIR/train/cat/1.jpg  DATA_DIR/test/cat/2.jpg              or as the user has split them
 """
 
+import concurrent.futures
 import functools
+import os
 import pathlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-import keras_multiception as km
-from training.readers import images, splits
+from keras_multiception.images import decode
+from keras_multiception.preprocessing import Dataset
+from training.data import splits
+
+if TYPE_CHECKING:
+    import PIL.Image
 
 TEST_NAMES = ("test", "val", "validation")
 TEST_EVERY = 5
 
+Path = str | os.PathLike[str]
 
-def load(split, data_dir, image_size):
-    """Read a split.
 
-    Args:
-        split: String in the notation of TensorFlow Datasets.
-        data_dir: Path of the folder. With a folder `train` and one or more of `TEST_NAMES` in it,
-            these are the splits; otherwise `test` is every fifth file of each class, by name.
-            The order within a split is mixed, and always the same for the same files.
-        image_size: Integer, height and width in pixels to resize the images to.
+def load(split: str, data_dir: Path | None, image_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Read a split of `data_dir`, its images resized, whatever their proportions.
 
-    Returns:
-        Images, uint8 of shape (examples, image_size, image_size, 3), and labels, int64.
-
-    Raises:
-        ValueError: If the folder is not of that form or a file is no image.
+    With a folder `train` and one or more of `TEST_NAMES` in it, these are the splits; otherwise
+    `test` is every fifth file of each class, by name. The order within a split is mixed, and
+    always the same for the same files.
     """
     _require_size(image_size)
     files = _files(data_dir)
@@ -41,19 +42,8 @@ def load(split, data_dir, image_size):
     return _decode(versions, image_size), labels
 
 
-def facts(data_dir, image_size):
-    """Measure the mean and standard deviation of the training images and name the classes.
-
-    Args:
-        data_dir: As in `load`.
-        image_size: As in `load`.
-
-    Returns:
-        A `keras_multiception.preprocessing.Dataset`.
-
-    Raises:
-        ValueError: As `load` does, or if a channel has the same value everywhere.
-    """
+def spec(data_dir: Path | None, image_size: int) -> Dataset:
+    """Measure mean and standard deviation of the training images, and name the classes."""
     pixels, _ = load("train", data_dir, image_size)
     mean, std = _statistics(pixels)
     if not all(std):
@@ -61,7 +51,7 @@ def facts(data_dir, image_size):
             "`data_dir` must hold training images whose red, green and blue each vary. "
             f"Received: data_dir={data_dir}"
         )
-    return km.preprocessing.Dataset(
+    return Dataset(
         mean=mean,
         std=std,
         image_shape=(image_size, image_size, 3),
@@ -69,31 +59,67 @@ def facts(data_dir, image_size):
     )
 
 
-def class_names(data_dir):
-    """Return the names of the classes, those of the folders, in the order of their labels."""
+def class_names(data_dir: Path | None) -> tuple[str, ...]:
+    """Return the names of the class folders, in the order of their labels."""
     return _class_names(_split_folders(_root(data_dir))["train"])
 
 
+def read_all(paths: Sequence[pathlib.Path], size: int) -> np.ndarray:
+    """Decode and resize image files as an exported model does, to (images, size, size, 3)."""
+    images = np.empty((len(paths), size, size, 3), "uint8")
+
+    def read(i: int) -> None:
+        try:
+            images[i] = _resize(decode(paths[i]), size)
+        except ValueError as error:
+            raise ValueError(
+                "`data_dir` must hold nothing but images in its classes, and one file cannot be "
+                f"read: {error}"
+            ) from error
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        for _ in pool.map(read, range(len(paths))):
+            pass
+    return images
+
+
+def resize_all(images: np.ndarray, size: int) -> np.ndarray:
+    """Resize uint8 images of shape (images, height, width, 3)."""
+    if images.shape[1:3] == (size, size):
+        return images
+    resized = np.empty((len(images), size, size, 3), "uint8")
+    for i, image in enumerate(images):
+        resized[i] = _resize(image, size)
+    return resized
+
+
+def _resize(pixels: np.ndarray, size: int) -> "PIL.Image.Image":
+    import PIL.Image
+
+    image = PIL.Image.fromarray(pixels)
+    return image.resize((size, size), PIL.Image.Resampling.BILINEAR)
+
+
 @functools.lru_cache(maxsize=1)
-def _decode(versions, size):
-    """Decode files and keep the last ones: `facts` and `load` both read those for training."""
-    return images.read_all([path for path, *_ in versions], size)
+def _decode(versions: tuple[tuple[pathlib.Path, int, int], ...], size: int) -> np.ndarray:
+    """Decode files and keep the last ones: `spec` and `load` both read the training images."""
+    return read_all([path for path, *_ in versions], size)
 
 
-def _statistics(pixels):
+def _statistics(pixels: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation of each channel, exactly, for pixels scaled to 0..1."""
     values = np.arange(256) / 255
-    shares = [np.bincount(pixels[..., c].ravel(), minlength=256) for c in range(3)]
-    means = [np.average(values, weights=share) for share in shares]
+    counts = [np.bincount(pixels[..., c].ravel(), minlength=256) for c in range(3)]
+    means = [np.average(values, weights=count) for count in counts]
     stds = [
-        np.sqrt(np.average((values - mean) ** 2, weights=share))
-        for mean, share in zip(means, shares, strict=True)
+        np.sqrt(np.average((values - mean) ** 2, weights=count))
+        for mean, count in zip(means, counts, strict=True)
     ]
     return tuple(round(float(m), 6) for m in means), tuple(round(float(s), 6) for s in stds)
 
 
-def _files(data_dir):
-    """Return a dictionary from the name of each split to its (path, label), in a fixed order."""
+def _files(data_dir: Path | None) -> dict[str, list[tuple[pathlib.Path, int]]]:
+    """Return the (path, label) of every split, in a fixed order in which the classes mix."""
     folders = _split_folders(_root(data_dir))
     names = _class_names(folders["train"])
     for folder in folders.values():
@@ -118,23 +144,22 @@ def _files(data_dir):
                     f"testing. Received: folder={folders['train'] / name}"
                 )
     return {
-        split: _mixed([(path, label) for label, paths in enumerate(classes) for path in paths])
+        split: _mix([(path, label) for label, paths in enumerate(classes) for path in paths])
         for split, classes in files.items()
     }
 
 
-def _mixed(examples):
-    """Return examples in an order in which the classes mix, so that slices have all of them."""
+def _mix(examples: list[tuple[pathlib.Path, int]]) -> list[tuple[pathlib.Path, int]]:
     return [examples[i] for i in np.random.default_rng(0).permutation(len(examples))]
 
 
-def _split_folders(root):
-    """Return a dictionary from split to folder; the whole is `train` where there are no splits."""
+def _split_folders(root: pathlib.Path) -> dict[str, pathlib.Path]:
+    """Return the folder of each split; all of it is `train` where the user has not split it."""
     found = {name: root / name for name in ("train", *TEST_NAMES) if (root / name).is_dir()}
     return found if len(found) > 1 and "train" in found else {"train": root}
 
 
-def _class_names(folder):
+def _class_names(folder: pathlib.Path) -> tuple[str, ...]:
     names = tuple(sorted(path.name for path in _visible(folder) if path.is_dir()))
     for name in names:
         # an exported model names its classes in UTF-8, a line each
@@ -151,7 +176,7 @@ def _class_names(folder):
     return names
 
 
-def _class_files(folder):
+def _class_files(folder: pathlib.Path) -> list[pathlib.Path]:
     paths = sorted(_visible(folder))
     if not paths:
         raise ValueError(f"`data_dir` must have images of every class. Received: folder={folder}")
@@ -163,11 +188,11 @@ def _class_files(folder):
     return paths
 
 
-def _visible(folder):
+def _visible(folder: pathlib.Path) -> list[pathlib.Path]:
     return [path for path in folder.iterdir() if not path.name.startswith(".")]
 
 
-def _root(data_dir):
+def _root(data_dir: Path | None) -> pathlib.Path:
     if data_dir is None or not pathlib.Path(data_dir).is_dir():
         raise ValueError(
             "`data_dir` must be a folder with a folder of images for each class. "
@@ -176,7 +201,7 @@ def _root(data_dir):
     return pathlib.Path(data_dir)
 
 
-def _require_size(image_size):
+def _require_size(image_size: int) -> None:
     if image_size < 1:
         raise ValueError(
             "`image_size` must be given for a folder of images: the height and width in pixels to "

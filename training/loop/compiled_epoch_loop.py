@@ -1,12 +1,14 @@
 """A run whose images are all in the memory of one device, epoch by epoch; for JAX.
 
 A step of a small network is over before a GPU has been given the next one. Here an epoch is
-compiled as a whole, and its batches are cut out of the images on the device: they are those of
-`training.pipeline`, so that the outcome is that of `keras.Model.fit` but for rounding.
+compiled as a whole, and its batches are cut out of the images on the device. They are the batches
+of `training.data`, so that the outcome is that of `keras.Model.fit` but for rounding.
 """
 
 import concurrent.futures
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import keras
@@ -14,16 +16,19 @@ import numpy as np
 from jax import lax
 from jax import numpy as jnp
 
-import keras_multiception as km
+from keras_multiception.preprocessing import Dataset, preprocess_input
 from training import metrics
+from training.data.augmentation import Augmentation, draw, order
 from training.loop import network
-from training.pipeline.augmentation import Augmentation, draw, order
+from training.recipe import Recipe
+
+Drawn = tuple[np.ndarray, np.ndarray, np.ndarray]  # rows, offsets of crops, which to mirror
+State = list[list[Any]]  # the values of `_parts` of a model
 
 
-def require_support(recipe):
+def require_support(recipe: Recipe) -> None:
     """Raise a `ValueError` if a recipe has what is not done here."""
-    alone = {"accumulate_steps": 1, "mixup": 0, "cutmix": 0, "ema": 0}
-    for name, value in alone.items():
+    for name, value in {"accumulate_steps": 1, "mixup": 0, "cutmix": 0, "ema": 0}.items():
         if getattr(recipe, name) != value:
             raise ValueError(
                 f'`{name}` must be {value} with `loop` "device". '
@@ -31,19 +36,18 @@ def require_support(recipe):
             )
 
 
-def fit(model, recipe, facts, train_set, test_set, *, callbacks, initial_epoch, verbose):
-    """Train for the epochs from `initial_epoch` on.
-
-    Args:
-        model: A compiled `keras.Model`, at the state after `initial_epoch` epochs.
-        recipe: A `Recipe`.
-        facts: The `keras_multiception.preprocessing.Dataset`.
-        train_set: Images, uint8 of shape (examples, height, width, channels), and labels.
-        test_set: Images and labels to measure on after each epoch.
-        callbacks: List of `keras.callbacks.Callback`; an epoch is one batch to them.
-        initial_epoch: Integer.
-        verbose: As in `keras.Model.fit`.
-    """
+def fit(
+    model: keras.Model,
+    recipe: Recipe,
+    spec: Dataset,
+    train_set: tuple[np.ndarray, np.ndarray],
+    test_set: tuple[np.ndarray, np.ndarray],
+    *,
+    callbacks: list[keras.callbacks.Callback],
+    initial_epoch: int,
+    verbose: int | str,
+) -> None:
+    """Train a compiled model on images and labels; an epoch is one batch to the callbacks."""
     calls = keras.callbacks.CallbackList(
         callbacks,
         add_progbar=verbose != 0,
@@ -53,8 +57,8 @@ def fit(model, recipe, facts, train_set, test_set, *, callbacks, initial_epoch, 
         model=model,
     )
     train_images, test_images = _to_train_on(train_set, recipe.pad_and_crop), _to_test_on(test_set)
-    train_epoch = jax.jit(_make_epoch(model, recipe, facts))
-    evaluate = jax.jit(_make_evaluation(model, recipe, facts))
+    train_epoch = jax.jit(_make_epoch(model, recipe, spec))
+    evaluate = jax.jit(_make_evaluation(model, recipe, spec))
     state = [[variable.value for variable in part] for part in _parts(model)]
     drawing = functools.partial(_draw_epoch, recipe, train_set[0].shape)
     calls.on_train_begin()
@@ -79,26 +83,16 @@ def fit(model, recipe, facts, train_set, test_set, *, callbacks, initial_epoch, 
     calls.on_train_end()
 
 
-def _parts(model):
+def _parts(model: keras.Model) -> tuple[list, list, list]:
     """Return all that training changes."""
     return model.trainable_variables, model.non_trainable_variables, model.optimizer.variables
 
 
-def _draw_epoch(recipe, shape, epoch):
-    """Draw the batches of an epoch.
-
-    Args:
-        recipe: A `Recipe`.
-        shape: (examples, height, width, channels) of the images.
-        epoch: Integer, its number from 0.
-
-    Returns:
-        Rows of the images, int32 of shape (steps, batch), offsets of the crops, of shape
-        (steps, batch, 2), and which to mirror, bool of shape (steps, batch).
-    """
+def _draw_epoch(recipe: Recipe, shape: tuple[int, int, int, int], epoch: int) -> Drawn:
+    """Draw the batches of an epoch of images of a shape."""
     augmentation = Augmentation(recipe.pad_and_crop, recipe.flip)
     steps = shape[0] // recipe.batch_size
-    one_batch = (recipe.batch_size, *shape[1:3])
+    one_batch = (recipe.batch_size, shape[1], shape[2])
     draws = [draw(recipe.seed, epoch, step, one_batch, augmentation) for step in range(steps)]
     rows = order(recipe.seed, epoch, shape[0])[: steps * recipe.batch_size]
     return (
@@ -108,14 +102,14 @@ def _draw_epoch(recipe, shape, epoch):
     )
 
 
-def _to_train_on(train_set, pad):
+def _to_train_on(train_set: tuple[np.ndarray, np.ndarray], pad: int) -> tuple[jax.Array, ...]:
     """Bring images, padded for their crops, and labels to the device."""
     images, labels = train_set
     padded = np.pad(images, [(0, 0), (pad, pad), (pad, pad), (0, 0)])
     return jnp.asarray(padded), jnp.asarray(labels, "int32")
 
 
-def _to_test_on(test_set):
+def _to_test_on(test_set: tuple[np.ndarray, np.ndarray]) -> list[jax.Array]:
     """Bring images and labels to the device in batches, and 1 for each of them, 0 for the rest."""
     images, labels = test_set
     size = metrics.BATCH_SIZE
@@ -125,33 +119,28 @@ def _to_test_on(test_set):
     return [jnp.asarray(array.reshape(-1, size, *array.shape[1:])) for array in filled]
 
 
-def _make_epoch(model, recipe, facts):
-    """Return a function that trains an epoch.
+def _make_epoch(model: keras.Model, recipe: Recipe, spec: Dataset) -> Callable:
+    """Return a function of the state, of `_draw_epoch`, of padded images and of labels.
 
-    Args:
-        model: A compiled `keras.Model`.
-        recipe: A `Recipe`.
-        facts: The `keras_multiception.preprocessing.Dataset`.
-
-    Returns:
-        A function of the state, of what `_draw_epoch` returns, of padded images and of labels. It
-        returns the state after the epoch and, by name, the mean of what is measured.
+    It trains an epoch, and returns the state and, by name, the means of loss and metrics.
     """
-    functions = network.functions_of(recipe)
+    functions = network.loss_and_metrics(recipe)
     pad = recipe.pad_and_crop
 
-    def cut(pixels, row, offset, flip):
+    def cut(pixels: jax.Array, row: jax.Array, offset: jax.Array, flip: jax.Array) -> jax.Array:
         _, height, width, channels = pixels.shape
         size = (1, height - 2 * pad, width - 2 * pad, channels)
         image = lax.dynamic_slice(pixels, (row, *offset, jnp.int32(0)), size)[0]
         return jnp.where(flip, image[:, ::-1], image)
 
-    def step(pixels, labels, state, batch):
+    def step(
+        pixels: jax.Array, labels: jax.Array, state: State, batch: Drawn
+    ) -> tuple[State, dict[str, jax.Array]]:
         trainable, non_trainable, optimizer = state
         images = jax.vmap(functools.partial(cut, pixels))(*batch)
-        x, y = km.preprocessing.preprocess_input(images, facts), labels[batch[0]]
+        x, y = preprocess_input(images, spec), labels[batch[0]]
 
-        def loss_of(trainable):
+        def loss_of(trainable: list) -> tuple[jax.Array, Any]:
             logits, changed = model.stateless_call(trainable, non_trainable, x, training=True)
             measured = {name: function(y, logits).mean() for name, function in functions.items()}
             with keras.StatelessScope(zip(model.optimizer.variables, optimizer, strict=True)):
@@ -162,21 +151,23 @@ def _make_epoch(model, recipe, facts):
         trainable, optimizer = model.optimizer.stateless_apply(optimizer, gradients, trainable)
         return [trainable, changed, optimizer], measured
 
-    def epoch(state, batches, pixels, labels):
+    def epoch(
+        state: State, batches: Drawn, pixels: jax.Array, labels: jax.Array
+    ) -> tuple[State, dict[str, jax.Array]]:
         state, measured = lax.scan(functools.partial(step, pixels, labels), state, batches)
         return state, {name: values.mean() for name, values in measured.items()}
 
     return epoch
 
 
-def _make_evaluation(model, recipe, facts):
+def _make_evaluation(model: keras.Model, recipe: Recipe, spec: Dataset) -> Callable:
     """Return a function of the state and of test images in batches: means of what is measured."""
-    functions = network.functions_of(recipe)
+    functions = network.loss_and_metrics(recipe)
 
-    def evaluate(state, test_images):
-        def measure(_, batch):
+    def evaluate(state: State, test_images: list[jax.Array]) -> dict[str, jax.Array]:
+        def measure(_: None, batch: list[jax.Array]) -> tuple[None, dict[str, jax.Array]]:
             images, y, counted = batch
-            x = km.preprocessing.preprocess_input(images, facts)
+            x = preprocess_input(images, spec)
             logits = model.stateless_call(state[0], state[1], x, training=False)[0]
             return None, {
                 name: (function(y, logits) * counted).sum() for name, function in functions.items()

@@ -4,7 +4,9 @@ Every backend gets the same draws, and a resumed run those of an unbroken one.
 """
 
 import dataclasses
+from typing import Any
 
+import keras
 import numpy as np
 
 
@@ -50,32 +52,17 @@ class Draws:
     cutmix_masks: np.ndarray
 
 
-def order(seed, epoch, examples):
-    """Return the order of the images in an epoch.
-
-    Args:
-        seed: Integer from 0 to 2**64 - 1.
-        epoch: Integer of at least 0.
-        examples: Integer, how many there are.
-
-    Returns:
-        A permutation, int64 of shape (examples,).
-    """
+def order(seed: int, epoch: int, examples: int) -> np.ndarray:
+    """Return the order of the images in an epoch, int64 of shape (examples,)."""
     return _generator(seed, epoch, 0).permutation(examples)
 
 
-def draw(seed, epoch, step, shape, augmentation):
-    """Draw the random choices of a batch.
+def draw(
+    seed: int, epoch: int, step: int, shape: tuple[int, int, int], augmentation: Augmentation
+) -> Draws:
+    """Draw the random choices of a batch; those of what `augmentation` leaves out change nothing.
 
-    Args:
-        seed: Integer from 0 to 2**64 - 1.
-        epoch: Integer of at least 0.
-        step: Integer, the number of the batch in its epoch.
-        shape: (batch, height, width) of the images.
-        augmentation: An `Augmentation`.
-
-    Returns:
-        `Draws`; those of what `augmentation` leaves out change nothing.
+    The `seed` is from 0 to 2**64 - 1, and `shape` is (batch, height, width).
     """
     rng = _generator(seed, epoch, step + 1)
     size = shape[0]
@@ -100,11 +87,12 @@ def draw(seed, epoch, step, shape, augmentation):
     )
 
 
-def _boxes(rng, shape, alpha):
-    """Draw a box in each image, its area from the Beta distribution, its place from the uniform.
+def _boxes(
+    rng: np.random.Generator, shape: tuple[int, int, int], alpha: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw a box in each image; return where they are, and the share of each image outside.
 
-    Returns:
-        Where the boxes are, and the share of each image that is outside.
+    The area is from the Beta distribution, the place from the uniform one.
     """
     size, height, width = shape
     side = np.sqrt(1 - rng.beta(alpha, alpha, size))
@@ -119,5 +107,41 @@ def _boxes(rng, shape, alpha):
     return rows[:, :, None] & columns[:, None, :], outside
 
 
-def _generator(seed, epoch, stream):
+def _generator(seed: int, epoch: int, stream: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=[seed, epoch], counter=[0, 0, 0, stream]))
+
+
+class Mixing:
+    """Mixes the images of a batch, and their labels with them, by the mixup and cutmix of Keras.
+
+    Keras' layers draw from a generator of their own state, which parallel calls would race for and
+    a resumed run would not find again; here they are handed a transformation from our draws.
+    """
+
+    def __init__(self, augmentation: Augmentation, backend: str) -> None:
+        self._mixup = self._cutmix = None
+        if augmentation.mixup:
+            self._mixup = keras.layers.MixUp(dtype="float32")
+            self._mixup.backend.set_backend(backend)
+        if augmentation.cutmix:
+            self._cutmix = keras.layers.CutMix(dtype="float32")
+            self._cutmix.backend.set_backend(backend)
+
+    def __bool__(self) -> bool:
+        return bool(self._mixup or self._cutmix)
+
+    def __call__(self, images: Any, labels: Any, draws: Draws) -> tuple[Any, Any]:
+        """Mix float32 images and one-hot labels, tensors of the backend."""
+        for layer, weights in (
+            (self._mixup, draws.mixup_weights),
+            (self._cutmix, draws.cutmix_weights),
+        ):
+            if layer:
+                transformation = {
+                    "permutation_order": draws.partners,
+                    "mix_weight": weights,
+                    "batch_masks": draws.cutmix_masks,
+                }
+                images = layer.transform_images(images, transformation)
+                labels = layer.transform_labels(labels, transformation)
+        return images, labels

@@ -1,41 +1,35 @@
 """Data sets as NumPy files, which need nothing but NumPy to be read.
 
-<data_dir>/<data set>/arrays.json   what is known of the data set; size and SHA-256 by split
+<data_dir>/<data set>/arrays.json   the `Dataset`; size and SHA-256 of each split
 <data_dir>/<data set>/train.npz     `images`, uint8, and `labels`, int64
 """
 
 import hashlib
 import json
+import os
 import pathlib
 import zipfile
+from collections.abc import Iterable
 
 import numpy as np
 
-import keras_multiception as km
 from keras_multiception.atomic import replacing
-from training.readers import splits
+from keras_multiception.preprocessing import Dataset
+from training.data import splits
 
 
-def exist(dataset, data_dir):
+def exist(dataset: str, data_dir: str | os.PathLike[str]) -> bool:
     """Return whether a directory has a data set as arrays."""
-    return data_dir is not None and (pathlib.Path(data_dir) / dataset / "arrays.json").is_file()
+    return _index_path(dataset, data_dir).is_file()
 
 
-def write(dataset, data_dir, facts, contents):
-    """Write a data set: all of it or nothing.
-
-    Args:
-        dataset: String, its name.
-        data_dir: Path of the directory to write it in.
-        facts: A `keras_multiception.preprocessing.Dataset`.
-        contents: Iterable of (name of a split, images, labels); only one is held at a time.
-
-    Returns:
-        The `pathlib.Path` of the folder.
-
-    Raises:
-        ValueError: If the directory has the data set already.
-    """
+def write(
+    dataset: str,
+    data_dir: str | os.PathLike[str],
+    spec: Dataset,
+    contents: Iterable[tuple[str, np.ndarray, np.ndarray]],
+) -> pathlib.Path:
+    """Write a data set, all of it or nothing, from (name of a split, images, labels)."""
     folder = pathlib.Path(data_dir) / dataset
     if folder.exists():
         raise ValueError(f"`output` must not have {dataset} already. Received: {folder}")
@@ -46,26 +40,16 @@ def write(dataset, data_dir, facts, contents):
             path = temporary / f"{name}.npz"
             np.savez(path, images=images, labels=labels)
             index[name] = {"examples": len(images), "sha256": _sha256(path)}
-        known = {**facts.to_dict(), "splits": index}
+        known = {**spec.to_dict(), "splits": index}
         (temporary / "arrays.json").write_text(json.dumps(known, indent=2) + "\n")
     return folder
 
 
-def load(dataset, split, data_dir):
-    """Read a split.
-
-    Args:
-        dataset: String, the name of the data set.
-        split: String in the notation of TensorFlow Datasets.
-        data_dir: Path of the directory, as `write` filled it.
-
-    Returns:
-        Images, uint8 of shape (examples, height, width, 3), and labels, int64.
-
-    Raises:
-        ValueError: If the split is unknown or a file is not as it was written.
-    """
-    _, sizes, checksums = _index(dataset, data_dir)
+def load(
+    dataset: str, split: str, data_dir: str | os.PathLike[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Read images and labels of a split, if its files are as they were written."""
+    _, sizes, checksums = _read_index(dataset, data_dir)
     pieces = []
     for name, part in splits.select(split, sizes):
         images, labels = _read(pathlib.Path(data_dir) / dataset / f"{name}.npz", checksums[name])
@@ -76,29 +60,33 @@ def load(dataset, split, data_dir):
     return np.concatenate(images), np.concatenate(labels)
 
 
-def facts(dataset, data_dir):
-    """Return the `keras_multiception.preprocessing.Dataset` that was written with the arrays."""
-    return _index(dataset, data_dir)[0]
+def spec(dataset: str, data_dir: str | os.PathLike[str]) -> Dataset:
+    """Return the `Dataset` that was written with the arrays."""
+    return _read_index(dataset, data_dir)[0]
 
 
-def _index(dataset, data_dir):
-    """Read arrays.json: what is known of the data set, and sizes and SHA-256 by split."""
-    path = pathlib.Path(data_dir) / dataset / "arrays.json"
+def _index_path(dataset: str, data_dir: str | os.PathLike[str]) -> pathlib.Path:
+    return pathlib.Path(data_dir) / dataset / "arrays.json"
+
+
+def _read_index(
+    dataset: str, data_dir: str | os.PathLike[str]
+) -> tuple[Dataset, dict[str, int], dict[str, str]]:
+    """Return the `Dataset`, and size and SHA-256 by split."""
+    path = _index_path(dataset, data_dir)
     try:
         index = json.loads(path.read_text())
-        known = km.preprocessing.Dataset.from_dict(index)
-        sizes, checksums = (
-            {name: entry[key] for name, entry in index["splits"].items()}
-            for key in ("examples", "sha256")
-        )
-        return known, sizes, checksums
+        entries = index["splits"].items()
+        sizes = {name: entry["examples"] for name, entry in entries}
+        checksums = {name: entry["sha256"] for name, entry in entries}
+        return Dataset.from_dict(index), sizes, checksums
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"`data_dir` has a file that cannot be read ({error!r}). Received: {path}"
         ) from error
 
 
-def _read(path, sha256):
+def _read(path: pathlib.Path, sha256: str) -> tuple[np.ndarray, np.ndarray]:
     try:
         if _sha256(path) == sha256:
             with np.load(path) as file:
@@ -113,6 +101,6 @@ def _read(path, sha256):
     )
 
 
-def _sha256(path):
-    with open(path, "rb") as file:
+def _sha256(path: pathlib.Path) -> str:
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,1 +1,0 @@
-"""Where images come from: archives, arrays, folders, TFDS; used through `training.data`."""

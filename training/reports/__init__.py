@@ -1,1 +1,0 @@
-"""The pages of `python -m training.report`: what is measured, drawn and written."""
