@@ -114,7 +114,7 @@ def test_one_layer(run, tmp_path, capsys):
 class TestErrors:
     def test_unfinished_run(self, tmp_path, capsys):
         message = error_of(capsys, "--run", tmp_path, "--output", tmp_path / "out")
-        assert "`run` must be the folder of a finished training run" in message
+        assert "`run` must be the folder of a finished run" in message
         assert not (tmp_path / "out").exists()
 
     def test_a_run_without_multiception(self, tmp_path, capsys):

@@ -214,7 +214,7 @@ def test_unfinished_seeds_are_named(run, tmp_path, capsys):
     study = shutil.copytree(run, tmp_path / "study")
     (study / "seed_1" / "metrics.json").unlink()
     assert release_weights.main(["--run", str(study), "--output", str(tmp_path / "new")]) == 0
-    assert f"{study / 'seed_1'}: not finished, and left out" in capsys.readouterr().err
+    assert f"{study / 'seed_1'}: left out" in capsys.readouterr().err
 
 
 def test_what_cannot_be_released(run, tmp_path, capsys):

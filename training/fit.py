@@ -79,8 +79,9 @@ def train(
         for split in (recipe.train_split, recipe.test_split)
     )
     run = _Run(recipe, spec, folder, strategy, model, train_set, test_set)
+    steps = run.steps_per_epoch(execution)
     with folder.lock(), strategies.reporting_lost_workers(strategy):
-        run.train(config, execution)
+        run.train(config, execution, steps)
     return folder.metrics() or {}
 
 
@@ -96,10 +97,9 @@ class _Run:
     train_set: Examples
     test_set: Examples
 
-    def train(self, config: dict[str, Any], execution: Execution) -> None:
+    def train(self, config: dict[str, Any], execution: Execution, steps: int) -> None:
         """Train for the epochs that the folder lacks, then save the network and its metrics."""
         recipe, folder, strategy, model = self.recipe, self.folder, self.strategy, self.model
-        steps = self._steps_per_epoch(execution)
         with strategies.scope_of(strategy):
             network.compile_for_training(
                 model,
@@ -129,7 +129,7 @@ class _Run:
             folder.finish(self._measure(self._save_with_softmax(), history))
         strategies.sum_over_replicas(strategy, 0)  # no worker leaves before the chief is done
 
-    def _steps_per_epoch(self, execution: Execution) -> int:
+    def steps_per_epoch(self, execution: Execution) -> int:
         """Return the batches of an epoch, without those of a step that would not be complete."""
         examples, recipe = len(self.train_set[0]), self.recipe
         images = recipe.batch_size * recipe.accumulate_steps

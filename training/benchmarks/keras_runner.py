@@ -67,7 +67,7 @@ def make_fit(model: keras.Model, x: Any, y: Any, steps: int) -> Callable[[], Any
         import tensorflow as tf
 
         options = tf.data.Options()
-        options.autotune.enabled = False  # as in training.pipeline.batches_tensorflow
+        options.autotune.enabled = False  # as in training.data.batches_tensorflow
         batches = tf.data.Dataset.from_tensors((x, y)).repeat(steps).with_options(options)
         return lambda: model.fit(batches, shuffle=False, verbose=0)
     images, classes = (np.concatenate([array] * steps) for array in (x, y))
