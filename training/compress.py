@@ -12,7 +12,6 @@ import json
 import pathlib
 import sys
 
-from keras_multiception.atomic import replacing, write_json
 from training.cli import Parser, command_of, require_name, run_command
 from training.compression.recipes import DEFAULT, describe_recipes, parse_recipes
 
@@ -63,6 +62,7 @@ def main(argv=None):
 
 
 def _compress(args, recipes, command):
+    from keras_multiception.atomic import write_json  # imports Keras, which takes seconds
     from training.compression.artifacts import Compressor, find_runs  # imports TensorFlow
     from training.compression.fine_tuning import FineTuning
     from training.compression.results import add_times, collect
@@ -139,6 +139,7 @@ def _render(path):
 
 
 def _write_pages(results, output):
+    from keras_multiception.atomic import replacing  # imports Keras, which takes seconds
     from training.compression.figure import draw
     from training.compression.tables import to_csv, to_markdown
 

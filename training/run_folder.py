@@ -20,11 +20,11 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from keras_multiception.atomic import remove, replacing, write_json
 from training.recipe import Recipe
 
 KEPT_CHECKPOINTS = 2
@@ -124,17 +124,17 @@ class RunFolder:
     def begin(self, config: dict[str, Any]) -> None:
         """Write the configuration, unless the run has begun before."""
         if self.writable and not self._config.is_file():
-            write_json(self._config, config)
+            _atomic().write_json(self._config, config)
 
     def save_checkpoint(self, model: Any, history: History) -> None:
         """Save a compiled model and the rows of its history, and drop old checkpoints."""
         if not self.writable:
             return
-        import keras  # takes seconds, and most who look into a folder do not need it
+        import keras
 
         checkpoint = self._checkpoints / f"epoch_{len(history):04}"
-        remove(checkpoint)  # one that was damaged
-        with replacing(checkpoint) as folder:
+        _atomic().remove(checkpoint)  # one that was damaged
+        with _atomic().replacing(checkpoint) as folder:
             folder.mkdir()
             arrays: dict[str, Any] = {
                 name: keras.ops.convert_to_numpy(variable)
@@ -174,7 +174,7 @@ class RunFolder:
 
     def finish(self, metrics: dict[str, Any]) -> None:
         """Write the final metrics; the run is finished."""
-        write_json(self._metrics, metrics)
+        _atomic().write_json(self._metrics, metrics)
 
     def _epochs(self) -> list[pathlib.Path]:
         return sorted(self._checkpoints.glob("epoch_*"), key=lambda p: int(p.name[6:]))
@@ -182,10 +182,18 @@ class RunFolder:
     def _write_history(self, history: History) -> None:
         if not self.writable:
             return
-        with replacing(self.path / "history.csv") as temporary, temporary.open("w") as file:
+        path = self.path / "history.csv"
+        with _atomic().replacing(path) as temporary, temporary.open("w") as file:
             writer = csv.DictWriter(file, history[0], lineterminator="\n")
             writer.writeheader()
             writer.writerows(history)
+
+
+def _atomic() -> ModuleType:
+    """Import what imports Keras, for seconds, where a folder is written: many only look into it."""
+    from keras_multiception import atomic
+
+    return atomic
 
 
 def require_same(before: Mapping[str, Any], now: Mapping[str, Any], workdir: pathlib.Path) -> None:
