@@ -62,7 +62,7 @@ def notebook_answer(
 
 
 def _compare(flags: argparse.Namespace) -> int:
-    from serving.publishing.networks import load_pretrained, load_run
+    from serving.export import load_pretrained, load_run
 
     image = flags.image or write_digit(flags.base_path.parent / "digit.png")
     server_flags = [f"--model_name={MODEL_NAME}", f"--model_base_path={flags.base_path}"]

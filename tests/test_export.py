@@ -1,11 +1,15 @@
+"""Publishing: a version of a run, with a LiteRT file beside it, under a base path."""
+
 import contextlib
 import dataclasses
 import json
+import re
 import shutil
 import subprocess
 import sys
 import time
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -14,14 +18,24 @@ from test_floors import ROOT
 from test_saved_model import small_network
 
 import keras_multiception as km
-from serving import export
+from keras_multiception.compression import convert_to_litert
+from serving import export, server
+from serving.client import Client
+from serving.config_files import single_model
 from serving.engine.batching import read_batching
 from serving.engine.errors import ServingError
+from serving.engine.load import load
 from serving.engine.servable import Servable
 from serving.engine.warmup_replay import replay_warmup
+from serving.lifecycle.loading import Loading
+from serving.model_server import ServerOptions, model_server
 from serving.publishing.base_path import list_versions
-from serving.publishing.warmup import BATCHING_FILE, write_warmup
+from serving.publishing.litert import LiteRTFile
+from serving.publishing.warmup import BATCHING_FILE, read_batch_sizes
 from serving.version_folder import WARMUP_FILE, verify_manifest
+
+DIGITS = km.preprocessing.DATASETS["digits"]
+PREFERRED = Loading(prefer_tflite_model=True)
 
 
 def write_run(path, dataset="digits"):
@@ -40,29 +54,52 @@ def write_run(path, dataset="digits"):
     return path
 
 
+def of_pixels(model):
+    """The network after its preprocessing, as `training.compress` converts it."""
+    image = keras.Input(DIGITS.image_shape, name="image")
+    scale = [1 / (255 * std) for std in DIGITS.std]
+    offset = [-mean / std for mean, std in zip(DIGITS.mean, DIGITS.std, strict=True)]
+    x = keras.layers.Rescaling(scale, offset)(image)
+    for layer in model.layers:
+        x = layer(x)
+    return keras.Model(image, x)
+
+
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
-    """A run, and a base path where it is versions 1 and 20."""
+    """A run, and a base path where it is version 1, with a LiteRT file, and version 20."""
     folder = tmp_path_factory.mktemp("export")
     run, base = write_run(folder / "run"), folder / "models" / "digits"
+    network = of_pixels(export.load_run(run)[0])
+    (run / "network.tflite").write_bytes(convert_to_litert(network, "dynamic"))
+    batching = folder / "batching.config"
+    batching.write_text("max_batch_size { value: 3 }")
     arguments = ["--run", str(run), "--base_path", str(base)]
-    assert export.main(arguments) == 0
-    assert export.main([*arguments, "--version", "20", "--top_k", "3", "--form", "merged"]) == 0
+    assert export.main([*arguments, "--litert", str(run / "network.tflite")]) == 0
+    arguments += ["--version=20", "--top_k=3", "--form=merged"]
+    assert export.main([*arguments, "--batching_parameters_file", str(batching)]) == 0
     return run, base
 
 
 def model_card(path):
-    return (path / "assets.extra" / "model_card.md").read_text()
+    """The card's lines, of its tables the cells."""
+    text = (path / "assets.extra" / "model_card.md").read_text()
+    return [re.sub(r" *\| *", "|", line) for line in text.splitlines()]
 
 
 def test_command_line_publishes_versions(published):
-    _, base = published
+    run, base = published
     assert sorted(p.name for p in base.iterdir()) == [".lock", "1", "20"]
     assert verify_manifest(base / "1")
     labels = (base / "1" / "assets.extra" / "labels.txt").read_text()
     assert labels.split() == list("0123456789")
-    assert "| form of the exported network | auto |" in model_card(base / "1")
-    assert "| form of the exported network | merged |" in model_card(base / "20")
+    assert "|form of the exported network|auto|" in model_card(base / "1")
+    assert "|form of the exported network|merged|" in model_card(base / "20")
+    assert "## LiteRT" in model_card(base / "1")
+    assert "## LiteRT" not in model_card(base / "20")
+    assert (base / "1" / "saved_model.pb").is_file()
+    litert = (run / "network.tflite").read_bytes()
+    assert (base / "1" / "model.tflite").read_bytes() == litert
     classify = tf.saved_model.load(base / "20").signatures["classify"]
     assert classify.structured_outputs["classes"].shape[1] == 3
 
@@ -79,10 +116,8 @@ def test_the_forms_are_measured_unless_one_is_asked_for(published):
     assert [report["measurements"] for report in merged] == [[]]
 
 
-def test_warm_up_is_for_every_signature_and_batch_size(published):
-    path = published[1] / "1"
-    sizes = read_batching(BATCHING_FILE).allowed_batch_sizes
-    seen = set()
+def warmed_up(path):
+    """The signatures and batch sizes of a version's warm-up requests."""
     for record in tf.data.TFRecordDataset(str(path / WARMUP_FILE)):
         log = prediction_log_pb2.PredictionLog.FromString(record.numpy())
         if log.HasField("classify_log"):
@@ -91,11 +126,44 @@ def test_warm_up_is_for_every_signature_and_batch_size(published):
         else:
             request = log.predict_log.request
             [tensor] = request.inputs.values()
-            size = tf.make_ndarray(tensor).shape[0]
-        seen.add((request.model_spec.signature_name, size))
+            size = tensor.tensor_shape.dim[0].size
+        yield request.model_spec.signature_name, size
+
+
+def test_warm_up_is_for_every_signature_and_batch_size(published):
+    path = published[1] / "20"
     names = ("serving_default", "serving_uint8", "serving_bytes", "classify")
-    assert seen == {(name, size) for name in names for size in sizes}
-    assert replay_warmup(Servable(path)) == len(seen)
+    expected = {(name, size) for name in names for size in (1, 3)}
+    assert set(warmed_up(path)) == expected
+    assert replay_warmup(Servable(path)) == len(expected)
+
+
+def test_warm_up_suits_the_saved_model_and_the_litert_file(published):
+    path = published[1] / "1"
+    sizes = read_batching(BATCHING_FILE).allowed_batch_sizes
+    assert set(warmed_up(path)) == {("serving_default", size) for size in sizes}
+    for loading in (Loading(), PREFERRED):
+        assert replay_warmup(load(path, 1, loading)) == len(sizes)
+
+
+def test_the_saved_model_and_the_litert_file_are_served_to_the_same_client(published):
+    run, base = published
+    base = shutil.copytree(base / "1", base.parent / "alone" / "1").parent
+    images = np.random.default_rng(0).integers(0, 256, (5, *DIGITS.image_shape), dtype="uint8")
+    network = of_pixels(export.load_run(run)[0])
+    expected = network.predict(images.astype("float32"), verbose=0)
+    files = [tf.io.encode_png(image).numpy() for image in images]
+    labels = base / "1" / "assets.extra" / "labels.txt"
+    for loading, tolerance in ((Loading(), 1e-5), (PREFERRED, 0.02)):
+        with contextlib.ExitStack() as stack:
+            listener = stack.enter_context(server.listen("127.0.0.1", 0))
+            config, options = single_model("digits", base), ServerOptions(loading=loading)
+            running = stack.enter_context(model_server(config, listener, options))
+            client = Client(running.url, model_name="digits", labels=labels)
+            answers = stack.enter_context(client).predict(files)
+        found = [answer.probabilities for answer in answers]
+        np.testing.assert_allclose(found, expected, atol=tolerance)
+        assert all(answer.label == str(answer.class_id) for answer in answers)
 
 
 def test_a_damaged_version_does_not_load(published, tmp_path):
@@ -110,7 +178,7 @@ def test_too_many_batch_sizes_to_warm_up(tmp_path):
     sizes = "".join(f"allowed_batch_sizes: {size}\n" for size in range(1, 252))
     (tmp_path / "batching.config").write_text(f"max_batch_size {{ value: 251 }}\n{sizes}")
     with pytest.raises(ValueError, match="`batching_file` must allow at most 250 batch sizes"):
-        write_warmup(tmp_path, (32, 32, 3), tmp_path / "batching.config")
+        read_batch_sizes(tmp_path / "batching.config", ("a", "b", "c", "d"))
 
 
 def test_model_card_tells_what_the_run_knows(published):
@@ -118,11 +186,10 @@ def test_model_card_tells_what_the_run_knows(published):
     parameters = sum(np.prod(weight.shape) for weight in small_network().trainable_weights)
     for line in (
         "# small_digits",
-        "| data set | digits |",
-        "| conv | multiception |",
-        "| test | 1,360 | 97.50% | 100.00% | 0.1250 |",
-        f"| trainable parameters as trained | {parameters:,} |",
-        "Apache 2.0",
+        "|data set|digits|",
+        "|conv|multiception|",
+        "|test|1,360|97.50%|100.00%|0.1250|",
+        f"|trainable parameters as trained|{parameters:,}|",
     ):
         assert line in card
 
@@ -151,6 +218,7 @@ def test_versions_are_listed_withdrawn_and_restored(published, capsys):
     [
         ([], "one of --run, --pretrained, --list, --rollback, --restore and --keep is needed"),
         (["--rollback", "7"], "`version` must be one of 1, 20. Received: version=7"),
+        (["--version", "three"], "argument --version: invalid int value"),
         (["--rollback", "x"], "`rollback` must be a version. Received: rollback=x"),
         (["--restore", "1"], "`version` must be a withdrawn one: none. Received: version=1"),
         (["--restore", "0"], "`version` must be a withdrawn one: none. Received: version=0"),
@@ -161,13 +229,16 @@ def test_versions_are_listed_withdrawn_and_restored(published, capsys):
         (["--run", "RUN", "--top_k", "0"], "`top_k` must be a positive integer"),
         (["--run", "RUN", "--batching_parameters_file", "none"], "BatchingParameters"),
         (["--run", "none"], "`run` must be the folder of a training run"),
+        (["--run", "RUN", "--litert", "none"], "`litert` must be the path of a LiteRT file"),
+        (["--list", "--litert", "none"], "--litert needs --run"),
     ],
 )
 def test_bad_arguments_change_nothing(published, capsys, arguments, message):
     run, base = published
     before = sorted(base.rglob("*"))
     arguments = [str(run) if argument == "RUN" else argument for argument in arguments]
-    assert export.main(["--base_path", str(base), *arguments]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        sys.exit(export.main(["--base_path", str(base), *arguments]))
     error = capsys.readouterr().err
     assert message in error
     assert len(error.splitlines()) == 1
@@ -185,12 +256,6 @@ def test_a_litert_file_without_its_package_changes_nothing(published, capsys, mo
     assert "ai_edge_litert" in line
     assert line.endswith("; it comes with pip install -e '.[serving]'")
     assert sorted(base.rglob("*")) == before
-
-
-def test_versions_that_are_no_numbers(capsys):
-    with pytest.raises(SystemExit) as error:
-        export.main(["--base_path", "x", "--version", "three"])
-    assert error.value.code == 2
 
 
 @pytest.mark.parametrize(
@@ -211,6 +276,61 @@ def test_damaged_runs(tmp_path, capsys, break_run, message):
     assert message in error
     assert len(error.splitlines()) == 1
     assert not base.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (lambda litert: b"no model at all", "it has no TFL3 at the fifth byte"),
+        (
+            lambda litert: litert.read_bytes()[:1000],
+            "`litert` must be a LiteRT model with the signature serving_default",
+        ),
+    ],
+)
+def test_damaged_litert_files(published, tmp_path, content, message):
+    (tmp_path / "model").write_bytes(content(published[0] / "network.tflite"))
+    with pytest.raises(ValueError, match=message):
+        LiteRTFile(tmp_path / "model", DIGITS)
+
+
+def dense(shape=DIGITS.image_shape, classes=10, activation="softmax", name="image"):
+    image = keras.Input(shape, name=name)
+    x = keras.layers.GlobalAveragePooling2D()(image)
+    return keras.Model(image, keras.layers.Dense(classes, activation=activation, name="d")(x))
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (lambda: dense((8, 8, 3)), r"must take `image`: float32 \[-1, 32, 32, 3\]"),
+        (lambda: dense(classes=3), r"to `probabilities`: float32 \[-1, 3\]"),
+        (lambda: dense(name="pixels"), r"from `pixels`"),
+        (lambda: dense(activation=None), r"to `d`: float32"),
+    ],
+)
+def test_models_that_do_not_fit(tmp_path, model, message):
+    (tmp_path / "model").write_bytes(convert_to_litert(model()))
+    with pytest.raises(ValueError, match=message):
+        LiteRTFile(tmp_path / "model", DIGITS)
+
+
+def test_tensors_named_otherwise_than_the_signature(tmp_path):
+    class Network(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None, 32, 32, 3], tf.float32, "image")])
+        def __call__(self, image):
+            return {
+                "probabilities": tf.nn.softmax(tf.reduce_mean(image, [1, 2])[:, :1] * [[0.1] * 10])
+            }
+
+    network = Network()
+    function = network.__call__.get_concrete_function()
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], network)
+    (tmp_path / "model").write_bytes(converter.convert())
+    with pytest.raises(
+        ValueError, match="`litert` must have its tensors named as in its signature"
+    ):
+        LiteRTFile(tmp_path / "model", DIGITS)
 
 
 def start_export(run, base):

@@ -1,110 +1,110 @@
-"""The model card: what a served model is, from what its run has noted, as Markdown."""
+"""The model card: what a served model is, from what its run recorded, as Markdown."""
+
+from __future__ import annotations
 
 import json
-import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tabulate import tabulate
 
 import keras_multiception as km
 
+if TYPE_CHECKING:
+    import keras
+
 CARD_FILE = "assets.extra/model_card.md"
-_SIGNATURES = """\
-| signature | input | output |
-| :-- | :-- | :-- |
-| `serving_default` | `image`: float32 `[N, {height}, {width}, 3]`, pixels 0 to 255 | {answer} |
-| `serving_uint8` | `image`: uint8 `[N, {height}, {width}, 3]` | {answer} |
-| `serving_bytes` | `image_bytes`: JPEG or PNG files of any size | {answer} |
-| `classify` | `inputs`: tf.Example with the file in `image/encoded` | `classes`, `scores` |
-"""
+_ANSWER = "`probabilities`, `class_id`, `label`"
+_LITERT = (
+    "`model.tflite` is the network compressed, with the signature `serving_default` and the output "
+    "`probabilities` alone; a server with `--prefer_tflite_model` serves it in place of the "
+    "SavedModel. On random images the two agree on the class of {:.0%}. The accuracy and the cost "
+    "above are the SavedModel's."
+)
 
 
 def write_model_card(
-    path, model, facts, run=None, form="separate", litert_agreement=None, weights_card=None
-):
-    """Write the model card of a SavedModel.
+    folder: Path,
+    model: keras.Model,
+    spec: km.preprocessing.Dataset,
+    form: str,
+    run: str | Path | None = None,
+    weights_card: Path | None = None,
+    litert_agreement: float | None = None,
+) -> None:
+    """Writes the model card of a SavedModel; what is not known is left out.
 
-    Args:
-        path: Path of the SavedModel's folder.
-        model: The `keras.Model` it was exported from.
-        facts: The `km.preprocessing.Dataset` of its images.
-        run: Path of the run folder that trained it; what the run has not noted is left out.
-        form: String, the form it was exported in, as in `km.export_saved_model`.
-        litert_agreement: Float, the share of random images on which the LiteRT file beside it
-            answers with the same class; `None` if there is no such file.
-        weights_card: Path of the model card of weights that come with the package, whose table
-            stands under "Training"; `None` for a network of a run.
+    `run` is the folder of the run that trained the model. `weights_card` is the card of weights
+    that come with the package, whose table it repeats. `litert_agreement` is the share of random
+    images on which a LiteRT file beside the SavedModel gives the same class.
     """
     config, metrics = (_read(run, name) for name in ("config.json", "metrics.json"))
     recipe = config.get("recipe", {})
+    network = f"{recipe['model']} ({recipe['conv']})" if recipe else "An image classifier"
+    size = "[N, {}, {}, {}]".format(*spec.image_shape)
+    signatures = [
+        ("`serving_default`", f"`image`: float32 `{size}`, pixels 0 to 255", _ANSWER),
+        ("`serving_uint8`", f"`image`: uint8 `{size}`", _ANSWER),
+        ("`serving_bytes`", "`image_bytes`: JPEG or PNG files of any size", _ANSWER),
+        (
+            "`classify`",
+            "`inputs`: tf.Example with a file in `image/encoded`",
+            "`classes`, `scores`",
+        ),
+    ]
+    versions = config.get("versions") or {"keras_multiception": km.__version__}
     sections = {
-        f"# {config.get('name') or model.name}": _summary(facts, recipe),
-        "## Data": _data(facts, config),
-        "## Training": _table(recipe, "setting", "value") or _table_of(weights_card),
-        "## Accuracy": _accuracy(metrics),
-        "## Cost": _cost(model, facts, form),
-        "## Signatures": _SIGNATURES.format(
-            height=facts.image_shape[0],
-            width=facts.image_shape[1],
-            answer="`probabilities`, `class_id`, `label`",
-        ),
-        "## LiteRT": _litert(litert_agreement),
-        "## Versions": _table(
-            config.get("versions") or {"keras_multiception": km.__version__}, "package", "version"
-        ),
+        f"# {config.get('name') or model.name}": f"{network}, for images of "
+        f"{len(spec.class_names)} classes. It answers every image with one of them, also images "
+        "that show none.",
+        "## Data": _table(("", ""), _data(spec, config).items()),
+        "## Training": _table(("setting", "value"), recipe.items()) or _table_of(weights_card),
+        "## Accuracy": _table(("split", "n", "top-1", "top-5", "loss"), _accuracy(metrics)),
+        "## Cost": _table(("", ""), _cost(model, spec, form).items()),
+        "## Signatures": _table(("signature", "input", "output"), signatures),
+        "## LiteRT": "" if litert_agreement is None else _LITERT.format(litert_agreement),
+        "## Versions": _table(("package", "version"), versions.items()),
         "## License": "The code is under Apache 2.0; the terms of the data apply to the weights.",
     }
-    text = "\n\n".join(f"{title}\n\n{body.strip()}" for title, body in sections.items() if body)
-    card = pathlib.Path(path) / CARD_FILE
-    card.parent.mkdir(exist_ok=True)
-    card.write_text(text + "\n", encoding="utf-8")
+    text = "\n\n".join(f"{title}\n\n{body}" for title, body in sections.items() if body)
+    (folder / CARD_FILE).parent.mkdir(exist_ok=True)
+    (folder / CARD_FILE).write_text(text + "\n", encoding="utf-8")
 
 
-def _read(run, name):
-    file = pathlib.Path(run or "", name)
+def _read(run: str | Path | None, name: str) -> dict:
+    file = Path(run or "", name)
     return json.loads(file.read_text(encoding="utf-8")) if run and file.is_file() else {}
 
 
-def _summary(facts, recipe):
-    network = f"{recipe['model']} ({recipe['conv']})" if recipe else "An image classifier"
-    return (
-        f"{network}, for images of {len(facts.class_names)} classes. It answers every image with "
-        "one of them, also images that show none."
-    )
-
-
-def _data(facts, config):
-    height, width, _ = facts.image_shape
-    names = ", ".join(facts.class_names[:20])
-    more = len(facts.class_names) - 20
+def _data(spec: km.preprocessing.Dataset, config: Mapping[str, Any]) -> dict[str, str]:
+    height, width, _ = spec.image_shape
+    names, more = ", ".join(spec.class_names[:20]), len(spec.class_names) - 20
+    mean, std = (", ".join(f"{value:g}" for value in values) for values in (spec.mean, spec.std))
     rows = {
         "data set": config.get("data", {}).get("dataset"),
         "training split": config.get("recipe", {}).get("train_split"),
         "test split": config.get("recipe", {}).get("test_split"),
         "image size": f"{height} x {width} pixels",
-        "mean, std": f"{_numbers(facts.mean)}; {_numbers(facts.std)}",
+        "mean, std": f"{mean}; {std}",
         "classes": names + (f" and {more} more (labels.txt)" if more > 0 else ""),
     }
-    return _table({key: value for key, value in rows.items() if value}, "", "")
+    return {key: value for key, value in rows.items() if value}
 
 
-def _accuracy(metrics):
-    splits = {
-        split: values
-        for split, values in metrics.items()
-        if isinstance(values, dict) and {"top1", "top5", "loss", "examples"} <= values.keys()
-    }
-    rows = [
-        f"| {split} | {values['examples']:,} | {values['top1']:.2%} | {values['top5']:.2%} "
-        f"| {values['loss']:.4f} |"
-        for split, values in splits.items()
+def _accuracy(metrics: Mapping[str, Any]) -> list[Sequence[str]]:
+    return [
+        (split, f"{v['examples']:,}", f"{v['top1']:.2%}", f"{v['top5']:.2%}", f"{v['loss']:.4f}")
+        for split, v in metrics.items()
+        if isinstance(v, dict) and {"top1", "top5", "loss", "examples"} <= v.keys()
     ]
-    head = ["| split | n | top-1 | top-5 | loss |", "| :-- | --: | --: | --: | --: |"]
-    return "\n".join(head + rows) if rows else ""
 
 
-def _cost(model, facts, form):
+def _cost(model: keras.Model, spec: km.preprocessing.Dataset, form: str) -> dict[str, str]:
     try:
-        cost = km.cost(model, input_shape=tuple(facts.image_shape))
+        cost = km.cost(model, input_shape=tuple(spec.image_shape))
     except ValueError:  # a model of another kind has no graph to count from
-        return ""
+        return {}
     counts = {
         "form of the exported network": form,
         "trainable parameters as trained": f"{cost.trainable_parameters:,}",
@@ -112,31 +112,15 @@ def _cost(model, facts, form):
         "multiply-adds of one image as trained": f"{cost.multiply_adds:,}",
     }
     unknown = ", ".join(cost.unknown_layers)
-    return _table(counts | ({"not counted": unknown} if unknown else {}), "", "")
+    return counts | ({"not counted": unknown} if unknown else {})
 
 
-def _litert(agreement):
-    if agreement is None:
-        return ""
-    return (
-        "`model.tflite` is the network compressed, with the signature `serving_default` and the "
-        "output `probabilities` alone; a server with `--prefer_tflite_model` serves it in place of "
-        f"the SavedModel. On random images the two agree on the class of {agreement:.0%}. The "
-        "accuracy and the cost above are those of the SavedModel."
-    )
-
-
-def _table_of(card):
-    """Return the table of another model card."""
-    text = pathlib.Path(card).read_text(encoding="utf-8") if card else ""
+def _table_of(card: Path | None) -> str:
+    """Returns the table of another model card."""
+    text = card.read_text(encoding="utf-8") if card else ""
     return "\n".join(line for line in text.splitlines() if line.startswith("|"))
 
 
-def _table(rows, key, value):
-    head = [f"| {key} | {value} |", "| :-- | :-- |"]
-    cells = [(name, str(text).replace("|", r"\|")) for name, text in rows.items()]
-    return "\n".join(head + [f"| {name} | {text} |" for name, text in cells]) if rows else ""
-
-
-def _numbers(values):
-    return ", ".join(f"{value:g}" for value in values)
+def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    cells = [[str(cell).replace("|", r"\|") for cell in row] for row in rows]
+    return tabulate(cells, header, "pipe", disable_numparse=True) if cells else ""
