@@ -61,7 +61,7 @@ def publish(
     The other arguments are those of `km.export_saved_model`, `write_model_card` and `write_warmup`.
     """
     import keras_multiception as km
-    from keras_multiception.export.saved_model import fit_image_shape
+    from keras_multiception.export import fit_image_shape
     from serving.publishing.model_card import write_model_card
     from serving.publishing.warmup import (
         BATCHING_FILE,
