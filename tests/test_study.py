@@ -9,11 +9,19 @@ import time
 import pytest
 from study_folders import write_runs
 
-from training.studies.plan import plan_conditions, plan_runs
-from training.studies.runs import find_gpus, train_runs
+from training.studies.runs import (
+    check_networks,
+    find_gpus,
+    plan_conditions,
+    plan_runs,
+    recipes_of_tables,
+    train_runs,
+)
 from training.study import main
 
 DIGITS = ["resnet20_dsconv_digits", "resnet20_multiception_digits"]
+DSCONV = "resnet20_dsconv_cifar10"
+WORKDIR = pathlib.Path("work")
 TINY = ["epochs=2", "train_split=train[:64]", "test_split=test[:32]"]
 
 
@@ -138,13 +146,6 @@ def test_a_summary_of_runs_that_are_not_there_is_not_lost(tmp_path, capsys):
         assert (tmp_path / "study.md").read_text() == page
 
 
-def test_a_note_is_no_mathematics(tmp_path):
-    write_runs(plan_runs(plan_conditions(DIGITS), 1, tmp_path), lambda recipe, seed: 5.0)
-    shared = ["--recipe", *DIGITS, "--seeds", "1", "--workdir", str(tmp_path), "--summary_only"]
-    assert main([*shared, "--note", "costs $5_{ and $6"]) == 0
-    assert "costs $5_{ and $6" in (tmp_path / "study.md").read_text()
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -173,3 +174,109 @@ def test_bad_usage_is_one_line(arguments, message, capsys):
 def test_gpus_are_those_made_visible(visible, gpus, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert find_gpus() == gpus
+
+
+def test_tables_name_their_recipes_once():
+    assert len(recipes_of_tables([1])) == 18
+    assert len(recipes_of_tables([4])) == 16
+    both = recipes_of_tables([1, 5], ["resnet20"], ["cifar10"])
+    assert both == [
+        *(f"resnet20_{conv}_cifar10" for conv in ("dsconv", "mixconv", "multiception", "standard"))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([6],), "`table` must be 1, 2, 3, 4 or 5. Received: table=6"),
+        (
+            ([1], ["vgg"]),
+            "`models` must be of the tables asked for: resnet20.*Received: models=vgg",
+        ),
+        (([2], [], ["cifar10"]), "`datasets` must be of the tables asked for: stl10. Received"),
+        (([1], ["resnet20"], ["cifar100"]), "leave no cell of the tables"),
+    ],
+)
+def test_tables_without_such_a_cell_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        recipes_of_tables(*arguments)
+
+
+def test_grid_tries_every_combination():
+    grid = ["conv=dsconv", "conv=standard", "kernel_sizes=3-5,3-5,3-3", "kernel_sizes=none"]
+    conditions = plan_conditions([DSCONV], changes=["epochs=9"], grid=grid)
+    recipes = [condition.recipe for condition in conditions]
+    sizes = ((3, 5), (3, 5), (3, 3))
+    assert [(recipe.conv, recipe.kernel_sizes) for recipe in recipes] == [
+        ("dsconv", sizes),
+        ("dsconv", None),
+        ("standard", sizes),
+        ("standard", None),
+    ]
+    assert {recipe.epochs for recipe in recipes} == {9}
+    assert len({condition.label for condition in conditions}) == 4
+
+
+def test_runs_are_seed_after_seed_and_can_be_given_to_the_train_command():
+    runs = plan_runs(plan_conditions(["resnet20_standard_cifar10", DSCONV], quick=True), 2, WORKDIR)
+    assert [(run.recipe.conv, run.seed) for run in runs] == [
+        ("standard", 0),
+        ("dsconv", 0),
+        ("standard", 1),
+        ("dsconv", 1),
+    ]
+    assert runs[3].path == WORKDIR / f"{DSCONV}_quick" / "seed_1"
+    assert runs[3].arguments == ("--recipe", DSCONV, "--quick", "--set", "seed=1")
+    [run] = plan_runs(plan_conditions([DSCONV], changes=["epochs=3"]), 1, WORKDIR)
+    assert run.arguments == ("--recipe", DSCONV, "--set", "epochs=3", "seed=0")
+    assert run.recipe.epochs == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"changes": ["seed=3"]}, "`seed` is set by --seeds"),
+        ({"grid": ["seed=3"]}, "`seed` is set by --seeds"),
+        ({"grid": ["epoch=3"]}, "`epoch` is not a key"),
+        ({"grid": ["epochs"]}, "key=value"),
+    ],
+)
+def test_bad_values_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        plan_conditions([DSCONV], **arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("model=resnet21", "`model` must be one of .*resnet20.* Received: model=resnet21"),
+        ("dataset=cifar99", "`dataset` must be one of cifar10, .*folder. Received"),
+        ("kernel_sizes=4", "`kernel_sizes` must"),
+        ("kernel_sizes=3,4,3", "`kernel_sizes` must"),
+    ],
+)
+def test_networks_and_data_are_known_before_anything_is_trained(change, message):
+    check_networks(plan_conditions([DSCONV, "resnet20_multiception_folder"]))
+    with pytest.raises(ValueError, match=message):
+        check_networks(plan_conditions([DSCONV], grid=[change]))
+
+
+def test_two_files_of_one_name_are_refused(tmp_path):
+    for folder, epochs in (("a", 3), ("b", 4)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.json").write_text(
+            f'{{"dataset": "digits", "model": "resnet20", "conv": "dsconv", "epochs": {epochs}}}'
+        )
+    names = [str(tmp_path / folder / "mine.json") for folder in "ab"]
+    with pytest.raises(ValueError, match="must not name two by the same name"):
+        plan_conditions(names)
+
+
+def test_runs_of_other_recipes_are_not_mixed_in(tmp_path):
+    [run] = plan_runs(plan_conditions([DSCONV]), 1, tmp_path)
+    write_runs([run], lambda recipe, seed: 8.5)
+    assert plan_runs(plan_conditions([DSCONV]), 1, tmp_path) == [run]
+    with pytest.raises(ValueError, match=r"another configuration.*epochs \(300 there, 9 now\). Received"):
+        plan_runs(plan_conditions([DSCONV], changes=["epochs=9"]), 1, tmp_path)
+    with pytest.raises(ValueError, match=r"`seeds` must be at least 1. Received: seeds=0"):
+        plan_runs([], 0, tmp_path)

@@ -7,15 +7,26 @@ import subprocess
 import sys
 import time
 
+import keras
 import keras_tuner
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from training import data
 from training.loop import network
 from training.recipes import get_recipe
+from training.reporting.tables import to_csv
 from training.tune import hold_out, main, parse_budget
-from training.tuning.hypermodel import RecipeHyperModel
-from training.tuning.tuner import make_tuner
+from training.tuning import (
+    PAGE,
+    RecipeHyperModel,
+    TrialResult,
+    find_winner,
+    make_tuner,
+    measure_latency,
+    pareto_front,
+)
 
 DIGITS = "resnet20_multiception_digits"
 TINY = ["epochs=2", "train_split=train[:80]"]
@@ -208,9 +219,9 @@ def tune_command(workdir, trials=2):
 
 
 def trials_of(workdir):
+    """Return the row of each trial's accuracy."""
     with (workdir / "tune.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    return [{key: value for key, value in row.items() if key != "latency_ms"} for row in rows]
+        return [row for row in csv.DictReader(file) if row["metric"] == "accuracy"]
 
 
 def wait_for(path, process):
@@ -240,9 +251,9 @@ def test_killed_and_repeated_equals_unbroken(tmp_path):
 
     winner = get_recipe(str(killed / "winner.json"))
     assert (winner.train_split, winner.test_split) == ("train[:80]", "test")
-    best = max(trials_of(killed), key=lambda row: float(row["accuracy"]))
+    best = max(trials_of(killed), key=lambda row: float(row["value"]))
     assert str(winner.learning_rate) in {
-        row["learning_rate"] for row in trials_of(killed) if row["accuracy"] == best["accuracy"]
+        row["learning_rate"] for row in trials_of(killed) if row["value"] == best["value"]
     }
 
 
@@ -274,3 +285,54 @@ def test_chief_and_worker_search_together(tmp_path):
     assert "won" in said
     assert [row["status"] for row in trials_of(tmp_path)] == ["trained", "trained"]
     assert (tmp_path / "winner.json").is_file()
+
+
+@pytest.mark.backend
+def test_latency_is_that_of_one_image():
+    inputs = x = keras.Input((32, 32, 3))
+    small = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(inputs))
+    for _ in range(4):
+        x = keras.layers.Conv2D(64, 5, padding="same")(x)
+    assert 0 < measure_latency(small, calls=5) < measure_latency(keras.Model(inputs, x), calls=5)
+
+
+def result(name, accuracy, parameters, status="trained"):
+    recipe = get_recipe(DIGITS, ["kernel_sizes=3-5,3,3", "filters=16"])
+    latency = parameters and parameters / 1e5
+    return TrialResult(str(name), recipe, status, accuracy, parameters, latency)
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(1, 20)), min_size=1, max_size=12))
+def test_nothing_beats_the_front_and_the_front_beats_the_rest(trials):
+    results = [result(i, accuracy, cost) for i, (accuracy, cost) in enumerate(trials)]
+    front = pareto_front(results, "parameters")
+
+    def beats(one, other):
+        at_least = one.accuracy >= other.accuracy and one.parameters <= other.parameters
+        return at_least and (one.accuracy, one.parameters) != (other.accuracy, other.parameters)
+
+    assert not any(beats(one, other) for one in results for other in front)
+    points = {(each.accuracy, each.parameters) for each in front}
+    for each in results:
+        own = (each.accuracy, each.parameters)
+        assert own in points or any(beats(other, each) for other in front)
+    assert find_winner(results).accuracy == front[-1].accuracy
+
+
+def test_page_and_figure_of_a_search(tmp_path):
+    trials = [
+        result(0, 0.7, 190_000),
+        result(1, None, 400_000, "over budget"),
+        result(2, 0.8, 150_000),
+        result(3, None, None, "failed"),
+    ]
+    results = {"introduction": "What was searched.", "budget": {"parameters": 200_000}}
+    PAGE.write_files(results | {"trials": trials}, tmp_path / "tune")
+    page = " ".join((tmp_path / "tune.md").read_text().split())
+    assert "The winner is trial 2" in page
+    assert "| **2** | Multiception | 3-5, 3, 3 | trained | parameters, latency_ms | 16 |" in page
+    assert "| 1 | Multiception | 3-5, 3, 3 | over budget | - | 16 |" in page
+    rows = to_csv(PAGE.to_rows(results | {"trials": trials})).splitlines()
+    assert 'tune,2,multiception,"3-5, 3, 3",16,0.1,0.0002,0.0,5,trained,,accuracy,0.8,,' in rows
+    assert 'tune,3,multiception,"3-5, 3, 3",16,0.1,0.0002,0.0,5,failed,,accuracy,,,' in rows
+    PAGE.write_files(results | {"trials": []}, tmp_path / "none")

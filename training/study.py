@@ -8,21 +8,26 @@ It trains the runs that have no result yet. However it was stopped, the same com
 several studies may share a workdir, each with an --output of its own.
 """
 
+import contextlib
+import fcntl
 import functools
-import json
 import os
 import pathlib
 import sys
+from collections.abc import Iterator, Sequence
 
 from training.cli import Parser, command_of, require_name, run_command
 from training.loop.strategies import LOOPS
-from training.studies.plan import (
+from training.studies.results import collect, require_own_output
+from training.studies.runs import (
+    Run,
     check_networks,
+    find_gpus,
     plan_conditions,
     plan_runs,
     recipes_of_tables,
+    train_runs,
 )
-from training.studies.runs import find_gpus, train_runs
 
 _OF_THE_MACHINE = (
     "--workdir",
@@ -35,28 +40,19 @@ _OF_THE_MACHINE = (
 )
 
 
-def main(argv=None):
-    """Run a study from the command line.
-
-    Args:
-        argv: List of arguments; the default is the process's.
-
-    Returns:
-        The exit code: 0 if every run has its result, 1 if not, 130 if it was interrupted. Bad
-        usage exits with 2 and one line on the standard error.
-    """
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a study from the command line; 1 if a run has no result, 130 if it was interrupted."""
     parser = _parser()
     args = parser.parse_args(argv)
     if not args.render and not (args.workdir and (args.table or args.recipe)):
         parser.error("--workdir and --table or --recipe are needed, or --render")
     try:
         if args.render:
-            _render(args.render)
+            from training.studies.page import PAGE
+
+            PAGE.render(args.render)
             return 0
-        names = [
-            *recipes_of_tables(args.table, args.models, args.datasets),
-            *args.recipe,
-        ]
+        names = [*recipes_of_tables(args.table, args.models, args.datasets), *args.recipe]
         conditions = plan_conditions(names, quick=args.quick, changes=args.set, grid=args.grid)
         runs = plan_runs(conditions, args.seeds, args.workdir)
         gpus = find_gpus()
@@ -64,9 +60,13 @@ def main(argv=None):
         # this process counts and draws; the GPUs are for those that train
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         check_networks(conditions)
-        require_name(_output(args))
-        _require_own_output(_output(args), runs, args.summary_only)
-        summarize = functools.partial(_summarize, runs, args, argv)
+        output = args.output or args.workdir / "study"
+        require_name(output)
+        require_own_output(output, runs, args.summary_only)
+        command = command_of("training.study", argv, _OF_THE_MACHINE)
+        summarize = functools.partial(
+            summarize_runs, runs, args.workdir, output, command=command, note=args.note
+        )
         if not args.summary_only:
             train_runs(runs, gpus, parallel, args.data_dir, summarize, args.loop)
         summarize()
@@ -81,107 +81,62 @@ def main(argv=None):
     missing = [run for run in runs if not run.folder.metrics()]
     for run in missing:
         print(f"{run}: no result")
-    print(f"The summary is in {_output(args)}.md, .csv, .json and .png.")
+    print(f"The summary is in {output}.md, .csv, .json and .png.")
     return 1 if missing else 0
 
 
-def _summarize(runs, args, argv):
-    from training.studies.summary import summarize  # imports Keras, which takes seconds
+def summarize_runs(
+    runs: Sequence[Run],
+    workdir: pathlib.Path,
+    output: pathlib.Path,
+    *,
+    command: str = "",
+    note: str = "",
+) -> None:
+    """Write what the runs of a study measured, finished or not."""
+    from training.studies.page import PAGE  # imports Matplotlib
 
-    command = command_of("training.study", argv, _OF_THE_MACHINE)
-    summarize(runs, args.workdir, _output(args), command=command, note=args.note)
-
-
-def _require_own_output(output, runs, summary_only):
-    """Raise a `ValueError` if there is a summary of what this study does not have."""
-    path = output.with_name(f"{output.name}.json")
-    try:
-        there = json.loads(path.read_text(encoding="utf-8"))["conditions"]
-        others = {each["label"] for each in there} - {run.condition.label for run in runs}
-        kept = {str(run) for run in runs if run.folder.metrics() or not summary_only}
-        lost = [
-            name
-            for each in there
-            for run in each["runs"]
-            if (name := f"{each['label']}, seed {run['seed']}") not in kept
-        ]
-    except FileNotFoundError:
-        return
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"`output` must not be another file than a study's summary ({error!r}). "
-            f"Received: output={path}"
-        ) from error
-    if others:
-        raise ValueError(
-            "`output` must not be the summary of other conditions; choose another name, or study "
-            f"those too: {', '.join(sorted(others))}. Received: output={path}"
-        )
-    if lost:
-        raise ValueError(
-            "`output` must not be the summary of runs that this study does not have; choose another"
-            f" name, or give their seeds and workdir: {'; '.join(lost)}. Received: output={path}"
-        )
+    with _alone(workdir):
+        PAGE.write(collect(runs, command=command, note=note), output)
 
 
-def _render(path):
-    from training.studies.summary import render
+@contextlib.contextmanager
+def _alone(workdir: pathlib.Path) -> Iterator[None]:
+    """Let one study at a time write the summary of a workdir."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    with (workdir / ".summary.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
-    render(path)
 
-
-def _output(args):
-    return args.output or args.workdir / "study"
-
-
-def _parser():
-    parser = Parser(prog="python -m training.study", description=__doc__.splitlines()[0])
+def _parser() -> Parser:
+    parser = Parser(prog="python -m training.study", description=(__doc__ or "").split("\n")[0])
     several = functools.partial(parser.add_argument, action="extend", nargs="+", default=[])
     several("--table", type=int, help="numbers of the paper's tables, 1 to 5")
     several("--models", help="networks of the tables to keep")
     several("--datasets", help="data sets of the tables to keep")
     several("--recipe", help="names of recipes, or .json files, beside those of the tables")
-    several(
-        "--grid",
-        metavar="KEY=VALUE",
-        help="values of the recipes to try; a key may come several times",
-    )
+    grid = "values of the recipes to try; a key may come several times"
+    several("--grid", metavar="KEY=VALUE", help=grid)
     several("--set", metavar="KEY=VALUE", help="values to change in every recipe")
-    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0 (%(default)s)")
-    parser.add_argument("--quick", action="store_true", help="the recipes' variants for a laptop")
-    parser.add_argument("--workdir", type=pathlib.Path, help="folder of the run folders")
-    parser.add_argument(
-        "--output",
-        type=pathlib.Path,
-        help="files of the summary, without suffix; the default is study in the workdir",
-    )
-    parser.add_argument("--note", default="", help="what readers must know of the data")
-    parser.add_argument("--data_dir", help="directory of the data, prepared or images by class")
-    parser.add_argument(
-        "--parallel",
-        default="auto",
-        metavar="N",
-        help="processes at a time; auto is one for each GPU, or one without any",
-    )
-    parser.add_argument(
-        "--loop",
-        choices=LOOPS,
-        default="keras",
-        help="as of training.train (%(default)s)",
-    )
-    parser.add_argument(
-        "--summary_only", action="store_true", help="train nothing, only summarize what is there"
-    )
-    parser.add_argument(
-        "--render",
-        type=pathlib.Path,
-        metavar="JSON",
-        help="make tables and figure again from a result file and stop",
-    )
+    add = parser.add_argument
+    add("--seeds", type=int, default=3, help="how many, from 0 (%(default)s)")
+    add("--quick", action="store_true", help="the recipes' variants for a laptop")
+    add("--workdir", type=pathlib.Path, help="folder of the run folders")
+    output = "files of the summary, without suffix; the default is study in the workdir"
+    add("--output", type=pathlib.Path, help=output)
+    add("--note", default="", help="what readers must know of the data")
+    add("--data_dir", help="directory of the data, prepared or images by class")
+    parallel = "processes at a time; auto is one for each GPU, or one without any"
+    add("--parallel", default="auto", metavar="N", help=parallel)
+    add("--loop", choices=LOOPS, default="keras", help="as of training.train (%(default)s)")
+    add("--summary_only", action="store_true", help="train nothing, only summarize what is there")
+    render = "make tables and figures again from a result file and stop"
+    add("--render", type=pathlib.Path, metavar="JSON", help=render)
     return parser
 
 
-def _parallel(text, gpus):
+def _parallel(text: str, gpus: Sequence[str]) -> int:
     if text == "auto":
         return max(1, len(gpus))
     if not text.isdecimal() or int(text) < 1:

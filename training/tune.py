@@ -14,63 +14,36 @@ KERASTUNER_ORACLE_PORT of the chief for all, and KERASTUNER_TUNER_ID, "chief" fo
 hands out trials and any other name for each that trains them.
 """
 
+import argparse
 import dataclasses
-import functools
 import json
 import math
 import pathlib
 import re
 import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from keras_multiception.atomic import write_json
 from training.cli import Parser, run_command
 from training.data import splits
+from training.recipe import Recipe
 from training.recipes import get_recipe
 from training.run_folder import RECIPE_DEFAULTS, RunFolder
 
 ALGORITHMS = ("random", "bayesian", "hyperband")
-BUDGETS = {"parameters": int, "latency_ms": float}
+BUDGETS: dict[str, Callable[[str], float]] = {"parameters": int, "latency_ms": float}
 
 
-def main(argv=None):
-    """Search from the command line.
-
-    Args:
-        argv: List of arguments; the default is the process's.
-
-    Returns:
-        The exit code: 0 if the search is finished, 1 if no trial could be trained or the search
-        had to end, 130 if it was interrupted. Bad usage exits with 2 and one line on the standard
-        error.
-    """
+def main(argv: Sequence[str] | None = None) -> int:
+    """Search from the command line; 1 if no trial could be trained, 130 if it was interrupted."""
     parser = _parser()
     args = parser.parse_args(argv)
     try:
         if args.trials < 1:
             raise ValueError(f"`trials` must be at least 1. Received: trials={args.trials}")
         recipe = hold_out(get_recipe(args.recipe, args.set, args.quick), args.validation_split)
-        budget = parse_budget(args.budget)
-        from training.tuning.tuner import (  # imports TensorFlow, which takes seconds
-            is_worker,
-            make_tuner,
-        )
-
-        make = functools.partial(
-            make_tuner, recipe, args.workdir, args.algorithm, args.trials, budget, args.data_dir
-        )
-        if is_worker():
-            make().search()
-            return 0
-        with RunFolder(args.workdir).lock():
-            search = _require_same(args, recipe, budget)
-            tuner = make()
-            write_json(args.workdir / "tune.json", search)
-            try:
-                tuner.search()
-            finally:
-                winner = _summarize(tuner, args)
-        if winner is None:
-            raise RuntimeError(_why_none(tuner.oracle.trials.values()))
+        _search(args, recipe, parse_budget(args.budget))
     except ValueError as error:
         parser.error(error)
     except (RuntimeError, OSError) as error:
@@ -82,19 +55,30 @@ def main(argv=None):
     return 0
 
 
-def hold_out(recipe, validation_split=None):
+def _search(args: argparse.Namespace, recipe: Recipe, budget: dict[str, float]) -> None:
+    from training.tuning import is_worker, make_tuner  # imports TensorFlow, which takes seconds
+
+    options = (args.workdir, args.algorithm, args.trials, budget, args.data_dir)
+    if is_worker():
+        make_tuner(recipe, *options).search()
+        return
+    with RunFolder(args.workdir).lock():
+        search = _require_same(args, recipe, budget)
+        tuner = make_tuner(recipe, *options)
+        write_json(args.workdir / "tune.json", search)
+        try:
+            tuner.search()
+        finally:
+            winner = _summarize(tuner, args)
+    if winner is None:
+        raise RuntimeError(_why_none(tuner.oracle.trials.values()))
+
+
+def hold_out(recipe: Recipe, validation_split: str | None = None) -> Recipe:
     """Return a recipe that is measured on a part of its training split.
 
-    Args:
-        recipe: A `Recipe`.
-        validation_split: Split to measure on, of which `recipe.train_split` must have nothing; the
-            default is to take the last tenth of the training split out of it.
-
-    Returns:
-        A `Recipe`.
-
-    Raises:
-        ValueError: If a tenth cannot be taken out.
+    That is `validation_split`, of which `recipe.train_split` must have nothing, or the last tenth
+    of the training split, which is taken out of it.
     """
     if validation_split:
         if splits.overlap(recipe.train_split, validation_split):
@@ -123,18 +107,8 @@ def hold_out(recipe, validation_split=None):
     )
 
 
-def parse_budget(texts):
-    """Return the budget of a search.
-
-    Args:
-        texts: Strings such as "parameters=200000" and "latency_ms=2".
-
-    Returns:
-        A dictionary from costs to numbers.
-
-    Raises:
-        ValueError: If a string is not of that form.
-    """
+def parse_budget(texts: Iterable[str]) -> dict[str, float]:
+    """Return the budget of strings such as "parameters=200000" and "latency_ms=2"."""
     budget = {}
     for text in texts:
         cost, _, most = text.partition("=")
@@ -150,7 +124,9 @@ def parse_budget(texts):
     return budget
 
 
-def _require_same(args, recipe, budget):
+def _require_same(
+    args: argparse.Namespace, recipe: Recipe, budget: dict[str, float]
+) -> dict[str, Any]:
     """Return what is searched, for tune.json; refuse a workdir where something else was."""
     search = {
         "recipe": dataclasses.asdict(recipe),
@@ -175,9 +151,12 @@ def _require_same(args, recipe, budget):
     return search
 
 
-def _summarize(tuner, args):
-    """Write what has been found so far, and return the winner or `None`."""
-    from training.tuning.summary import write_search
+def _summarize(tuner: Any, args: argparse.Namespace) -> Any:
+    """Write what has been found so far, and return the winner or `None`.
+
+    `winner.json` is the recipe of the command with the winner's values, its own splits and epochs.
+    """
+    from training import tuning
 
     introduction = (
         f"A {args.algorithm} search around `{args.recipe}`{' --quick' if args.quick else ''}"
@@ -185,8 +164,14 @@ def _summarize(tuner, args):
         f"{args.trials} trials. Budget: {', '.join(args.budget) or 'none'}. Accuracy is that on "
         f"{tuner.recipe.test_split} after training on {tuner.recipe.train_split}."
     )
-    full = get_recipe(args.recipe, args.set)
-    winner = write_search(tuner, introduction, full, args.workdir)
+    trials = tuning.trial_results(tuner)
+    winner = tuning.find_winner(trials)
+    if winner:
+        values = {key: getattr(winner.recipe, key) for key in tuning.TUNED}
+        best = dataclasses.replace(get_recipe(args.recipe, args.set), **values)
+        write_json(args.workdir / "winner.json", dataclasses.asdict(best))
+    results = {"introduction": introduction, "budget": tuner.budget, "trials": trials}
+    tuning.PAGE.write_files(results, args.workdir / "tune")
     if winner:
         print(
             f"Trial {winner.name} won: {winner.accuracy:.2%}, {winner.parameters:,} parameters.\n"
@@ -195,7 +180,7 @@ def _summarize(tuner, args):
     return winner
 
 
-def _why_none(trials):
+def _why_none(trials: Iterable[Any]) -> str:
     """Say why no trial of a search has been trained."""
     messages = [trial.message.strip() for trial in trials if trial.message]
     if messages:
@@ -203,32 +188,22 @@ def _why_none(trials):
     return "no trial could be trained: all are over the budget, or their loss was lost; see tune.md"
 
 
-def _parser():
-    parser = Parser(prog="python -m training.tune", description=__doc__.splitlines()[0])
-    parser.add_argument("--recipe", required=True, help="name of a recipe, or a .json file")
-    parser.add_argument("--quick", action="store_true", help="its variant for a laptop, for trials")
-    parser.add_argument("--workdir", type=pathlib.Path, required=True, help="folder of the search")
-    parser.add_argument("--data_dir", help="directory of the data, prepared or images by class")
-    parser.add_argument("--trials", type=int, default=20, help="at most (%(default)s)")
-    parser.add_argument("--algorithm", choices=ALGORITHMS, default="bayesian")
-    parser.add_argument(
-        "--budget",
-        nargs="+",
-        default=[],
-        metavar="COST=MOST",
-        help="most that a network may cost: parameters=N, latency_ms=N for one image, or both",
-    )
-    parser.add_argument(
+def _parser() -> Parser:
+    parser = Parser(prog="python -m training.tune", description=(__doc__ or "").split("\n")[0])
+    add = parser.add_argument
+    add("--recipe", required=True, help="name of a recipe, or a .json file")
+    add("--quick", action="store_true", help="its variant for a laptop, for trials")
+    add("--workdir", type=pathlib.Path, required=True, help="folder of the search")
+    add("--data_dir", help="directory of the data, prepared or images by class")
+    add("--trials", type=int, default=20, help="at most (%(default)s)")
+    add("--algorithm", choices=ALGORITHMS, default="bayesian", help="default: %(default)s")
+    budget = "most that a network may cost: parameters=N, latency_ms=N for one image, or both"
+    add("--budget", nargs="+", default=[], metavar="COST=MOST", help=budget)
+    add(
         "--validation_split", help="split to measure on, if not the last tenth of that for training"
     )
-    parser.add_argument(
-        "--set",
-        action="extend",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="values of the recipe to change, for the trials and the winner",
-    )
+    changes = "values of the recipe to change, for the trials and the winner"
+    add("--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help=changes)
     return parser
 
 

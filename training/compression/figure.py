@@ -5,8 +5,10 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, NullFormatter
 from matplotlib.transforms import Bbox
 
-from training.studies.figures import DPI, GREY, TYPE_COLORS
-from training.studies.names import convolution_name, panel_name
+from training.reporting.figures import DPI
+from training.reporting.figures import GRAY as GREY
+from training.reporting.labels import COLORS as TYPE_COLORS
+from training.reporting.labels import CONVOLUTIONS, network_label
 
 _DEPTH = 4.5  # percentage points below the best; what is worse stands at the lower edge
 _NEAR_SIZE, _NEAR_ACCURACY = 1.14, 0.4
@@ -37,7 +39,7 @@ def draw(results):
     """
     panels: dict[str, list] = {}
     for network in results["networks"]:
-        panels.setdefault(panel_name(network["recipe"]), []).append(network)
+        panels.setdefault(network_label(network["recipe"]), []).append(network)
     figure = Figure((10.5, 7 * len(panels)), DPI)
     figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.12)
     for ax, (title, networks) in zip(
@@ -60,7 +62,7 @@ def _draw_network(ax, network, lowest):
     color = TYPE_COLORS[network["recipe"]["conv"]]
     points = sorted(network["artifacts"], key=lambda each: each["sizes"]["deflated"])
     shown = [each for each in points if each["accuracy"] >= lowest]
-    name = convolution_name(network["recipe"])
+    name = CONVOLUTIONS[network["recipe"]["conv"]]
     ax.errorbar(
         [_size(each) for each in shown],
         [each["accuracy"] for each in shown],

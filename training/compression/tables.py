@@ -4,7 +4,7 @@ import csv
 import io
 
 from keras_multiception.cost_table import markdown
-from training.studies.names import convolution_name, panel_name
+from training.reporting.labels import CONVOLUTIONS, network_label
 
 DASH = "-"
 _RUNTIMES = ("LiteRT, 1 thread", "LiteRT, 2 threads", "SavedModel")
@@ -63,7 +63,7 @@ def to_csv(results):
 
 def network_name(network):
     """Return what to call a network of the results."""
-    return f"{panel_name(network['recipe'])}, {convolution_name(network['recipe'])}"
+    return f"{network_label(network['recipe'])}, {CONVOLUTIONS[network['recipe']['conv']]}"
 
 
 def _accuracy_and_size(networks):
@@ -147,7 +147,7 @@ def _setting(network):
     tuning = settings["fine_tuning"]
     examples = max(each["test_examples"] for each in network["artifacts"])
     return (
-        f"{panel_name(network['recipe'])}: measured on {examples:,} images "
+        f"{network_label(network['recipe'])}: measured on {examples:,} images "
         f"({settings['test_split']}). Every step that trains: {tuning['epochs']} epochs over "
         f"{settings['train_split']}, learning rate {tuning['learning_rate']} falling to zero by a "
         f"cosine, batch size {tuning['batch_size']}."

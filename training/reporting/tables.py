@@ -109,20 +109,21 @@ class Page:
         from keras_multiception.atomic import write_json  # imports Keras, which takes seconds
 
         write_json(output.with_name(f"{output.name}.json"), results)
-        self._write_files(results, output)
+        self.write_files(results, output)
 
     def render(self, path: pathlib.Path) -> None:
         """Write the other files again from a .json file."""
         try:
             results = json.loads(path.read_text(encoding="utf-8"))
-            self._write_files(results, path.with_suffix(""))
+            self.write_files(results, path.with_suffix(""))
         except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             raise ValueError(
                 f"`render` must be the .json file of this command's results ({error!r}). "
                 f"Received: render={path}"
             ) from error
 
-    def _write_files(self, results: dict, output: pathlib.Path) -> None:
+    def write_files(self, results: dict, output: pathlib.Path) -> None:
+        """Write the files that follow from results."""
         from keras_multiception.atomic import replacing
 
         names = [f"{output.name}{suffix}.png" for suffix in self.figures]

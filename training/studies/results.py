@@ -1,38 +1,35 @@
 """The results of a study, as one dictionary made from its run folders.
 
-The tables and the figure of a study are made from this dictionary alone, so that a result file
-suffices to make them again.
+The page of a study is made from this dictionary alone, so that its file suffices to make it again.
 """
 
 import csv
 import dataclasses
 import itertools
 import json
+import pathlib
 import shlex
 import statistics
+from collections.abc import Sequence
+from typing import Any
 
 from training.paper_tables import CELLS
 from training.recipes import TYPES, recipe_for_cell
-from training.reporting.stats import TEST, compare
+from training.reporting.stats import TEST, compare, deviation, mean
+from training.studies.runs import Condition, Run
 
+Results = dict[str, Any]
 # Keys of a recipe that make the network of a cell; the others make its training.
-_OF_CELL = ("dataset", "model", "conv", "kernel_sizes")
+_CELL_KEYS = ("dataset", "model", "conv", "kernel_sizes")
 # Errors on other images are no two measurements of one thing.
-_OF_IMAGES = ("dataset", "test_split")
+_DATA_KEYS = ("dataset", "test_split")
 
 
-def collect(runs, *, command="", note=""):
-    """Collect what the runs of a study measured.
+def collect(runs: Sequence[Run], *, command: str = "", note: str = "") -> Results:
+    """Collect what the runs of a study measured, finished or not.
 
-    Args:
-        runs: List of `Run`, finished or not.
-        command: String, the command that makes the study.
-        note: String, what a reader must know of the data.
-
-    Returns:
-        A dictionary of `command`, `note`, `environments` (versions and hardware, to which runs
-        refer by index), `conditions`, `comparisons` and `missing`. Errors are top-1 test errors
-        in percent.
+    Errors are top-1 test errors in percent. Runs refer to `environments`, versions and hardware, by
+    their index.
     """
     environments: list[dict] = []
     conditions = [
@@ -47,32 +44,50 @@ def collect(runs, *, command="", note=""):
         "environments": environments,
         "conditions": conditions,
         "test": TEST,
-        "comparisons": comparisons(conditions),
+        "comparisons": _comparisons(conditions),
         "missing": [str(run) for run in runs if not run.folder.metrics()],
     }
 
 
-def comparisons(conditions):
-    """Compare every two conditions whose recipes differ in one key, on the same test images.
+def require_own_output(output: pathlib.Path, runs: Sequence[Run], summary_only: bool) -> None:
+    """Raise a `ValueError` if there is a summary of what this study does not have."""
+    path = output.with_name(f"{output.name}.json")
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))["conditions"]
+        others = {each["label"] for each in there} - {run.condition.label for run in runs}
+        kept = {str(run) for run in runs if run.folder.metrics() or not summary_only}
+        names = [f"{each['label']}, seed {run['seed']}" for each in there for run in each["runs"]]
+    except FileNotFoundError:
+        return
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"`output` must not be another file than a study's summary ({error!r}). "
+            f"Received: output={path}"
+        ) from error
+    if others:
+        raise ValueError(
+            "`output` must not be the summary of other conditions; choose another name, or study "
+            f"those too: {', '.join(sorted(others))}. Received: output={path}"
+        )
+    if lost := [name for name in names if name not in kept]:
+        raise ValueError(
+            "`output` must not be the summary of runs that this study does not have; choose another"
+            f" name, or give their seeds and workdir: {'; '.join(lost)}. Received: output={path}"
+        )
 
-    Args:
-        conditions: List of dictionaries, as of `collect`.
 
-    Returns:
-        A list of dictionaries: labels `first` and `second`, the `key` in which they differ, what
-        `compare` found on first minus second, and `paper`, that difference in the paper or
-        `None`.
-    """
+def _comparisons(conditions: Sequence[Results]) -> list[Results]:
+    """Compare every two conditions whose recipes differ in one key, on the same test images."""
     found = []
     for second, first in itertools.combinations(conditions, 2):
         ours, theirs = first["recipe"], second["recipe"]
         keys = [key for key in ours if ours[key] != theirs[key]]
         errors = [{run["seed"]: run["error"] for run in c["runs"]} for c in (first, second)]
         comparison = compare(*errors)
-        if len(keys) != 1 or keys[0] in _OF_IMAGES or comparison is None:
+        if len(keys) != 1 or keys[0] in _DATA_KEYS or comparison is None:
             continue
         papers = [
-            c["paper"]["error"] for c in (first, second) if c["paper"] and keys[0] in _OF_CELL
+            c["paper"]["error"] for c in (first, second) if c["paper"] and keys[0] in _CELL_KEYS
         ]
         found.append(
             {
@@ -86,16 +101,18 @@ def comparisons(conditions):
     return found
 
 
-def _place(condition):
+def _place(condition: Results) -> tuple[str, str]:
     return condition["recipe"]["dataset"], condition["recipe"]["model"]
 
 
-def _condition(condition, runs, environments):
-    measured = [_run(run, environments) for run in runs if run.folder.metrics()]
+def _condition(condition: Condition, runs: list[Run], environments: list[dict]) -> Results:
+    finished = [(run, metrics) for run in runs if (metrics := run.folder.metrics())]
+    measured = [_run(run, metrics, environments) for run, metrics in finished]
     errors = [run["error"] for run in measured]
+    speeds = [run["images_per_second"] for run in measured]
     recipe = _plain(dataclasses.asdict(condition.recipe))
     del recipe["seed"]
-    last = next((run.folder for run in runs if run.folder.metrics()), None)
+    first = finished[0][1] if finished else {}
     return {
         "label": condition.label,
         "command": f"python -m training.train {shlex.join(runs[0].arguments)}",
@@ -103,19 +120,17 @@ def _condition(condition, runs, environments):
         "paper": _paper(recipe),
         "planned": len(runs),
         "n": len(errors),
-        "mean": statistics.fmean(errors) if errors else None,
-        "sd": statistics.stdev(errors) if len(errors) > 1 else None,
-        "parameters": last.metrics()["parameters"]["trainable"] if last else None,
-        "multiply_adds": last.metrics().get("multiply_adds") if last else None,
-        "images_per_second": (
-            statistics.median(run["images_per_second"] for run in measured) if measured else None
-        ),
+        "mean": mean(errors),
+        "sd": deviation(errors),
+        "parameters": first.get("parameters", {}).get("trainable"),
+        "multiply_adds": first.get("multiply_adds"),
+        "images_per_second": statistics.median(speeds) if speeds else None,
         "runs": measured,
     }
 
 
-def _run(run, environments):
-    metrics, config = run.folder.metrics(), run.folder.config()
+def _run(run: Run, metrics: Results, environments: list[dict]) -> Results:
+    config = run.folder.config() or {}
     environment = {key: config[key] for key in ("versions", "hardware")}
     if environment not in environments:
         environments.append(environment)
@@ -133,15 +148,15 @@ def _run(run, environments):
     }
 
 
-def _error(top1):
+def _error(top1: float) -> float:
     return round(100 * (1 - top1), 4)
 
 
-def _paper(recipe):
+def _paper(recipe: Results) -> Results | None:
     """Return what the paper measured with a network, and how its recipe was another one."""
     for cell in CELLS:
         theirs = _plain(dataclasses.asdict(recipe_for_cell(cell)))
-        if all(recipe[key] == theirs[key] for key in _OF_CELL):
+        if all(recipe[key] == theirs[key] for key in _CELL_KEYS):
             differing = {
                 key: [recipe[key], theirs[key]] for key in recipe if recipe[key] != theirs[key]
             }
@@ -149,5 +164,5 @@ def _paper(recipe):
     return None
 
 
-def _plain(value):
+def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value))

@@ -1,25 +1,171 @@
-"""The runs of a study, each in a process of its own, several at a time if that is asked for.
+"""What a study runs, and the training of its runs, each in a process of its own.
 
 A study keeps no state but the run folders: a run with metrics is finished, any other one is
-started or resumed. Beside each folder lies the log of its training, `seed_N.log`; whoever trains
-the run holds a lock on it, so that two studies in one folder share the runs between them. A
+started or resumed. Beside each folder lies the log of its training, `seed_N.log`; the process that
+trains the run holds a lock on it, so that two studies in one folder share the runs between them. A
 training process ends with the study that started it, however that ends.
 """
 
+import dataclasses
 import fcntl
+import itertools
 import multiprocessing
 import multiprocessing.connection
 import os
+import pathlib
 import shutil
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import IO
+
+from training.paper_tables import cells
+from training.recipe import Recipe
+from training.recipes import get_recipe, recipe_for_cell, recipe_name
+from training.run_folder import RunFolder, require_same
 
 _SPAWN = multiprocessing.get_context("spawn")
+Place = str | set[int] | None  # a GPU, some cores, or all of them
 
 
-def find_gpus():
+@dataclasses.dataclass(frozen=True)
+class Condition:
+    """What runs share that differ in their seed alone: a label, which names the folder, a recipe
+    whose seed does not matter, and the arguments of `python -m training.train` that give it.
+    """
+
+    label: str
+    recipe: Recipe
+    arguments: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One training run of a study."""
+
+    condition: Condition
+    seed: int
+    path: pathlib.Path
+
+    def __str__(self) -> str:
+        return f"{self.condition.label}, seed {self.seed}"
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe with this run's seed."""
+        return dataclasses.replace(self.condition.recipe, seed=self.seed)
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """Arguments of `python -m training.train`, but for its folders."""
+        changes = self.condition.arguments
+        return (*changes, *(() if "--set" in changes else ("--set",)), f"seed={self.seed}")
+
+    @property
+    def folder(self) -> RunFolder:
+        """The run folder."""
+        return RunFolder(self.path)
+
+
+def recipes_of_tables(
+    tables: Iterable[int], models: Sequence[str] = (), datasets: Sequence[str] = ()
+) -> list[str]:
+    """Return the names of the recipes that make the cells of the paper's tables, each once.
+
+    `models` and `datasets` are those to keep; none keeps all.
+    """
+    found = [cell for table in tables for cell in cells(table)]
+    for key, kept in {"model": models, "dataset": datasets}.items():
+        there = dict.fromkeys(getattr(cell, key) for cell in found)
+        for name in kept:
+            if name not in there:
+                raise ValueError(
+                    f"`{key}s` must be of the tables asked for: {', '.join(there)}. "
+                    f"Received: {key}s={name}"
+                )
+    names = [
+        recipe_name(recipe_for_cell(cell))
+        for cell in found
+        if (not models or cell.model in models) and (not datasets or cell.dataset in datasets)
+    ]
+    if found and not names:
+        raise ValueError(
+            "`models` and `datasets` leave no cell of the tables asked for. "
+            f"Received: models={' '.join(models)}, datasets={' '.join(datasets)}"
+        )
+    return list(dict.fromkeys(names))
+
+
+def plan_conditions(
+    names: Iterable[str],
+    *,
+    quick: bool = False,
+    changes: Sequence[str] = (),
+    grid: Sequence[str] = (),
+) -> list[Condition]:
+    """Combine recipes, by name or `.json` file, with the values of a grid.
+
+    `changes` and `grid` are strings `key=value`. The first change every recipe; a key that comes
+    several times in the grid is tried with each value.
+    """
+    axes: dict[str, list[str]] = {}
+    for change in grid:
+        axes.setdefault(change.partition("=")[0], []).append(change)
+    if "seed" in {change.partition("=")[0] for change in (*changes, *grid)}:
+        raise ValueError("`seed` is set by --seeds. Received: seed in --set or --grid")
+    conditions: dict[str, Condition] = {}
+    for name in names:
+        for point in itertools.product(*axes.values()):
+            parts = (pathlib.Path(name).stem, *(("quick",) if quick else ()), *point)
+            label = "_".join(parts).replace("/", "-")
+            recipe = get_recipe(name, (*changes, *point), quick)
+            arguments = ["--recipe", name, *(["--quick"] if quick else [])]
+            if changes or point:
+                arguments += ["--set", *changes, *point]
+            condition = Condition(label, recipe, tuple(arguments))
+            if conditions.setdefault(label, condition) != condition:
+                raise ValueError(f"`recipe` must not name two by the same name. Received: {name}")
+    return list(conditions.values())
+
+
+def check_networks(conditions: Iterable[Condition]) -> None:
+    """Raise a `ValueError` if a recipe's network, kernel sizes or data set is unknown."""
+    from keras_multiception import list_models  # imports Keras, which takes seconds
+    from keras_multiception.applications.classifier import stage_kernel_sizes
+    from keras_multiception.preprocessing import DATASETS
+    from training.data import FOLDER
+
+    known = {"model": list_models(), "dataset": [*DATASETS, FOLDER]}
+    for recipe in (condition.recipe for condition in conditions):
+        for key, names in known.items():
+            if (value := getattr(recipe, key)) not in names:
+                raise ValueError(
+                    f"`{key}` must be one of {', '.join(names)}. Received: {key}={value}"
+                )
+        sizes = recipe.kernel_sizes
+        by_stage = isinstance(sizes, tuple) and isinstance(sizes[0], tuple)
+        stage_kernel_sizes(recipe.conv, sizes, len(sizes) if sizes and by_stage else 1)
+
+
+def plan_runs(conditions: Iterable[Condition], seeds: int, workdir: pathlib.Path) -> list[Run]:
+    """Return the runs of a study, every condition with one seed after the other."""
+    if seeds < 1:
+        raise ValueError(f"`seeds` must be at least 1. Received: seeds={seeds}")
+    conditions = list(conditions)
+    runs = [
+        Run(condition, seed, workdir / condition.label / f"seed_{seed}")
+        for seed in range(seeds)
+        for condition in conditions
+    ]
+    for run in runs:
+        if config := run.folder.config():
+            require_same(config["recipe"], dataclasses.asdict(run.recipe), run.path)
+    return runs
+
+
+def find_gpus() -> list[str]:
     """Return the GPUs as `CUDA_VISIBLE_DEVICES` names them, without occupying any."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
@@ -31,28 +177,30 @@ def find_gpus():
     return result.stdout.split() if result.returncode == 0 else []
 
 
-def train_runs(runs, gpus, parallel, data_dir, on_finish, loop="keras"):
-    """Train the runs that are not finished.
+def train_runs(
+    runs: Sequence[Run],
+    gpus: Sequence[str],
+    parallel: int,
+    data_dir: str | None,
+    on_finish: Callable[[], None],
+    loop: str = "keras",
+) -> None:
+    """Train the runs that are not finished, in their order, `parallel` of them at a time.
 
-    Args:
-        runs: List of `Run`, in the order to start them.
-        gpus: Names of GPUs, which the processes get in turn; empty for the CPU.
-        parallel: Integer, how many processes may train at a time; on a CPU they share its cores.
-        data_dir: Directory of the data, as in `training.data.load`.
-        on_finish: Function to call whenever a run has been finished.
-        loop: As in `training.loop.strategies.Execution`.
+    The processes get the GPUs in turn or, without any, share the cores. `on_finish` is called
+    whenever a run has been finished.
     """
     waiting = [run for run in runs if not run.folder.metrics()]
     print(f"{len(runs) - len(waiting)} of {len(runs)} runs are finished.", flush=True)
     shared = parallel > max(1, len(gpus))
-    places: list = _share(gpus, parallel) if gpus else _share_cores(parallel)
-    busy: dict[_Training, str | set[int] | None] = {}
+    places: list[Place] = [gpus[slot % len(gpus)] for slot in range(parallel)] if gpus else []
+    places = places or _share_cores(parallel)
+    busy: dict[_Training, Place] = {}
     try:
         while waiting or busy:
             if waiting and places:
                 run = waiting.pop(0)
-                log = _claim(run)
-                if log:
+                if log := _claim(run):
                     place = places.pop(0)
                     busy[_Training(run, log, place, shared, data_dir, loop)] = place
                 continue
@@ -67,13 +215,8 @@ def train_runs(runs, gpus, parallel, data_dir, on_finish, loop="keras"):
             training.process.join()
 
 
-def _share(gpus, parallel):
-    """Return the GPU of each process."""
-    return [gpus[slot % len(gpus)] for slot in range(parallel)]
-
-
-def _share_cores(parallel):
-    """Return the cores of each process: none for all of them.
+def _share_cores(parallel: int) -> list[Place]:
+    """Return the cores of each process.
 
     Two processes with a core each train more images a second than one on both.
     """
@@ -83,7 +226,7 @@ def _share_cores(parallel):
     return [set(cores[slot % len(cores) :: parallel]) for slot in range(parallel)]
 
 
-def _claim(run):
+def _claim(run: Run) -> IO[str] | None:
     """Return the run's log, locked, or `None` if the run is finished or another study's."""
     run.path.parent.mkdir(parents=True, exist_ok=True)
     log = run.path.with_suffix(".log").open("a")
@@ -98,7 +241,9 @@ def _claim(run):
 class _Training:
     """A run that is being trained in a process of its own."""
 
-    def __init__(self, run, log, place, shared, data_dir, loop):
+    def __init__(
+        self, run: Run, log: IO[str], place: Place, shared: bool, data_dir: str | None, loop: str
+    ):
         print(f"{run}: {'resumed' if run.folder.config() else 'started'}", flush=True)
         self._run, self._log, self._begin = run, log, time.monotonic()
         arguments = ["--workdir", str(run.path), "--loop", loop, *run.arguments]
@@ -107,7 +252,7 @@ class _Training:
         self.process = _SPAWN.Process(target=_train, args=(arguments, log.name, place, shared))
         self.process.start()
 
-    def report(self):
+    def report(self) -> bool:
         """Say how the run ended, let go of it, and return whether it is finished."""
         self.process.join()
         metrics = self._run.folder.metrics()
@@ -126,7 +271,7 @@ class _Training:
         return metrics is not None
 
 
-def _train(arguments, log, place, shared):
+def _train(arguments: list[str], log: str, place: Place, shared: bool) -> None:
     """Run the train command in this new process."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND)
@@ -147,7 +292,7 @@ def _train(arguments, log, place, shared):
     sys.exit(main(arguments))
 
 
-def _end_with_parent():
+def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None  # this is a process that `_Training` started
     multiprocessing.connection.wait([parent.sentinel])

@@ -1,16 +1,16 @@
 import csv
-import json
+import re
 import warnings
 
 import pytest
 from matplotlib.image import imread
 from study_folders import write_runs
 
-from training.studies.figures import draw_curves, draw_sizes
-from training.studies.plan import plan_conditions, plan_runs, recipes_of_tables
+from training.reporting.tables import to_csv
+from training.studies.page import PAGE
 from training.studies.results import collect
-from training.studies.summary import render, summarize
-from training.studies.tables import to_csv, to_markdown
+from training.studies.runs import plan_conditions, plan_runs, recipes_of_tables
+from training.study import summarize_runs
 
 ERRORS = {
     "standard": [7.0, 7.2, 7.4],
@@ -33,11 +33,22 @@ def table_runs(tmp_path):
     return runs
 
 
+def page_of(runs):
+    """Return the page of a study, its cells without padding."""
+    return re.sub(" +", " ", PAGE.to_markdown(collect(runs), "curves.png", "sizes.png"))
+
+
+def study(tmp_path, names, error_of, seeds=1, **plan):
+    runs = plan_runs(plan_conditions(names, **plan), seeds, tmp_path)
+    write_runs(runs, error_of)
+    return runs
+
+
 def rows_of(page, title):
     """Return the cells of the Markdown table whose first heading is `title`."""
     for part in page.split("\n\n"):
-        if part.startswith(f"| {title} |"):
-            rows = [line.strip("| ").split(" | ") for line in part.splitlines()]
+        if re.match(rf"\| {title} +\|", part):
+            rows = [[c.strip() for c in line.strip("|").split("|")] for line in part.splitlines()]
             return [dict(zip(rows[0], row, strict=True)) for row in rows[2:]]
     raise AssertionError(f"no table of {title}")
 
@@ -67,7 +78,7 @@ def test_every_two_types_are_compared_over_their_common_seeds(table_runs):
 
 
 def test_table_is_laid_out_as_the_papers(table_runs):
-    page = to_markdown(collect(table_runs), "curves.png", "sizes.png")
+    page = page_of(table_runs)
     [row] = rows_of(page, "network and data set")
     assert row == {
         "network and data set": "ResNet-20 on CIFAR-10",
@@ -87,9 +98,8 @@ def test_table_is_laid_out_as_the_papers(table_runs):
 
 def test_short_schedules_are_called_so(tmp_path):
     names = recipes_of_tables([1], ["resnet20"])
-    runs = plan_runs(plan_conditions(names, quick=True), 1, tmp_path)
-    write_runs(runs, lambda recipe, seed: 30.0)
-    page = to_markdown(collect(runs), "curves.png", "sizes.png")
+    runs = study(tmp_path, names, lambda recipe, seed: 30.0, 1, quick=True)
+    page = page_of(runs)
     assert "**Not the paper's recipe**" in page
     assert "epochs 5 (paper: 300)" in page
     assert (
@@ -100,9 +110,8 @@ def test_short_schedules_are_called_so(tmp_path):
 
 def test_a_grid_is_told_from_the_papers_recipe_once(tmp_path):
     grid = ["l2=1e-4", "l2=5e-4", "pad_and_crop=4", "pad_and_crop=2"]
-    runs = plan_runs(plan_conditions(["resnet20_dsconv_cifar10"], grid=grid), 1, tmp_path)
-    write_runs(runs, lambda recipe, seed: 30.0)
-    page = to_markdown(collect(runs), "curves.png", "sizes.png")
+    runs = study(tmp_path, ["resnet20_dsconv_cifar10"], lambda recipe, seed: 30.0, 1, grid=grid)
+    page = page_of(runs)
     assert page.count("**Not the paper's recipe**") == 1
     assert "l2 0.0001 or 0.0005 (paper: 0.0002), pad_and_crop 4 or 2 (paper: 4)." in page
     assert "| l2 0.0005 minus l2 0.0001 | 1 | +0.00 |" in page
@@ -110,17 +119,20 @@ def test_a_grid_is_told_from_the_papers_recipe_once(tmp_path):
 
 def test_the_paper_is_named_where_there_is_a_figure_of_it(tmp_path):
     for dataset, is_there in {"cifar10": True, "digits": False}.items():
-        runs = plan_runs(plan_conditions([f"resnet20_dsconv_{dataset}"]), 1, tmp_path)
-        write_runs(runs, lambda recipe, seed: 30.0)
-        page = to_markdown(collect(runs), "curves.png", "sizes.png")
+        runs = study(tmp_path, [f"resnet20_dsconv_{dataset}"], lambda recipe, seed: 30.0, 1)
+        page = page_of(runs)
         assert "Mean ± standard deviation over the seeds, in percent." in page
         assert ("In brackets what the paper reports" in page) == is_there
 
 
 def test_kernel_sizes_are_laid_out_as_table_four(tmp_path):
-    runs = plan_runs(plan_conditions(recipes_of_tables([4])), 2, tmp_path)
-    write_runs(runs, lambda recipe, seed: {"cifar10": 6.0, "stl10": 17.0}.get(recipe.dataset, 50.0))
-    rows = rows_of(to_markdown(collect(runs), "curves.png", "sizes.png"), "network")
+    runs = study(
+        tmp_path,
+        recipes_of_tables([4]),
+        lambda recipe, seed: {"cifar10": 6.0, "stl10": 17.0}.get(recipe.dataset, 50.0),
+        2,
+    )
+    rows = rows_of(page_of(runs), "network")
     assert [row["kernel sizes"] for row in rows] == [
         "3-5, 3-5, 3-3",
         "3-7, 3-5, 3-3",
@@ -133,12 +145,17 @@ def test_kernel_sizes_are_laid_out_as_table_four(tmp_path):
 
 def test_grid_compares_values_of_its_keys_without_a_figure_of_the_paper(tmp_path):
     grid = ["learning_rate=0.1", "learning_rate=0.05"]
-    runs = plan_runs(plan_conditions(["resnet20_dsconv_cifar10"], grid=grid), 2, tmp_path)
-    write_runs(runs, lambda recipe, seed: 8 + recipe.learning_rate * (seed + 1))
+    runs = study(
+        tmp_path,
+        ["resnet20_dsconv_cifar10"],
+        lambda recipe, seed: 8 + recipe.learning_rate * (seed + 1),
+        2,
+        grid=grid,
+    )
     [comparison] = collect(runs)["comparisons"]
     assert (comparison["key"], comparison["paper"]) == ("learning_rate", None)
     assert comparison["difference"] == pytest.approx(-0.075)
-    assert "learning_rate 0.05" in to_markdown(collect(runs), "curves.png", "sizes.png")
+    assert "learning_rate 0.05" in page_of(runs)
 
 
 def test_a_grid_of_two_keys_says_what_stays_the_same(tmp_path):
@@ -146,7 +163,7 @@ def test_a_grid_of_two_keys_says_what_stays_the_same(tmp_path):
     conditions = plan_conditions(["resnet20_multiception_cifar10"], grid=grid)
     runs = plan_runs(conditions, 2, tmp_path)
     write_runs(runs, lambda recipe, seed: 8 + recipe.learning_rate * (seed + 1))
-    page = to_markdown(collect(runs), "curves.png", "sizes.png")
+    page = page_of(runs)
     place = "| ResNet-20 on CIFAR-10; Multiception; "
     rows = [line.split(" |")[0:2] for line in page.splitlines() if line.startswith(place)]
     assert [(where.removeprefix(place), what.strip()) for where, what in rows] == [
@@ -168,16 +185,18 @@ def test_errors_on_other_images_are_not_compared(grid, tmp_path):
     assert collect(runs)["comparisons"] == []
 
 
-def test_csv_has_a_line_for_each_condition(table_runs):
-    rows = list(csv.DictReader(to_csv(collect(table_runs)).splitlines()))
-    assert [row["conv"] for row in rows] == list(ERRORS)
-    assert rows[0]["errors_by_seed"] == "0:7.0 1:7.2 2:7.4"
-    assert float(rows[3]["paper"]) == 7.53
+def test_csv_has_a_line_for_each_run_and_the_papers_figure(table_runs):
+    rows = list(csv.DictReader(to_csv(PAGE.to_rows(collect(table_runs))).splitlines()))
+    own = [row for row in rows if row["conv"] == "standard"]
+    errors = [(row["seed"], row["value"]) for row in own if row["metric"] == "error"]
+    assert errors == [("0", "7"), ("1", "7.2"), ("2", "7.4")]
+    papers = {row["conv"]: row["value"] for row in rows if row["metric"] == "error of the paper"}
+    assert papers["multiception"] == "7.53"
 
 
 def test_pages_are_made_again_from_the_result_file(table_runs, tmp_path):
     output = tmp_path / "results" / "study.v1"
-    summarize(table_runs, tmp_path, output, command="the command", note="JPEG copies")
+    summarize_runs(table_runs, tmp_path, output, command="the command", note="JPEG copies")
     files = {path.name: path for path in output.parent.iterdir()}
     assert sorted(files) == [
         *(f"study.v1.{suffix}" for suffix in ("csv", "json", "md", "png")),
@@ -189,27 +208,20 @@ def test_pages_are_made_again_from_the_result_file(table_runs, tmp_path):
     height, width, _ = imread(files["study.v1.png"]).shape
     assert (height, width) > (400, 800)
     files["study.v1.md"].unlink()
-    render(files["study.v1.json"])
+    PAGE.render(files["study.v1.json"])
     assert files["study.v1.md"].read_text() == page
-
-
-def test_file_without_results_is_refused(tmp_path):
-    path = tmp_path / "other.json"
-    path.write_text(json.dumps({"epochs": 3}))
-    with pytest.raises(ValueError, match=r"`render` must be the .json file of a study's results"):
-        render(path)
 
 
 def test_study_without_any_result_has_its_tables(tmp_path):
     runs = plan_runs(plan_conditions(recipes_of_tables([1], ["resnet20"])), 2, tmp_path)
-    summarize(runs, tmp_path, tmp_path / "study")
+    summarize_runs(runs, tmp_path, tmp_path / "study")
     page = (tmp_path / "study.md").read_text()
     assert "**Not complete**: 6 of 6 runs" in page
     [row] = rows_of(page, "network and data set")
     assert row["DSConv"] == "-"
 
 
-@pytest.mark.parametrize("draw", [draw_curves, draw_sizes])
+@pytest.mark.parametrize("draw", PAGE.figures.values())
 def test_figures_leave_room_for_long_names(draw, tmp_path):
     """Many conditions that differ in several keys: their names do not cover the curves."""
     values = {
@@ -219,8 +231,13 @@ def test_figures_leave_room_for_long_names(draw, tmp_path):
         "ema": (0, 0.9),
     }
     grid = [f"{key}={value}" for key, each in values.items() for value in each]
-    runs = plan_runs(plan_conditions(["resnet20_multiception_cifar10"], grid=grid), 1, tmp_path)
-    write_runs(runs, lambda recipe, seed: 10 + recipe.learning_rate)
+    runs = study(
+        tmp_path,
+        ["resnet20_multiception_cifar10"],
+        lambda recipe, seed: 10 + recipe.learning_rate,
+        1,
+        grid=grid,
+    )
     figure = draw(collect(runs))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
