@@ -276,7 +276,9 @@ def test_runs_of_other_recipes_are_not_mixed_in(tmp_path):
     [run] = plan_runs(plan_conditions([DSCONV]), 1, tmp_path)
     write_runs([run], lambda recipe, seed: 8.5)
     assert plan_runs(plan_conditions([DSCONV]), 1, tmp_path) == [run]
-    with pytest.raises(ValueError, match=r"another configuration.*epochs \(300 there, 9 now\). Received"):
+    with pytest.raises(
+        ValueError, match=r"another configuration.*epochs \(300 there, 9 now\). Received"
+    ):
         plan_runs(plan_conditions([DSCONV], changes=["epochs=9"]), 1, tmp_path)
     with pytest.raises(ValueError, match=r"`seeds` must be at least 1. Received: seeds=0"):
         plan_runs([], 0, tmp_path)
