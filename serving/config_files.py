@@ -1,4 +1,4 @@
-"""TF Serving's configuration files, in protobuf's text format, read and checked.
+"""TF Serving's configuration files, in protobuf's text format.
 
 `ModelServerConfig` is part of tensorflow-serving-api. `BatchingParameters` and `MonitoringConfig`
 are not: their fields are listed here.
@@ -39,18 +39,7 @@ _MESSAGES = {
 
 
 def read_config(path: str | Path, message: type[M]) -> M:
-    """Reads a file in protobuf's text format.
-
-    Args:
-        path: The file.
-        message: The type of message it holds.
-
-    Returns:
-        The message.
-
-    Raises:
-        ValueError: If the file cannot be read or is none of that type.
-    """
+    """Reads a file; raises a `ValueError` if it cannot be read or is no such message."""
     try:
         return text_format.Parse(Path(path).read_text(encoding="utf-8"), message())
     except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
@@ -62,15 +51,7 @@ def read_config(path: str | Path, message: type[M]) -> M:
 
 
 def single_model(name: str, base_path: str | Path) -> ModelServerConfig:
-    """Makes the configuration of a server of one model.
-
-    Args:
-        name: The model's name.
-        base_path: The folder of its versions.
-
-    Returns:
-        The configuration.
-    """
+    """Makes the configuration of a server of one model."""
     config = ModelServerConfig()
     config.model_config_list.config.add(
         name=name, base_path=str(base_path), model_platform="tensorflow"

@@ -15,45 +15,33 @@ import uvicorn
 from starlette.applications import Starlette
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
-from serving.http.http_protocol import LimitedHttpProtocol
-from serving.http.rest import METRICS_PATH, RestApi, create_app
+from serving.api.grpc_service import grpc_server
+from serving.api.rest import METRICS_PATH, RestApi
 from serving.lifecycle.loading import DEFAULT_LOADING, Loading
 from serving.lifecycle.models import Models
-from serving.page.page import page_routes
-from serving.rpc.grpc_server import grpc_server
+from serving.page import page_routes
 from serving.telemetry import Telemetry
 
+MAX_HEAD_BYTES = 64 * 2**10  # of a request's first line and headers
 _GRACE_SECONDS = 30
-_KEEP_ALIVE_SECONDS = 30
 _MAX_THREADS = 256
 
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """How to serve, in the words of TF Serving's flags.
+    """How to serve, in the words of TF Serving's flags."""
 
-    Args:
-        host: The address that the REST port is listened on, for gRPC too.
-        port: gRPC's port; 0 takes a free one, `None` serves no gRPC.
-        loading: How versions are found and loaded.
-        allow_version_labels_for_unavailable_models: Whether new labels may be given to versions
-            that are not loaded.
-        rest_api_num_threads: Threads that answer REST calls; `None` for enough to fill a batch.
-        grpc_max_threads: The same for gRPC.
-        rest_api_timeout_in_ms: Milliseconds for a REST call to be answered.
-        grpc_channel_arguments: gRPC's own arguments.
-        metrics_path: Where the metrics page is, from the slash on; `None` for none.
-    """
-
-    host: str = "127.0.0.1"
-    port: int | None = None
+    host: str = "127.0.0.1"  # that the REST port is listened on, for gRPC too
+    port: int | None = None  # gRPC's: 0 takes a free one, `None` serves no gRPC
     loading: Loading = DEFAULT_LOADING
     allow_version_labels_for_unavailable_models: bool = False
-    rest_api_num_threads: int | None = None
+    rest_api_num_threads: int | None = None  # `None` for enough to fill a batch
     grpc_max_threads: int | None = None
     rest_api_timeout_in_ms: int = 30_000
+    rest_api_keep_alive_seconds: int = 75  # load balancers hold idle connections for 60
+    rest_api_enable_cors_support: bool = False
     grpc_channel_arguments: Sequence[tuple[str, int | str]] = ()
-    metrics_path: str | None = METRICS_PATH
+    metrics_path: str | None = METRICS_PATH  # from the slash on; `None` for no metrics
 
 
 DEFAULT_OPTIONS = ServerOptions()
@@ -61,39 +49,22 @@ DEFAULT_OPTIONS = ServerOptions()
 
 @dataclass(frozen=True)
 class ModelServer:
-    """A server that runs.
+    """A server that runs."""
 
-    Args:
-        url: REST's URL, `http://HOST:PORT`.
-        grpc_address: gRPC's `HOST:PORT`; `None` without gRPC.
-        models: The models.
-        stopped: Set when the web server has stopped.
-    """
-
-    url: str
+    url: str  # REST's, `http://HOST:PORT`
     grpc_address: str | None
     models: Models
-    stopped: threading.Event
+    stopped: threading.Event  # set when the web server has stopped
 
 
 @contextmanager
 def model_server(
     config: ModelServerConfig, listener: socket.socket, options: ServerOptions = DEFAULT_OPTIONS
 ) -> Iterator[ModelServer]:
-    """Serves models while the `with` block runs; at its end open calls finish.
+    """Serves models while the `with` block runs, REST on `listener`; at its end open calls finish.
 
-    Args:
-        config: The models.
-        listener: The socket that REST listens on.
-        options: How to serve.
-
-    Yields:
-        The server, once its models are loaded.
-
-    Raises:
-        ValueError: If the configuration cannot be served, or an option cannot be used.
-        ServingError: If a label's version is not loaded.
-        OSError: If gRPC's port is in use.
+    Raises a `ValueError` or a `ServingError` if the configuration cannot be served, and an
+    `OSError` if gRPC's port is in use.
     """
     telemetry = Telemetry()
     enough = _enough_threads(options.loading)
@@ -101,10 +72,15 @@ def model_server(
     models = Models(config, options.loading, options.allow_version_labels_for_unavailable_models)
     executor = ThreadPoolExecutor(options.rest_api_num_threads or enough, "rest")
     api = RestApi(models, telemetry, executor, options.rest_api_timeout_in_ms / 1000)
-    app = create_app(api, options.metrics_path, page_routes(models, options.metrics_path))
+    app = api.app(
+        options.metrics_path,
+        page_routes(models, options.metrics_path),
+        options.rest_api_enable_cors_support,
+    )
     with models, ExitStack() as stopping:
         stopping.callback(executor.shutdown, wait=False)  # after REST's last call
-        rest, stopped = stopping.enter_context(_rest_server(app, listener))
+        keep_alive = options.rest_api_keep_alive_seconds
+        rest, stopped = stopping.enter_context(_rest_server(app, listener, keep_alive))
         url = f"http://{host}:{listener.getsockname()[1]}"
         try:
             if options.port is None:
@@ -134,17 +110,18 @@ def _enough_threads(loading: Loading) -> int:
 
 @contextmanager
 def _rest_server(
-    app: Starlette, listener: socket.socket
+    app: Starlette, listener: socket.socket, keep_alive_seconds: int
 ) -> Iterator[tuple[uvicorn.Server, threading.Event]]:
     server = uvicorn.Server(
         uvicorn.Config(
             app,
-            http=LimitedHttpProtocol,
+            http="h11",  # httptools drops the body of a POST that offers an upgrade
             ws="none",
+            h11_max_incomplete_event_size=MAX_HEAD_BYTES,
             lifespan="off",
-            log_level="warning",
+            log_level="error",  # what is no HTTP, or offers an upgrade, is no news
             access_log=False,
-            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+            timeout_keep_alive=keep_alive_seconds,
             timeout_graceful_shutdown=_GRACE_SECONDS,
         )
     )

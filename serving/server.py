@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import quote
 
-from serving.command_line import MAX_PORT
+from serving.command_line import MAX_PORT, run_command
 from serving.server_flags import parse
 
 if TYPE_CHECKING:
@@ -77,18 +77,10 @@ def running(
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Opens the socket that REST listens on.
+    """Opens the socket that REST listens on; port 0 takes a free one.
 
-    Args:
-        host: The address.
-        port: The port; 0 takes a free one.
-
-    Returns:
-        The socket.
-
-    Raises:
-        ValueError: If there is no such port.
-        OSError: If the port is in use, or the address is not this machine's.
+    Raises a `ValueError` if there is no such port, and an `OSError` if it is in use, or the address
+    is not this machine's.
     """
     if not 0 <= port <= MAX_PORT:
         raise ValueError(
@@ -107,42 +99,15 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _options(flags: argparse.Namespace) -> ServerOptions:
-    from serving.config_files import MonitoringConfig, read_config
-    from serving.engine.batching import Batching, read_batching
-    from serving.http.rest import METRICS_PATH
-    from serving.lifecycle.loading import Loading
-    from serving.model_server import ServerOptions
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serves until SIGTERM or SIGINT, then lets open requests finish and exits with 0.
 
-    batching = None
-    metrics_path: str | None = METRICS_PATH
-    if flags.enable_batching:
-        file = flags.batching_parameters_file
-        batching = read_batching(file) if file else Batching()
-    if flags.monitoring_config_file:
-        prometheus = read_config(flags.monitoring_config_file, MonitoringConfig).prometheus_config
-        metrics_path = (prometheus.path or METRICS_PATH) if prometheus.enable else None
-    return ServerOptions(
-        flags.rest_api_host,
-        flags.port,
-        Loading(
-            flags.file_system_poll_wait_seconds,
-            batching,
-            flags.enable_model_warmup,
-            flags.max_num_load_retries,
-            flags.load_retry_interval_micros,
-            flags.enable_signature_method_name_check,
-            flags.prefer_tflite_model,
-            flags.num_tflite_pools,
-            flags.num_tflite_interpreters_per_pool,
-        ),
-        flags.allow_version_labels_for_unavailable_models,
-        flags.rest_api_num_threads,
-        flags.grpc_max_threads,
-        flags.rest_api_timeout_in_ms,
-        flags.grpc_channel_arguments,
-        metrics_path,
-    )
+    Returns the exit code of a server that failed: see `run_command`.
+    """
+    flags = parse(arguments)
+    _on_stop_signals(_exit_at_once)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    return run_command("serving.server", lambda: _serve(flags))
 
 
 def _serve(flags: argparse.Namespace) -> NoReturn:
@@ -153,11 +118,13 @@ def _serve(flags: argparse.Namespace) -> NoReturn:
         from serving.lifecycle.models import following
         from serving.model_server import model_server
 
-        threads = tf.config.threading
-        if flags.tensorflow_intra_op_parallelism:
-            threads.set_intra_op_parallelism_threads(flags.tensorflow_intra_op_parallelism)
-        if flags.tensorflow_inter_op_parallelism:
-            threads.set_inter_op_parallelism_threads(flags.tensorflow_inter_op_parallelism)
+        parallelism = flags.tensorflow_session_parallelism
+        tf.config.threading.set_intra_op_parallelism_threads(
+            flags.tensorflow_intra_op_parallelism or parallelism
+        )
+        tf.config.threading.set_inter_op_parallelism_threads(
+            flags.tensorflow_inter_op_parallelism or parallelism
+        )
         if flags.access_log:
             _write_access_log(flags.access_log)
         file = flags.model_config_file
@@ -166,7 +133,7 @@ def _serve(flags: argparse.Namespace) -> NoReturn:
             if file
             else single_model(flags.model_name, flags.model_base_path)
         )
-        poll_wait_seconds = flags.model_config_file_poll_wait_seconds if file else 0
+        poll_wait_seconds = flags.model_config_file_poll_wait_seconds
         with (
             model_server(config, listener, _options(flags)) as server,
             following(server.models, file, poll_wait_seconds),
@@ -183,6 +150,34 @@ def _serve(flags: argparse.Namespace) -> NoReturn:
             raise OSError("The web server stopped by itself.")
 
 
+def _options(flags: argparse.Namespace) -> ServerOptions:
+    from serving.api.rest import METRICS_PATH
+    from serving.config_files import MonitoringConfig, read_config
+    from serving.engine.batching import Batching, read_batching
+    from serving.lifecycle.loading import Loading
+    from serving.model_server import ServerOptions
+
+    batching = None
+    metrics_path: str | None = METRICS_PATH
+    if flags.enable_batching:
+        file = flags.batching_parameters_file
+        batching = read_batching(file) if file else Batching()
+    if flags.monitoring_config_file:
+        prometheus = read_config(flags.monitoring_config_file, MonitoringConfig).prometheus_config
+        metrics_path = (prometheus.path or METRICS_PATH) if prometheus.enable else None
+    given = vars(flags)
+    loading = Loading(
+        batching=batching,
+        **{name: given[name] for name in Loading.__dataclass_fields__ if name in given},
+    )
+    return ServerOptions(
+        host=flags.rest_api_host,
+        loading=loading,
+        metrics_path=metrics_path,
+        **{name: given[name] for name in ServerOptions.__dataclass_fields__ if name in given},
+    )
+
+
 def _write_access_log(file: str) -> None:
     from serving.telemetry import ACCESS_LOG
 
@@ -197,38 +192,13 @@ def _on_stop_signals(handler: Callable[..., NoReturn]) -> None:
     signal.signal(signal.SIGINT, handler)
 
 
-def _stop(*_) -> NoReturn:
+def _stop(*_: object) -> NoReturn:
     raise SystemExit(0)
 
 
-def _leave(*_) -> NoReturn:
+def _exit_at_once(*_: object) -> NoReturn:
     """Ends a server that does not serve yet: an exception could be lost in a package's callback."""
     os._exit(0)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line: serves until SIGTERM or SIGINT, and then lets open requests finish.
-
-    Args:
-        arguments: The arguments; `None` takes those of the process.
-
-    Returns:
-        The exit code of a server that failed. One that was asked to stop exits with 0.
-    """
-    flags = parse(arguments)
-    _on_stop_signals(_leave)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    try:
-        _serve(flags)
-    except (ValueError, OSError) as error:
-        print(f"serving.server: error: {error}", file=sys.stderr)
-    except Exception as error:
-        from serving.engine.errors import ServingError
-
-        if not isinstance(error, ServingError):
-            raise
-        print(f"serving.server: error: {error.message}", file=sys.stderr)
-    return 1
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What happened to each call: counted for Prometheus, and written as a line of JSON."""
+"""What came of each call: counted for Prometheus, and written as a line of JSON."""
 
 from __future__ import annotations
 
@@ -16,38 +16,24 @@ ACCESS_LOG.propagate = False
 
 _REQUEST_COUNT = ":tensorflow:serving:request_count"
 _BUCKETS = [10 * 1.8**power for power in range(33)]  # TF Serving's, in microseconds
+_MAX_NAMES = 1000  # clients may make up names of models; each one counted takes memory
 
 prometheus_client.disable_created_metrics()
 
 
 @dataclass
 class Call:
-    """One call of the server.
+    """One call of the server."""
 
-    Args:
-        entrypoint: `"REST"` or `"GRPC"`.
-        api: What was asked: `"predict"`, `"GetModelStatus"`, ...
-        method: The HTTP method, or gRPC's.
-        path: The path asked for.
-        peer: The caller's address.
-        model: The model's name, `""` unless there is such a model.
-        version: The version that answered, if one did.
-        status: What came of it, as a gRPC status name.
-        code: The HTTP or gRPC status code.
-        seconds: How long it took.
-        request_bytes: Size of the request's body.
-        response_bytes: Size of the response's body.
-    """
-
-    entrypoint: str
-    api: str = ""
+    entrypoint: str  # REST or GRPC
+    api: str = ""  # predict, metadata, status, ...
     method: str = ""
     path: str = ""
     peer: str = ""
-    model: str = ""
-    version: int | None = None
-    status: str = "OK"
-    code: int = 0
+    model: str = ""  # the name asked for, whether there is such a model or not
+    version: int | None = None  # that answered
+    status: str = "OK"  # a gRPC status name
+    code: int = 0  # HTTP's or gRPC's
     seconds: float = 0.0
     request_bytes: int = 0
     response_bytes: int = 0
@@ -56,8 +42,9 @@ class Call:
 class Telemetry:
     """The metrics of one server, named as TF Serving names them."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._registry = CollectorRegistry()
+        self._names: set[str] = set()
         self._count = Counter(
             _REQUEST_COUNT,
             "The total number of requests.",
@@ -74,23 +61,18 @@ class Telemetry:
         ProcessCollector(registry=self._registry)
 
     def record(self, call: Call) -> None:
-        """Counts a call that has been answered, and writes it to the access log.
-
-        Args:
-            call: The call.
-        """
-        if call.model:
+        """Counts a call that has been answered, and writes it to the access log."""
+        if call.model and (call.model in self._names or len(self._names) < _MAX_NAMES):
+            self._names.add(call.model)
             self._count.labels(call.model, call.status).inc()
-            self._latency.labels(call.model, call.api, call.entrypoint).observe(call.seconds * 1e6)
+            if call.version is not None or call.api == "status":
+                labels = (call.model, call.api, call.entrypoint)
+                self._latency.labels(*labels).observe(call.seconds * 1e6)
         if ACCESS_LOG.isEnabledFor(logging.INFO):
             line = {"time": time.time(), **asdict(call)}
             ACCESS_LOG.info(orjson.dumps(line).decode())
 
     def page(self) -> bytes:
-        """Writes the metrics in Prometheus' text format.
-
-        Returns:
-            The text.
-        """
+        """Writes the metrics in Prometheus' text format."""
         text = prometheus_client.generate_latest(self._registry)
         return text.replace(f"{_REQUEST_COUNT}_total".encode(), _REQUEST_COUNT.encode())

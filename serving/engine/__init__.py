@@ -1,1 +1,1 @@
-"""One loaded SavedModel and what can be asked of it, whatever the transport."""
+"""One loaded version of a model: arrays in, arrays out, whatever the transport."""

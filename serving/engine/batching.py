@@ -24,26 +24,16 @@ _QUEUE_NUMBERS = itertools.count()
 
 @dataclass(frozen=True)
 class Batching:
-    """How to batch, in TF Serving's words and with its defaults.
+    """How to batch, in TF Serving's words and with its defaults."""
 
-    Args:
-        max_batch_size: The most rows that run at once, and that one request may have.
-        batch_timeout_micros: Microseconds to wait for more rows.
-        max_enqueued_batches: The most full batches that wait; requests beyond are UNAVAILABLE.
-        num_batch_threads: Batches that run at the same time.
-        thread_pool_name: The name of those threads' pool.
-        allowed_batch_sizes: Sizes that batches are padded to, ascending up to the maximum; none
-            leaves them as they are.
-    """
-
-    max_batch_size: int = 1000
-    batch_timeout_micros: int = 0
-    max_enqueued_batches: int = 10
-    num_batch_threads: int = os.cpu_count() or 1
+    max_batch_size: int = 1000  # rows that run at once, and that one request may have
+    batch_timeout_micros: int = 0  # to wait for more rows
+    max_enqueued_batches: int = 10  # full batches that wait; requests beyond are UNAVAILABLE
+    num_batch_threads: int = os.cpu_count() or 1  # batches that run at the same time
     thread_pool_name: str = "batch_threads"
-    allowed_batch_sizes: tuple[int, ...] = ()
+    allowed_batch_sizes: tuple[int, ...] = ()  # that batches are padded to; none pads nothing
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, least in (
             ("max_batch_size", 1),
             ("batch_timeout_micros", 0),
@@ -65,17 +55,7 @@ class Batching:
 
 
 def read_batching(path: str | Path) -> Batching:
-    """Reads a batching parameters file.
-
-    Args:
-        path: A `BatchingParameters` message in protobuf's text format.
-
-    Returns:
-        The parameters; what the file leaves out has its default.
-
-    Raises:
-        ValueError: If the file cannot be read or asks for what cannot be done.
-    """
+    """Reads a `BatchingParameters` file; what it leaves out has its default."""
     message = read_config(path, BatchingParameters)
     if message.pad_variable_length_inputs:
         raise ValueError(
@@ -91,14 +71,9 @@ def read_batching(path: str | Path) -> Batching:
 
 
 def can_batch(signature: Signature) -> bool:
-    """Tells whether rows of different requests fit into one call of a signature.
+    """Whether rows of different requests fit into one call of a signature.
 
-    Args:
-        signature: The signature.
-
-    Returns:
-        Whether all its inputs have a free first dimension and no other, and all its outputs a
-        first dimension to split.
+    All its inputs must have a free first dimension and no other, all outputs one to split.
     """
     inputs = [spec.shape for spec in signature.inputs.values()]
     outputs = [spec.shape for spec in signature.outputs.values()]
@@ -112,21 +87,15 @@ def can_batch(signature: Signature) -> bool:
 def batched(
     function: Callable[..., dict[str, tf.Tensor]], signature: Signature, batching: Batching
 ) -> Callable[[Sequence[tf.Tensor]], Sequence[tf.Tensor]]:
-    """Makes the batched form of a signature.
+    """Makes the batched form of a signature's function.
 
-    Args:
-        function: The signature's function, from named tensors to named tensors.
-        signature: Its inputs and outputs.
-        batching: How to batch.
-
-    Returns:
-        A function from the inputs' tensors to the outputs', both in the signature's order, that
-        may be called from many threads.
+    It takes the inputs' tensors and returns the outputs', both in the signature's order, and may be
+    called from many threads.
     """
     specs = [tf.TensorSpec(s.shape, s.dtype) for s in signature.inputs.values()]
 
     @tf.function(input_signature=specs, autograph=False)
-    def whole_batch(*tensors):
+    def whole_batch(*tensors: tf.Tensor) -> list[tf.Tensor]:
         outputs = function(**dict(zip(signature.inputs, tensors, strict=True)))
         return [outputs[name] for name in signature.outputs]
 

@@ -1,4 +1,4 @@
-"""What cannot be served, with a gRPC status by name, and TensorFlow's errors told as such."""
+"""Errors of requests and models, with a gRPC status by name."""
 
 from __future__ import annotations
 
@@ -14,16 +14,11 @@ _GRAPH_NOISE = re.compile(
     r"^\d+ root error\(s\) found\.$|^\s*\(0\) \w+: ",
     re.MULTILINE,
 )
-_MOST_QUOTED = 200  # characters of an error that ends in a file's bytes
+_MAX_QUOTED = 200  # characters of an error that ends in a file's bytes
 
 
-class ServingError(Exception):
-    """A request, or a model, that cannot be served.
-
-    Args:
-        code: A gRPC status name such as `"INVALID_ARGUMENT"` or `"NOT_FOUND"`.
-        message: One sentence for the person who sent the request.
-    """
+class ServingError(RuntimeError):
+    """A request, or a model, that cannot be served: a gRPC status by name, and one sentence."""
 
     def __init__(self, code: str, message: str):
         super().__init__(message)
@@ -31,15 +26,15 @@ class ServingError(Exception):
         self.message = message
 
 
+def invalid(message: str) -> ServingError:
+    """The error of a request that does not fit."""
+    return ServingError("INVALID_ARGUMENT", message)
+
+
 def from_exception(error: Exception) -> ServingError:
-    """Tells any exception, TensorFlow's above all, as a `ServingError`.
+    """Turns any exception into a `ServingError` with TensorFlow's own status.
 
-    Args:
-        error: The exception.
-
-    Returns:
-        An error with TensorFlow's own status and the first sentence that says what went wrong,
-        without the graph's node names and stack traces around it.
+    Its message is the first sentence that says what went wrong, without node names and traces.
     """
     message = _message(error)
     text = _GRAPH_NOISE.sub("", message).strip().partition("\n")[0]
@@ -47,8 +42,8 @@ def from_exception(error: Exception) -> ServingError:
 
 
 def _message(error: Exception) -> str:
-    if isinstance(error, UnicodeDecodeError):  # what TensorFlow says quotes the request's bytes
-        return error.object.decode(errors="replace")[:_MOST_QUOTED]
+    if isinstance(error, UnicodeDecodeError):  # TensorFlow's message quotes the request's bytes
+        return error.object.decode(errors="replace")[:_MAX_QUOTED]
     return str(error.message if isinstance(error, tf.errors.OpError) else error)
 
 

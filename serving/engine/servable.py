@@ -1,93 +1,62 @@
-"""The serving core: one SavedModel, loaded, its requests checked and answered. No transport.
+"""The seam under REST, gRPC and warm-up: arrays in, arrays out, for predict, classify, regress.
 
-Transports (REST, gRPC) turn their requests into NumPy arrays, call `Servable.predict` and turn
-`ServingError`, which carries a gRPC status code by name, into their own kind of error.
+A transport turns its request into NumPy arrays, calls a `Servable`, and turns the arrays, or a
+`ServingError`, into its own kind of answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import io
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
-from tensorflow.core.protobuf import saved_model_pb2
+from PIL import Image, UnidentifiedImageError
+from tensorflow.core.protobuf import meta_graph_pb2
 
-from serving.engine.batching import Batching, batched, can_batch
-from serving.engine.errors import ServingError, from_exception
-from serving.engine.image_limit import refuse_image_bombs
-from serving.engine.signature import DEFAULT_SIGNATURE, Signature, find_signature
-from serving.version_folder import verify_manifest
+from serving.engine.errors import ServingError, invalid
+from serving.engine.signature import DEFAULT_SIGNATURE, Signature
 
-# The text of TensorFlow's errors may hold the bytes of a request, which are no Unicode.
-_FAILURES = (tf.errors.OpError, UnicodeDecodeError)
+CLASSIFY, REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
+MAX_IMAGE_PIXELS = 2**26
+# The formats that an exported graph decodes, by how their files start.
+_FORMATS = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG"}
 
 
-class Servable:
-    """One version of a model: a SavedModel folder, loaded and ready to be called.
+class Servable(ABC):
+    """One version of a model, loaded.
 
-    Args:
-        path: The folder that holds `saved_model.pb`.
-        version: Its number, for those who ask.
-        batching: How to gather concurrent calls into one; `None` runs each by itself.
-        checks_method_names: Whether signatures may classify and regress only if their method name
-            says so; what TensorFlow 2 saves says `predict` throughout.
-
-    Raises:
-        ServingError: If the folder holds no SavedModel that loads.
+    `signature_defs` holds the `SignatureDef` messages that metadata calls report. With
+    `checks_method_names`, signatures classify and regress only if their method name says so; what
+    TensorFlow 2 saves says `predict` throughout.
     """
 
     def __init__(
         self,
-        path: str | Path,
-        version: int = 0,
-        batching: Batching | None = None,
-        checks_method_names: bool = False,
+        path: Path,
+        version: int,
+        checks_method_names: bool,
+        signature_defs: Mapping[str, meta_graph_pb2.SignatureDef],
+        callable_names: Collection[str],
     ):
-        path = Path(path)
-        self.version = version
-        self.checks_method_names = checks_method_names
         self.path = path
-        if not (path / "saved_model.pb").is_file():
-            raise ServingError("NOT_FOUND", f"There is no saved_model.pb in {path}.")
-        try:
-            verify_manifest(path)
-            self._model = tf.saved_model.load(str(path), tags=["serve"])
-            saved = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
-        except Exception as error:  # a damaged file may raise anything
-            raise from_exception(error) from error
-        # The `SignatureDef` messages, by name: what a transport's metadata call reports.
-        self.signature_defs = {
-            name: definition
-            for graph in saved.meta_graphs
-            if "serve" in graph.meta_info_def.tags
-            for name, definition in graph.signature_def.items()
-        }
+        self.version = version
+        self.signature_defs = signature_defs
+        self._checks_method_names = checks_method_names
         self._signatures = {
-            name: Signature.of(name, self.signature_defs[name]) for name in self._model.signatures
+            name: Signature.from_proto(name, signature_defs[name]) for name in callable_names
         }
-        self._batched = {}
-        if batching is not None:
-            self._max_batch_size = batching.max_batch_size
-            self._batched = {
-                name: batched(self._model.signatures[name], signature, batching)
-                for name, signature in self._signatures.items()
-                if can_batch(signature)
-            }
 
     def signature(self, name: str = DEFAULT_SIGNATURE) -> Signature:
-        """Looks a signature up.
-
-        Args:
-            name: The signature's name; `""` is the default one, as in TF Serving.
-
-        Returns:
-            The signature.
-
-        Raises:
-            ServingError: INVALID_ARGUMENT, if the model has no such signature.
-        """
-        return find_signature(self._signatures, name)
+        """Looks a signature up; `""` is the default one, as in TF Serving."""
+        name = name or DEFAULT_SIGNATURE
+        if name not in self._signatures:
+            raise invalid(
+                f"Serving signature name: {name!r} not found in signature def; "
+                f"the model has {sorted(self._signatures)}."
+            )
+        return self._signatures[name]
 
     def predict(
         self,
@@ -95,54 +64,112 @@ class Servable:
         inputs: Mapping[str, np.ndarray],
         output_filter: Sequence[str] = (),
     ) -> dict[str, np.ndarray]:
-        """Calls a signature.
+        """Calls a signature; strings come and go as arrays of `bytes` objects.
 
-        Args:
-            signature_name: The signature's name; `""` is the default one, as in TF Serving.
-            inputs: An array for each input, by name.
-            output_filter: Names of the outputs to return; none returns all.
-
-        Returns:
-            An array for each output, by name; strings as arrays of `bytes` objects.
-
-        Raises:
-            ServingError: INVALID_ARGUMENT, if the signature is unknown or the inputs or the filter
-                do not fit it; otherwise the status of the TensorFlow operation that failed.
+        Raises a `ServingError`: INVALID_ARGUMENT if the signature is unknown or the inputs or the
+        filter do not fit it, else the status of the operation that failed.
         """
         signature = self.signature(signature_name)
-        wanted = signature.wanted_outputs(output_filter)
-        tensors = signature.convert(inputs)
-        for name, spec in signature.inputs.items():
-            if spec.dtype == tf.string:
-                refuse_image_bombs(np.asarray(inputs[name]).flat)
-        try:
-            # A tensor's own shape is slow to ask for.
-            rows = max((len(value) for value in inputs.values() if np.ndim(value)), default=0)
-            outputs = self._call(signature, tensors, rows)
-            return {name: _to_array(outputs[name]) for name in wanted}
-        except _FAILURES as error:
-            raise from_exception(error) from error
+        wanted = signature.filter_outputs(output_filter)
+        arrays = signature.check_inputs(inputs)
+        for array in arrays.values():
+            if array.dtype.kind == "O":
+                check_image_size(array.flat)
+        return self._call(signature, arrays, wanted)
 
-    def _call(
-        self, signature: Signature, tensors: Mapping[str, tf.Tensor], rows: int
-    ) -> Mapping[str, tf.Tensor]:
-        if signature.name in self._batched and rows:
-            if rows > self._max_batch_size:
-                raise ServingError(
-                    "INVALID_ARGUMENT",
-                    f"Task size {rows} is larger than maximum input batch size "
-                    f"{self._max_batch_size}",
+    def classify(self, signature_name: str, examples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Labels (text) and scores (float32) of serialized `tf.Example` messages.
+
+        Both are [examples, classes]; what the signature does not give is `""` or 0.
+        """
+        outputs = self._infer(signature_name, CLASSIFY, examples, ("classes", "scores"))
+        for name, kind, words in (("classes", "O", "strings"), ("scores", "f", "floats")):
+            array = outputs.get(name)
+            if array is not None and (
+                array.ndim != 2 or len(array) != len(examples) or array.dtype.kind != kind
+            ):
+                raise invalid(
+                    f"Expected `{name}` of shape [batch_size num_classes] and {words}. "
+                    f"Received: {list(array.shape)} of {array.dtype}"
                 )
-            try:
-                outputs = self._batched[signature.name](list(tensors.values()))
-                return dict(zip(signature.outputs, outputs, strict=True))
-            except tf.errors.UnavailableError:
-                raise
-            except _FAILURES:
-                pass  # one request's broken image fails its whole batch: now each by itself
-        return self._model.signatures[signature.name](**tensors)
+        shapes = {array.shape for array in outputs.values()}
+        if len(shapes) != 1:
+            raise invalid(f"`classes` and `scores` differ: {shapes}")
+        (shape,) = shapes
+        try:
+            labels = [label.decode() for label in outputs.get("classes", np.empty(0)).flat]
+        except UnicodeDecodeError as error:
+            raise ServingError(
+                "FAILED_PRECONDITION", "`classes` holds bytes that are not UTF-8 text."
+            ) from error
+        texts = np.array(labels, object).reshape(shape) if labels else np.full(shape, "", object)
+        return texts, outputs.get("scores", np.zeros(shape)).astype(np.float32)
+
+    def regress(self, signature_name: str, examples: np.ndarray) -> np.ndarray:
+        """A float32 value for each serialized `tf.Example` message."""
+        values = self._infer(signature_name, REGRESS, examples, ("outputs",))["outputs"]
+        if values.shape not in ((len(examples),), (len(examples), 1)) or values.dtype.kind != "f":
+            raise invalid(
+                "Expected output Tensor shape to be either [batch_size] or [batch_size, 1] and "
+                f"floats. Received: {list(values.shape)} of {values.dtype}"
+            )
+        return values.ravel().astype(np.float32)
+
+    @abstractmethod
+    def _call(
+        self, signature: Signature, inputs: Mapping[str, np.ndarray], wanted: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        """Runs a signature on inputs that fit, in its order; returns the wanted outputs."""
+
+    def _infer(
+        self, signature_name: str, method: str, examples: np.ndarray, outputs: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        signature = self.signature(signature_name)
+        if self._checks_method_names and signature.method_name != method:
+            kind = "classification" if method == CLASSIFY else "regression"
+            raise invalid(
+                f"Expected {kind} signature method_name to be {method}. "
+                f"Was: {signature.method_name}"
+            )
+        if len(signature.inputs) != 1:
+            raise invalid(f"Expected one input Tensor. Received: {sorted(signature.inputs)}")
+        if "inputs" not in signature.inputs:
+            raise ServingError(
+                "FAILED_PRECONDITION",
+                f"Signature {signature.name!r} must take one input, `inputs`, of serialized "
+                f"tf.Example messages. It takes: {sorted(signature.inputs)}",
+            )
+        wanted = [name for name in outputs if name in signature.outputs]
+        if not wanted:
+            raise ServingError(
+                "FAILED_PRECONDITION",
+                f"Signature {signature.name!r} must give {' or '.join(map(repr, outputs))}. "
+                f"It gives: {sorted(signature.outputs)}",
+            )
+        return self.predict(signature.name, {"inputs": examples}, wanted)
 
 
-def _to_array(tensor: tf.Tensor) -> np.ndarray:
-    """NumPy's own strings end at their last byte that is not NUL: a single one stays an object."""
-    return np.asarray(tensor.numpy(), object if tensor.dtype == tf.string else None)
+def check_image_size(values: Iterable[bytes | str]) -> None:
+    """Refuses encoded images that are small to send and huge to decode, by their header alone.
+
+    Whatever is no image of a known format is let through.
+    """
+    for value in values:
+        if not isinstance(value, bytes):
+            continue
+        for start, format_name in _FORMATS.items():
+            if value.startswith(start):
+                _check_pixels(value, format_name)
+
+
+def _check_pixels(value: bytes, format_name: str) -> None:
+    try:
+        with Image.open(io.BytesIO(value), formats=[format_name]) as image:
+            width, height = image.size
+        received = f"{width} x {height}" if width * height > MAX_IMAGE_PIXELS else ""
+    except Image.DecompressionBombError as error:
+        received = str(error)
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
+        return  # TensorFlow will say what is wrong with it
+    if received:
+        raise invalid(f"An image must have at most {MAX_IMAGE_PIXELS} pixels. Received: {received}")

@@ -1,4 +1,4 @@
-"""What a SavedModel's signatures take and give, and whether an array fits."""
+"""What a model's signatures take and give, and whether an array fits."""
 
 from __future__ import annotations
 
@@ -9,53 +9,38 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import meta_graph_pb2
 
-from serving.engine.errors import ServingError
+from serving.engine.errors import invalid
 
 DEFAULT_SIGNATURE = "serving_default"
 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """What a signature says of one tensor: its dtype, and its shape with `None` for what is free.
+    """A tensor's name, dtype and shape in a signature.
 
-    Args:
-        name: The tensor's name in the signature.
-        dtype: A `tf.DType`.
-        shape: Dimensions, `None` where any size fits; `None` in place of all for any rank.
+    `None` in the shape is a free dimension; `None` in place of the shape is any rank.
     """
 
     name: str
     dtype: tf.DType
     shape: tuple[int | None, ...] | None
 
-    def convert(self, value: np.ndarray) -> tf.Tensor:
-        """Checks an array against this spec.
-
-        Args:
-            value: The array; text and bytes in any of NumPy's forms.
-
-        Returns:
-            The array as a tensor.
-
-        Raises:
-            ServingError: INVALID_ARGUMENT, if the dtype or the shape differs.
-        """
+    def check(self, value: np.ndarray) -> np.ndarray:
+        """Refuses an array of another dtype or shape; text and bytes become objects."""
         value = np.asarray(value)
         if value.dtype.kind in "SU":
             value = value.astype(object)
         if value.dtype != np.dtype(self.dtype.as_numpy_dtype):
-            raise ServingError(
-                "INVALID_ARGUMENT",
+            raise invalid(
                 f"Input `{self.name}` must be of dtype {self.dtype.name}. "
-                f"Received: dtype={value.dtype}",
+                f"Received: dtype={value.dtype}"
             )
         if not self._fits(value.shape):
-            raise ServingError(
-                "INVALID_ARGUMENT",
+            raise invalid(
                 f"Input `{self.name}` must be of shape {_shape_text(self.shape or ())}. "
-                f"Received: shape={_shape_text(value.shape)}",
+                f"Received: shape={_shape_text(value.shape)}"
             )
-        return tf.constant(value, self.dtype)
+        return value
 
     def _fits(self, shape: tuple[int, ...]) -> bool:
         return self.shape is None or (
@@ -66,14 +51,7 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Signature:
-    """What one of a model's signatures takes and gives.
-
-    Args:
-        name: The signature's name.
-        method_name: What it is for: `tensorflow/serving/predict`, `.../classify`, `.../regress`.
-        inputs: A spec for each input, by name.
-        outputs: A spec for each output, by name.
-    """
+    """What one signature takes and gives; its method name is `tensorflow/serving/predict`, ..."""
 
     name: str
     method_name: str
@@ -81,88 +59,34 @@ class Signature:
     outputs: Mapping[str, TensorSpec]
 
     @classmethod
-    def of(cls, name: str, definition: meta_graph_pb2.SignatureDef) -> Signature:
-        """Reads a `SignatureDef` message.
-
-        Args:
-            name: The signature's name.
-            definition: The message.
-
-        Returns:
-            The signature.
-        """
+    def from_proto(cls, name: str, definition: meta_graph_pb2.SignatureDef) -> Signature:
+        """Reads a `SignatureDef` message."""
         inputs, outputs = _specs(definition.inputs), _specs(definition.outputs)
         return cls(name, definition.method_name, inputs, outputs)
 
-    def convert(self, inputs: Mapping[str, np.ndarray]) -> dict[str, tf.Tensor]:
-        """Checks a call's inputs.
-
-        Args:
-            inputs: An array for each input, by name.
-
-        Returns:
-            The arrays as tensors, in the signature's order.
-
-        Raises:
-            ServingError: INVALID_ARGUMENT, if the names, or an array's dtype or shape differ.
-        """
+    def check_inputs(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Refuses a call's inputs if their names, dtypes or shapes differ; orders them."""
         if self.inputs.keys() != inputs.keys():
-            raise ServingError(
-                "INVALID_ARGUMENT",
+            raise invalid(
                 f"Signature {self.name!r} takes the inputs {sorted(self.inputs)}. "
-                f"Received: inputs={sorted(inputs)}",
+                f"Received: inputs={sorted(inputs)}"
             )
-        return {name: spec.convert(inputs[name]) for name, spec in self.inputs.items()}
+        return {name: spec.check(inputs[name]) for name, spec in self.inputs.items()}
 
-    def wanted_outputs(self, output_filter: Sequence[str]) -> Sequence[str]:
-        """Checks an output filter.
-
-        Args:
-            output_filter: Names of the outputs to return; none returns all.
-
-        Returns:
-            The names of the outputs to return.
-
-        Raises:
-            ServingError: INVALID_ARGUMENT, if there is no such output, or one is named twice.
-        """
+    def filter_outputs(self, output_filter: Sequence[str]) -> Sequence[str]:
+        """The names of the outputs to return: all of them without a filter."""
         for name in output_filter:
             if name not in self.outputs:
-                raise ServingError(
-                    "INVALID_ARGUMENT",
+                raise invalid(
                     f"output tensor alias not found in signature: {name} Outputs expected to be in "
-                    f"the set {{{','.join(sorted(self.outputs))}}}.",
+                    f"the set {{{','.join(sorted(self.outputs))}}}."
                 )
             if list(output_filter).count(name) > 1:
-                raise ServingError("INVALID_ARGUMENT", f"duplicate output tensor alias: {name}")
+                raise invalid(f"duplicate output tensor alias: {name}")
         return output_filter or list(self.outputs)
 
 
-def find_signature(signatures: Mapping[str, Signature], name: str) -> Signature:
-    """Looks a signature up.
-
-    Args:
-        signatures: A model's signatures.
-        name: The signature's name; `""` is the default one, as in TF Serving.
-
-    Returns:
-        The signature.
-
-    Raises:
-        ServingError: INVALID_ARGUMENT, if the model has no such signature.
-    """
-    name = name or DEFAULT_SIGNATURE
-    if name not in signatures:
-        raise ServingError(
-            "INVALID_ARGUMENT",
-            f"Serving signature name: {name!r} not found in signature def; "
-            f"the model has {sorted(signatures)}.",
-        )
-    return signatures[name]
-
-
-def _specs(infos: Mapping) -> dict[str, TensorSpec]:
-    """Reads a map of `TensorInfo` messages."""
+def _specs(infos: Mapping[str, meta_graph_pb2.TensorInfo]) -> dict[str, TensorSpec]:
     shapes = {name: tf.TensorShape(info.tensor_shape) for name, info in infos.items()}
     return {
         name: TensorSpec(

@@ -1,1 +1,1 @@
-"""Which versions of which models are served: found, loaded, swapped, unloaded."""
+"""Models and their versions under base paths, loaded and swapped."""

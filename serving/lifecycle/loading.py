@@ -1,60 +1,48 @@
-"""How versions are found and loaded, and where they stand: settings and states as data."""
+"""How versions are found under a base path, and loaded."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from tensorflow_serving.config.file_system_storage_path_source_pb2 import (
+    FileSystemStoragePathSourceConfig,
+)
 
 from serving.engine.batching import Batching
+from serving.engine.errors import ServingError
+from serving.engine.litert import LiteRTServable
+from serving.engine.messages import replay_warmup
+from serving.engine.saved_model import SavedModelServable
+from serving.engine.servable import Servable
+from serving.version_folder import LITERT_FILE
 
-
-@dataclass(frozen=True)
-class VersionStatus:
-    """Where one version stands, in TF Serving's words.
-
-    Args:
-        version: The version's number.
-        state: `"START"`, `"LOADING"`, `"AVAILABLE"`, `"UNLOADING"` or `"END"`.
-        error_code: `"OK"`, or why loading failed, as a gRPC status name.
-        error_message: `""`, or one sentence about that failure.
-    """
-
-    version: int
-    state: str
-    error_code: str = "OK"
-    error_message: str = ""
+VersionPolicy: TypeAlias = FileSystemStoragePathSourceConfig.ServableVersionPolicy
+# Path, size and time of each file of a version.
+Snapshot: TypeAlias = frozenset[tuple[Path, int, int]]
 
 
 @dataclass(frozen=True)
 class Loading:
-    """How versions are found and loaded, in TF Serving's words.
+    """How versions are found and loaded, in the words of TF Serving's flags."""
 
-    Args:
-        file_system_poll_wait_seconds: Seconds between two looks at a base path; 0 looks once.
-        batching: How to gather concurrent calls into one; `None` runs each by itself.
-        enable_model_warmup: Whether to replay a version's warm-up requests before it serves.
-        max_num_load_retries: How often to try again to load a version that did not load. One
-            whose files have changed is always tried again.
-        load_retry_interval_micros: Microseconds between two tries.
-        enable_signature_method_name_check: Whether signatures may classify and regress only if
-            their method name says so.
-        prefer_tflite_model: Whether to serve a version's `model.tflite`, where it has one, in place
-            of its SavedModel.
-        num_tflite_pools: Pools of LiteRT interpreters; `None` for as many as processors.
-        num_tflite_interpreters_per_pool: Interpreters in each, which answer one call at a time.
-    """
-
-    file_system_poll_wait_seconds: float = 1.0
+    file_system_poll_wait_seconds: float = 1.0  # 0 looks once
     batching: Batching | None = None
     enable_model_warmup: bool = True
-    max_num_load_retries: int = 5
+    num_request_iterations_for_warmup: int = 0  # 0 replays once
+    max_num_load_retries: int = 5  # a version whose files have changed is always tried again
     load_retry_interval_micros: int = 60_000_000
     enable_signature_method_name_check: bool = False
     prefer_tflite_model: bool = False
-    num_tflite_pools: int | None = None
+    num_tflite_pools: int | None = None  # `None` for as many as processors
     num_tflite_interpreters_per_pool: int = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in (
             "file_system_poll_wait_seconds",
             "max_num_load_retries",
@@ -65,12 +53,70 @@ class Loading:
                     f"`{name}` must not be negative. Received: {name}={getattr(self, name)}"
                 )
 
-    @property
-    def interpreters(self) -> int:
-        """How many LiteRT interpreters a version has."""
-        return (
-            self.num_tflite_pools or os.cpu_count() or 1
-        ) * self.num_tflite_interpreters_per_pool
-
 
 DEFAULT_LOADING = Loading()
+
+
+def load(folder: Path, version: int, loading: Loading = DEFAULT_LOADING) -> Servable:
+    """Loads a version and replays its warm-up requests; a `ServingError` if either fails.
+
+    Where LiteRT models are preferred and there is one, that is the version, else its SavedModel.
+    """
+    checks = loading.enable_signature_method_name_check
+    servable: Servable
+    if loading.prefer_tflite_model and (folder / LITERT_FILE).is_file():
+        pools = loading.num_tflite_pools or os.cpu_count() or 1
+        interpreters = pools * loading.num_tflite_interpreters_per_pool
+        servable = LiteRTServable(folder, version, checks, interpreters)
+    else:
+        servable = SavedModelServable(folder, version, loading.batching, checks)
+    if loading.enable_model_warmup:
+        for _ in range(max(1, loading.num_request_iterations_for_warmup)):
+            replay_warmup(servable)
+    return servable
+
+
+def find_versions(base_path: Path) -> dict[int, Path]:
+    """The version folders under a base path by number; none if it cannot be read.
+
+    What a symbolic link leads out of the base path is left out.
+    """
+    try:
+        base = base_path.resolve()
+        folders = [path for path in base_path.iterdir() if path.is_dir()]
+    except OSError:
+        return {}
+    return {
+        int(path.name): path
+        for path in folders
+        if re.fullmatch(r"[0-9]{1,18}", path.name) and path.resolve().is_relative_to(base)
+    }
+
+
+def aspired_versions(policy: VersionPolicy, found: Collection[int]) -> list[int]:
+    """The versions a policy asks for among those found; an empty policy asks for the latest."""
+    choice = policy.WhichOneof("policy_choice")
+    if choice == "all":
+        return sorted(found)
+    if choice == "specific":
+        return sorted(set(found) & set(policy.specific.versions))
+    return sorted(found)[-max(1, policy.latest.num_versions) :]
+
+
+def check_links(folder: Path, base_path: Path) -> None:
+    """Refuses a version folder in which a symbolic link leads out of the base path."""
+    base = base_path.resolve()
+    for path in folder.rglob("*"):
+        if path.is_symlink() and not path.resolve().is_relative_to(base):
+            raise ServingError(
+                "PERMISSION_DENIED",
+                f"{path} is a symbolic link that leads out of the model's base path.",
+            )
+
+
+def snapshot(folder: Path) -> Snapshot:
+    """Records what a folder holds, to see later whether it has changed; empty if it goes."""
+    with contextlib.suppress(OSError):  # the folder may be written, or go, meanwhile
+        stats = [(path, path.lstat()) for path in folder.rglob("*")]
+        return frozenset((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats)
+    return frozenset()

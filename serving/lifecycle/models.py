@@ -12,26 +12,21 @@ from pathlib import Path
 from tensorflow_serving.config.model_server_config_pb2 import ModelConfig, ModelServerConfig
 
 from serving.config_files import read_config
-from serving.engine.errors import ServingError
-from serving.lifecycle.loading import DEFAULT_LOADING, Loading
-from serving.lifecycle.versions import ServedModel
+from serving.engine.errors import ServingError, invalid
+from serving.engine.servable import Servable
+from serving.lifecycle.loading import DEFAULT_LOADING, Loading, VersionPolicy
+from serving.lifecycle.versions import ServedModel, VersionStatus, not_found
 
 _LOGGER = logging.getLogger("serving")
-_MOST_POLLS_MISSED = 16  # with a model config that was not taken up
+_MAX_POLLS_SKIPPED = 16  # with a model config that was not taken up
 
 
 class Models:
     """The models that a configuration names, served while the context is open.
 
-    Args:
-        config: The configuration.
-        loading: How versions are found and loaded.
-        allow_version_labels_for_unavailable_models: Whether new labels may be given to versions
-            that are not loaded; a label that is in use moves to loaded ones only.
-
-    Raises:
-        ValueError: If the configuration is not one that can be served; on entering the context,
-            if a model has no version that loads, or a label's version is not loaded.
+    A label that is in use moves to loaded versions only; with
+    `allow_version_labels_for_unavailable_models`, a new one may be given to any. Raises a
+    `ValueError` if the configuration, or on entering the context a model, cannot be served.
     """
 
     def __init__(
@@ -55,7 +50,7 @@ class Models:
             raise
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         models, self._models = self._models, {}
         for model in models.values():
             model.__exit__()
@@ -63,52 +58,36 @@ class Models:
     def __iter__(self) -> Iterator[ServedModel]:
         return iter(self._models.values())
 
-    def get(self, name: str) -> ServedModel:
-        """Looks a model up to call it.
-
-        Args:
-            name: The model's name.
-
-        Returns:
-            The model.
-
-        Raises:
-            ServingError: NOT_FOUND, if there is none; INVALID_ARGUMENT, if the name is empty.
-        """
+    def servable(self, name: str, version: int | None = None, label: str | None = None) -> Servable:
+        """The loaded version of a model to call: the latest, that of a number or of a label."""
         if not name:
-            raise ServingError("INVALID_ARGUMENT", "ModelSpec has no name specified.")
-        model = self._models.get(name)
-        if model is None:
-            raise ServingError("NOT_FOUND", f"Servable not found for request: Latest({name})")
-        return model
+            raise invalid("ModelSpec has no name specified.")
+        if label is not None:
+            version = self._labeled(name, label)
+        if name not in self._models:
+            raise not_found(name, version)
+        return self._models[name].servable(version)
 
-    def get_for_status(self, name: str) -> ServedModel:
-        """Looks a model up to ask for its versions.
-
-        Args:
-            name: The model's name.
-
-        Returns:
-            The model.
-
-        Raises:
-            ServingError: NOT_FOUND, if there is none.
-        """
-        model = self._models.get(name)
-        if model is None:
+    def status(
+        self, name: str, version: int | None = None, label: str | None = None
+    ) -> list[VersionStatus]:
+        """Where the versions of a model seen so far stand, or one of them; the newest first."""
+        if label is not None:
+            version = self._labeled(name, label)
+        if name not in self._models:
             raise ServingError("NOT_FOUND", f"Could not find any versions of model {name}")
-        return model
+        return self._models[name].status(version)
+
+    def _labeled(self, name: str, label: str) -> int:
+        labels = self._models[name].labels if name in self._models else {}
+        if label not in labels:
+            raise invalid(f"Unrecognized servable version label: {label}")
+        return labels[label]
 
     def reload(self, config: ModelServerConfig) -> None:
         """Takes up another configuration; models that both name keep serving meanwhile.
 
-        Args:
-            config: The new configuration. If it cannot be served, the old one stays.
-
-        Raises:
-            ValueError: If it is not one that can be served, or a new model has no version that
-                loads.
-            ServingError: FAILED_PRECONDITION, if a label's version is not loaded but must be.
+        Raises a `ValueError` or `ServingError`, and changes nothing, if it cannot be served.
         """
         configs = _model_configs(config)
         with self._reload_lock, contextlib.ExitStack() as undo:
@@ -158,52 +137,47 @@ class Models:
 
 
 @contextlib.contextmanager
-def following(models: Models, path: str | Path, poll_wait_seconds: float) -> Iterator[None]:
+def following(models: Models, path: str | Path | None, poll_wait_seconds: float) -> Iterator[None]:
     """Rereads a model config file while the context is open, and reloads when it has changed.
 
-    Args:
-        models: The models.
-        path: The file.
-        poll_wait_seconds: Seconds between two readings; 0 reads no more.
-
-    Yields:
-        Nothing.
+    0 seconds, or no file, reads no more.
     """
+    if not (path and poll_wait_seconds):
+        yield
+        return
     closing = threading.Event()
 
     def follow() -> None:
-        known, said = models.config, ""
-        refused, tries, missed = None, 0, 0
+        known, reported = models.config, ""
+        refused, tries, skipped = None, 0, 0
         while not closing.wait(poll_wait_seconds):
             config = None
             try:
                 config = read_config(path, ModelServerConfig)
-                if config == refused and missed < min(2**tries, _MOST_POLLS_MISSED):
-                    missed += 1
+                if config == refused and skipped < min(2**tries, _MAX_POLLS_SKIPPED):
+                    skipped += 1
                     continue
                 if config != known:
                     models.reload(config)
-                known, said, refused = config, "", None
+                known, reported, refused = config, "", None
             except Exception as error:  # the same is tried ever later: versions may appear
                 tries = tries + 1 if config == refused else 1
-                refused, missed = config, 1
-                if str(error) != said:
-                    said = str(error)
+                refused, skipped = config, 1
+                if str(error) != reported:
+                    reported = str(error)
                     _LOGGER.error("The model config file was not taken up: %s", error)
                 gc.collect()  # of models that were loaded in vain
 
     follower = threading.Thread(target=follow, daemon=True)
-    if poll_wait_seconds:
-        follower.start()
+    follower.start()
     try:
         yield
     finally:
         closing.set()
-        if poll_wait_seconds:
-            follower.join()
+        follower.join()
 
 
-def _set_policy(model: ServedModel, policy) -> None:
+def _set_policy(model: ServedModel, policy: VersionPolicy) -> None:
     model.policy = policy
     model.poll()
 

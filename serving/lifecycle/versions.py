@@ -1,10 +1,9 @@
-"""The versions of a model under its base path: found, loaded, swapped and reported on."""
+"""The versions of one model: loaded, swapped and reported on."""
 
 from __future__ import annotations
 
 import gc
 import logging
-import re
 import threading
 import time
 import weakref
@@ -12,14 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serving.engine.errors import ServingError, from_exception
-from serving.engine.load import AnyServable, load
-from serving.engine.warmup_replay import replay_warmup
-from serving.lifecycle.loading import DEFAULT_LOADING, Loading, VersionStatus
-from serving.lifecycle.version_folders import (
+from serving.engine.servable import Servable
+from serving.lifecycle.loading import (
+    DEFAULT_LOADING,
+    Loading,
+    Snapshot,
     VersionPolicy,
     aspired_versions,
+    check_links,
     find_versions,
-    refuse_links_outside,
+    load,
     snapshot,
 )
 
@@ -30,34 +31,40 @@ _ENDED: list[int] = []
 
 
 @dataclass(frozen=True)
+class VersionStatus:
+    """Where one version stands, in TF Serving's words."""
+
+    version: int
+    state: str  # START, LOADING, AVAILABLE, UNLOADING or END
+    error_code: str = "OK"  # or why loading failed, as a gRPC status name
+    error_message: str = ""
+
+
+@dataclass(frozen=True)
 class _Failure:
     """A version that did not load: its files then, the tries so far and the time of the next."""
 
-    files: frozenset
+    files: Snapshot
     tries: int
     next_try: float
+
+
+def not_found(name: str, version: int | None) -> ServingError:
+    """The error of a model, or a version, that is not loaded, in TF Serving's words."""
+    wanted = f"Latest({name})" if version is None else f"Specific({name}, {version})"
+    return ServingError("NOT_FOUND", f"Servable not found for request: {wanted}")
 
 
 class ServedModel:
     """The versions under a base path that a policy asks for, kept up to date in the context.
 
-    The base path holds one SavedModel folder per version, named by an integer; anything else in it
-    is ignored, and so is what leads out of it by a symbolic link. A version is unloaded once the
-    ones that the policy asks for have loaded, and calls that have begun finish on the version they
-    began with. A version that does not load leaves the others serving and is tried again, at once
-    when its files change. Deleting the latest version rolls back to the one before; an empty or
-    unreadable base path changes nothing.
+    The base path holds one folder per version, named by an integer; anything else in it is ignored.
+    A version is unloaded once the ones that the policy asks for have loaded, and calls that have
+    begun finish on the version they began with. A version that does not load leaves the others
+    serving and is tried again, at once when its files change. Deleting the latest version rolls
+    back to the one before; an empty or unreadable base path changes nothing.
 
-    Args:
-        name: The model's name.
-        base_path: The folder of version folders.
-        loading: How versions are found and loaded.
-        policy: Which versions to serve, a `ServableVersionPolicy` message: `latest` (the default,
-            one version), `all` or `specific`.
-
-    Raises:
-        ValueError: If the name cannot be used; on entering the context, if the base path is
-            missing, or holds no version to serve or only ones that do not load.
+    Entering the context raises a `ValueError` if there is no version to serve, or none that loads.
     """
 
     def __init__(
@@ -67,16 +74,14 @@ class ServedModel:
         loading: Loading = DEFAULT_LOADING,
         policy: VersionPolicy | None = None,
     ):
-        if not re.fullmatch(r"[^/:]+", name):
-            raise ValueError(
-                f"`name` must not be empty or hold '/' or ':'. Received: name={name!r}"
-            )
+        if not name:
+            raise ValueError(f"`name` must not be empty. Received: name={name!r}")
         self.name = name
         self.base_path = Path(base_path)
         self.policy = policy or VersionPolicy()
         self.labels: dict[str, int] = {}
         self._loading = loading
-        self._loaded: dict[int, AnyServable] = {}
+        self._loaded: dict[int, Servable] = {}
         self._statuses: dict[int, VersionStatus] = {}
         self._failures: dict[int, _Failure] = {}
         self._closing = threading.Event()
@@ -106,66 +111,23 @@ class ServedModel:
             self._poller.start()
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._closing.set()
         if self._poller.is_alive():
             self._poller.join()
         for version, servable in self._loaded.items():
             weakref.finalize(servable, _ENDED.append, version)
 
-    def servable(self, version: int | None = None, label: str | None = None) -> AnyServable:
-        """The loaded version to call; it stays callable while the caller holds it.
-
-        Args:
-            version: A version's number; `None` for the latest.
-            label: A version's label, in place of its number.
-
-        Returns:
-            The version.
-
-        Raises:
-            ServingError: NOT_FOUND, if that version is not loaded; INVALID_ARGUMENT, if there is
-                no such label.
-        """
+    def servable(self, version: int | None = None) -> Servable:
+        """The loaded version to call, the latest by default; it stays callable while it is held."""
         loaded = self._loaded
-        if label is not None:
-            version = self.labeled(label)
         wanted = max(loaded) if version is None else version
         if wanted not in loaded:
-            raise ServingError(
-                "NOT_FOUND", f"Servable not found for request: Specific({self.name}, {version})"
-            )
+            raise not_found(self.name, version)
         return loaded[wanted]
 
-    def labeled(self, label: str) -> int:
-        """The number of the version that has a label.
-
-        Args:
-            label: The label.
-
-        Returns:
-            The version's number.
-
-        Raises:
-            ServingError: INVALID_ARGUMENT, if there is no such label.
-        """
-        labels = self.labels
-        if label not in labels:
-            raise ServingError("INVALID_ARGUMENT", f"Unrecognized servable version label: {label}")
-        return labels[label]
-
     def status(self, version: int | None = None) -> list[VersionStatus]:
-        """Where the versions seen so far stand.
-
-        Args:
-            version: Only this version; `None` for all.
-
-        Returns:
-            The statuses, the newest version first.
-
-        Raises:
-            ServingError: NOT_FOUND, if that version has never been seen.
-        """
+        """Where the versions seen so far stand, or one of them; the newest first."""
         statuses = dict(self._statuses)
         if version is None:
             return [statuses[number] for number in sorted(statuses, reverse=True)]
@@ -197,10 +159,8 @@ class ServedModel:
         self._statuses[version] = VersionStatus(version, "LOADING")
         files = snapshot(folder)
         try:
-            refuse_links_outside(folder, self.base_path)
+            check_links(folder, self.base_path)
             servable = load(folder, version, self._loading)
-            if self._loading.enable_model_warmup:
-                replay_warmup(servable)
         except Exception as exception:  # damaged files fail in many ways
             if not isinstance(exception, ServingError):
                 _LOGGER.exception("Version %d of the model %s does not load", version, self.name)
@@ -226,7 +186,7 @@ class ServedModel:
             )
         )
 
-    def _retire(self, successors: dict[int, AnyServable]) -> None:
+    def _retire(self, successors: dict[int, Servable]) -> None:
         retired = {v: self._loaded[v] for v in self._loaded.keys() - successors.keys()}
         self._loaded = successors
         for version, servable in retired.items():

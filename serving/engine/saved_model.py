@@ -1,0 +1,95 @@
+"""A SavedModel as a `Servable`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+
+from serving.engine.batching import Batching, batched, can_batch
+from serving.engine.errors import ServingError, from_exception, invalid
+from serving.engine.servable import Servable
+from serving.engine.signature import Signature
+from serving.version_folder import verify_manifest
+
+# The text of TensorFlow's errors may hold the bytes of a request, which are no Unicode.
+_FAILURES = (tf.errors.OpError, UnicodeDecodeError)
+
+
+class SavedModelServable(Servable):
+    """One version of a model: a SavedModel folder.
+
+    With `batching`, concurrent calls run as one. Raises a `ServingError` if the folder holds no
+    SavedModel that loads.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        version: int = 0,
+        batching: Batching | None = None,
+        checks_method_names: bool = False,
+    ):
+        path = Path(path)
+        if not (path / "saved_model.pb").is_file():
+            raise ServingError("NOT_FOUND", f"There is no saved_model.pb in {path}.")
+        try:
+            verify_manifest(path)
+            self._model = tf.saved_model.load(str(path), tags=["serve"])
+            saved = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
+        except Exception as error:  # a damaged file may raise anything
+            raise from_exception(error) from error
+        definitions = {
+            name: definition
+            for graph in saved.meta_graphs
+            if "serve" in graph.meta_info_def.tags
+            for name, definition in graph.signature_def.items()
+        }
+        super().__init__(path, version, checks_method_names, definitions, self._model.signatures)
+        self._batched = {}
+        if batching is not None:
+            self._max_batch_size = batching.max_batch_size
+            self._batched = {
+                name: batched(self._model.signatures[name], signature, batching)
+                for name, signature in self._signatures.items()
+                if can_batch(signature)
+            }
+
+    def _call(
+        self, signature: Signature, inputs: Mapping[str, np.ndarray], wanted: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        tensors = {
+            name: tf.constant(array, signature.inputs[name].dtype) for name, array in inputs.items()
+        }
+        rows = max((len(array) for array in inputs.values() if array.ndim), default=0)
+        try:
+            outputs = self._run(signature, tensors, rows)
+            return {name: _to_array(outputs[name]) for name in wanted}
+        except _FAILURES as error:
+            raise from_exception(error) from error
+
+    def _run(
+        self, signature: Signature, tensors: Mapping[str, tf.Tensor], rows: int
+    ) -> Mapping[str, tf.Tensor]:
+        if signature.name in self._batched and rows:
+            if rows > self._max_batch_size:
+                raise invalid(
+                    f"Task size {rows} is larger than maximum input batch size "
+                    f"{self._max_batch_size}"
+                )
+            try:
+                outputs = self._batched[signature.name](list(tensors.values()))
+                return dict(zip(signature.outputs, outputs, strict=True))
+            except tf.errors.UnavailableError:
+                raise
+            except _FAILURES:
+                pass  # one request's broken image fails its whole batch: now each by itself
+        return self._model.signatures[signature.name](**tensors)
+
+
+def _to_array(tensor: tf.Tensor) -> np.ndarray:
+    """NumPy's own strings end at their last byte that is not NUL: a single one stays an object."""
+    return np.asarray(tensor.numpy(), object if tensor.dtype == tf.string else None)
