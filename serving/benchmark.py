@@ -269,15 +269,15 @@ def _load(
 
 def _run(flags: argparse.Namespace) -> list[dict]:
     from serving.engine.errors import ServingError
-    from serving.engine.servable import Servable
-    from serving.lifecycle.version_folders import find_versions
+    from serving.engine.saved_model import SavedModelServable
+    from serving.lifecycle.loading import find_versions
 
     name = flags.signature_name
     versions = find_versions(Path(flags.model_base_path))
     if not versions:
         raise ValueError(f"no version in {flags.model_base_path}")
     try:
-        servable = Servable(versions[max(versions)])
+        servable = SavedModelServable(versions[max(versions)])
         specs = list(servable.signature(name).inputs.values())
     except ServingError as error:
         raise ValueError(str(error)) from error

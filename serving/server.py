@@ -118,13 +118,11 @@ def _serve(flags: argparse.Namespace) -> NoReturn:
         from serving.lifecycle.models import following
         from serving.model_server import model_server
 
-        parallelism = flags.tensorflow_session_parallelism
-        tf.config.threading.set_intra_op_parallelism_threads(
-            flags.tensorflow_intra_op_parallelism or parallelism
-        )
-        tf.config.threading.set_inter_op_parallelism_threads(
-            flags.tensorflow_inter_op_parallelism or parallelism
-        )
+        threads, both = tf.config.threading, flags.tensorflow_session_parallelism
+        if within := flags.tensorflow_intra_op_parallelism or both:
+            threads.set_intra_op_parallelism_threads(within)
+        if at_once := flags.tensorflow_inter_op_parallelism or both:
+            threads.set_inter_op_parallelism_threads(at_once)
         if flags.access_log:
             _write_access_log(flags.access_log)
         file = flags.model_config_file

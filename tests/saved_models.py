@@ -1,6 +1,49 @@
-"""Plain SavedModels to serve in tests, none of them made by Keras."""
+"""Plain SavedModels to serve in tests, none of them made by Keras, and servers of them."""
+
+import contextlib
+import functools
+import gc
+import pathlib
+import tempfile
 
 import tensorflow as tf
+
+from serving import server
+from serving.model_server import ServerOptions, model_server
+
+_FOLDER = tempfile.TemporaryDirectory()
+gc.freeze()  # servers collect garbage often, which takes long among TensorFlow's own objects
+
+
+@functools.cache
+def saved(write, *arguments):
+    """The folder of a model that is written once in a test run; to be copied, not changed."""
+    path = pathlib.Path(tempfile.mkdtemp(dir=_FOLDER.name)) / "1"
+    write(path, *arguments)
+    return path
+
+
+@contextlib.contextmanager
+def served(config, **options):
+    """A running server of a configuration; `port=0` for gRPC, too."""
+    with (
+        server.listen("127.0.0.1", 0) as listener,
+        model_server(config, listener, ServerOptions(**options)) as running,
+    ):
+        yield running
+
+
+def export_signatures(path, **functions):
+    """Writes a SavedModel of functions with input signatures."""
+    module = tf.Module()
+    module.functions = list(functions.values())
+    tf.saved_model.save(module, str(path), functions)
+
+
+def signature(**inputs):
+    """A decorator that makes a signature of a function; inputs are pairs of shape and dtype."""
+    specs = [tf.TensorSpec(shape, dtype, name) for name, (shape, dtype) in inputs.items()]
+    return tf.function(input_signature=specs)
 
 
 def export_half_plus(path, offset):
@@ -16,25 +59,25 @@ def export_half_plus(path, offset):
         features = {"x": tf.io.FixedLenFeature([], tf.float32)}
         return tf.io.parse_example(inputs, features)["x"] / 2 + module.offset
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
+    @signature(x=([None], tf.float32))
     def half_plus(x):
         return {"y": x / 2 + module.offset}
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])
+    @signature(inputs=([None], tf.string))
     def regress(inputs):
         return {"outputs": parse(inputs)[:, None]}
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])
+    @signature(inputs=([None], tf.string))
     def classify(inputs):
         y = parse(inputs)
         classes = tf.tile([["y", "minus y"]], [tf.size(y), 1])
         return {"classes": classes, "scores": tf.stack([y, -y], 1)}
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])
+    @signature(inputs=([None], tf.string))
     def scores(inputs):
         return {"scores": parse(inputs)[:, None]}
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])
+    @signature(inputs=([None], tf.string))
     def features(inputs):
         names = {
             "text": tf.io.VarLenFeature(tf.string),
@@ -81,3 +124,57 @@ def export_half_plus_tf1(path, offset):
             },
         )
         builder.save()
+
+
+def export_various(path):
+    """Writes a SavedModel with signatures of every kind that the REST API treats in its own way."""
+
+    @signature(x=([None], tf.float32))
+    def serving_default(x):
+        return {"y": x / 2 + 2}
+
+    @signature(
+        tag=([None], tf.string), signal=([None, 2], tf.float32), sensor=([None, 1, 2], tf.int64)
+    )
+    def several(tag, signal, sensor):
+        return {"tag": tag, "total": tf.reduce_sum(signal, 1), "sensor": sensor + 1}
+
+    @signature(text=([None], tf.string))
+    def strings(text):
+        return {"text": text, "raw_bytes": text}
+
+    @signature(text=([], tf.string))
+    def string(text):
+        return {"length": tf.strings.length(text), "raw_bytes": text}
+
+    @signature(text=([], tf.string))
+    def text(text):
+        return {"text": text}
+
+    @signature(image_bytes=([None], tf.string))
+    def image_shape(image_bytes):
+        decode = lambda data: tf.shape(tf.io.decode_image(data, expand_animations=False))  # noqa: E731
+        return {"shape": tf.map_fn(decode, image_bytes, fn_output_signature=tf.int32)}
+
+    @signature(x=([], tf.float64))
+    def scalar(x):
+        return {"y": x}
+
+    @signature(x=([], tf.float32))
+    def finite(x):
+        return {"y": tf.debugging.check_numerics(x, "no number")}
+
+    @signature(
+        flag=([None], tf.bool),
+        byte=([None], tf.uint8),
+        whole=([None], tf.int32),
+        large=([None], tf.uint64),
+        half=([None], tf.float16),
+        single=([None], tf.float32),
+    )
+    def types(flag, byte, whole, large, half, single):
+        numbers = {"byte": byte, "whole": whole, "large": large, "half": half, "single": single}
+        return {"flag": flag, **numbers}
+
+    functions = (serving_default, several, strings, string, text, image_shape, scalar, finite)
+    export_signatures(path, types=types, **{f.__name__: f for f in functions})

@@ -5,53 +5,50 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import tensorflow as tf
+from saved_models import export_signatures, saved, signature
 
 from serving.engine.batching import Batching, can_batch, read_batching
 from serving.engine.errors import ServingError
-from serving.engine.servable import Servable
+from serving.engine.saved_model import SavedModelServable
 
 PATIENT = Batching(max_batch_size=8, batch_timeout_micros=200_000, max_enqueued_batches=100)
 
 
 def export(path, offset=0.0):
     """Writes a SavedModel that tells the size of the batch in which it ran."""
-    module = tf.Module()
-    module.offset = tf.Variable(offset)
 
-    @tf.function(input_signature=[tf.TensorSpec([None, 2], tf.float32, name="x")])
-    def add(x):
+    @signature(x=([None, 2], tf.float32))
+    def serving_default(x):
         size = tf.fill([tf.shape(x)[0]], tf.shape(x)[0])
-        return {"batch_size": size, "y": tf.reduce_sum(x, 1) + module.offset}
+        return {"batch_size": size, "y": tf.reduce_sum(x, 1) + offset}
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
+    @signature(image_bytes=([None], tf.string))
     def pixels(image_bytes):
         decode = lambda data: tf.shape(tf.io.decode_image(data, expand_animations=False))  # noqa: E731
         return {"shape": tf.map_fn(decode, image_bytes, fn_output_signature=tf.int32)}
 
-    @tf.function(input_signature=[tf.TensorSpec([None, None], tf.float32, name="x")])
+    @signature(x=([None, None], tf.float32))
     def any_width(x):
         return {"y": tf.reduce_sum(x, 1)}
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
+    @signature(x=([None], tf.float32))
     def slow(x):
         matrix = tf.fill([600, 600], x[0])
-        for _ in tf.range(40):
+        for _ in tf.range(10):
             matrix = tf.linalg.matmul(matrix, matrix) * 0
         return {"y": x + matrix[0, 0]}
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])
+    @signature(inputs=([None], tf.string))
     def examples(inputs):
         return tf.io.parse_example(inputs, {"x": tf.io.FixedLenFeature([], tf.float32)})
 
-    module.functions = [add, pixels, any_width, slow, examples]
-    names = ["serving_default", "pixels", "any_width", "slow", "examples"]
-    tf.saved_model.save(module, str(path), dict(zip(names, module.functions, strict=True)))
-    return path
+    functions = (serving_default, pixels, any_width, slow, examples)
+    export_signatures(path, **{function.__name__: function for function in functions})
 
 
 @pytest.fixture(scope="module")
-def path(tmp_path_factory):
-    return export(tmp_path_factory.mktemp("batched") / "1")
+def path():
+    return saved(export)
 
 
 def at_once(calls):
@@ -68,7 +65,7 @@ def at_once(calls):
 
 
 def test_concurrent_requests_run_as_one_batch_and_get_their_own_rows(path):
-    servable = Servable(path, batching=PATIENT)
+    servable = SavedModelServable(path, batching=PATIENT)
     inputs = [np.full([1, 2], number, np.float32) for number in range(8)]
     answers = at_once([lambda x=x: servable.predict("", {"x": x}) for x in inputs])
     assert [float(answer["y"][0]) for answer in answers] == [2.0 * n for n in range(8)]
@@ -77,19 +74,24 @@ def test_concurrent_requests_run_as_one_batch_and_get_their_own_rows(path):
 
 def test_a_batch_is_padded_to_an_allowed_size(path):
     batching = Batching(max_batch_size=8, allowed_batch_sizes=(4, 8))
-    answer = Servable(path, batching=batching).predict("", {"x": np.zeros([3, 2], np.float32)})
+    answer = SavedModelServable(path, batching=batching).predict(
+        "", {"x": np.zeros([3, 2], np.float32)}
+    )
     assert answer["batch_size"].tolist() == [4, 4, 4]
 
 
-def test_versions_never_share_a_batch(path, tmp_path):
-    servables = [Servable(path, 1, PATIENT), Servable(export(tmp_path / "2", 100.0), 2, PATIENT)]
+def test_versions_never_share_a_batch(path):
+    servables = [
+        SavedModelServable(path, 1, PATIENT),
+        SavedModelServable(saved(export, 100.0), 2, PATIENT),
+    ]
     x = np.zeros([1, 2], np.float32)
     answers = at_once([lambda s=s: s.predict("", {"x": x})["y"][0] for s in servables * 6])
     assert answers == [0.0, 100.0] * 6
 
 
 def test_bytes_that_no_error_can_quote_fail_only_their_own_request(path):
-    servable = Servable(path, batching=PATIENT)
+    servable = SavedModelServable(path, batching=PATIENT)
     example = tf.train.Example()
     example.features.feature["x"].float_list.value.append(3)
     inputs = [example.SerializeToString(), b"\x89PNG\xff", example.SerializeToString()]
@@ -105,7 +107,7 @@ def test_bytes_that_no_error_can_quote_fail_only_their_own_request(path):
 
 
 def test_one_broken_image_fails_only_its_own_request(path):
-    servable = Servable(path, batching=PATIENT)
+    servable = SavedModelServable(path, batching=PATIENT)
     png = tf.io.encode_png(np.zeros((3, 5, 3), np.uint8)).numpy()
     images = [png, b"no image", png, png]
     calls = [
@@ -121,7 +123,7 @@ def test_one_broken_image_fails_only_its_own_request(path):
 
 def test_a_full_queue_is_unavailable(path):
     batching = Batching(max_batch_size=1, max_enqueued_batches=1, num_batch_threads=1)
-    servable = Servable(path, batching=batching)
+    servable = SavedModelServable(path, batching=batching)
     x = np.ones([1], np.float32)
     answers = at_once([lambda: servable.predict("slow", {"x": x}) for _ in range(12)])
     refused = [answer for answer in answers if isinstance(answer, ServingError)]
@@ -131,7 +133,7 @@ def test_a_full_queue_is_unavailable(path):
 
 
 def test_what_does_not_fit_a_batch(path):
-    servable = Servable(path, batching=PATIENT)
+    servable = SavedModelServable(path, batching=PATIENT)
     assert can_batch(servable.signature(""))
     assert not can_batch(servable.signature("any_width"))
     answer = servable.predict("any_width", {"x": np.ones([2, 5], np.float32)})

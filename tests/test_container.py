@@ -14,10 +14,10 @@ import yaml
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 from test_floors import ROOT
 
-from serving import flags
+from serving.api.rest import METRICS_PATH
 from serving.config_files import MonitoringConfig, read_config
 from serving.engine.batching import read_batching
-from serving.http.rest import METRICS_PATH
+from serving.server_flags import parse
 
 SERVING = ROOT / "serving"
 KUBERNETES = ("volume", "deployment", "service", "autoscaler")
@@ -94,7 +94,7 @@ def test_settings_are_messages_of_the_model_server():
 
 @pytest.mark.parametrize("arguments", [dockerfile_command(), container()["args"]])
 def test_containers_are_started_with_flags_that_our_server_takes_too(arguments):
-    parsed = flags.parse(arguments)
+    parsed = parse(arguments)
     assert (parsed.port, parsed.rest_api_port, parsed.enable_batching) == (8500, 8501, True)
     settings = [parsed.model_config_file, parsed.batching_parameters_file]
     for file in [*settings, parsed.monitoring_config_file]:
@@ -116,7 +116,7 @@ def test_every_image_is_of_the_release_of_the_serving_api():
 
 def test_open_requests_end_before_the_server_which_ignores_sigterm_is_killed():
     waited = container()["lifecycle"]["preStop"]["sleep"]["seconds"]
-    assert waited >= 5 + flags.parse(container()["args"]).rest_api_timeout_in_ms / 1000
+    assert waited >= 5 + parse(container()["args"]).rest_api_timeout_in_ms / 1000
     pod = document("k8s/deployment.yaml")["spec"]["template"]["spec"]
     assert waited < pod["terminationGracePeriodSeconds"] <= waited + 5
 

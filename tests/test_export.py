@@ -24,10 +24,9 @@ from serving.client import Client
 from serving.config_files import single_model
 from serving.engine.batching import read_batching
 from serving.engine.errors import ServingError
-from serving.engine.load import load
-from serving.engine.servable import Servable
-from serving.engine.warmup_replay import replay_warmup
-from serving.lifecycle.loading import Loading
+from serving.engine.messages import replay_warmup
+from serving.engine.saved_model import SavedModelServable
+from serving.lifecycle.loading import Loading, load
 from serving.model_server import ServerOptions, model_server
 from serving.publishing.base_path import list_versions
 from serving.publishing.litert import LiteRTFile
@@ -135,7 +134,7 @@ def test_warm_up_is_for_every_signature_and_batch_size(published):
     names = ("serving_default", "serving_uint8", "serving_bytes", "classify")
     expected = {(name, size) for name in names for size in (1, 3)}
     assert set(warmed_up(path)) == expected
-    assert replay_warmup(Servable(path)) == len(expected)
+    assert replay_warmup(SavedModelServable(path)) == len(expected)
 
 
 def test_warm_up_suits_the_saved_model_and_the_litert_file(published):
@@ -171,7 +170,7 @@ def test_a_damaged_version_does_not_load(published, tmp_path):
     variables = copy / "variables" / "variables.data-00000-of-00001"
     variables.write_bytes(variables.read_bytes()[:-1] + b"?")
     with pytest.raises(ServingError, match=r"is not what was exported: variables/.* changed"):
-        Servable(copy)
+        SavedModelServable(copy)
 
 
 def test_too_many_batch_sizes_to_warm_up(tmp_path):

@@ -12,7 +12,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from saved_models import export_half_plus, export_half_plus_tf1
+from saved_models import (
+    export_half_plus,
+    export_half_plus_tf1,
+    export_signatures,
+    saved,
+    served,
+    signature,
+)
 from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow_serving.apis import (
     classification_pb2,
@@ -27,9 +34,7 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
-from serving import server
-from serving.config_files import ModelServerConfig
-from serving.model_server import ServerOptions, model_server
+from serving.config_files import ModelServerConfig, single_model
 
 CLASSIFY, REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
 
@@ -38,8 +43,8 @@ CLASSIFY, REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
 def base(tmp_path_factory):
     folder = tmp_path_factory.mktemp("served")
     for version in (1, 2):
-        export_half_plus(folder / "half" / str(version), version)
-    export_half_plus_tf1(folder / "tf1" / "5", 2)
+        shutil.copytree(saved(export_half_plus, version), folder / "half" / str(version))
+    shutil.copytree(saved(export_half_plus_tf1, 2), folder / "tf1" / "5")
     return folder
 
 
@@ -59,8 +64,7 @@ def config(base, text=""):
 @pytest.fixture(scope="module")
 def channel(base):
     with (
-        server.listen("127.0.0.1", 0) as listener,
-        model_server(config(base), listener, ServerOptions(port=0)) as running,
+        served(config(base), port=0) as running,
         grpc.insecure_channel(running.grpc_address) as opened,
     ):
         yield opened
@@ -157,6 +161,11 @@ def test_output_filter(prediction):
         ({"name": ""}, "INVALID_ARGUMENT", "ModelSpec has no name specified."),
         ({"version": 9}, "NOT_FOUND", "Servable not found for request: Specific(half, 9)"),
         ({"label": "nope"}, "INVALID_ARGUMENT", "Unrecognized servable version label: nope"),
+        (
+            {"name": "nope", "label": "a"},
+            "INVALID_ARGUMENT",
+            "Unrecognized servable version label: a",
+        ),
         ({"signature": "nope"}, "FAILED_PRECONDITION", 'Serving signature key "nope" not found.'),
     ],
 )
@@ -218,8 +227,8 @@ def test_classify_with_labels_and_scores_or_scores_alone(prediction):
         [(one.label, one.score) for one in example.classes]
         for example in response.result.classifications
     ] == [[("y", 3), ("minus y", -3)], [("y", 4), ("minus y", -4)]]
-    for name, signature in (("half", "scores"), ("tf1", "classify_x_to_y")):
-        request = fill(classification_pb2.ClassificationRequest(), name, signature)
+    for name, kind in (("half", "scores"), ("tf1", "classify_x_to_y")):
+        request = fill(classification_pb2.ClassificationRequest(), name, kind)
         [first, _] = prediction.Classify(request).result.classifications
         assert [(one.label, one.score) for one in first.classes] == [("", 3)]
 
@@ -269,10 +278,31 @@ def test_examples_that_are_refused(prediction):
 
 def tasks(*methods, name="half"):
     request = inference_pb2.MultiInferenceRequest(input=examples())
-    for method, signature in methods:
+    for method, kind in methods:
         task = request.tasks.add(method_name=method)
-        task.model_spec.name, task.model_spec.signature_name = name, signature
+        task.model_spec.name, task.model_spec.signature_name = name, kind
     return request
+
+
+@pytest.mark.parametrize("api", ["Classify", "Regress"])
+def test_the_answer_names_the_signature_used(tmp_path, api):
+    @signature(inputs=([None], tf.string))
+    def serving_default(inputs):
+        y = tf.io.parse_example(inputs, {"x": tf.io.FixedLenFeature([1], tf.float32)})["x"]
+        return {"scores": y} if api == "Classify" else {"outputs": y}
+
+    export_signatures(tmp_path / "1", serving_default=serving_default)
+    request = {
+        "Classify": classification_pb2.ClassificationRequest,
+        "Regress": regression_pb2.RegressionRequest,
+    }[api]()
+    with (
+        served(single_model("m", tmp_path), port=0) as running,
+        grpc.insecure_channel(running.grpc_address) as opened,
+    ):
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(opened)
+        spec = getattr(stub, api)(fill(request, "m")).model_spec
+    assert (spec.signature_name, spec.version.value) == ("serving_default", 1)
 
 
 def test_multi_inference(prediction):
@@ -377,11 +407,9 @@ def test_reflection(channel):
 def test_two_servers_never_share_a_port(channel, base, prediction):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with (
-            server.listen("127.0.0.1", 0) as listener,
-            pytest.raises(OSError, match=rf"Cannot listen on 127\.0\.0\.1:{port} for gRPC"),
-        ):
-            model_server(config(base), listener, ServerOptions(port=port)).__enter__()
+        message = rf"Cannot listen on 127\.0\.0\.1:{port} for gRPC"
+        with pytest.raises(OSError, match=message), served(config(base), port=port):
+            pass
 
 
 tensors = st.builds(
@@ -409,7 +437,7 @@ def anything_is_answered_or_refused(prediction, tensor, name, signature):
 FUZZ = given(tensors, st.sampled_from(["half", "tf1", "", "no"]), st.just("") | st.text(max_size=4))
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @FUZZ
 def test_any_tensor_is_answered_or_refused(prediction, tensor, name, signature):
     anything_is_answered_or_refused(prediction, tensor, name, signature)

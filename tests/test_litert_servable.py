@@ -1,6 +1,5 @@
 """LiteRT files served over REST and gRPC, as TF Serving does with `--prefer_tflite_model`."""
 
-import contextlib
 import io
 import json
 import shutil
@@ -14,21 +13,19 @@ import numpy as np
 import pytest
 from light_model import export_light
 from PIL import Image
+from saved_models import saved, served
 from tensorflow_serving.apis import classification_pb2, prediction_service_pb2_grpc
 
 pytest.importorskip("tf_keras")
 pytest.importorskip("ai_edge_litert")
 from keras_multiception.compression import convert_to_litert
-from serving import server
 from serving.client import Client, ServerError
 from serving.config_files import single_model
 from serving.engine.errors import ServingError
-from serving.engine.litert_servable import LiteRTServable
-from serving.engine.load import load
-from serving.engine.servable import Servable
-from serving.lifecycle.loading import Loading
+from serving.engine.litert import LiteRTServable
+from serving.engine.saved_model import SavedModelServable
+from serving.lifecycle.loading import Loading, load
 from serving.lifecycle.versions import ServedModel
-from serving.model_server import ServerOptions, model_server
 from serving.version_folder import write_manifest
 
 PREFERRED = Loading(prefer_tflite_model=True, num_tflite_pools=2)
@@ -55,19 +52,13 @@ def content(network):
 def base_path(tmp_path_factory, content):
     """Version 3: a SavedModel of two classes, and beside it a LiteRT file of three."""
     base_path = tmp_path_factory.mktemp("litert")
-    export_light(base_path / "3")
+    shutil.copytree(saved(export_light), base_path / "3")
     (base_path / "3" / "model.tflite").write_bytes(content)
     return base_path
 
 
-@contextlib.contextmanager
 def serve(base_path, loading):
-    config = single_model("m", base_path)
-    with (
-        server.listen("127.0.0.1", 0) as listener,
-        model_server(config, listener, ServerOptions(port=0, loading=loading)) as running,
-    ):
-        yield running
+    return served(single_model("m", base_path), port=0, loading=loading)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +90,7 @@ def png(image):
 def test_servable_answers_batches_of_any_size(base_path, network):
     servable = load(base_path / "3", 3, PREFERRED)
     assert isinstance(servable, LiteRTServable)
-    assert isinstance(load(base_path / "3", 3, Loading()), Servable)
+    assert isinstance(load(base_path / "3", 3, Loading()), SavedModelServable)
     assert servable.version == 3
     for rows in (1, 7, 2):
         outputs = servable.predict("", {"image": IMAGES[:rows]}, ["probabilities"])
@@ -207,7 +198,7 @@ def test_client_says_what_does_not_fit(url):
 
 
 def test_without_the_file_or_the_flag_the_saved_model_is_served(base_path, tmp_path):
-    export_light(tmp_path / "3")
+    shutil.copytree(saved(export_light), tmp_path / "3")
     white = [png(np.full((4, 6, 3), 255, "uint8"))]
     for folder, loading in ((tmp_path, PREFERRED), (base_path, Loading())):
         with serve(folder, loading) as found, Client(found.url, model_name="m") as client:

@@ -13,7 +13,7 @@ import pytest
 import requests
 import tensorflow as tf
 from PIL import Image
-from saved_models import export_half_plus
+from saved_models import export_half_plus, saved, served
 from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
@@ -23,8 +23,6 @@ from test_floors import ROOT
 
 from serving.config_files import ModelServerConfig
 from serving.lifecycle.loading import Loading
-from serving.model_server import ServerOptions, model_server
-from serving.server import listen
 
 SECONDS = 60
 CLASSES = ("dark", "<b>bright</b>", "neither")
@@ -57,7 +55,7 @@ def server(tmp_path_factory):
     """A server of a model for images, a plain one, and one with a version that does not load."""
     folder = tmp_path_factory.mktemp("page")
     export_brightness(folder / "brightness" / "1")
-    export_half_plus(folder / "half" / "1", 2)
+    shutil.copytree(saved(export_half_plus, 2), folder / "half" / "1")
     shutil.copytree(folder / "half" / "1", folder / "broken" / "1")
     (folder / "broken" / "2").mkdir()
     (folder / "broken" / "2" / "saved_model.pb").write_bytes(b"<script>alert(1)</script>")
@@ -67,10 +65,7 @@ def server(tmp_path_factory):
         model.model_version_policy.all.SetInParent()
     config.model_config_list.config[0].version_labels["stable"] = 1
     loading = Loading(file_system_poll_wait_seconds=0)
-    with (
-        listen("127.0.0.1", 0) as listener,
-        model_server(config, listener, ServerOptions(loading=loading)) as running,
-    ):
+    with served(config, loading=loading) as running:
         yield SimpleNamespace(url=running.url, folder=folder)
 
 

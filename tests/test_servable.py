@@ -1,118 +1,90 @@
-"""The serving core on plain SavedModels: signatures, checks and errors."""
+"""The seam of arrays on plain SavedModels: signatures, checks and errors; and image bombs."""
+
+import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
+from saved_models import export_half_plus, export_various, saved
 
 from serving.engine.errors import ServingError
-from serving.engine.servable import Servable
-from serving.engine.tensor_proto import write_tensor
-
-
-def export_half_plus(path, offset):
-    """Writes a SavedModel that computes x / 2 + offset for a batch of numbers."""
-    module = tf.Module()
-    module.offset = tf.Variable(float(offset))
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
-    def half_plus(x):
-        return {"y": x / 2 + module.offset}
-
-    module.half_plus = half_plus
-    tf.saved_model.save(module, str(path), half_plus)
-
-
-def export_various(path):
-    """Writes a SavedModel with many inputs, strings, an image decoder, and one without a batch."""
-    module = tf.Module()
-
-    @tf.function(
-        input_signature=[
-            tf.TensorSpec([None, 2], tf.float32, name="x"),
-            tf.TensorSpec([None], tf.int64, name="n"),
-        ]
-    )
-    def pair(x, n):
-        return {"total": tf.reduce_sum(x, axis=1), "next": n + 1}
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
-    def pixels(image_bytes):
-        decode = lambda data: tf.reduce_mean(  # noqa: E731
-            tf.cast(tf.io.decode_image(data, channels=3, expand_animations=False), tf.float32)
-        )
-        return {"mean": tf.map_fn(decode, image_bytes, fn_output_signature=tf.float32)}
-
-    @tf.function(input_signature=[tf.TensorSpec([], tf.float32, name="x")])
-    def scalar(x):
-        return {"y": x + 1}
-
-    @tf.function(input_signature=[tf.TensorSpec([], tf.string, name="word")])
-    def word(word):
-        return {"word": word}
-
-    @tf.function(input_signature=[tf.TensorSpec([], tf.float32, name="x")])
-    def finite(x):
-        return {"y": tf.debugging.check_numerics(x, "no number")}
-
-    functions = {"pixels": pixels, "scalar": scalar, "word": word, "finite": finite}
-    signatures = {"serving_default": pair, **functions}
-    module.functions = list(signatures.values())
-    tf.saved_model.save(module, str(path), signatures)
+from serving.engine.messages import serialize_examples, write_tensor
+from serving.engine.saved_model import SavedModelServable
+from serving.engine.servable import check_image_size
 
 
 @pytest.fixture(scope="module")
-def various(tmp_path_factory):
-    path = tmp_path_factory.mktemp("various") / "1"
-    export_various(path)
-    return Servable(path)
+def various():
+    return SavedModelServable(saved(export_various))
 
 
 def test_signatures_have_named_specs(various):
-    signature = various.signature("serving_default")
-    assert signature.inputs["x"].dtype == tf.float32
-    assert signature.inputs["x"].shape == (None, 2)
-    assert signature.inputs["n"].dtype == tf.int64
-    assert signature.outputs.keys() == {"total", "next"}
+    signature = various.signature("several")
+    assert signature.inputs["signal"].dtype == tf.float32
+    assert signature.inputs["signal"].shape == (None, 2)
+    assert signature.inputs["sensor"].dtype == tf.int64
+    assert signature.outputs.keys() == {"tag", "total", "sensor"}
     assert various.signature("").name == "serving_default"
 
 
+SEVERAL = {
+    "tag": np.array([b"a", b"b"], object),
+    "signal": np.float32([[1, 2], [3, 4]]),
+    "sensor": np.int64([[[7, 8]], [[0, 1]]]),
+}
+
+
 def test_predict_several_inputs_and_outputs(various):
-    x, n = np.float32([[1, 2], [3, 4]]), np.int64([7, 8])
-    outputs = various.predict("serving_default", {"x": x, "n": n})
+    outputs = various.predict("several", SEVERAL)
+    assert outputs["tag"].tolist() == [b"a", b"b"]
     np.testing.assert_array_equal(outputs["total"], [3, 7])
-    np.testing.assert_array_equal(outputs["next"], [8, 9])
+    np.testing.assert_array_equal(outputs["sensor"], SEVERAL["sensor"] + 1)
+    assert list(various.predict("several", SEVERAL, ["total"])) == ["total"]
+
+
+def test_classify_and_regress_are_arrays():
+    servable = SavedModelServable(saved(export_half_plus, 1))
+    examples = [tf.train.Example(), tf.train.Example()]
+    shared = tf.train.Example()
+    shared.features.feature["x"].float_list.value.append(2)
+    examples = serialize_examples(examples, shared)
+    labels, scores = servable.classify("classify_x_to_y", examples)
+    assert labels.tolist() == [["y", "minus y"]] * 2
+    np.testing.assert_array_equal(scores, np.float32([[2, -2]] * 2), strict=True)
+    np.testing.assert_array_equal(
+        servable.regress("regress_x_to_y", examples), np.float32([2, 2]), strict=True
+    )
+    labels, scores = servable.classify("scores", examples)
+    assert (labels.tolist(), scores.tolist()) == ([[""]] * 2, [[2]] * 2)
 
 
 def test_predict_without_a_batch(various):
-    assert various.predict("scalar", {"x": np.float32(2)})["y"] == 3
+    assert various.predict("scalar", {"x": np.float64(2)})["y"] == 2
 
 
 def test_a_single_string_keeps_its_bytes(various):
-    word = various.predict("word", {"word": np.array(b"a\0\xff\0\0", object)})["word"]
+    word = various.predict("text", {"text": np.array(b"a\0\xff\0\0", object)})["text"]
     assert word.tolist() == b"a\0\xff\0\0"
     message = write_tensor(word)
     assert list(message.string_val) == [b"a\0\xff\0\0"]
     assert not message.tensor_shape.dim
 
 
-def test_predict_decodes_images(various):
-    png = tf.io.encode_png(np.full((3, 5, 3), 40, np.uint8)).numpy()
-    outputs = various.predict("pixels", {"image_bytes": np.array([png, png], object)})
-    np.testing.assert_array_equal(outputs["mean"], [40, 40])
-
-
 @pytest.mark.parametrize(
     ("signature", "inputs", "words"),
     [
-        ("nope", {}, "'nope' not found.*'finite', 'pixels', 'scalar', 'serving_default'"),
+        ("nope", {}, "'nope' not found.*'finite', 'image_shape', 'scalar', 'serving_default'"),
         ("scalar", {}, r"takes the inputs \['x'\]. Received: inputs=\[\]"),
-        ("scalar", {"x": np.float32(1), "z": np.float32(1)}, r"Received: inputs=\['x', 'z'\]"),
-        ("scalar", {"x": np.float64(1)}, "`x` must be of dtype float32. Received: dtype=float64"),
-        ("scalar", {"x": np.float32([1])}, r"`x` must be of shape \[\]. Received: shape=\[1\]"),
+        ("scalar", {"x": np.float64(1), "z": np.float64(1)}, r"Received: inputs=\['x', 'z'\]"),
+        ("scalar", {"x": np.float32(1)}, "`x` must be of dtype float64. Received: dtype=float32"),
+        ("scalar", {"x": np.float64([1])}, r"`x` must be of shape \[\]. Received: shape=\[1\]"),
         (
-            "serving_default",
-            {"x": np.zeros([2, 3], np.float32), "n": np.int64([1, 2])},
-            r"`x` must be of shape \[\?, 2\]. Received: shape=\[2, 3\]",
+            "several",
+            SEVERAL | {"signal": np.zeros([2, 3], np.float32)},
+            r"`signal` must be of shape \[\?, 2\]. Received: shape=\[2, 3\]",
         ),
     ],
 )
@@ -124,7 +96,7 @@ def test_inputs_that_do_not_fit(various, signature, inputs, words):
 
 def test_errors_inside_the_graph_are_one_short_sentence(various):
     with pytest.raises(ServingError, match=r"^Unknown image file format") as caught:
-        various.predict("pixels", {"image_bytes": np.array([b"no image"], object)})
+        various.predict("image_shape", {"image_bytes": np.array([b"no image"], object)})
     assert caught.value.code == "INVALID_ARGUMENT"
     assert "\n" not in caught.value.message
     assert "{{" not in caught.value.message
@@ -138,5 +110,33 @@ def test_errors_inside_the_graph_do_not_name_its_nodes(various):
 
 def test_a_folder_without_a_saved_model(tmp_path):
     with pytest.raises(ServingError, match=r"no saved_model\.pb") as caught:
-        Servable(tmp_path)
+        SavedModelServable(tmp_path)
     assert caught.value.code == "NOT_FOUND"
+
+
+# ---- image bombs
+
+
+def png_header(width, height):
+    """A PNG that claims a size and holds no pixels."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    return b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", 0)
+
+
+@pytest.mark.parametrize("size", [(9000, 9000), (2**31 - 1, 2**31 - 1), (60000, 60000)])
+def test_a_bomb_is_refused(size):
+    with pytest.raises(ServingError, match=r"at most 67108864 pixels\. Received: ") as caught:
+        check_image_size([b"text", png_header(*size)])
+    assert caught.value.code == "INVALID_ARGUMENT"
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_images_of_a_usual_size_pass(kind):
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 30)).save(buffer, kind)
+    check_image_size([buffer.getvalue(), buffer.getvalue()[:20]])
+
+
+def test_other_strings_pass():
+    check_image_size([b"", b"\xff\xd8\xff", b"\x89PNG", "text", png_header(8000, 8000)])

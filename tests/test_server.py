@@ -13,26 +13,26 @@ import urllib.request
 
 import pytest
 import tensorflow as tf
+from saved_models import export_signatures, signature
 
 from serving import server
+from serving.server_flags import parse
 
 
 @pytest.fixture(scope="module")
 def base_path(tmp_path_factory):
     """A base path that holds version 3 of a model which takes its time."""
     folder = tmp_path_factory.mktemp("slow")
-    module = tf.Module()
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
+    @signature(x=([None], tf.float32))
     def slow(x):
-        # Enough work in the graph for a signal to arrive meanwhile.
+        # Enough work in the graph for a signal to arrive meanwhile, where x asks for it.
         matrix = tf.fill([700, 700], x[0])
-        for _ in tf.range(60):
+        for _ in tf.range(tf.where(x[0] == 1, 40, 1)):
             matrix = tf.linalg.matmul(matrix, matrix) * 0
         return {"y": x + matrix[0, 0]}
 
-    module.slow = slow
-    tf.saved_model.save(module, str(folder / "3"), slow)
+    export_signatures(folder / "3", serving_default=slow)
     return folder
 
 
@@ -161,7 +161,7 @@ def kept_signals():
 @pytest.mark.usefixtures("kept_signals")
 def test_what_cannot_be_served_is_one_line(tmp_path, capsys, flag, words):
     flags = [flag.format(tmp_path), "--rest_api_port=0", "--port=0", "--access_log="]
-    assert server.main(flags) == 1
+    assert server.main(flags) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("serving.server: error: ")
     assert words in line
@@ -172,7 +172,7 @@ def test_a_metrics_path_without_a_slash_is_one_line(base_path, tmp_path, capsys)
     file = tmp_path / "monitoring.config"
     file.write_text('prometheus_config { enable: true path: "metrics" }')
     flags = [f"--model_base_path={base_path}", f"--monitoring_config_file={file}"]
-    assert server.main([*flags, "--rest_api_port=0", "--port=0", "--access_log="]) == 1
+    assert server.main([*flags, "--rest_api_port=0", "--port=0", "--access_log="]) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("serving.server: error: `metrics_path`")
     assert line.endswith("must begin with '/'. Received: metrics_path='metrics'")
@@ -189,7 +189,8 @@ def test_a_metrics_path_without_a_slash_is_one_line(base_path, tmp_path, capsys)
         ),
         ([], "one of --model_base_path and --model_config_file is required"),
         (["--model_base_path=x", "--model_nam=y"], "unrecognized arguments: --model_nam=y"),
-        (["--model_base_path=x", "--model_config_file=y"], "is required, not both"),
+        (["--model_base_path=x", "--ssl_config_file=y"], "--ssl_config_file: is not supported"),
+        (["--model_base_path=x", "--use_alts_credentials"], "--use_alts_credentials: is not sup"),
         (["--model_base_path=x", "--enable_batching=maybe"], "must be true or false, not"),
         (["--model_base_path=x", "--batching_parameters_file=y"], "needs --enable_batching"),
         (["--model_base_path=x", "--grpc_channel_arguments=y"], "must be KEY=VALUE,KEY=VALUE"),
@@ -202,6 +203,43 @@ def test_bad_usage_is_one_line_and_exit_code_2(arguments, words, capsys):
     assert caught.value.code == 2
     [line] = capsys.readouterr().err.splitlines()
     assert words in line
+
+
+# Every flag of tensorflow_model_server, and its default.
+TENSORFLOW_SERVING = """
+    port=8500 grpc_socket_path= rest_api_port=0 rest_api_num_threads=16
+    rest_api_timeout_in_ms=30000 rest_api_enable_cors_support=false enable_batching=false
+    allow_version_labels_for_unavailable_models=false batching_parameters_file=
+    enable_per_model_batching_parameters=false model_config_file=
+    model_config_file_poll_wait_seconds=0 model_name=default model_base_path=/models/model
+    num_load_threads=0 num_unload_threads=0 max_num_load_retries=5
+    load_retry_interval_micros=60000000 file_system_poll_wait_seconds=1
+    flush_filesystem_caches=true tensorflow_session_parallelism=0 tensorflow_session_config_file=
+    tensorflow_intra_op_parallelism=0 tensorflow_inter_op_parallelism=0 use_alts_credentials=false
+    ssl_config_file= platform_config_file= per_process_gpu_memory_fraction=0 saved_model_tags=
+    grpc_channel_arguments= grpc_max_threads=16 enable_model_warmup=true
+    num_request_iterations_for_warmup=0 monitoring_config_file=
+    remove_unused_fields_from_bundle_metagraph=true prefer_tflite_model=false num_tflite_pools=4
+    num_tflite_interpreters_per_pool=1 enable_signature_method_name_check=false
+    xla_cpu_compilation_enabled=false xla_gpu_compilation_enabled=false enable_profiler=true
+    mixed_precision= skip_initialize_tpu=false thread_pool_factory_config_file=
+    enable_grpc_healthcheck_service=false
+"""
+
+
+def test_every_flag_of_tensorflow_serving_is_taken_at_its_default(capsys):
+    flags = parse([f"--{flag}" for flag in TENSORFLOW_SERVING.split()])
+    assert (flags.model_config_file, flags.batching_parameters_file) == (None, None)
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("python -m serving.server: warning: without a meaning here: ")
+    assert "--flush_filesystem_caches" in line
+    assert "--model_name" not in line
+
+
+def test_the_container_s_entry_point_names_a_folder_beside_a_config_file(capsys):
+    flags = parse(["--model_name=model", "--model_base_path=/models/m", "--model_config_file=y"])
+    assert flags.model_config_file.name == "y"
+    assert capsys.readouterr().err == ""
 
 
 def test_running_serves_and_gives_its_port_back(base_path):
@@ -229,7 +267,7 @@ def test_running_on_ipv6(base_path):
     [
         ({"rest_api_port": 65536}, ValueError, "Received: rest_api_port=65536"),
         ({"rest_api_host": "192.0.2.1"}, OSError, r"Cannot listen on port 0 of 192\.0\.2\.1: "),
-        ({"model_name": "a/b"}, ValueError, "Received: name='a/b'"),
+        ({"model_name": ""}, ValueError, "Received: name=''"),
         (
             {"file_system_poll_wait_seconds": -1},
             ValueError,

@@ -8,15 +8,26 @@ import weakref
 
 import numpy as np
 import pytest
-from test_servable import export_half_plus
+import tensorflow as tf
+from saved_models import export_signatures, saved, signature
 
 from serving.engine.errors import ServingError
 from serving.lifecycle import versions
-from serving.lifecycle.loading import Loading
-from serving.lifecycle.version_folders import VersionPolicy
+from serving.lifecycle.loading import Loading, VersionPolicy
 from serving.lifecycle.versions import ServedModel
 
 ONCE = Loading(file_system_poll_wait_seconds=0)
+
+
+def export(path, offset):
+    """Writes a SavedModel that computes x / 2 + offset for a batch of numbers, and no more."""
+    offset = tf.constant(float(offset))
+
+    @signature(x=([None], tf.float32))
+    def half_plus(x):
+        return {"y": x / 2 + offset}
+
+    export_signatures(path, serving_default=half_plus)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +35,7 @@ def half_plus(tmp_path_factory):
     """Two version folders to copy from: x / 2 + 1 and x / 2 + 2."""
     folder = tmp_path_factory.mktemp("half_plus")
     for version in (1, 2):
-        export_half_plus(folder / str(version), version)
+        shutil.copytree(saved(export, version), folder / str(version))
     return folder
 
 

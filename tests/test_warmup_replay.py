@@ -1,14 +1,16 @@
 """Warm-up requests are answered before a version serves, and a version that fails them does not."""
 
+import shutil
+
 import numpy as np
 import pytest
 import tensorflow as tf
-from saved_models import export_half_plus
+from saved_models import export_half_plus, saved
 from tensorflow_serving.apis import prediction_log_pb2
 
 from serving.engine.errors import ServingError
-from serving.engine.servable import Servable
-from serving.engine.warmup_replay import replay_warmup
+from serving.engine.messages import replay_warmup
+from serving.engine.saved_model import SavedModelServable
 from serving.lifecycle.loading import Loading
 from serving.lifecycle.versions import ServedModel
 from serving.version_folder import MAX_WARMUP_RECORDS, WARMUP_FILE
@@ -16,8 +18,7 @@ from serving.version_folder import MAX_WARMUP_RECORDS, WARMUP_FILE
 
 @pytest.fixture
 def path(tmp_path):
-    export_half_plus(tmp_path / "1", 1)
-    return tmp_path / "1"
+    return shutil.copytree(saved(export_half_plus, 1), tmp_path / "1")
 
 
 def write(path, logs):
@@ -53,11 +54,11 @@ def multi_log():
 
 
 def test_requests_of_every_kind_are_replayed(path):
-    assert replay_warmup(Servable(path)) == 0
+    assert replay_warmup(SavedModelServable(path)) == 0
     regress = example_log("regress_log", "regress_x_to_y")
     classify = example_log("classify_log", "classify_x_to_y")
     write(path, [predict_log(), regress, classify, multi_log()])
-    assert replay_warmup(Servable(path)) == 4
+    assert replay_warmup(SavedModelServable(path)) == 4
 
 
 @pytest.mark.parametrize(
@@ -71,7 +72,7 @@ def test_requests_of_every_kind_are_replayed(path):
 def test_a_version_whose_warmup_fails_does_not_serve(path, logs, words):
     write(path, logs)
     with pytest.raises(ServingError, match=words):
-        replay_warmup(Servable(path))
+        replay_warmup(SavedModelServable(path))
     with pytest.raises(ValueError, match=rf"Version 1 .* does not load: .*{words}"):
         ServedModel("m", path.parent, Loading(0)).__enter__()
     with ServedModel("m", path.parent, Loading(0, enable_model_warmup=False)) as model:
@@ -82,5 +83,5 @@ def test_a_damaged_file(path):
     (path / WARMUP_FILE).parent.mkdir(exist_ok=True)
     (path / WARMUP_FILE).write_bytes(b"not records" * 9)
     with pytest.raises(ServingError, match=r"The warm-up file .* is damaged\.") as caught:
-        replay_warmup(Servable(path))
+        replay_warmup(SavedModelServable(path))
     assert caught.value.code == "DATA_LOSS"

@@ -76,7 +76,7 @@ def read_request(body: bytes) -> tuple[dict, str]:
         raise _invalid("The request body must be a JSON object.", request)
     signature_name = request.get("signature_name", "")
     if not isinstance(signature_name, str) or not signature_name.isprintable():
-        raise _invalid("'signature_name' must be a string of printable text.", signature_name)
+        raise _invalid("'signature_name' must be printable text.", signature_name)
     return request, signature_name
 
 

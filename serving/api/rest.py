@@ -147,7 +147,8 @@ class RestApi:
         found = form.fullmatch(call.path) if form else None
         if not found:
             raise invalid(f"Malformed request: {call.method} {call.path}")
-        call.model, label = (urllib.parse.unquote(found[key] or "") for key in ("name", "label"))
+        call.model = urllib.parse.unquote(found["name"] or "")
+        label = urllib.parse.unquote(found["label"]) if found["label"] else None
         call.api = (found["api"] or "status").lower()
         version = _read_version(found["version"])
         if request.method == "GET":
