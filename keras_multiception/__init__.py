@@ -32,7 +32,7 @@ from keras_multiception.cost import cost
 from keras_multiception.export import export_saved_model
 from keras_multiception.fusion import fuse
 from keras_multiception.inference import inference_function
-from keras_multiception.surgery import replace_convolutions
+from keras_multiception.replacement import replace_convolutions
 from keras_multiception.torch_import import load_torch_state_dict
 from keras_multiception.version import __version__
 

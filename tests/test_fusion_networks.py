@@ -1,4 +1,4 @@
-"""Fusion of every family of the zoo, of networks after surgery and of those of Keras."""
+"""Fusion of every family of the zoo, and of Keras' networks before and after replacement."""
 
 import keras
 import pytest

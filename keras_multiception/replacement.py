@@ -1,0 +1,465 @@
+"""Multiception in place of the convolutions of anybody's network: `km.replace_convolutions`."""
+
+import collections
+import dataclasses
+import difflib
+import functools
+import itertools
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers
+
+from keras_multiception.applications.classifier import stage_kernel_sizes
+from keras_multiception.blocks import CHANNELS_LAST, DEFAULT_KERNEL_SIZES, conv_bn, require_conv
+from keras_multiception.cost import report_costs
+from keras_multiception.graphs.copying import copy_activation, copy_values, rebuild
+from keras_multiception.graphs.reading import Calls, require_graph, resolve_output
+from keras_multiception.layers.arguments import standardize_kernel_sizes, strided_length
+from keras_multiception.layers.batch_normalization import BatchNormalization
+from keras_multiception.layers.multiception_conv2d import MulticeptionConv2D
+
+_CONVOLUTIONS = (layers.Conv2D, layers.SeparableConv2D, layers.DepthwiseConv2D)
+_BATCH_NORMS = (layers.BatchNormalization, BatchNormalization)
+_ACTIVATIONS = (layers.Activation, layers.ReLU, layers.LeakyReLU, layers.PReLU, layers.ELU)
+_ENDS_IN_BATCH_NORM = ("standard", "dsconv", "mixconv_depthwise", "multiception")
+_IMAGE_CHANNELS = 4  # an input of up to as many is taken for an image
+# what a batch norm can have and the one in a `MulticeptionConv2D` has not
+_UNSUPPORTED = (
+    "synchronized",
+    "renorm",
+    *(f"{w}_{kind}" for w in ("gamma", "beta") for kind in ("regularizer", "constraint")),
+)
+
+Sides = tuple[tuple[int, int], tuple[int, int]]  # ((top, bottom), (left, right))
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """A spatial convolution of a network, and what becomes of it.
+
+    Attributes:
+        layer: The `Conv2D`, `SeparableConv2D` or `DepthwiseConv2D`.
+        reason: Why it stays; `None` if it is replaced.
+        output: The layer whose name and output the new layer takes over: the 1x1 convolution
+            after a `DepthwiseConv2D`, and `layer` itself otherwise.
+        absorbed: The other layers that become part of the new one: what stands between a
+            `DepthwiseConv2D` and its 1x1 convolution and, with `absorb`, the `ZeroPadding2D`
+            before and `batch_norm`.
+        batch_norm: The `BatchNormalization` directly after, if it becomes the new layer's own.
+        kernel_sizes: The kernel sizes of the new layer, as in `km.conv_bn`.
+        padding: Zero rows and columns to put around its input, `((top, bottom), (left, right))`;
+            negative where rows and columns come off.
+        cropping: Rows and columns to take off its output.
+    """
+
+    layer: Any
+    reason: str | None = None
+    output: Any = None
+    absorbed: tuple = ()
+    batch_norm: Any = None
+    kernel_sizes: Any = None
+    padding: Sides = ((0, 0), (0, 0))
+    cropping: Sides = ((0, 0), (0, 0))
+
+
+def replace_convolutions(
+    model: keras.Model,
+    conv: str | Callable = "multiception",
+    kernel_sizes: Any = None,
+    where: Any = None,
+    absorb: bool = False,
+    verbose: bool = True,
+) -> keras.Model:
+    """Return an uncompiled copy of a network in which the convolutions are Multiception.
+
+    Replaced are `Conv2D` larger than 1x1, `SeparableConv2D`, and `DepthwiseConv2D` together with
+    the 1x1 convolution after it, whose name the new layer takes, also across a batch norm and an
+    activation, which go; in nested models too. What cannot be replaced stays, and is listed with
+    the reason. Stride, dilation, activation, `trainable`, dtype policy, regularizers and
+    constraints are kept, and the kernels are centered on the same pixels: where the old layer
+    padded otherwise, `<name>_align_pad`, `_align_trim` and `_align_crop` stand around the new one
+    (with `padding="same"`, a stride above 1 and an unknown input size, only the shape is kept).
+    New weights start at random, frozen where the old ones were. What `compile` set is dropped,
+    and a class of the model's own.
+
+    Args:
+        model: A Functional `keras.Model` or a built `keras.Sequential`; it stays as it is.
+        conv: Type of the new convolutions, as in `km.conv_bn`. All but `"multiception"` take
+            neither dilation nor two different strides nor regularizers and constraints, and come
+            as a nested model of the old name.
+        kernel_sizes: Kernel sizes of the new convolutions: one list for all, such as (3, 5); a
+            list of three, one for each third of the convolutions from the input on; or a function
+            from the layer to a list. The default is the paper's (3, 5, 7), (3, 5) and (3, 3) for
+            Multiception and callables, that of `km.conv_bn` for the rest.
+        where: A function from a layer to a boolean, a list of names, or a regular expression that
+            matches whole names; a pair goes by its depthwise layer. The default is all but those
+            that read an image, of 4 channels or fewer, and those that make an output.
+        absorb: Whether a batch norm directly after and a `ZeroPadding2D` before become part of the
+            new layer, for fewer layers and parameters.
+        verbose: Whether to print what was replaced, the costs, and what was not replaced and why;
+            `keras_multiception.replacement.plan_replacements` returns the same as data.
+
+    Raises:
+        ValueError: If the model has no graph, a layer cannot be rebuilt from its config, or an
+            argument is out of its range.
+
+    Example:
+        >>> model = km.replace_convolutions(keras.applications.VGG16())
+        >>> model = km.replace_convolutions(vgg, kernel_sizes=(3, 5), where="block[45]_conv.")
+    """
+    sites = plan_replacements(model, conv, kernel_sizes, where, absorb)
+    new_model = _replace(model, [site for site in sites if site.reason is None], conv)
+    if verbose:
+        _report(model, new_model, sites, conv)
+    return new_model
+
+
+def plan_replacements(
+    model: keras.Model,
+    conv: str | Callable = "multiception",
+    kernel_sizes: Any = None,
+    where: Any = None,
+    absorb: bool = False,
+) -> list[Site]:
+    """Find the spatial convolutions of a network and decide what becomes of each.
+
+    The arguments are those of `km.replace_convolutions`; the sites are in the order of the network.
+
+    Example:
+        >>> from keras_multiception.replacement import plan_replacements
+        >>> sites = plan_replacements(keras.applications.VGG16(weights=None))
+        >>> {site.layer.name: site.reason for site in sites if site.reason}
+        {'block1_conv1': 'it reads the image'}
+    """
+    require_graph(model)
+    require_conv(conv)
+    calls = Calls(model)
+    sites = [_survey(layer, calls, conv, absorb) for layer in calls.layers if _is_spatial(layer)]
+    why_left_out = _chooser(where, model, sites, calls)
+    by_stage = None if callable(kernel_sizes) else stage_kernel_sizes(conv, kernel_sizes)
+    replaceable = [index for index, site in enumerate(sites) if site.reason is None]
+    for position, index in enumerate(replaceable):
+        site = sites[index]
+        sizes = by_stage[position * 3 // len(replaceable)] if by_stage else kernel_sizes(site.layer)
+        if sizes is not None:
+            sizes = standardize_kernel_sizes(sizes)
+        reason = why_left_out(site) or _why_too_narrow(site, conv, sizes)
+        sites[index] = dataclasses.replace(site, kernel_sizes=sizes, reason=reason)
+    return sites
+
+
+def _survey(layer: Any, calls: Calls, conv: Any, absorb: bool) -> Site:
+    """Return the `Site` of a layer, its kernel sizes left open."""
+    reason = _why_not_replaced(layer, conv)
+    path = [layer]
+    if reason is None and type(layer) is layers.DepthwiseConv2D:
+        path = _path_to_pointwise(layer, calls)
+        reason = _why_not_a_pair(path, calls)
+    if reason is not None:
+        return Site(layer, reason)
+    pad = _own_padding(layer, calls)
+    alignments = {
+        align(layer, call.input_tensors[0].shape, pad and pad.padding)
+        for call in calls.of[pad or layer][: len(calls.of[layer])]
+    }
+    if len(alignments) > 1:
+        return Site(layer, "it is shared by inputs whose sizes need different padding")
+    ((padding, cropping),) = alignments
+    if np.any(cropping) and _weighs_positions(path[-1]):
+        return Site(layer, "its activation has a weight for each position, and there will be more")
+    batch_norm = None
+    if absorb and conv in _ENDS_IN_BATCH_NORM:
+        batch_norm = _own_batch_norm(path[-1], calls)
+    if pad is not None and not absorb:  # its zeros come off again
+        padding, pad = _pairs(np.subtract(padding, pad.padding)), None
+    absorbed = tuple(x for x in (pad, *path[:-1], batch_norm) if x is not None)
+    return Site(layer, None, path[-1], absorbed, batch_norm, padding=padding, cropping=cropping)
+
+
+def _is_spatial(layer: Any) -> bool:
+    return isinstance(layer, _CONVOLUTIONS) and max(layer.kernel_size) > 1
+
+
+def _is_pointwise(layer: Any) -> bool:
+    return (
+        type(layer) is layers.Conv2D
+        and (*layer.kernel_size, *layer.strides, layer.groups) == (1, 1, 1, 1, 1)
+        and layer.data_format == "channels_last"
+    )
+
+
+def _why_not_replaced(layer: Any, conv: Any) -> str | None:
+    if type(layer) not in _CONVOLUTIONS:
+        return f"it is of the class {type(layer).__name__}, which may do more than its base class"
+    if layer.data_format != "channels_last":
+        return f"its data format is {layer.data_format!r}"
+    if getattr(layer, "groups", 1) > 1:
+        return f"its channels are in {layer.groups} groups, which the new one would mix"
+    if conv != "multiception":
+        if max(layer.dilation_rate) > 1:
+            return f"it is dilated, which conv={conv!r} cannot be"
+        if layer.strides[0] != layer.strides[1]:
+            return f"its two strides differ, which conv={conv!r} does not allow"
+    return None
+
+
+def _path_to_pointwise(depthwise: Any, calls: Calls) -> list:
+    """Follow the layers after a depthwise convolution up to its 1x1 convolution, if it has one."""
+    path = [depthwise]
+    while (layer := calls.next(path[-1])) is not None:
+        if _is_pointwise(layer):
+            return [*path, layer]
+        if type(layer) not in (*_BATCH_NORMS, *_ACTIVATIONS):
+            break
+        path.append(layer)
+    return path
+
+
+def _why_not_a_pair(path: list, calls: Calls) -> str | None:
+    if _is_pointwise(path[-1]):
+        return None
+    if len(calls.of[path[-1]]) > 1:
+        return "it is called more than once, or what comes after it is"
+    readers = calls.readers_of(path[-1])
+    kinds = ["the model's end" if reader is None else type(reader).__name__ for reader in readers]
+    return f"no plain 1x1 convolution comes after it, but {' and '.join(kinds)}"
+
+
+def _own_padding(conv: Any, calls: Calls) -> Any:
+    """Return the `ZeroPadding2D` before a convolution that serves it alone."""
+    layer = calls.of[conv][0].input_tensors[0]._keras_history.operation
+    own = (
+        type(layer) is layers.ZeroPadding2D
+        and layer.data_format == "channels_last"
+        and conv.padding == "valid"
+        and calls.next(layer) is conv
+    )
+    return layer if own else None
+
+
+def _own_batch_norm(conv: Any, calls: Calls) -> Any:
+    """Return the batch norm directly after a convolution, if the new layer's can stand for it."""
+    layer = calls.next(conv)
+    own = (
+        type(layer) in _BATCH_NORMS
+        and conv.activation is keras.activations.linear
+        and layer.axis in (-1, 3)
+        and layer.dtype_policy == conv.dtype_policy
+        and not any(getattr(layer, attribute) for attribute in _UNSUPPORTED)
+    )
+    return layer if own else None
+
+
+def _weighs_positions(conv: Any) -> bool:
+    weights = getattr(conv.activation, "weights", ())
+    return any(math.prod(weight.shape) > conv.filters for weight in weights)
+
+
+def _why_too_narrow(site: Site, conv: Any, sizes: tuple | None) -> str | None:
+    """Return why MixConv cannot share out the channels among its kernel sizes, or `None`."""
+    groups = len(sizes or DEFAULT_KERNEL_SIZES)
+    widths = {"channels": site.layer.input_spec.axes[-1]}
+    if conv == "mixconv":
+        widths["filters"] = site.output.filters
+    for name, width in widths.items() if conv in ("mixconv", "mixconv_depthwise") else ():
+        if width < groups:
+            return f"it has {width} {name}, fewer than the {groups} kernel sizes of MixConv"
+    return None
+
+
+def _chooser(
+    where: Any, model: keras.Model, sites: list[Site], calls: Calls
+) -> Callable[[Site], str | None]:
+    """Return the function from a site to the reason why `where` leaves it out, or `None`."""
+    if where is None:
+        return functools.partial(_why_not_by_default, model=model, calls=calls)
+    if callable(where):
+        return lambda site: None if where(site.layer) else "`where` leaves it out"
+    chosen = _match(where, [site.layer.name for site in sites])
+    return lambda site: None if site.layer.name in chosen else "`where` leaves it out"
+
+
+def _why_not_by_default(site: Site, model: keras.Model, calls: Calls) -> str | None:
+    if site.layer.input_spec.axes[-1] <= _IMAGE_CHANNELS:
+        return "it reads the image"
+    ends = {id(call.outputs[0]) for call in calls.of[site.batch_norm or site.output]}
+    if ends & {id(resolve_output(x)) for x in require_graph(model).outputs}:
+        return "it makes the model's output, which would be batch normalized"
+    return None
+
+
+def _match(where: Any, names: list[str]) -> set[str]:
+    if isinstance(where, str):
+        try:
+            chosen = {name for name in names if re.fullmatch(where, name)}
+        except re.error as error:
+            raise ValueError(
+                f"`where` must be a valid regular expression. Received: where={where!r} ({error})"
+            ) from None
+        unknown = [] if chosen else [where]
+    elif isinstance(where, list | tuple | set | frozenset):
+        chosen, unknown = set(where), [name for name in where if name not in names]
+    else:
+        chosen, unknown = set(), [where]
+    if unknown:
+        close = difflib.get_close_matches(str(unknown[0]), names, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ValueError(
+            "`where` must be None, a function of a layer, or the names, as a list or a regular "
+            f"expression, of convolutions larger than 1x1. Received: {unknown[0]!r}.{hint}"
+        )
+    return chosen
+
+
+def align(conv: Any, shape: tuple, explicit: Sides | None = None) -> tuple[Sides, Sides]:
+    """Find the padding and cropping with which a new convolution looks where an old one does.
+
+    Multiception pads by half the kernel on every side and so centers its kernels on the pixels
+    0, s, 2s, ... at stride s. A "valid" convolution begins half a kernel inside the image, and
+    TensorFlow's "same" pads less, and first at the end, where the stride is above 1. The center
+    of an even kernel is the pixel before its middle. Padding that depends on an unknown size is
+    taken to be symmetric.
+
+    Args:
+        conv: The old convolution, channels last.
+        shape: Shape of its input; that of the `ZeroPadding2D` before it, with `explicit`.
+        explicit: The `padding` of a `ZeroPadding2D` before it; `None` if there is none.
+
+    Returns:
+        Zero rows and columns to put around the input of the new convolution, and rows and columns
+        to take off its output.
+    """
+    aligned = []
+    for axis in range(2):
+        stride = conv.strides[axis]
+        reach = conv.dilation_rate[axis] * (conv.kernel_size[axis] - 1)
+        if explicit is not None:
+            before, after = explicit[axis]
+        else:
+            total = _same_padding(shape[1 + axis], stride, reach) if conv.padding == "same" else 0
+            before, after = total // 2, total - total // 2
+        half = reach // 2
+        # what exceeds half a kernel is cropped, in steps of the stride
+        for excess in (before - half, after - (reach - half)):
+            padding = max(excess, excess % stride)
+            aligned.append((padding, (padding - excess) // stride))
+    paddings, croppings = zip(*aligned, strict=True)
+    return _pairs(paddings), _pairs(croppings)
+
+
+def _same_padding(length: int | None, stride: int, reach: int) -> int:
+    if length is None:
+        return reach
+    return max((strided_length(length, stride) - 1) * stride + reach + 1 - length, 0)
+
+
+def _pairs(sides: Any) -> Sides:
+    top, bottom, left, right = np.ravel(sides).tolist()
+    return (top, bottom), (left, right)
+
+
+def _replace(model: keras.Model, sites: list[Site], conv: Any) -> keras.Model:
+    """Return the new model, with all that is kept of the old one."""
+    successors: dict = {layer: [] for site in sites for layer in site.absorbed}
+    copies: dict = {}
+    for site in sites:
+        activation = copy_activation(site.output.activation, copies)
+        successors[site.output] = _new_layers(site, conv, activation)
+    new_model = rebuild(model, successors)
+    for site in sites:
+        if site.batch_norm is not None:
+            (new,) = (x for x in successors[site.output] if x.name == site.output.name)
+            _copy_batch_norm(site.batch_norm, new)
+    return new_model
+
+
+def _new_layers(site: Site, conv: Any, activation: Any) -> list:
+    """Return the layers that take the place of `site.output`, one after the other."""
+    name = site.output.name
+    shared = {"dtype": site.output.dtype_policy, **CHANNELS_LAST}
+    padding = np.maximum(site.padding, 0).tolist()
+    trimming = np.maximum(np.negative(site.padding), 0).tolist()
+    pad = layers.ZeroPadding2D(padding, name=f"{name}_align_pad", **shared)
+    trim = layers.Cropping2D(trimming, name=f"{name}_align_trim", **shared)
+    crop = layers.Cropping2D(site.cropping, name=f"{name}_align_crop", **shared)
+    new = (
+        _multiception(site, activation)
+        if conv == "multiception"
+        else _nested_conv_bn(site, activation, conv)
+    )
+    needed = np.any(padding), np.any(trimming), True, np.any(site.cropping)
+    return list(itertools.compress((pad, trim, new, crop), needed))
+
+
+def _multiception(site: Site, activation: Any) -> MulticeptionConv2D:
+    old, output, batch_norm = site.layer, site.output, site.batch_norm
+    kernels = {
+        "depthwise": (old, "kernel" if type(old) is layers.Conv2D else "depthwise"),
+        "pointwise": (output, "kernel" if type(output) is layers.Conv2D else "pointwise"),
+        "bias": (output, "bias"),
+    }
+    kept = {
+        f"{part}_{kind}": getattr(layer, f"{prefix}_{kind}")
+        for part, (layer, prefix) in kernels.items()
+        for kind in ("regularizer", "constraint")
+    }
+    if batch_norm is not None:
+        kept.update(momentum=batch_norm.momentum, epsilon=batch_norm.epsilon)
+    return MulticeptionConv2D(
+        output.filters,
+        site.kernel_sizes,
+        old.strides,
+        dilation_rate=old.dilation_rate,
+        activation=activation,
+        activity_regularizer=output.activity_regularizer,
+        dtype=output.dtype_policy,
+        name=output.name,
+        **kept,
+    )
+
+
+def _nested_conv_bn(site: Site, activation: Any, conv: Any) -> keras.Model:
+    """Return `km.conv_bn` as a model of its own, so that its names meet no others."""
+    old, output = site.layer, site.output
+    previous = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(output.dtype_policy)
+    try:
+        x = keras.Input((None, None, old.input_spec.axes[-1]))
+        y = conv_bn(x, output.filters, old.strides[0], site.kernel_sizes, conv, name="conv")
+        if activation is not keras.activations.linear:
+            y = layers.Activation(activation, name="activation")(y)
+    finally:
+        keras.config.set_dtype_policy(previous)
+    return keras.Model(x, y, name=output.name)
+
+
+def _copy_batch_norm(old: Any, conv: Any) -> None:
+    """Copy a batch norm to the one at the end of a new convolution."""
+    if isinstance(conv, MulticeptionConv2D):
+        new = conv.pointwise_bn
+    else:
+        new = conv.layers[-1]
+        new.momentum, new.epsilon = old.momentum, old.epsilon
+    for part in ("gamma", "beta"):
+        if getattr(old, part) is not None:
+            getattr(new, part).assign(copy_values(getattr(old, part)))
+
+
+def _report(old: keras.Model, new: keras.Model, sites: list[Site], conv: Any) -> None:
+    left = collections.defaultdict(list)
+    for site in sites:
+        if site.reason is not None:
+            left[site.reason].append(site.layer.name)
+    replaced = len(sites) - sum(map(len, left.values()))
+    kind = getattr(conv, "__name__", conv)
+    print(f"{replaced} of {len(sites)} convolutions of the model {old.name!r} are now {kind}.")
+    report_costs(old, new)
+    if left:
+        print("Not replaced:")
+    for reason, names in left.items():
+        print(f"  {', '.join(names)}: {reason}")
