@@ -19,7 +19,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
@@ -38,6 +38,7 @@ _MODULE = "serving.benchmark"
 PERCENTILES = (50, 90, 99)
 # Colors that color-blind readers and print keep apart.
 _COLORS = {"REST": "#0072b2", "gRPC": "#d55e00"}
+_BATCHING = ("max_batch_size", "batch_timeout_micros", "num_batch_threads")
 _PACKAGES = ("grpcio", "uvicorn")
 
 
@@ -187,8 +188,11 @@ def _settings(results: dict) -> str:
 
 def _machine(results: dict) -> str:
     machine = results["machine"]
+    hardware = machine.get("hardware", machine)  # older records are flat
+    processor = hardware.get("cpu") or hardware["processor"]
+    cores = hardware.get("cpus") or hardware["cores"]
+    devices = ", ".join([processor, f"{cores} cores", *hardware["gpus"]])
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    devices = ", ".join([f"{machine['processor']}, {machine['cores']} cores", *machine["gpus"]])
     return f"{devices}, load average {machine['load average before']}; {versions}"
 
 
@@ -235,26 +239,10 @@ def _draw_lines(
     ax.vlines(clients, lows, highs, lw=5, color=color, alpha=0.3)
 
 
-@contextlib.contextmanager
-def _served(flags: argparse.Namespace) -> Iterator[dict[str, str]]:
-    """Yields the addresses of REST and gRPC."""
-    with tempfile.TemporaryDirectory() as folder:
-        batching = Path(folder) / "batching.config"
-        batching.write_text(
-            f"max_batch_size {{ value: {flags.max_batch_size} }}\n"
-            f"batch_timeout_micros {{ value: {flags.batch_timeout_micros} }}\n"
-            f"num_batch_threads {{ value: {flags.num_batch_threads} }}\n"
-            "max_enqueued_batches { value: 100 }\n"
-        )
-        server_flags = [
-            f"--model_base_path={flags.model_base_path}",
-            "--access_log=",
-            "--enable_model_warmup=false",  # its batches may be too large
-            "--enable_batching",
-            f"--batching_parameters_file={batching}",
-        ]
-        with running_server(server_flags) as server:
-            yield {"REST": server.url, "gRPC": server.grpc_address}
+def _write_batching(file: Path, flags: argparse.Namespace) -> Path:
+    settings = {name: getattr(flags, name) for name in _BATCHING} | {"max_enqueued_batches": 100}
+    file.write_text("".join(f"{name} {{ value: {value} }}\n" for name, value in settings.items()))
+    return file
 
 
 def _load(
@@ -286,11 +274,20 @@ def _run(flags: argparse.Namespace) -> list[dict]:
     [spec] = specs
     shape = [flags.max_batch_size, *(size or 32 for size in (spec.shape or ())[1:])]
     batch = np.random.default_rng(0).integers(0, 256, shape).astype(spec.dtype.as_numpy_dtype)
-    spawn = multiprocessing.get_context("spawn")
-    with _served(flags) as addresses, ProcessPoolExecutor(1, spawn, ignore_sigint) as pool:
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        server_flags = [
+            f"--model_base_path={flags.model_base_path}",
+            "--access_log=",
+            "--enable_model_warmup=false",  # its batches may be too large
+            "--enable_batching",
+            f"--batching_parameters_file={_write_batching(Path(folder) / 'batching', flags)}",
+        ]
+        server = stack.enter_context(running_server(server_flags))
+        spawn = multiprocessing.get_context("spawn")
+        pool = stack.enter_context(ProcessPoolExecutor(1, spawn, ignore_sigint))
         senders = {
-            "REST": (addresses["REST"], name, batch[0]),
-            "gRPC": (addresses["gRPC"], name, batch[0], spec.name),
+            "REST": (server.url, name, batch[0]),
+            "gRPC": (server.grpc_address, name, batch[0], spec.name),
         }
 
         def run_load(api: str, clients: int) -> tuple[np.ndarray, float]:
@@ -339,28 +336,17 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return flags
 
 
-def _describe_machine() -> dict:
-    from keras_multiception.machine import describe
-
-    described = describe(_PACKAGES)
-    hardware = described["hardware"]
-    processor, cores = hardware.pop("cpu"), hardware.pop("cpus")
-    hardware = {"processor": processor, "cores": cores, **hardware}
-    return hardware | {
-        "load average before": round(os.getloadavg()[0], 1),
-        "versions": described["versions"],
-    }
-
-
 def _report(flags: argparse.Namespace) -> int:
     from keras_multiception.atomic import replacing, write_json
+    from keras_multiception.machine import describe
 
     if flags.render:
         results = json.loads(flags.render.read_text(encoding="utf-8"))
     else:
         paths = ("model_base_path", "render", "json", "plot")
         settings = {key: value for key, value in vars(flags).items() if key not in paths}
-        results = {"machine": _describe_machine(), "flags": settings, "rows": _run(flags)}
+        machine = {"load average before": round(os.getloadavg()[0], 1), **describe(_PACKAGES)}
+        results = {"machine": machine, "flags": settings, "rows": _run(flags)}
     print(to_markdown(results))
     if flags.json:
         write_json(flags.json, results)

@@ -13,24 +13,22 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import numpy as np
 import pytest
 import requests
-import tensorflow as tf
 from PIL import Image
 from tensorflow_serving.apis import (
     classification_pb2,
     get_model_metadata_pb2,
-    get_model_status_pb2,
-    model_service_pb2_grpc,
-    predict_pb2,
     prediction_service_pb2_grpc,
 )
 from test_floors import ROOT
 from test_saved_model import notebook_answer, small_network
 
+from serving.client import Client
 from serving.export import publish
 from serving.publishing.base_path import roll_back
 
@@ -121,8 +119,7 @@ def server(request, exported):
         serving = served_by_process([request.param], models)
     with serving as (url, address):
         wait_until(lambda: versions(url) == {"1": "AVAILABLE"})
-        with grpc.insecure_channel(address) as channel:
-            yield url, channel
+        yield url, address
 
 
 def wait_until(condition):
@@ -142,74 +139,66 @@ def versions(url):
     return {version: state for version, state in states.items() if state != "END"}
 
 
-def post(url, api, body):
-    response = requests.post(f"{url}/v1/models/digits:{api}", json=body, timeout=SECONDS)
-    assert response.status_code == 200, response.text
-    return response.json()
+@contextlib.contextmanager
+def prediction_service(address):
+    with grpc.insecure_channel(address) as channel:
+        yield prediction_service_pb2_grpc.PredictionServiceStub(channel)
 
 
 def test_status_and_metadata(server):
-    url, channel = server
+    url, address = server
     signatures = {"serving_default", "serving_uint8", "serving_bytes", "classify"}
     metadata = requests.get(f"{url}/v1/models/digits/metadata", timeout=SECONDS).json()
     assert signatures <= metadata["metadata"]["signature_def"]["signature_def"].keys()
-    request = get_model_status_pb2.GetModelStatusRequest()
-    request.model_spec.name = "digits"
-    status = model_service_pb2_grpc.ModelServiceStub(channel).GetModelStatus(request)
-    [version] = status.model_version_status
-    assert (version.version, version.state) == (1, version.AVAILABLE)
+    with Client(f"grpc://{address}", model_name="digits", timeout=SECONDS) as client:
+        assert client.states() == {1: "AVAILABLE"}
     request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
     request.model_spec.name = "digits"
-    stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
     message = get_model_metadata_pb2.SignatureDefMap()
-    assert stub.GetModelMetadata(request).metadata["signature_def"].Unpack(message)
+    with prediction_service(address) as stub:
+        assert stub.GetModelMetadata(request).metadata["signature_def"].Unpack(message)
     assert message.signature_def["classify"].method_name == "tensorflow/serving/classify"
 
 
-@pytest.mark.parametrize(
-    ("signature", "name", "arrays"),
-    [
-        ("serving_default", "image", IMAGES.astype("float32")),
-        ("serving_uint8", "image", IMAGES),
-        ("serving_bytes", "image_bytes", np.array(FILES, object)),
-    ],
-)
-def test_predict(server, exported, signature, name, arrays):
-    url, channel = server
+@pytest.mark.parametrize("api", ["REST", "gRPC"])
+def test_predict(server, exported, api):
+    url, address = server
     expected = notebook_answer(exported[0], IMAGES)
-    if signature == "serving_bytes":
-        instances = [{"b64": base64.b64encode(file).decode()} for file in FILES]
-    else:
-        instances = arrays.tolist()
-    answers = post(url, "predict", {"signature_name": signature, "instances": instances})
-    received = [answer["probabilities"] for answer in answers["predictions"]]
-    np.testing.assert_allclose(received, expected, atol=1e-5)
-    request = predict_pb2.PredictRequest()
-    request.model_spec.name, request.model_spec.signature_name = "digits", signature
-    request.inputs[name].CopyFrom(tf.make_tensor_proto(arrays))
-    outputs = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request).outputs
-    np.testing.assert_allclose(tf.make_ndarray(outputs["probabilities"]), expected, atol=1e-5)
+    url = url if api == "REST" else f"grpc://{address}"
+    with Client(url, model_name="digits", timeout=SECONDS) as client:
+        for answers in (
+            client.predict(FILES),
+            client.predict_arrays(IMAGES),
+            client.predict_arrays(IMAGES.astype("float32")),
+        ):
+            received = [answer.probabilities for answer in answers]
+            np.testing.assert_allclose(received, expected, atol=1e-5)
+            labels = expected.argmax(axis=1).astype(str).tolist()
+            assert [answer.label for answer in answers] == labels
 
 
 def test_classify(server, exported):
-    url, channel = server
+    url, address = server
     best = np.argsort(-notebook_answer(exported[0], IMAGES), axis=1)[:, :3].astype(str).tolist()
     examples = [{"image/encoded": {"b64": base64.b64encode(file).decode()}} for file in FILES]
-    results = post(url, "classify", {"signature_name": "classify", "examples": examples})["results"]
+    body = {"signature_name": "classify", "examples": examples}
+    response = requests.post(f"{url}/v1/models/digits:classify", json=body, timeout=SECONDS)
+    results = response.json()["results"]
     assert [[label for label, _ in result] for result in results] == best
     request = classification_pb2.ClassificationRequest()
     request.model_spec.name, request.model_spec.signature_name = "digits", "classify"
     for file in FILES:
         example = request.input.example_list.examples.add()
         example.features.feature["image/encoded"].bytes_list.value.append(file)
-    response = prediction_service_pb2_grpc.PredictionServiceStub(channel).Classify(request)
-    results = response.result.classifications
+    with prediction_service(address) as stub:
+        results = stub.Classify(request).result.classifications
     assert [[each.label for each in result.classes] for result in results] == best
 
 
 def test_an_image_bomb_is_an_invalid_argument(server):
     url, _ = server
-    bomb = b"BM" + bytes(16) + (65_500).to_bytes(4, "little") * 2 + bytes(8)
+    header = b"IHDR" + (65_500).to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0"
+    bomb = b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4, "big") + header + bytes(32)
     body = {
         "signature_name": "serving_bytes",
         "instances": [{"b64": base64.b64encode(bomb).decode()}],
@@ -229,27 +218,22 @@ def test_metrics_are_counted(server):
 @contextlib.contextmanager
 def asking_all_the_while(url, expected):
     """Predict again and again; at the end every answer must have been the model's."""
-    stop, failures, answered = threading.Event(), [], []
-    body = {"signature_name": "serving_uint8", "instances": IMAGES.tolist()}
+    stop, answered = threading.Event(), []
 
     def ask():
-        while not stop.is_set():
-            try:
-                predictions = post(url, "predict", body)["predictions"]
-                received = [prediction["probabilities"] for prediction in predictions]
+        with Client(url, model_name="digits", timeout=SECONDS, retries=0) as client:
+            while not stop.is_set():
+                received = [answer.probabilities for answer in client.predict_arrays(IMAGES)]
                 np.testing.assert_allclose(received, expected, atol=1e-5)
                 answered.append(1)
-            except Exception as error:
-                failures.append(error)
 
-    thread = threading.Thread(target=ask)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-    assert not failures, f"{len(failures)} failures, {len(answered)} answers: {failures[0]}"
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(ask)
+        try:
+            yield
+        finally:
+            stop.set()
+        asking.result()
     assert answered
 
 

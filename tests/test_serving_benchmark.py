@@ -158,7 +158,10 @@ def test_the_benchmark_prints_a_table(tmp_path, capsys, loop):
     assert shown == [("REST", 1), ("gRPC", 1), ("REST", 4), ("gRPC", 4)]
     assert all(row["images/s"]["min"] > 0 for row in results["rows"])
     assert results["machine"]["versions"]["tensorflow"]
-    assert results["machine"]["cores"] >= 1
+    assert results["machine"]["hardware"]["cpus"] >= 1
+    capsys.readouterr()
+    assert benchmark.main(["--render", str(file)]) == 0
+    assert capsys.readouterr().out in out
     assert plot.stat().st_size > 10_000
     if loop:
         assert all(row["images/s"]["max"] <= 40 for row in results["rows"])
