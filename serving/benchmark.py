@@ -256,8 +256,8 @@ def _load(
 
 
 def _run(flags: argparse.Namespace) -> list[dict]:
+    from serving.engine.backends import SavedModelServable
     from serving.engine.errors import ServingError
-    from serving.engine.saved_model import SavedModelServable
     from serving.lifecycle.loading import find_versions
 
     name = flags.signature_name

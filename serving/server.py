@@ -94,6 +94,7 @@ def listen(host: str, port: int) -> socket.socket:
             raise OSError(f"Port {port} of {host} is already in use.") from error
         raise OSError(f"Cannot listen on port {port} of {host}: {error.strerror}.") from error
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # an answer is two packets
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _PEER_TIMEOUT_MS)
     return listener

@@ -7,9 +7,9 @@ import pytest
 import tensorflow as tf
 from saved_models import export_signatures, saved, signature
 
+from serving.engine.backends import SavedModelServable
 from serving.engine.batching import Batching, can_batch, read_batching
 from serving.engine.errors import ServingError
-from serving.engine.saved_model import SavedModelServable
 
 PATIENT = Batching(max_batch_size=8, batch_timeout_micros=200_000, max_enqueued_batches=100)
 

@@ -22,10 +22,10 @@ from keras_multiception.compression import convert_to_litert
 from serving import export, server
 from serving.client import Client
 from serving.config_files import single_model
+from serving.engine.backends import SavedModelServable
 from serving.engine.batching import read_batching
 from serving.engine.errors import ServingError
 from serving.engine.messages import replay_warmup
-from serving.engine.saved_model import SavedModelServable
 from serving.lifecycle.loading import Loading, load
 from serving.model_server import ServerOptions, model_server
 from serving.publishing.base_path import list_versions

@@ -21,9 +21,8 @@ pytest.importorskip("ai_edge_litert")
 from keras_multiception.compression import convert_to_litert
 from serving.client import Client, ServerError
 from serving.config_files import single_model
+from serving.engine.backends import LiteRTServable, SavedModelServable
 from serving.engine.errors import ServingError
-from serving.engine.litert import LiteRTServable
-from serving.engine.saved_model import SavedModelServable
 from serving.lifecycle.loading import Loading, load
 from serving.lifecycle.versions import ServedModel
 from serving.version_folder import write_manifest

@@ -8,9 +8,9 @@ import tensorflow as tf
 from saved_models import export_half_plus, saved
 from tensorflow_serving.apis import prediction_log_pb2
 
+from serving.engine.backends import SavedModelServable
 from serving.engine.errors import ServingError
 from serving.engine.messages import replay_warmup
-from serving.engine.saved_model import SavedModelServable
 from serving.lifecycle.loading import Loading
 from serving.lifecycle.versions import ServedModel
 from serving.version_folder import MAX_WARMUP_RECORDS, WARMUP_FILE

@@ -132,33 +132,25 @@ class _Calls:
         call.version = servable.version
         return servable
 
-    def _infer(
-        self,
-        api: str,
-        infer: Callable[[Servable, Any], Any],
-        request: Any,
-        context: grpc.ServicerContext,
-    ) -> Any:
+
+def _inference(api: str, infer: Callable[[Servable, Any], Any]) -> Callable[..., Any]:
+    """Makes a method that answers a call by the version that its `model_spec` asks for."""
+
+    def method(self: _Calls, request: Any, context: grpc.ServicerContext) -> Any:
         def answer(request: Any, call: Call) -> Any:
             return infer(self._servable(_spec(request), call), request)
 
         return self._record(api, answer, request, context)
 
+    return method
+
 
 class PredictionService(_Calls, prediction_service_pb2_grpc.PredictionServiceServicer):
     """Predict, Classify, Regress, MultiInference and GetModelMetadata."""
 
-    def Predict(self, request: Any, context: grpc.ServicerContext) -> Any:
-        """Answers a `PredictRequest`."""
-        return self._infer("predict", messages.predict, request, context)
-
-    def Classify(self, request: Any, context: grpc.ServicerContext) -> Any:
-        """Answers a `ClassificationRequest`."""
-        return self._infer("classify", messages.classify, request, context)
-
-    def Regress(self, request: Any, context: grpc.ServicerContext) -> Any:
-        """Answers a `RegressionRequest`."""
-        return self._infer("regress", messages.regress, request, context)
+    Predict = _inference("predict", messages.predict)
+    Classify = _inference("classify", messages.classify)
+    Regress = _inference("regress", messages.regress)
 
     def MultiInference(self, request: Any, context: grpc.ServicerContext) -> Any:
         """Answers a `MultiInferenceRequest`."""

@@ -14,11 +14,10 @@ from tensorflow_serving.config.file_system_storage_path_source_pb2 import (
     FileSystemStoragePathSourceConfig,
 )
 
+from serving.engine.backends import LiteRTServable, SavedModelServable
 from serving.engine.batching import Batching
 from serving.engine.errors import ServingError
-from serving.engine.litert import LiteRTServable
 from serving.engine.messages import replay_warmup
-from serving.engine.saved_model import SavedModelServable
 from serving.engine.servable import Servable
 from serving.version_folder import LITERT_FILE
 
