@@ -18,8 +18,8 @@ from keras_multiception.compression import (  # noqa: E402
     save_litert,
     to_tf_keras,
 )
-from keras_multiception.compression.litert_operators import Operator  # noqa: E402
-from keras_multiception.compression.litert_packing import repack  # noqa: E402
+from keras_multiception.compression.litert import dedupe_buffers  # noqa: E402
+from keras_multiception.compression.litert_files import Operator  # noqa: E402
 
 IMAGES = np.random.default_rng(0).normal(size=(7, 8, 8, 3)).astype("float32")
 
@@ -141,7 +141,7 @@ def test_packing_shares_what_is_equal(integers):
             zeros.setdefault(quantization.ZeroPointLength(), set()).add(place)
     assert zeros
     assert all(len(places) == 1 for places in zeros.values())
-    assert repack(integers) == integers
+    assert dedupe_buffers(integers) == integers
 
 
 def test_failed_write_leaves_nothing(tmp_path):

@@ -1,4 +1,4 @@
-"""Weights set to zero in training."""
+"""Weights set to zero, or to few values, in training."""
 
 import keras
 import numpy as np
@@ -9,31 +9,61 @@ import keras_multiception as km
 
 tf_keras = pytest.importorskip("tf_keras")
 from keras_multiception.compression import (  # noqa: E402
+    cluster_model,
     convert_to_litert,
     prune_model,
     pruning_callback,
     quantize_model,
     sparsity_report,
+    strip_clustering,
     strip_pruning,
 )
 
+IMAGES = np.random.default_rng(1).normal(size=(2, 6, 6, 3)).astype("float32")
+
 
 def network():
-    x = inputs = keras.Input((8, 8, 3))
+    x = inputs = keras.Input((6, 6, 3))
     x = km.conv_bn(x, 8, conv="standard", name="stem")
-    x = layers.ReLU()(km.conv_bn(x, 8, conv="multiception", name="middle"))
+    x = layers.ReLU()(km.conv_bn(x, 8, conv="multiception", kernel_sizes=(3, 5), name="middle"))
     x = layers.GlobalAveragePooling2D()(x)
     return keras.Model(inputs, layers.Dense(10, name="last")(x))
 
 
-def train(model, steps, optimizer="SGD", callbacks=None):
+def small():
+    """A network of Keras 2 with a standard, a pointwise and a dense kernel."""
+    x = inputs = tf_keras.Input((6, 6, 3))
+    x = tf_keras.layers.Conv2D(8, 3, name="stem")(x)
+    x = tf_keras.layers.Conv2D(8, 1, name="pointwise")(x)
+    x = tf_keras.layers.GlobalAveragePooling2D()(x)
+    return tf_keras.Model(inputs, tf_keras.layers.Dense(10, name="last")(x))
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return small()
+
+
+def dense(kernel):
+    layer = tf_keras.layers.Dense(kernel.shape[1], use_bias=False)
+    model = tf_keras.Sequential([tf_keras.Input((kernel.shape[0],)), layer])
+    layer.set_weights([kernel])
+    return model
+
+
+def train(model, steps=3, optimizer="SGD", callbacks=()):
     rng = np.random.default_rng(0)
-    images, labels = rng.normal(size=(4 * steps, 8, 8, 3)), rng.integers(0, 10, 4 * steps)
+    images, labels = rng.normal(size=(4 * steps, 6, 6, 3)), rng.integers(0, 10, 4 * steps)
     loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(getattr(tf_keras.optimizers, optimizer)(0.01), loss)
-    callbacks = [pruning_callback()] if callbacks is None else callbacks
-    model.fit(images, labels, batch_size=4, callbacks=callbacks, verbose=0)
+    model.fit(images, labels, batch_size=4, callbacks=list(callbacks), verbose=0)
     return model
+
+
+def prune(model, steps, sparsity=0.75, **arguments):
+    """Return a network after so many steps of pruning, with its wrappers."""
+    pruned = prune_model(model, sparsity, **{"end_step": steps} | arguments)
+    return train(pruned, steps, callbacks=[pruning_callback()])
 
 
 def sparsities(model):
@@ -45,71 +75,66 @@ def zeros(model):
     return {kind: each["parameters"] - each["nonzero"] for kind, each in counts.items()}
 
 
-def steps_of(model):
-    return {int(x.pruning_step) for x in model.layers if hasattr(x, "pruning_step")}
+def require_plain(stripped, wrapped):
+    """A network without wrappers, that answers and is counted like the one with them."""
+    assert not [x for x in stripped.layers if isinstance(x, tf_keras.layers.Wrapper)]
+    np.testing.assert_allclose(stripped(IMAGES), wrapped(IMAGES), atol=1e-6)
+    assert sparsity_report(wrapped) == sparsity_report(stripped)
 
 
 @pytest.mark.parametrize("depthwise", [False, True])
 def test_sparsity_is_reached(depthwise):
     model = network()
     before = [np.array(w) for w in model.get_weights()]
-    # 7 steps in strides of 3: the last choice of zeros is at the end all the same
-    pruned = prune_model(model, 0.75, end_step=7, frequency=3, depthwise=depthwise)
-    train(pruned, 7)
+    # 5 steps in strides of 2: the last choice of zeros is at the end all the same
+    pruned = prune(model, 5, frequency=2, depthwise=depthwise)
     sparse = strip_pruning(pruned)
     found = sparsities(sparse)
     assert found.pop("depthwise") == pytest.approx(0.75 if depthwise else 0, abs=0.01)
     found.pop("total")
     for kind, sparsity in found.items():
         assert sparsity == pytest.approx(0.75, abs=0.01), kind
-    assert not [x for x in sparse.layers if isinstance(x, tf_keras.layers.Wrapper)]
     for layer in sparse.layers:
         for weight in layer.weights[1:] if "Norm" not in type(layer).__name__ else layer.weights:
             assert "depthwise" in weight.name or np.count_nonzero(weight), weight.name
-    x = np.random.default_rng(1).normal(size=(2, 8, 8, 3)).astype("float32")
-    np.testing.assert_allclose(sparse(x), pruned(x), atol=1e-6)
-    assert sparsities(pruned) == sparsities(sparse)
+    require_plain(sparse, pruned)
     for a, b in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
 def test_zeros_are_the_smallest_weights_and_stay():
-    dense = tf_keras.layers.Dense(8, use_bias=False)
-    model = tf_keras.Sequential([tf_keras.Input((4,)), dense])
     kernel = np.random.default_rng(0).permutation(np.arange(1.0, 33)).reshape(4, 8)
-    dense.set_weights([kernel])
+    model = dense(kernel)
     pruned = prune_model(model, 0.5, end_step=1)
     pruned.compile(tf_keras.optimizers.SGD(0.0), "mse")
     pruned.fit(np.ones((6, 4)), np.zeros((6, 8)), 2, callbacks=[pruning_callback()], verbose=0)
     (after,) = strip_pruning(pruned).get_weights()
     np.testing.assert_array_equal(after, np.where(kernel > 16, kernel, 0))
-    np.testing.assert_array_equal(dense.get_weights()[0], kernel)
+    np.testing.assert_array_equal(model.get_weights()[0], kernel)
 
 
 @pytest.mark.slow
 def test_sparsity_grows_from_the_beginning_to_the_end():
-    pruned = prune_model(
-        network(), 0.8, begin_step=2, end_step=6, frequency=2, initial_sparsity=0.4
-    )
+    schedule = {"begin_step": 2, "end_step": 6, "frequency": 2, "initial_sparsity": 0.4}
+    pruned = prune_model(small(), 0.8, **schedule)
     found = []
     for _ in range(7):
-        train(pruned, 1)
+        train(pruned, 1, callbacks=[pruning_callback()])
         found.append(sparsity_report(pruned)["dense"]["sparsity"])
     # 0.8 - 0.4 * (1 - progress) ** 3 at steps 2, 4 and 6
     expected = [0, *(0.8 - 0.4 * (1 - x) ** 3 for x in (0, 0, 0.5, 0.5, 1, 1))]
     np.testing.assert_allclose(found, expected, atol=0.01)
 
 
-def test_two_of_four(capsys):
-    pruned = prune_model(network(), 0.5, end_step=2, blocks="2:4")
+def test_two_of_four(plain, capsys):
+    sparse = strip_pruning(prune(plain, 3, 0.5, end_step=2, blocks="2:4"))
     assert "not in blocks of 4: stem" in capsys.readouterr().out
-    sparse = strip_pruning(train(pruned, 3))
-    pointwise = sparse.get_layer("middle_pointwise").kernel.numpy()
+    pointwise = sparse.get_layer("pointwise").kernel.numpy()
     blocks = np.transpose(pointwise, (3, 0, 1, 2)).reshape(-1, 4)
     np.testing.assert_array_equal((blocks == 0).sum(axis=1), 2)
-    dense = sparse.get_layer("last").kernel.numpy()
-    np.testing.assert_array_equal((dense.T.reshape(-1, 4) == 0).sum(axis=1), 2)
-    assert sparsities(sparse)["standard"] == sparsities(sparse)["depthwise"] == 0
+    last = sparse.get_layer("last").kernel.numpy()
+    np.testing.assert_array_equal((last.T.reshape(-1, 4) == 0).sum(axis=1), 2)
+    assert sparsities(sparse)["standard"] == 0
 
 
 def test_transposed_convolutions_stay_dense_in_blocks(capsys):
@@ -121,18 +146,17 @@ def test_transposed_convolutions_stay_dense_in_blocks(capsys):
     assert not hasattr(pruned.get_layer("transposed"), "pruning_step")
 
 
-def test_training_goes_on_where_it_was_stopped(tmp_path):
-    def make():
-        keras.utils.set_random_seed(0)
-        return prune_model(network(), 0.8, end_step=6, frequency=2)
+def test_training_goes_on_where_it_was_stopped(plain, tmp_path):
+    def steps_of(model):
+        return {int(x.pruning_step) for x in model.layers if hasattr(x, "pruning_step")}
 
-    stopped = train(make(), 3)
+    stopped = prune(plain, 3, 0.8, end_step=6, frequency=2)
     stopped.save_weights(tmp_path / "checkpoint")
-    resumed = make()
+    resumed = prune_model(plain, 0.8, end_step=6, frequency=2)
     resumed.load_weights(tmp_path / "checkpoint").expect_partial()
     assert steps_of(resumed) == {3}
     assert sparsities(resumed) == sparsities(stopped)
-    train(resumed, 3)
+    train(resumed, 3, callbacks=[pruning_callback()])
     assert steps_of(resumed) == {6}
     assert sparsities(resumed)["dense"] == pytest.approx(0.8, abs=0.01)
 
@@ -140,29 +164,100 @@ def test_training_goes_on_where_it_was_stopped(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("depthwise", [False, True])
 def test_zeros_stay_zero_in_eight_bits(depthwise):
-    pruned = prune_model(network(), 0.75, end_step=2, depthwise=depthwise)
-    sparse = strip_pruning(train(pruned, 2))
-    trained = train(quantize_model(sparse, preserve=("sparsity",)), 3, "Adam", callbacks=[])
+    sparse = strip_pruning(prune(network(), 2, depthwise=depthwise))
+    trained = train(quantize_model(sparse, preserve=("sparsity",)), 3, "Adam")
     after = zeros(convert_to_litert(trained, "int8"))
     for kind, count in zeros(sparse).items():
         assert after[kind] >= count, kind
     # steps of Adam are wide enough to lose them otherwise
-    careless = train(quantize_model(sparse), 3, "Adam", callbacks=[])
+    careless = train(quantize_model(sparse), 3, "Adam")
     lost = sparsities(convert_to_litert(careless, "int8"))
     assert lost["pointwise"] < 0.5
     assert lost["depthwise"] < 0.5
 
 
-def test_the_callback_is_needed():
+def test_the_callback_is_needed(plain):
     with pytest.raises(Exception, match="UpdatePruningStep callback"):
-        train(prune_model(network(), 0.5, end_step=2), 1, callbacks=[])
+        train(prune_model(plain, 0.5, end_step=2), 1)
+
+
+@pytest.mark.parametrize("depthwise", [False, True])
+def test_kernels_have_few_values_which_train(depthwise):
+    model = network()
+    clustered = cluster_model(model, np.int64(6), depthwise=depthwise)
+    before = strip_clustering(clustered).get_layer("last").get_weights()[0]
+    after = strip_clustering(train(clustered))
+    report = sparsity_report(after)
+    assert (report["depthwise"]["distinct"] <= 6) == depthwise
+    for kind in ("standard", "pointwise", "dense"):
+        assert 2 <= report[kind]["distinct"] <= 6, kind
+    assert not np.array_equal(np.unique(before), np.unique(after.get_layer("last").kernel))
+    require_plain(after, clustered)
+    assert sparsity_report(model)["dense"]["distinct"] == 80
+
+
+def test_each_weight_becomes_a_value_near_it():
+    centers = np.repeat([-5.0, 0.0, 4.0], 20)
+    kernel = np.random.default_rng(0).permutation(centers).reshape(6, 10)
+    noise = np.random.default_rng(1).uniform(-0.1, 0.1, kernel.shape)
+    (after,) = strip_clustering(cluster_model(dense(kernel + noise), 3)).get_weights()
+    np.testing.assert_allclose(after, kernel, atol=0.2)
+    assert len(np.unique(after)) == 3
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+def test_values_move_as_far_as_single_weights(quantized):
+    """The gradient of each weight is 1 / 64, and that of their value as well."""
+    inputs = tf_keras.Input((64,))
+    model = tf_keras.Model(inputs, tf_keras.layers.Dense(64, use_bias=False, name="last")(inputs))
+    model = cluster_model(model, 4)
+    if quantized:
+        model = quantize_model(strip_clustering(model), preserve=("clusters",))
+    (centers,) = [w for w in model.trainable_weights if "centroids" in w.name]
+    before = centers.numpy()
+    model.compile(tf_keras.optimizers.SGD(1.0), lambda _, y: y)
+    model.fit(np.ones((1, 64)), np.zeros((1, 64)), verbose=0)
+    np.testing.assert_allclose(before - centers.numpy(), 1 / 64, rtol=1e-4)
+
+
+def test_zeros_of_pruning_stay(plain):
+    sparse = strip_pruning(prune(plain, 2, 0.6))
+    clustered = strip_clustering(train(cluster_model(sparse, 5, preserve_sparsity=True)))
+    for old, new in zip(sparse.get_weights()[::2], clustered.get_weights()[::2], strict=True):
+        assert not new[old == 0].any()
+    report = sparsity_report(clustered)
+    assert report["dense"]["distinct"] <= 5
+    assert report["dense"]["sparsity"] >= 0.59
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preserve", [("clusters",), ("sparsity", "clusters")])
+def test_values_and_zeros_stay_in_eight_bits(preserve):
+    model, sparse = network(), "sparsity" in preserve
+    if sparse:
+        model = strip_pruning(prune(model, 2, 0.6))
+    clustered = strip_clustering(train(cluster_model(model, 5, preserve_sparsity=sparse)))
+    content = convert_to_litert(train(quantize_model(clustered, preserve=preserve)), "int8")
+    before, after = sparsity_report(clustered), sparsity_report(content)
+    # a dense kernel has one scale; each channel of a convolution has its own, and so its own bytes
+    assert 2 <= after["dense"]["distinct"] <= 5
+    assert after["dense"]["sparsity"] >= before["dense"]["sparsity"]
+    if sparse:
+        for kind in ("standard", "pointwise"):
+            assert after[kind]["sparsity"] >= before[kind]["sparsity"] >= 0.59, kind
+
+
+def test_small_kernels_stay_as_they_are(plain):
+    clustered = strip_clustering(cluster_model(plain, 90))  # the last one has 80 weights
+    for old, new in zip(plain.get_weights()[2:], clustered.get_weights()[2:], strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert sparsity_report(clustered)["standard"]["distinct"] <= 90
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"sparsity": 1.0}, r"`sparsity` must be in 0..1.*Received: sparsity=1.0"),
-        ({"sparsity": -0.1}, "`sparsity` must be in 0..1"),
         ({"sparsity": float("nan")}, "`sparsity` must be in 0..1"),
         ({"sparsity": "0.5"}, "`sparsity` must be a number. Received: sparsity='0.5'"),
         ({"end_step": 2.5}, "`end_step` must be an integer. Received: end_step=2.5"),
@@ -175,15 +270,22 @@ def test_the_callback_is_needed():
         ({"blocks": "2:4", "depthwise": True}, "`blocks` need sparsity=0.5 and depthwise=False"),
         ({"model": "resnet20"}, "`model` must be a Keras 3 model, or one of tf_keras"),
         ({"model": tf_keras.Sequential()}, "`model` must be a Keras 3 model, or one of tf_keras"),
+        ({"clusters": 1}, "`clusters` must be an integer of at least 2.*Received: clusters=1"),
+        ({"clusters": 4.0}, "`clusters` must be an integer of at least 2"),
+        ({"clusters": True}, "`clusters` must be an integer of at least 2"),
+        ({"clusters": 2, "preserve_sparsity": True}, "or 3 with preserve_sparsity=True"),
+        ({"clusters": 216}, "less than the weights of the largest kernel, 216"),
+        ({"clusters": 4, "model": "resnet20"}, "`model` must be a Keras 3 model, or one of tf_k"),
     ],
 )
-def test_bad_arguments(arguments, message):
-    arguments = {"model": network(), "sparsity": 0.5, "end_step": 4} | arguments
+def test_bad_arguments(plain, arguments, message):
+    usual = {} if "clusters" in arguments else {"sparsity": 0.5, "end_step": 4}
+    function = cluster_model if "clusters" in arguments else prune_model
     with pytest.raises(ValueError, match=message):
-        prune_model(**arguments)
+        function(**{"model": plain} | usual | arguments)
 
 
-def test_models_that_do_not_fit():
+def test_models_that_do_not_fit(plain):
     flat = keras.Sequential([keras.Input((3,)), layers.Flatten()])
     with pytest.raises(ValueError, match="`model` must have standard, pointwise or dense kernels"):
         prune_model(flat, 0.5, end_step=1)
@@ -191,6 +293,7 @@ def test_models_that_do_not_fit():
     with pytest.raises(ValueError, match=r"`blocks` need a kernel .* Received: kernels of odd"):
         prune_model(odd, 0.5, end_step=1, blocks="2:4")
     with pytest.raises(ValueError, match="and has no wrappers"):
-        prune_model(prune_model(network(), 0.5, end_step=1), 0.5, end_step=1)
-    with pytest.raises(ValueError, match="`model` must come from `prune_model`"):
-        strip_pruning(network())
+        prune_model(prune_model(plain, 0.5, end_step=1), 0.5, end_step=1)
+    for strip in (strip_pruning, strip_clustering):
+        with pytest.raises(ValueError, match="`model` must come from `(prune|cluster)_model`"):
+            strip(plain)

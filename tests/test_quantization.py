@@ -13,28 +13,29 @@ import tensorflow as tf  # noqa: E402
 
 from keras_multiception.compression import (  # noqa: E402
     LiteRTModel,
+    calibrate_ranges,
     convert_to_litert,
     float_operators,
     operators,
     quantize_model,
     to_tf_keras,
 )
-from keras_multiception.compression.litert_weights import litert_kernels  # noqa: E402
+from keras_multiception.compression.litert_files import litert_kernels  # noqa: E402
 
 IMAGES = np.random.default_rng(0).normal(size=(16, 8, 8, 3)).astype("float32")
 LABELS = np.arange(16) % 4
 
 
-def network(conv="multiception"):
+def network():
     """Every kind of layer of the backbones, and a few that they do not have."""
     x = inputs = keras.Input((8, 8, 3), name="image")
     x = layers.Rescaling(0.5, offset=0.1, name="normalize")(x)
-    x = km.conv_bn(x, 6, 2, conv=conv, name="a")
+    x = km.conv_bn(x, 6, 2, conv="multiception", kernel_sizes=(3, 7), name="a")
     x = layers.BatchNormalization(name="alone")(layers.ReLU(max_value=6)(x))
     scale = layers.GlobalAveragePooling2D(keepdims=True)(x)
     scale = layers.Conv2D(6, 1, activation="sigmoid", use_bias=False, name="gate")(scale)
     x = layers.Multiply(name="scale")([x, scale])
-    y, z = (km.conv_bn(x, 6, conv=conv, name=name) for name in "bc")
+    y, z = (km.conv_bn(x, 6, conv=conv, name=conv) for conv in ("standard", "dsconv"))
     x = layers.Add()([km.layers.ShakeShake(name="shake")([y, z]), x, y])
     x = layers.Activation("silu")(layers.Conv2D(6, 1, name="plain")(x))
     x = layers.ReLU()(layers.DepthwiseConv2D(3, depth_multiplier=2, name="wide")(x))
@@ -49,26 +50,33 @@ def fit(model, epochs=3, rate=0.01):
 
 
 @pytest.fixture(scope="module")
-def trained():
-    model = quantize_model(network())
+def original():
+    return network()
+
+
+@pytest.fixture(scope="module")
+def trained(original):
+    model = quantize_model(original)
+    model.start = np.asarray(model.get_layer("quant_a_pointwise").trainable_weights[0])
     model.history = fit(model)
     return model
 
 
-def test_training_starts_from_the_weights_and_changes_them(trained):
-    original = network()
+@pytest.fixture(scope="module")
+def integers(trained):
+    return convert_to_litert(trained, "int8")
+
+
+def test_training_starts_from_the_weights_and_changes_them(original, trained):
     kernel = keras.ops.convert_to_numpy(original.get_layer("a").pointwise_conv.kernel)
-    start, after = (
-        np.asarray(model.get_layer("quant_a_pointwise").trainable_weights[0])
-        for model in (quantize_model(original), trained)
-    )
-    np.testing.assert_array_equal(start, kernel)
+    after = np.asarray(trained.get_layer("quant_a_pointwise").trainable_weights[0])
+    np.testing.assert_array_equal(trained.start, kernel)
     assert np.any(after != kernel)
     assert np.isfinite(after).all()
     assert np.isfinite(trained.history.history["loss"]).all()
 
 
-def test_gradient_reaches_every_trainable_parameter(trained):
+def test_gradient_reaches_every_trainable_parameter(original, trained):
     with tf.GradientTape() as tape:
         loss = tf_keras.losses.SparseCategoricalCrossentropy()(
             LABELS, trained(IMAGES, training=True)
@@ -79,28 +87,30 @@ def test_gradient_reaches_every_trainable_parameter(trained):
         w.name for w, g in zip(weights, gradients, strict=True) if g is None or not np.any(g)
     ]
     assert not missing
-    plain = to_tf_keras(network())
+    plain = to_tf_keras(original)
     assert sum(w.shape.num_elements() for w in weights) == sum(
         w.shape.num_elements() for w in plain.trainable_weights
     )
 
 
-def test_int8_file_is_integer_throughout_and_answers_like_the_fake_quantized_model(trained):
-    content = convert_to_litert(trained, "int8")
-    assert not float_operators(content)
-    names = [operator.name for operator in operators(content)]
+def test_int8_file_is_integer_throughout_and_answers_like_the_fake_quantized_model(
+    trained, integers
+):
+    assert not float_operators(integers)
+    names = [operator.name for operator in operators(integers)]
     assert (names[0], names[-1]) == ("QUANTIZE", "DEQUANTIZE")
-    assert sum(operator.is_border for operator in operators(content)) == 2
+    assert sum(operator.is_border for operator in operators(integers)) == 2
     expected = trained.predict(IMAGES, verbose=0)
     step = 1 / 256  # of the softmax's output
-    np.testing.assert_allclose(LiteRTModel(content).predict(IMAGES), expected, atol=8 * step)
+    np.testing.assert_allclose(LiteRTModel(integers).predict(IMAGES), expected, atol=8 * step)
 
 
-def test_depthwise_kernels_in_the_file_are_those_of_an_independent_quantization(trained):
-    kernels = litert_kernels(convert_to_litert(trained, "int8"))
-    files = [kernel for _, kind, kernel in kernels if kind == "depthwise"]
+def test_depthwise_kernels_in_the_file_are_those_of_an_independent_quantization(
+    trained, integers
+):
+    files = [kernel for _, kind, kernel in litert_kernels(integers) if kind == "depthwise"]
     by_name = {layer.name: layer for layer in trained.layers}
-    for name in ("quant_a_depthwise_2_part_0", "quant_wide"):
+    for name in ("quant_a_depthwise_1_part_0", "quant_wide"):
         wrapper = by_name[name]
         variables = {w.name.split("/")[-1]: np.asarray(w) for w in wrapper.weights}
         kernel = variables["depthwise_kernel:0"]
@@ -142,11 +152,11 @@ def test_depthwise_quantizer_against_numpy(multiplier):
     )
 
 
-@pytest.mark.parametrize("conv", ["mixconv", "mixconv_depthwise"])
-def test_other_convolutions(conv):
+def test_other_convolutions():
     x = inputs = keras.Input((8, 8, 6))
-    x = km.conv_bn(x, 6, 2, kernel_sizes=(3, 5), conv=conv, name="a")
-    x = layers.Dense(4, activation="softmax")(layers.Flatten()(layers.ReLU()(x)))
+    for conv in ("mixconv", "mixconv_depthwise"):
+        x = layers.ReLU()(km.conv_bn(x, 6, 2, kernel_sizes=(3, 5), conv=conv, name=conv))
+    x = layers.Dense(4, activation="softmax")(layers.Flatten()(x))
     model = quantize_model(randomize(keras.Model(inputs, x)))
     images = np.concatenate([IMAGES, -IMAGES], -1)
     model.compile("sgd", "sparse_categorical_crossentropy")
@@ -179,7 +189,7 @@ def sparse_and_clustered():
 def test_what_is_preserved(preserve):
     model, kernel = sparse_and_clustered()
     quantized = quantize_model(model, preserve)
-    fit(quantized, epochs=5, rate=0.5)
+    fit(quantized, epochs=3, rate=0.5)
     content = convert_to_litert(quantized, "int8")
     (written,) = (w for _, kind, w in litert_kernels(content) if kind == "standard")
     written = np.moveaxis(written, 0, -1)  # as Keras has it, from (outputs, height, width, inputs)
@@ -234,7 +244,7 @@ def test_layers_that_cannot_be_quantized_are_named_in_one_error():
         "Functional model",
         "(nested)",
         "Conv2D half (mixed_bfloat16)",
-        "BatchNormalization flat (not behind a convolution or dense layer)",
+        "BatchNormalization flat (not after a convolution or dense layer)",
     ):
         assert part in str(error.value)
 
@@ -253,9 +263,103 @@ def test_other_models_are_refused(trained):
 
 
 @pytest.mark.parametrize("preserve", ["sparsity", ("zeros",), (["sparsity"],), None])
-def test_preserve_is_checked(preserve):
+def test_preserve_is_checked(original, preserve):
     with pytest.raises(ValueError, match=r"`preserve` must be a tuple .*Received: preserve="):
-        quantize_model(network(), preserve)
+        quantize_model(original, preserve)
+
+
+BATCHES = [np.random.default_rng(i).uniform(0, 9, (8, 6, 6, 3)).astype("float32") for i in range(8)]
+
+
+@pytest.fixture(scope="module")
+def model():
+    x = inputs = keras.Input((6, 6, 3), name="image")
+    x = layers.ReLU(name="relu")(layers.Conv2D(4, 3, name="conv")(x))
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    return keras.Model(inputs, layers.Dense(3, name="logits")(x))
+
+
+@pytest.fixture(scope="module")
+def calibrated(model):
+    """The network, quantized and calibrated, with its weights and its error before."""
+    aware = quantize_model(model)
+    aware.before = [variable.numpy() for variable in aware.trainable_variables]
+    aware.error = error(aware, model)
+    calibrate_ranges(aware, BATCHES)
+    return aware
+
+
+def error(aware, model):
+    answers, expected = (np.concatenate([np.asarray(x(b)) for b in BATCHES]) for x in (aware, model))
+    return np.abs(answers - expected).mean() / np.abs(expected).mean()
+
+
+def test_calibrated_ranges_are_those_of_the_activations(model, calibrated):
+    for variable, value in zip(calibrated.trainable_variables, calibrated.before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value)
+    found = {
+        "_".join(variable.name.removesuffix(":0").split("/")[-2:]): variable.numpy()
+        for layer in calibrated.layers
+        for variable in layer.non_trainable_variables
+    }
+    features = keras.Model(model.input, [model.get_layer(n).output for n in ("relu", "pool")])
+    outputs = [list(map(np.asarray, features(batch))) for batch in BATCHES[len(BATCHES) // 2 :]]
+    for name, index in {"quant_relu_output": 0, "quant_pool_output": 1}.items():
+        highest = np.mean([output[index].max() for output in outputs])
+        assert found[f"{name}_max"] == pytest.approx(highest, rel=0.03), name
+        assert found[f"{name}_min"] == pytest.approx(0, abs=float(0.03 * highest))
+    images = {k.rsplit("_")[-1]: x for k, x in found.items() if k.startswith("quantize_layer")}
+    assert images["max"] == max(batch.max() for batch in BATCHES)
+    assert images["min"] == 0
+
+
+def test_calibrated_answers_are_near_those_of_the_model_without_training(model, calibrated):
+    assert error(calibrated, model) < 0.05 < calibrated.error
+
+
+def test_only_quantized_models_are_calibrated(model, calibrated):
+    with pytest.raises(ValueError, match=r"`model` must be one of `quantize_model`"):
+        calibrate_ranges(to_tf_keras(model), BATCHES)
+    with pytest.raises(ValueError, match=r"`batches` must be at least two. Received: 1 batches"):
+        calibrate_ranges(calibrated, BATCHES[:1])
+
+
+@pytest.mark.parametrize(
+    ("batches", "received"),
+    [
+        ([BATCHES[0], BATCHES[1][:, :5]], r"ndarray of shape \(8, 5, 6, 3\) and dtype float32"),
+        ([BATCHES[0], BATCHES[1].astype("float64")], "dtype float64"),
+        ([BATCHES[0], BATCHES[1][:0]], r"shape \(0, 6, 6, 3\)"),
+        ([BATCHES[0], np.full_like(BATCHES[1], np.nan)], "NaN or infinite"),
+        (BATCHES[0], r"ndarray of shape \(6, 6, 3\)"),
+        ([(batch, np.zeros(8)) for batch in BATCHES], "2 arrays"),
+        (None, "NoneType"),
+    ],
+)
+def test_batches_that_do_not_fit_are_refused_and_change_nothing(calibrated, batches, received):
+    before = [variable.numpy() for variable in calibrated.variables]
+    with pytest.raises(ValueError, match=rf"`batches` must be .*Received: .*{received}"):
+        calibrate_ranges(calibrated, batches)
+    for variable, value in zip(calibrated.variables, before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value, err_msg=variable.name)
+
+
+def test_a_failure_half_way_changes_nothing(calibrated, monkeypatch):
+    before = [variable.numpy() for variable in calibrated.variables]
+    call = type(calibrated).call
+    calls = []
+
+    def fail_at_the_third(self, *args, **kwargs):
+        calls.append(args)
+        if len(calls) == 3:
+            raise MemoryError
+        return call(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(calibrated), "call", fail_at_the_third)
+    with pytest.raises(MemoryError):
+        calibrate_ranges(calibrated, BATCHES)
+    for variable, value in zip(calibrated.variables, before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value, err_msg=variable.name)
 
 
 @pytest.mark.slow

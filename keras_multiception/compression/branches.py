@@ -1,15 +1,23 @@
 """Whole kernel branches dropped by the scale analysis: smaller without special kernels."""
 
-import collections.abc
+import collections
 import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
+import keras
 import numpy as np
 from keras import layers
 
 from keras_multiception.cost import report_costs
 from keras_multiception.graphs.copying import copy_activation, copy_state, copy_values, rebuild
 from keras_multiception.layers.arguments import standardize_integer, standardize_kernel_sizes
-from keras_multiception.scale_analysis.shares import multiception_layers, size_name, weight_shares
+from keras_multiception.scale_analysis.shares import (
+    ScaleShares,
+    multiception_layers,
+    size_name,
+    weight_shares,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +37,12 @@ class Branch:
     share: float | None = None
 
 
-def weakest_branches(model, keep=None, threshold=None, shares=None):
+def weakest_branches(
+    model: keras.Model,
+    keep: int | None = None,
+    threshold: float | None = None,
+    shares: Sequence[ScaleShares] | None = None,
+) -> list[Branch]:
     """Find the branches that count least; in each layer the strongest is never among them.
 
     Args:
@@ -77,18 +90,21 @@ def weakest_branches(model, keep=None, threshold=None, shares=None):
     return branches
 
 
-def prune_branches(model, keep=None, threshold=None, remove=None, shares=None, verbose=True):
+def prune_branches(
+    model: keras.Model,
+    keep: int | None = None,
+    threshold: float | None = None,
+    remove: Iterable[tuple[str, Any]] | None = None,
+    shares: Sequence[ScaleShares] | None = None,
+    verbose: bool = True,
+) -> keras.Model:
     """Return a copy of a network without some of its kernel branches, to fine-tune.
 
     A branch goes as a whole: its depthwise kernels, its channels of the first batch norm and the
     rows of the pointwise kernel that read them. So the network is smaller and faster as it is,
-    on any hardware, and answers as if those rows were zero.
-
-    - *Kept*: all other weights, names, `trainable`, dtype policies, and the classes of layers
-      derived from `MulticeptionConv2D`.
-    - *Dropped*: the branches, the mean of what they added as well (fine-tuning moves the
-      statistics of the second batch norm there), what `compile` set, and the class of a model
-      that is neither a plain Functional nor a plain Sequential one.
+    on any hardware, and answers as if those rows were zero. All else is kept, but for what
+    `compile` set, and the class of a model that is neither plain Functional nor Sequential; the
+    mean of what the branches added is lost until fine-tuning moves the statistics.
 
     Args:
         model: A trained Functional `keras.Model` or built `keras.Sequential` that has
@@ -121,11 +137,20 @@ def prune_branches(model, keep=None, threshold=None, remove=None, shares=None, v
             "One of `keep`, `threshold` and `remove` must be given. "
             f"Received: keep={keep}, threshold={threshold}, remove={remove}"
         )
+    found = multiception_layers(model)
     if remove is None:
         branches = weakest_branches(model, keep, threshold, shares)
     else:
-        branches = _named_branches(multiception_layers(model), remove)
-    found = multiception_layers(model)
+        branches = _named_branches(found, remove)
+    new_model = _without(model, found, branches)
+    if verbose:
+        _report(model, new_model, found, branches)
+    return new_model
+
+
+def _without(
+    model: keras.Model, found: Mapping[str, Any], branches: Sequence[Branch]
+) -> keras.Model:
     successors, kept = {}, {}
     copies: dict = {}
     for name, layer in found.items():
@@ -139,13 +164,11 @@ def prune_branches(model, keep=None, threshold=None, remove=None, shares=None, v
     new_model = rebuild(model, successors)
     for layer, (new,) in successors.items():
         _copy_branches(layer, new, kept[layer])
-    if verbose:
-        _report(model, new_model, found, branches)
     return new_model
 
 
-def _named_branches(found, remove):
-    pairs = list(remove) if isinstance(remove, collections.abc.Iterable) else [remove]
+def _named_branches(found: Mapping[str, Any], remove: Any) -> list[Branch]:
+    pairs = list(remove) if isinstance(remove, Iterable) else [remove]
     if not all(
         isinstance(x, list | tuple) and len(x) == 2 and isinstance(x[0], str) for x in pairs
     ):
@@ -174,7 +197,7 @@ def _named_branches(found, remove):
     return branches
 
 
-def _copy_branches(old, new, kept):
+def _copy_branches(old: Any, new: Any, kept: Sequence[int]) -> None:
     """Hand on the weights of the branches that are kept."""
     for index, conv in zip(kept, new.depthwise_convs, strict=True):
         copy_state(old.depthwise_convs[index], conv)
@@ -191,7 +214,9 @@ def _copy_branches(old, new, kept):
             getattr(new, part).trainable = getattr(old, part).trainable
 
 
-def _report(old, new, found, branches):
+def _report(
+    old: keras.Model, new: keras.Model, found: Mapping[str, Any], branches: Sequence[Branch]
+) -> None:
     total = sum(len(layer.kernel_sizes) for layer in found.values())
     print(f"Dropped {len(branches)} of {total} branches of the model {old.name!r}.")
     dropped = collections.defaultdict(list)

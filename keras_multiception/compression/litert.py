@@ -1,44 +1,50 @@
 """Keras models as LiteRT (TensorFlow Lite) files, in float or with 8 bits."""
 
 import contextlib
+import itertools
 import os
-import tempfile
+from typing import Any
 
 import keras
 import numpy as np
 
-from keras_multiception.compression.litert_operators import float_operators
-from keras_multiception.compression.litert_packing import repack
-from keras_multiception.compression.litert_signature import output_names
-from keras_multiception.compression.wide_kernels import computed_in_parts
+from keras_multiception import atomic
+from keras_multiception.compression.litert_files import float_operators
+from keras_multiception.compression.split_large_kernels import large_kernels_split
+from keras_multiception.compression.tf_keras_models import is_quantized
 from keras_multiception.fusion import fuse
+from keras_multiception.graphs.equality import fits
 from keras_multiception.graphs.reading import graph_of
 
 QUANTIZATIONS = ("none", "float16", "dynamic", "int8")
+PROBABILITIES = "probabilities"
 
 
-def convert_to_litert(model, quantization="none", representative_data=None, integer_io=False):
+def convert_to_litert(
+    model: Any,
+    quantization: str = "none",
+    representative_data: Any = None,
+    integer_io: bool = False,
+) -> bytes:
     """Convert a model for LiteRT, the runtime of phones and small computers.
 
     - `"none"`: float32, as the model computes.
     - `"float16"`: weights stored in half precision, which halves the file; computed in float32.
     - `"dynamic"`: weights stored with 8 bits; activations are quantized while it runs, where the
       runtime has a kernel for it.
-    - `"int8"`: integers throughout. A model of `quantize_model` brings its ranges with it; those of
-      any other one are found by running `representative_data` (post-training quantization).
+    - `"int8"`: integers throughout. A model of `quantize_model` brings its ranges with it; for any
+      other, they are found by running `representative_data` (post-training quantization).
 
-    A model of Keras 3 is fused first, see `km.fuse`: its own layers compute in forms that are fast
-    in training but have no 8-bit operators. Depthwise convolutions of more than 25 weights a
-    channel, such as 7x7, become sums of smaller ones, in `quantize_model` for its models: LiteRT
-    has no fast kernels for larger ones on CPUs.
+    A model of Keras 3 is fused first, see `km.fuse`. Depthwise convolutions of more than 25 weights
+    a channel, such as 7x7, become sums of smaller ones: LiteRT has fast CPU kernels for no others.
 
     Args:
         model: A Functional or built Sequential model of Keras 3 or of `tf_keras`.
         quantization: `"none"`, `"float16"`, `"dynamic"` or `"int8"`.
-        representative_data: Some hundred inputs as the model will see them, as an array or an
+        representative_data: Some hundred float32 inputs as the model will see them, an array or an
             iterable of batches; for `"int8"` without quantization-aware training only.
-        integer_io: Boolean, whether the inputs and outputs of an `"int8"` model are int8 too. If
-            not they are float32, and the first and last operators convert.
+        integer_io: Whether the inputs and outputs of an `"int8"` model are int8 too. If not they
+            are float32, and the first and last operators convert.
 
     Returns:
         Bytes, the content of a `.tflite` file; its batch size is open. Its one signature,
@@ -46,76 +52,33 @@ def convert_to_litert(model, quantization="none", representative_data=None, inte
         is a softmax, else it has its layer's name.
 
     Raises:
-        ImportError: If TensorFlow, `ai-edge-litert` or, for models of it, `tf_keras` is not
-            installed.
+        ImportError: If TensorFlow, `ai-edge-litert` or `tf_keras` is needed and not installed.
         ValueError: If an argument is out of its range, or parts of an `"int8"` model of
             quantization-aware training would stay in floating point; they are named.
 
     Example:
         >>> content = convert_to_litert(model, "int8", representative_data=images[:200])
         >>> save_litert(content, "model.tflite")
-
-    Reference:
-        Jacob et al.: Quantization and Training of Neural Networks for Efficient
-        Integer-Arithmetic-Only Inference (CVPR 2018).
     """
-    import tensorflow as tf
-
     _require_model(model)
-    if quantization not in QUANTIZATIONS:
-        raise ValueError(
-            f"`quantization` must be one of {', '.join(QUANTIZATIONS)}. Received: {quantization=}"
-        )
-    if integer_io and quantization != "int8":
-        raise ValueError(
-            f'`integer_io` needs `quantization="int8"`. Received: {integer_io=}, {quantization=}'
-        )
-    trained = is_quantized(model)
-    if trained and quantization != "int8":
-        raise ValueError(
-            '`quantization` must be "int8" for a model of quantization-aware training. '
-            f"Received: {quantization=}"
-        )
-    calibrated = quantization == "int8" and not trained
-    if calibrated != (representative_data is not None):
-        raise ValueError(
-            '`representative_data` must be given for `quantization="int8"` without '
-            "quantization-aware training, and only then. "
-            f"Received: representative_data={type(representative_data).__name__}, {quantization=}"
-        )
-    half = [x for x in model._flatten_layers() if x.compute_dtype in ("float16", "bfloat16")]
-    if half:
-        raise ValueError(
-            "`model` must compute in float32; `quantization` makes it smaller. Received: "
-            f"{half[-1].compute_dtype} in the layer {half[-1].name}"
-        )
-    is_keras_3 = isinstance(model, keras.Model)
-    if is_keras_3:
-        model = fuse(model, verbose=False)
-    owner = tf.Module()  # of the variables alone: saving a whole model would trace its layers
-    owner.weights = [x.value if is_keras_3 else x for x in model.variables]
-    with contextlib.nullcontext() if trained else computed_in_parts(model):
-        function = _function(model)
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], owner)
-    if quantization != "none":
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    if quantization == "float16":
-        converter.target_spec.supported_types = [tf.float16]
-    if calibrated:
-        batches = _batches(model, representative_data)
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        converter.representative_dataset = lambda: (
-            [example[None]] for batch in batches for example in batch
-        )
+    _require_quantization(is_quantized(model), quantization, representative_data, integer_io)
+    converter = _converter(model, quantization)
+    if representative_data is not None:
+        _calibrate(converter, model, representative_data)
     if integer_io:
+        import tensorflow as tf
+
         converter.inference_input_type = converter.inference_output_type = tf.int8
-    content = repack(bytes(converter.convert()))
-    if quantization == "int8":
-        _require_integers(content)
+    content = dedupe_buffers(bytes(converter.convert()))
+    if quantization == "int8" and (floats := float_operators(content)):
+        raise ValueError(
+            "`model` must have layers whose 8-bit forms LiteRT has. "
+            f"Received: a model with {', '.join(map(str, floats))}"
+        )
     return content
 
 
-def save_litert(content, path):
+def save_litert(content: bytes, path: str | os.PathLike) -> None:
     """Write a LiteRT model; the file appears when it is complete.
 
     Args:
@@ -130,40 +93,93 @@ def save_litert(content, path):
     """
     if os.path.isdir(path):
         raise ValueError(f"`path` must be that of a file. Received: the folder {path}")
-    try:
-        descriptor, partial = tempfile.mkstemp(dir=os.path.dirname(os.path.abspath(path)))
-    except OSError as error:
-        raise ValueError(
-            f"`path` must be in a folder that can be written ({error.strerror}). "
-            f"Received: path={path}"
-        ) from error
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(content)
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
-    except BaseException:
-        os.unlink(partial)
-        raise
+    if not os.access(os.path.dirname(os.path.abspath(path)), os.W_OK):
+        raise ValueError(f"`path` must be in a folder that can be written. Received: path={path}")
+    with atomic.replacing(path) as temporary:
+        temporary.write_bytes(content)
 
 
-def is_quantized(model):
-    """Return whether a model has the wrappers of quantization-aware training.
+def output_names(model: Any) -> list[str]:
+    """Return what the outputs of a model are called in the signature of its LiteRT file.
 
-    Args:
-        model: A model of Keras 3 or `tf_keras`.
-
-    Returns:
-        A boolean.
+    It is `"probabilities"` for a softmax that is the only one, else the names of the layers, with
+    `_1`, `_2` and so on after those that repeat.
     """
-    return any(
-        base.__name__ in ("QuantizeWrapper", "QuantizeLayer")
-        for layer in model.layers
-        for base in type(layer).__mro__
-    )
+    graph = graph_of(model) if isinstance(model, keras.Model) else model
+    if len(graph.outputs) == 1 and _is_softmax(graph.outputs[0]):
+        return [PROBABILITIES]
+    names: list[str] = []
+    for own in graph.output_names:
+        base = own.removeprefix("quant_")
+        numbered = (f"{base}_{number}" for number in itertools.count(1))
+        names.append(next(x for x in itertools.chain([base], numbered) if x not in names))
+    return names
 
 
-def _require_model(model):
+def dedupe_buffers(content: bytes) -> bytes:
+    """Write a LiteRT file anew, smaller; it computes the same.
+
+    - Inputs and outputs are named as its signatures name them: TensorFlow Serving calls a file by
+      the names of its tensors and passes over its signatures (`tflite_session.cc`).
+    - What is equal is written once. Above all these are the zero points, eight bytes for every
+      channel of a kernel although each of them is 0.
+    - A constant keeps the name of one operation that it comes from, of the many that were folded;
+      what flows between operators has none.
+    - Constants begin at multiples of 16 bytes, as the format (`schema.fbs`) asks.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromPackedBuf(content)
+    for graph in model.subgraphs:
+        for tensor in graph.tensors:
+            data = model.buffers[tensor.buffer].data
+            is_constant = data is not None and len(data) > 0
+            tensor.name = tensor.name.split(b";")[-1] if is_constant else b""
+    for signature in model.signatureDefs:
+        tensors = model.subgraphs[signature.subgraphIndex].tensors
+        for tensor in (*signature.inputs, *signature.outputs):
+            tensors[tensor.tensorIndex].name = tensor.name
+    builder = _sharing_builder(len(content))
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def _sharing_builder(size: int) -> Any:
+    """Return a builder of flatbuffers that writes equal vectors and strings once."""
+    import flatbuffers
+
+    class SharingBuilder(flatbuffers.Builder):
+        def __init__(self, size: int) -> None:
+            super().__init__(size)
+            self._written: dict = {}
+
+        def StartVector(self, size: int, count: int, alignment: int) -> Any:
+            return super().StartVector(size, count, 16 if size == 1 else alignment)
+
+        def CreateNumpyVector(self, array: np.ndarray) -> int:
+            return self._once((array.dtype.str, array.tobytes()), super().CreateNumpyVector, array)
+
+        def CreateString(self, text: Any) -> int:
+            return self._once(text, super().CreateString, text)
+
+        def _once(self, key: Any, write: Any, value: Any) -> int:
+            if key not in self._written:
+                self._written[key] = write(value)
+            return self._written[key]
+
+    return SharingBuilder(size)
+
+
+def _is_softmax(tensor: Any) -> bool:
+    history = tensor._keras_history
+    layer = getattr(history, "operation", None) or history.layer
+    layer = getattr(layer, "layer", layer)  # the wrapper of quantization-aware training
+    activation = getattr(layer, "activation", None)
+    activation = getattr(activation, "activation", activation)
+    return type(layer).__name__ == "Softmax" or getattr(activation, "__name__", "") == "softmax"
+
+
+def _require_model(model: Any) -> None:
     if isinstance(model, keras.Model):
         known = graph_of(model) is not None
     else:
@@ -181,62 +197,102 @@ def _require_model(model):
             "`model` must be one of Keras' TensorFlow backend. "
             f"Received: a model of {keras.backend.backend()}"
         )
+    half = [x for x in model._flatten_layers() if x.compute_dtype in ("float16", "bfloat16")]
+    if half:
+        raise ValueError(
+            "`model` must compute in float32; `quantization` makes it smaller. Received: "
+            f"{half[-1].compute_dtype} in the layer {half[-1].name}"
+        )
 
 
-def _function(model):
+def _require_quantization(
+    trained: bool, quantization: str, representative_data: Any, integer_io: bool
+) -> None:
+    """Check the arguments of `convert_to_litert` for a model trained with quantization or not."""
+    if quantization not in QUANTIZATIONS:
+        raise ValueError(
+            f"`quantization` must be one of {', '.join(QUANTIZATIONS)}. Received: {quantization=}"
+        )
+    if integer_io and quantization != "int8":
+        raise ValueError(
+            f'`integer_io` needs `quantization="int8"`. Received: {integer_io=}, {quantization=}'
+        )
+    if trained and quantization != "int8":
+        raise ValueError(
+            '`quantization` must be "int8" for a model of quantization-aware training. '
+            f"Received: {quantization=}"
+        )
+    if (quantization == "int8" and not trained) != (representative_data is not None):
+        raise ValueError(
+            '`representative_data` must be given for `quantization="int8"` without '
+            "quantization-aware training, and only then. "
+            f"Received: representative_data={type(representative_data).__name__}, {quantization=}"
+        )
+
+
+def _converter(model: Any, quantization: str) -> Any:
+    import tensorflow as tf
+
+    is_keras_3, trained = isinstance(model, keras.Model), is_quantized(model)
+    if is_keras_3:  # our layers compute in forms that are fast in training and have no 8-bit ones
+        model = fuse(model, verbose=False)
+    owner = tf.Module()  # of the variables alone: saving a whole model would trace its layers
+    owner.weights = [x.value if is_keras_3 else x for x in model.variables]
+    with contextlib.nullcontext() if trained else large_kernels_split(model):
+        function = _function(model)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], owner)
+    if quantization != "none":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if quantization == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    return converter
+
+
+def _function(model: Any) -> Any:
     """Return a model's inference as a concrete function of TensorFlow with its batch size open."""
     import tensorflow as tf
 
-    is_keras_3 = isinstance(model, keras.Model)
-    inputs = graph_of(model).input if is_keras_3 else model.input
+    inputs = graph_of(model).input if isinstance(model, keras.Model) else model.input
     spec = tf.nest.map_structure(
         lambda x: tf.TensorSpec((None, *x.shape[1:]), x.dtype, name=x.name.split(":")[0]), inputs
     )
     names = output_names(model)
 
-    def answer(x):
+    def answer(x: Any) -> dict[str, Any]:
         y = model(x, training=False)
         return y if isinstance(y, dict) else dict(zip(names, tf.nest.flatten(y), strict=True))
 
     return tf.function(answer, autograph=False).get_concrete_function(spec)
 
 
-def _batches(model, data):
-    """Return batches of representative inputs, checked."""
+def _calibrate(converter: Any, model: Any, data: Any) -> None:
+    """Have a converter find the ranges of an 8-bit model with representative inputs."""
+    import tensorflow as tf
+
     inputs = graph_of(model).inputs if isinstance(model, keras.Model) else model.inputs
     if len(inputs) != 1:
         raise ValueError(
             f"`model` must have one input to be calibrated. Received: {len(inputs)} inputs"
         )
-    expected = tuple(inputs[0].shape)
     try:
         batches = [data] if hasattr(data, "shape") else list(data)
     except TypeError:
         batches = [data]
     for batch in batches:
         shape, dtype = tuple(getattr(batch, "shape", ())), getattr(batch, "dtype", None)
-        fits = len(shape) == len(expected) and all(
-            own in (None, size) for size, own in zip(shape[1:], expected[1:], strict=True)
-        )
         dtype = getattr(dtype, "name", str(dtype))
-        if not fits or dtype != "float32":
+        if not fits(shape, (None, *inputs[0].shape[1:])) or dtype != "float32":
             raise ValueError(
-                f"`representative_data` must be float32 of shape {expected}, or batches of it. "
-                f"Received: {type(batch).__name__} of shape {shape} and dtype {dtype}"
+                f"`representative_data` must be float32 of shape {tuple(inputs[0].shape)}, or "
+                f"batches of it. Received: {type(batch).__name__} of shape {shape} and dtype {dtype}"
             )
     arrays = [np.asarray(batch) for batch in batches]
-    if not sum(map(len, arrays)) or not all(np.isfinite(batch).all() for batch in arrays):
+    if not sum(map(len, arrays)) or not all(np.isfinite(array).all() for array in arrays):
         raise ValueError(
             "`representative_data` must have examples, all of them finite. "
             f"Received: {sum(map(len, arrays))} examples"
         )
-    return arrays
-
-
-def _require_integers(content):
-    floats = float_operators(content)
-    if floats:
-        raise ValueError(
-            "`model` must have layers whose 8-bit forms LiteRT has. "
-            f"Received: a model with {', '.join(map(str, floats))}"
-        )
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    converter.representative_dataset = lambda: (
+        [example[None]] for array in arrays for example in array
+    )

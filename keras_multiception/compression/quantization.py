@@ -1,24 +1,30 @@
 """Quantization-aware training: networks that learn with the rounding of their 8-bit form."""
 
-import keras
+from collections.abc import Iterable
+from typing import Any
 
-from keras_multiception.compression.clustering import mean_gradient
-from keras_multiception.compression.keras_2 import to_tf_keras
-from keras_multiception.compression.litert import is_quantized
+import keras
+import numpy as np
+
+from keras_multiception.compression.pruning import mean_gradient
 from keras_multiception.compression.quantization_layout import (
     MERGES,
     follows_convolution,
     is_input,
     rewrite_for_quantization,
 )
-from keras_multiception.compression.toolkit import import_tfmot
+from keras_multiception.compression.tf_keras_bridge import to_tf_keras
+from keras_multiception.compression.tf_keras_models import import_tfmot, is_quantized
+from keras_multiception.graphs.equality import fits
 
 PRESERVABLE = ("sparsity", "clusters")
-# those whose 8-bit form LiteRT has and the toolkit knows, by their names in tf_keras
+# Those whose 8-bit form LiteRT has and the toolkit knows, by their names in tf_keras.
 ACTIVATIONS = ("gelu", "linear", "relu", "sigmoid", "softmax", "tanh")
+RANGE_ENDS = ("_min", "_max")
+STEP = 0.001  # by how much of the difference the toolkit moves a range with each batch
 
 
-def quantize_model(model, preserve=()):
+def quantize_model(model: Any, preserve: tuple[str, ...] | list[str] = ()) -> Any:
     """Rebuild a network for quantization-aware training with the toolkit's 8-bit scheme.
 
     Weights and activations are rounded as in the 8-bit form, with gradients that ignore it. The
@@ -27,7 +33,7 @@ def quantize_model(model, preserve=()):
     `convert_to_litert(model, "int8")` makes a file of it.
 
     Different from the toolkit's own `quantize_model`: ranges of depthwise kernels are per channel,
-    which batch norms can be folded into without a loss; weights in front of a separate ReLU and of
+    which batch norms can be folded into without a loss; weights before a separate ReLU and before
     concatenations are quantized as others are; `Multiply`, `Average`, `Rescaling` and batch norms
     that do not follow a convolution are supported.
 
@@ -35,9 +41,9 @@ def quantize_model(model, preserve=()):
         model: A model of Keras 3 that `to_tf_keras` takes, or a Functional model of `tf_keras`,
             without the wrappers of pruning or clustering, that returns a tensor or a list; it
             stays as it is.
-        preserve: Tuple of strings, what training is to keep of the kernels of convolutions and
-            dense layers: `"sparsity"`, their zeros; `"clusters"`, that they have few different
-            values, depthwise ones excepted.
+        preserve: What training is to keep of the kernels of convolutions and dense layers:
+            `"sparsity"`, their zeros; `"clusters"`, that they have few different values, depthwise
+            ones excepted.
 
     Returns:
         An uncompiled Functional `tf_keras.Model`, its layers in wrappers.
@@ -61,22 +67,37 @@ def quantize_model(model, preserve=()):
         raise ValueError(
             f"`preserve` must be a tuple of any of {', '.join(PRESERVABLE)}. Received: {preserve=}"
         )
-    tfmot = import_tfmot()
     if isinstance(model, keras.Model):
         model = to_tf_keras(model)
     _require_functional(model)
-    _require_supported(model, preserve)
+    return _quantize(model, tuple(preserve))
+
+
+def _quantize(model: Any, preserve: tuple[str, ...]) -> Any:
     from keras_multiception.compression.quantization_scheme import make_scheme
 
+    registry = make_scheme(preserve, set()).get_quantize_registry()
+    reasons = [
+        f"{type(layer).__name__} {layer.name} ({reason})"
+        for layer in model.layers
+        if (reason := _why_not_quantizable(model, layer, registry)) is not None
+    ]
+    if is_quantized(model):
+        reasons = ["the wrappers of quantization-aware training"]
+    if reasons:
+        raise ValueError(
+            f"`model` must consist of layers that can be quantized. Received: {', '.join(reasons)}"
+        )
     rewritten, fixed = rewrite_for_quantization(model)
-    annotated = tfmot.quantization.keras.quantize_annotate_model(rewritten)
-    quantized = tfmot.quantization.keras.quantize_apply(annotated, make_scheme(preserve, fixed))
+    toolkit = import_tfmot().quantization.keras
+    annotated = toolkit.quantize_annotate_model(rewritten)
+    quantized = toolkit.quantize_apply(annotated, make_scheme(preserve, fixed))
     _keep_frozen(quantized)
-    _let_values_learn_like_weights(quantized)
+    _average_cluster_gradients(quantized)
     return quantized
 
 
-def _keep_frozen(quantized):
+def _keep_frozen(quantized: Any) -> None:
     """Take the kernels of frozen layers, which the toolkit trains, out of what is trained."""
     for wrapper in quantized.layers:
         layer = getattr(wrapper, "layer", None)
@@ -85,7 +106,7 @@ def _keep_frozen(quantized):
             wrapper._trainable_weights[:] = []
 
 
-def _let_values_learn_like_weights(quantized):
+def _average_cluster_gradients(quantized: Any) -> None:
     """Make each of the few values of a kernel move by the mean gradient of its weights.
 
     The toolkit takes their sum, and has no option for it here as it has in clustering.
@@ -96,7 +117,7 @@ def _let_values_learn_like_weights(quantized):
                 variables["clst_impl"].cluster_gradient_aggregation = mean_gradient()
 
 
-def _require_functional(model):
+def _require_functional(model: Any) -> None:
     import tf_keras
 
     if (
@@ -111,25 +132,7 @@ def _require_functional(model):
         )
 
 
-def _require_supported(model, preserve):
-    from keras_multiception.compression.quantization_scheme import make_scheme
-
-    registry = make_scheme(preserve, ()).get_quantize_registry()
-    reasons = [
-        f"{type(layer).__name__} {layer.name} ({reason})"
-        for layer in model.layers
-        if (reason := _obstacle(model, layer, registry)) is not None
-    ]
-    if is_quantized(model):
-        reasons = ["the wrappers of quantization-aware training"]
-    if reasons:
-        raise ValueError(
-            f"`model` must consist of layers that can be quantized. Received: {', '.join(reasons)}"
-        )
-
-
-def _obstacle(model, layer, registry):
-    """Return why a layer cannot be quantized, or `None`."""
+def _why_not_quantizable(model: Any, layer: Any, registry: Any) -> str | None:
     import tf_keras
 
     kind = type(layer).__name__
@@ -145,7 +148,7 @@ def _obstacle(model, layer, registry):
     if kind == "BatchNormalization":
         last = layer.axis in ([len(layer.output.shape) - 1], -1)
         if not last or not (is_image or follows_convolution(model, layer)):
-            return "not behind a convolution or dense layer"
+            return "not after a convolution or dense layer"
         return None
     if kind == "Rescaling":
         return None if is_image else "not of images"
@@ -155,3 +158,115 @@ def _obstacle(model, layer, registry):
     if activation == "swish":
         return None if kind == "Activation" else "activation swish, not as a layer of its own"
     return None if activation in ACTIVATIONS else f"activation {activation}"
+
+
+def calibrate_ranges(model: Any, batches: Iterable) -> None:
+    """Set the ranges of a model of `quantize_model` to what its activations take.
+
+    The toolkit starts every range at -6..6 and moves it by a thousandth of the difference with each
+    step of training, so that a short training ends before they are right. Here the network runs on
+    some batches: each sets the ranges anew, with those of earlier layers better than the time
+    before; the mean over the second half of them stays. Nothing else of the model changes.
+
+    Args:
+        model: A `tf_keras.Model` of `quantize_model`, which is changed in place.
+        batches: Iterable of inputs, float32, of the model's shape; some twenty are enough.
+
+    Raises:
+        ValueError: If `model` has no ranges to set, there are fewer than two batches, or one of
+            them does not fit the model or has NaN or infinite values. The model is then unchanged.
+
+    Example:
+        >>> aware = quantize_model(model)
+        >>> calibrate_ranges(aware, np.split(images[:640], 20))
+    """
+    averaged, extreme = _ranges(model)
+    if not averaged:
+        raise ValueError(f"`model` must be one of `quantize_model`. Received: model={model!r}")
+    batches = _checked_batches(model, batches)
+    before = [(variable, variable.numpy()) for variable in model.variables]
+    try:
+        _set_ranges(model, averaged, extreme, batches)
+    except BaseException:
+        for variable, value in before:
+            variable.assign(value)
+        raise
+
+
+def _set_ranges(model: Any, averaged: list, extreme: list, batches: list) -> None:
+    before = [(x, x.numpy()) for x in model.variables if not _own_name(x).endswith(RANGE_ENDS)]
+    for variable in extreme:
+        variable.assign(np.zeros_like(variable.numpy()))
+    found = []
+    for batch in batches:
+        old = [variable.numpy() for variable in averaged]
+        model(batch, training=True)
+        new = [variable.numpy() for variable in averaged]
+        found.append([a + (b - a) / STEP for a, b in zip(old, new, strict=True)])
+        for variable, value in (*zip(averaged, found[-1], strict=True), *before):
+            variable.assign(value)
+    for variable, *values in zip(averaged, *found[len(found) // 2 :], strict=True):
+        variable.assign(np.mean(values, axis=0))
+
+
+def _ranges(model: Any) -> tuple[list, list]:
+    """Return the variables of ranges: moving averages, and the extremes of the inputs."""
+    averaged: list = []
+    extreme: list = []
+    for layer in getattr(model, "layers", ()):
+        for variable in layer.non_trainable_variables:
+            name = _own_name(variable)
+            if not name.endswith(RANGE_ENDS) or "kernel" in name:
+                continue  # kernels' ranges are always theirs
+            of_input = type(layer).__name__ == "QuantizeLayer"
+            (extreme if of_input else averaged).append(variable)
+    return averaged, extreme
+
+
+def _own_name(variable: Any) -> str:
+    return variable.name.split(":")[0].rsplit("/", 1)[-1]
+
+
+def _checked_batches(model: Any, batches: Any) -> list:
+    """Return the batches as a list: at least two, float32, finite and of the model's shape."""
+    import tensorflow as tf
+
+    try:
+        batches = list(batches)
+    except TypeError:
+        batches = [batches]
+    shapes = [tuple(x.shape) for x in model.inputs]
+    for batch in batches:
+        arrays = tf.nest.flatten(batch)
+        if isinstance(batch, dict) and set(batch) == set(model.input_names):
+            arrays = [batch[name] for name in model.input_names]
+        received = None
+        if len(arrays) != len(shapes):
+            received = f"{len(arrays)} arrays in one of them"
+        elif not all(map(_fits, arrays, shapes)):
+            received = ", ".join(map(_describe, arrays))
+        elif not all(np.isfinite(array).all() for array in arrays):
+            received = "NaN or infinite values"
+        if received:
+            raise ValueError(
+                "`batches` must be an iterable of the model's inputs, float32 and finite, of shape "
+                f"{', '.join(map(str, shapes))}. Received: {received}"
+            )
+    if len(batches) < 2:
+        raise ValueError(f"`batches` must be at least two. Received: {len(batches)} batches")
+    return batches
+
+
+def _fits(array: Any, shape: tuple) -> bool:
+    own, dtype = _shape_and_dtype(array)
+    return dtype == "float32" and fits(own, shape) and own[0] > 0
+
+
+def _describe(array: Any) -> str:
+    shape, dtype = _shape_and_dtype(array)
+    return f"{type(array).__name__} of shape {shape} and dtype {dtype}"
+
+
+def _shape_and_dtype(array: Any) -> tuple[tuple, str]:
+    dtype = getattr(array, "dtype", None)
+    return tuple(getattr(array, "shape", ())), getattr(dtype, "name", str(dtype))

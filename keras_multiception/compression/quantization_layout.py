@@ -6,30 +6,28 @@ is written in terms of these.
 
 import collections
 import copy
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from keras_multiception.compression.wide_kernels import divide, is_wide
+from keras_multiception.compression.split_large_kernels import Pairs, Part, divide, is_large
 
 CONVOLUTIONS = ("Conv2D", "DepthwiseConv2D", "SeparableConv2D")
 MERGES = ("Add", "Average", "Multiply")
 
 
-def rewrite_for_quantization(model):
-    """Rebuild a network so that each of its operations has an 8-bit form.
+def rewrite_for_quantization(model: Any) -> tuple[Any, set[str]]:
+    """Rebuild a Functional `tf_keras.Model` so that each of its operations has an 8-bit form.
 
     - A batch norm that does not follow a convolution or dense layer gets a 1x1 depthwise
-      convolution with ones in front, which it can be folded into.
+      convolution with ones before it, which it can be folded into.
     - `Rescaling` with an offset becomes a 1x1 depthwise convolution.
     - `Average` becomes `Add` and `Rescaling`.
     - `Add` and `Multiply` of more than two inputs become several of two.
     - Depthwise convolutions that LiteRT is slow with become sums of smaller ones.
 
-    Args:
-        model: A Functional `tf_keras.Model`, each layer called once.
-
-    Returns:
-        A new model, and the names of the 1x1 depthwise convolutions in it.
+    Each layer must be called once. The names of the 1x1 depthwise convolutions are returned, too.
     """
     import tf_keras
 
@@ -66,59 +64,46 @@ def rewrite_for_quantization(model):
     return rewritten, set(weights)
 
 
-def follows_convolution(model, norm):
-    """Return whether a batch norm can be folded into the layer in front of it.
-
-    Args:
-        model: A Functional `tf_keras.Model`, each layer called once.
-        norm: One of its batch norms.
-
-    Returns:
-        A boolean.
-    """
+def follows_convolution(model: Any, norm: Any) -> bool:
+    """Tell whether a batch norm can be folded into the layer before it."""
     layer = norm.input._keras_history.layer
     return (
         type(layer).__name__ in (*CONVOLUTIONS, "Dense")
         and layer.activation.__name__ == "linear"
         and _division(layer) is None
-        and readers(model)[layer.name] == 1
+        and _count_readers(model)[layer.name] == 1
     )
 
 
-def readers(model):
-    """Count who reads the output of each layer: other layers, or the end of the model.
-
-    Args:
-        model: A Functional `tf_keras.Model`, each layer called once.
-
-    Returns:
-        Mapping from names to integers.
-    """
+def _count_readers(model: Any) -> collections.Counter[str]:
+    """Count who reads the output of each layer: other layers, or the end of the model."""
     import tensorflow as tf
 
-    counts: collections.Counter = collections.Counter()
+    counts: collections.Counter[str] = collections.Counter()
     read = [tf.nest.flatten(layer.input) for layer in model.layers if not is_input(layer)]
     for tensors in (*read, model.outputs):
         counts.update({x._keras_history.layer.name for x in tensors})
     return counts
 
 
-def is_input(layer):
-    """Return whether a layer is an input of its model."""
+def is_input(layer: Any) -> bool:
+    """Tell whether a layer is an input of its model."""
     return type(layer).__name__ == "InputLayer"
 
 
-def _division(layer):
+def _division(layer: Any) -> tuple[Pairs, list[Part]] | None:
     """Return what `divide` does, and `None` where parts could not be trained as the whole."""
-    if not is_wide(layer) or layer.depthwise_constraint is not None:
+    if not is_large(layer) or layer.depthwise_constraint is not None:
         return None
     if layer.activation.__name__ not in ("linear", "relu"):
         return None
     return divide(layer, tuple(layer.input.shape[1:3]))
 
 
-def _part_entries(layer, inbound_nodes, padding, parts):
-    """Return the entries of a wide depthwise convolution as a sum of smaller ones."""
+def _part_entries(
+    layer: Any, inbound_nodes: list, padding: Pairs, parts: Sequence[Part]
+) -> list[dict]:
+    """Return the entries of a large depthwise convolution as a sum of smaller ones."""
     from tf_keras import layers
 
     name, total = layer.name, _total(layer)
@@ -145,7 +130,7 @@ def _part_entries(layer, inbound_nodes, padding, parts):
     return entries
 
 
-def _part_weights(layer, parts):
+def _part_weights(layer: Any, parts: Sequence[Part]) -> dict[str, list[np.ndarray]]:
     """Return the weights of the parts by their names; the first has the bias."""
     kernel, *bias = layer.get_weights()
     names = _part_names(layer, parts)
@@ -156,18 +141,18 @@ def _part_weights(layer, parts):
     return weights
 
 
-def _part_names(layer, parts):
+def _part_names(layer: Any, parts: Sequence[Part]) -> list[str]:
     if len(parts) == 1:
         return [_total(layer)]
     return [f"{layer.name}_part_{index}" for index in range(len(parts))]
 
 
-def _total(layer):
+def _total(layer: Any) -> str:
     """Return the name of what all parts add up to."""
     return layer.name if layer.activation.__name__ == "linear" else f"{layer.name}_sum"
 
 
-def _depthwise(name, inbound_nodes, use_bias):
+def _depthwise(name: str, inbound_nodes: list, use_bias: bool) -> dict:
     """Return the entry of a frozen 1x1 depthwise convolution in a model's config."""
     from tf_keras import layers
 
@@ -175,21 +160,18 @@ def _depthwise(name, inbound_nodes, use_bias):
     return _entry(layer, inbound_nodes)
 
 
-def _entry(layer, inbound_nodes):
+def _entry(layer: Any, inbound_nodes: list) -> dict:
     import tf_keras
 
-    return {
-        **tf_keras.layers.serialize(layer),
-        "name": layer.name,
-        "inbound_nodes": inbound_nodes,
-    }
+    entry = {"name": layer.name, "inbound_nodes": inbound_nodes}
+    return tf_keras.layers.serialize(layer) | entry
 
 
-def _calls(*names):
+def _calls(*names: str) -> list:
     return [[[name, 0, 0, {}] for name in names]]
 
 
-def _merges(entry):
+def _merges(entry: dict) -> list[dict]:
     """Return the entries of a merge as merges of two, and the division of an average."""
     from tf_keras import layers
 

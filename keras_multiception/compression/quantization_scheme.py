@@ -8,31 +8,31 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_multiception.compression.toolkit import import_tfmot
+from keras_multiception.compression.tf_keras_models import import_tfmot
 
 tfmot: Any = import_tfmot()
-quantizers: Any = tfmot.quantization.keras.quantizers
-NARROW = {"num_bits": 8, "symmetric": True, "narrow_range": True}
-WHOLE = {"num_bits": 8, "per_axis": False, "symmetric": False, "narrow_range": False}
+from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import (  # noqa: E402
+    default_8bit_quantize_configs,
+    default_8bit_quantize_registry,
+)
+
 WEIGHTS = ("Conv2D", "Conv2DTranspose", "Dense", "DepthwiseConv2D")
 FUSED_ACTIVATIONS = ("linear", "relu")
+OutputConfig: Any = default_8bit_quantize_configs.Default8BitOutputQuantizeConfig
 
 
-class DepthwiseWeightsQuantizer(quantizers.LastValueQuantizer):
+class DepthwiseWeightsQuantizer(tfmot.quantization.keras.quantizers.LastValueQuantizer):
     """Symmetric 8-bit ranges, one for each output channel of a depthwise kernel.
 
     The toolkit's own would be one for each index of the last axis of (height, width, channels,
     multiplier), the multiplier. And it has none that preserves sparsity.
-
-    Args:
-        preserve_sparsity: Boolean, whether weights that are zero stay zero.
     """
 
-    def __init__(self, preserve_sparsity=False):
-        super().__init__(per_axis=True, **NARROW)
+    def __init__(self, preserve_sparsity: bool = False) -> None:
+        super().__init__(num_bits=8, per_axis=True, symmetric=True, narrow_range=True)
         self.preserve_sparsity = preserve_sparsity
 
-    def build(self, tensor_shape, name, layer):
+    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
         """Make the variables of the ranges, and remember which weights are zero."""
         variables = super().build((tensor_shape[2] * tensor_shape[3],), name, layer)
         if self.preserve_sparsity:
@@ -40,105 +40,40 @@ class DepthwiseWeightsQuantizer(quantizers.LastValueQuantizer):
             variables["sparsity_mask"] = tf.cast(tf.not_equal(kernel, 0), kernel.dtype)
         return variables
 
-    def __call__(self, inputs, training, weights, **kwargs):
+    def __call__(self, inputs: Any, training: Any, weights: dict, **kwargs: Any) -> Any:
         """Fake-quantize the kernel."""
         height, width, channels, multiplier = inputs.shape
         kernel = inputs * weights["sparsity_mask"] if self.preserve_sparsity else inputs
         kernel = tf.reshape(kernel, (height, width, 1, channels * multiplier))
         return tf.reshape(super().__call__(kernel, training, weights, **kwargs), inputs.shape)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Return the arguments."""
         return {"preserve_sparsity": self.preserve_sparsity}
 
 
-class DepthwiseQuantizeConfig(tfmot.quantization.keras.QuantizeConfig):
-    """How a `DepthwiseConv2D` is quantized.
+class DepthwiseConfig(default_8bit_quantize_registry.Default8BitQuantizeConfig):
+    """How a `DepthwiseConv2D` is quantized."""
 
-    Args:
-        quantize_activation: Boolean, whether its output is.
-        preserve_sparsity: Boolean, whether zeros of the kernel stay zero.
-    """
+    def __init__(
+        self, preserve_sparsity: bool = False, activation_attrs: tuple[str, ...] = ("activation",)
+    ) -> None:
+        super().__init__(["depthwise_kernel"], list(activation_attrs), False)
+        self.weight_quantizer = DepthwiseWeightsQuantizer(preserve_sparsity)
 
-    def __init__(self, quantize_activation=True, preserve_sparsity=False):
-        self.quantize_activation = quantize_activation
-        self.preserve_sparsity = preserve_sparsity
-
-    def get_weights_and_quantizers(self, layer):
-        """Return the kernel and its quantizer."""
-        return [(layer.depthwise_kernel, DepthwiseWeightsQuantizer(self.preserve_sparsity))]
-
-    def get_activations_and_quantizers(self, layer):
-        """Return the activation and its quantizer."""
-        if not self.quantize_activation:
-            return []
-        return [(layer.activation, quantizers.MovingAverageQuantizer(**WHOLE))]
-
-    def set_quantize_weights(self, layer, quantize_weights):
-        """Put the fake-quantized kernel in the place of the kernel."""
-        (layer.depthwise_kernel,) = quantize_weights
-
-    def set_quantize_activations(self, layer, quantize_activations):
-        """Put the fake-quantized activation in the place of the activation."""
-        if self.quantize_activation:
-            (layer.activation,) = quantize_activations
-
-    def get_output_quantizers(self, layer):
-        """Return none: the activation is quantized."""
-        return []
-
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Return the arguments."""
         return {
-            "quantize_activation": self.quantize_activation,
-            "preserve_sparsity": self.preserve_sparsity,
+            "preserve_sparsity": self.weight_quantizer.preserve_sparsity,
+            "activation_attrs": self.activation_attrs,
         }
 
 
-class OutputQuantizeConfig(tfmot.quantization.keras.QuantizeConfig):
-    """How a layer without trainable weights is quantized: its output, or not at all.
-
-    Args:
-        quantize_output: Boolean.
-    """
-
-    def __init__(self, quantize_output=True):
-        self.quantize_output = quantize_output
-
-    def get_weights_and_quantizers(self, layer):
-        """Return none."""
-        return []
-
-    def get_activations_and_quantizers(self, layer):
-        """Return none."""
-        return []
-
-    def set_quantize_weights(self, layer, quantize_weights):
-        """Do nothing."""
-        pass  # AutoGraph needs a statement
-
-    def set_quantize_activations(self, layer, quantize_activations):
-        """Do nothing."""
-        pass  # AutoGraph needs a statement
-
-    def get_output_quantizers(self, layer):
-        """Return the quantizer of the output, if it is to be quantized."""
-        return [quantizers.MovingAverageQuantizer(**WHOLE)] if self.quantize_output else []
-
-    def get_config(self):
-        """Return the arguments."""
-        return {"quantize_output": self.quantize_output}
-
-
-def make_scheme(preserve, fixed):
+def make_scheme(preserve: tuple[str, ...], fixed: set[str]) -> Any:
     """Return a scheme for `tfmot.quantization.keras.quantize_apply`.
 
-    Args:
-        preserve: Tuple of strings, as in `quantize_model`.
-        fixed: The names of the 1x1 depthwise convolutions whose kernels are constants.
-
-    Returns:
-        A `tfmot.quantization.keras.QuantizeScheme`.
+    `preserve` is as in `quantize_model`; `fixed` names the 1x1 depthwise convolutions whose kernels
+    are constants.
     """
     combine = tfmot.experimental.combine
     if "clusters" in preserve:
@@ -151,54 +86,54 @@ def make_scheme(preserve, fixed):
 
 
 class _Scheme(tfmot.quantization.keras.QuantizeScheme):
-    def __init__(self, base, fixed, preserve_sparsity):
+    def __init__(self, base: Any, fixed: set[str], preserve_sparsity: bool) -> None:
         self._base = base
         self._fixed = fixed
         self._preserve_sparsity = preserve_sparsity
 
-    def get_layout_transformer(self):
+    def get_layout_transformer(self) -> Any:
         return _LayoutTransform(self._base, self.get_quantize_registry(), self._fixed)
 
-    def get_quantize_registry(self):
+    def get_quantize_registry(self) -> Any:
         return _Registry(self._base.get_quantize_registry(), self._preserve_sparsity)
 
 
 class _Registry(tfmot.quantization.keras.QuantizeRegistry):
     """That of the base, and the layers of our networks that it does not know."""
 
-    def __init__(self, base, preserve_sparsity):
+    def __init__(self, base: Any, preserve_sparsity: bool) -> None:
         self._base = base
         self._preserve_sparsity = preserve_sparsity
         self._default = tfmot.quantization.keras.default_8bit.Default8BitQuantizeRegistry()
 
-    def supports(self, layer):
+    def supports(self, layer: Any) -> bool:
         if type(layer).__name__ in ("Multiply", "Rescaling"):
             return True
         # those of the combinations call every layer without weights supported
         return self._default.supports(layer) and self._base.supports(layer)
 
-    def get_quantize_config(self, layer):
+    def get_quantize_config(self, layer: Any) -> Any:
         kind = type(layer).__name__
         if kind == "DepthwiseConv2D":
-            return DepthwiseQuantizeConfig(True, self._preserve_sparsity)
+            return DepthwiseConfig(self._preserve_sparsity)
         if kind in ("Multiply", "Rescaling"):
-            return OutputQuantizeConfig()
+            return OutputConfig()
         return self._base.get_quantize_config(layer)
 
 
 class _LayoutTransform(tfmot.quantization.keras.QuantizeLayoutTransform):
     """That of the base, which leaves weights without their quantizer in two places.
 
-    It means no quantization of the output, but says none at all, of a convolution in front of a
-    ReLU; and it gives convolutions in front of a concatenation the default of their class.
+    It means no quantization of the output, but says none at all, of a convolution before a ReLU;
+    and it gives convolutions before a concatenation the default of their class.
     """
 
-    def __init__(self, base, registry, fixed):
+    def __init__(self, base: Any, registry: _Registry, fixed: set[str]) -> None:
         self._base = base
         self._registry = registry
         self._fixed = fixed
 
-    def apply(self, model, layer_quantize_map):
+    def apply(self, model: Any, layer_quantize_map: Any) -> Any:
         model, configs = self._base.get_layout_transformer().apply(model, layer_quantize_map)
         for layer in model.layers:
             if type(layer).__name__ not in WEIGHTS or layer.name not in configs:
@@ -209,13 +144,11 @@ class _LayoutTransform(tfmot.quantization.keras.QuantizeLayoutTransform):
             configs[layer.name]["quantize_config"] = self._config(layer, joined)
         return model, configs
 
-    def _config(self, layer, joined):
+    def _config(self, layer: Any, joined: bool) -> Any:
         """Return how weights and activation are quantized; `joined` means not the latter."""
         if layer.name in self._fixed:
-            return OutputQuantizeConfig(not joined)
+            return OutputConfig(not joined)
         config = self._registry.get_quantize_config(layer)
-        if isinstance(config, DepthwiseQuantizeConfig):
-            return DepthwiseQuantizeConfig(not joined, config.preserve_sparsity)
         if joined:
             config = copy.copy(config)  # the base has one for all layers of a class
             config.activation_attrs = []

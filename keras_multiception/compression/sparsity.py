@@ -2,19 +2,22 @@
 
 import os
 import zlib
+from typing import Any
 
 import keras
 import numpy as np
 
-from keras_multiception.compression.clustering import strip_clustering
-from keras_multiception.compression.kernels import KINDS, kernels
-from keras_multiception.compression.litert_operators import read_litert
-from keras_multiception.compression.litert_weights import litert_buffers, litert_kernels
-from keras_multiception.compression.pruning import strip_pruning
-from keras_multiception.compression.wrappers import is_wrapped, settle
+from keras_multiception.compression.litert_files import litert_buffers, litert_kernels, read_litert
+from keras_multiception.compression.pruning import strip_clustering, strip_pruning
+from keras_multiception.compression.tf_keras_models import (
+    KINDS,
+    apply_masks,
+    is_wrapped,
+    kernels,
+)
 
 
-def sparsity_report(model):
+def sparsity_report(model: Any) -> dict[str, dict[str, Any]]:
     """Count zeros and distinct values in the kernels of a network; no bias or batch norm.
 
     Args:
@@ -44,15 +47,13 @@ def sparsity_report(model):
     return {**report, "total": _counts([x for _, _, x in found])}
 
 
-def size_report(model):
+def size_report(model: Any) -> dict[str, int]:
     """Measure a network in bytes: as it is, deflated, and at the entropy of its weights.
 
-    The entropy is a bound, by Shannon, for codes that give each symbol a word of its own. Symbols
-    are the numbers of an array of weights in the dtype of the file: bytes of int8, words of
-    float32. An array of `n` of them, the share of symbol `s` being `p(s)`, takes `n * H` bits,
-    `H = -sum(p * log2(p))`, and its table takes 4 bytes more than the symbol for each that
-    occurs; an array takes its own bytes if these are fewer. A code that looks at several symbols
-    at a time, as deflate does, can be shorter.
+    The entropy is Shannon's bound for codes with a word for each number of an array of weights: `n`
+    numbers, of which the share `p(s)` is `s`, take `n * H` bits, `H = -sum(p * log2(p))`, and the
+    table takes 4 bytes more than the number for each that occurs; an array takes its own bytes if
+    these are fewer. A code that looks at several numbers at a time, as deflate does, can be shorter.
 
     Args:
         model: A LiteRT file, as bytes or as a path; or a model as in `sparsity_report`, of which
@@ -81,13 +82,13 @@ def size_report(model):
     }
 
 
-def _content(model):
+def _content(model: Any) -> bytes | None:
     """Return the bytes of a file, and `None` for a model."""
     is_file = isinstance(model, str | os.PathLike | bytes | bytearray | memoryview)
     return read_litert(model) if is_file else None
 
 
-def _plain(model):
+def _plain(model: Any) -> Any:
     """Return a model without wrappers."""
     is_keras_3 = isinstance(model, keras.Model)
     if not is_keras_3:
@@ -102,7 +103,7 @@ def _plain(model):
         raise ValueError(f"`model` must be built. Received: model={model!r}")
     if is_keras_3:
         return model
-    found = settle(model)
+    found = apply_masks(model)
     if "pruned" in found:
         return strip_pruning(model)
     if "clustered" in found:
@@ -115,7 +116,7 @@ def _plain(model):
     return model
 
 
-def _counts(arrays):
+def _counts(arrays: list[np.ndarray]) -> dict[str, Any]:
     parameters = sum(array.size for array in arrays)
     nonzero = sum(int(np.count_nonzero(array)) for array in arrays)
     return {
@@ -126,7 +127,7 @@ def _counts(arrays):
     }
 
 
-def _coded_bytes(array):
+def _coded_bytes(array: np.ndarray) -> int:
     _, counts = np.unique(array, return_counts=True)
     bits = -float(np.sum(counts * np.log2(counts / array.size)))
     table = len(counts) * (array.itemsize + 4)

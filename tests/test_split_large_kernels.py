@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from keras import layers
 
-from keras_multiception.compression.wide_kernels import LIMIT, parts_of
+from keras_multiception.compression.split_large_kernels import LIMIT, parts_of
 
 tf_keras = pytest.importorskip("tf_keras")
 pytest.importorskip("ai_edge_litert")
@@ -20,7 +20,7 @@ from keras_multiception.compression import (  # noqa: E402
     float_operators,
     quantize_model,
 )
-from keras_multiception.compression.litert_weights import litert_kernels  # noqa: E402
+from keras_multiception.compression.litert_files import litert_kernels  # noqa: E402
 from keras_multiception.compression.quantization_layout import (  # noqa: E402
     rewrite_for_quantization,
 )

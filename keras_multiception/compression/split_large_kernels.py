@@ -1,0 +1,130 @@
+"""Depthwise kernels that are too large for the kernels of LiteRT, in parts.
+
+XNNPACK, with which LiteRT computes on CPUs, convolves a channel with 25 weights at most, as of
+5x5. A 7x7 kernel takes a loop of LiteRT's own, which is many times slower, above all in 8 bits.
+The convolutions with parts of the kernel add up to the same.
+"""
+
+import contextlib
+import functools
+import itertools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import keras
+
+LIMIT = 25  # weights of a channel
+Pairs = tuple[tuple[int, int], tuple[int, int]]  # of the starts and ends of height and width
+
+
+class Part(NamedTuple):
+    """A rectangle of a kernel, and how much of the padded input it does not meet at each side."""
+
+    rows: slice
+    columns: slice
+    crop: Pairs
+
+    @property
+    def kernel_size(self) -> tuple[int, ...]:
+        return tuple(x.stop - x.start for x in (self.rows, self.columns))
+
+
+def parts_of(kernel_size: tuple[int, int], dilation: tuple[int, int] = (1, 1)) -> list[Part]:
+    """Divide a kernel into as few rectangles as possible that LiteRT is fast with."""
+    height, width = kernel_size
+    sizes = [(rows, LIMIT // rows) for rows in range(1, LIMIT + 1)]
+    rows, columns = min(sizes, key=lambda size: -(-height // size[0]) * -(-width // size[1]))
+    if height * width <= LIMIT:
+        rows, columns = height, width
+
+    def crop(part: slice, size: int, dilation: int) -> tuple[int, int]:
+        return part.start * dilation, (size - part.stop) * dilation
+
+    return [
+        Part(*both, tuple(map(crop, both, kernel_size, dilation)))
+        for both in itertools.product(_slices(height, rows), _slices(width, columns))
+    ]
+
+
+def divide(layer: Any, size: tuple[int | None, ...]) -> tuple[Pairs, list[Part]] | None:
+    """Divide a depthwise convolution that `is_large`, for an input of a height and width.
+
+    Returned are the zeros around the input and the parts that meet more than these; `None` if the
+    zeros depend on a size that is unknown.
+    """
+    margins: Any = ((0, 0), (0, 0))
+    if layer.padding == "same":
+        margins = tuple(map(_margin, size, layer.kernel_size, layer.strides, layer.dilation_rate))
+    if None in margins:
+        return None
+
+    def meets(crop: tuple[int, int], margin: tuple[int, int], size: int | None) -> bool:
+        return size is None or (crop[0] < margin[0] + size and crop[1] < margin[1] + size)
+
+    parts = parts_of(layer.kernel_size, layer.dilation_rate)
+    return margins, [part for part in parts if all(map(meets, part.crop, margins, size))]
+
+
+def is_large(layer: Any) -> bool:
+    """Tell whether a layer, of either Keras, is a depthwise convolution that LiteRT is slow with."""
+    if type(layer).__name__ != "DepthwiseConv2D" or layer.data_format != "channels_last":
+        return False
+    height, width = layer.kernel_size
+    return height * width > LIMIT
+
+
+@contextlib.contextmanager
+def large_kernels_split(model: Any) -> Iterator[None]:
+    """Make the large depthwise convolutions of a model compute in parts while it is traced."""
+    large = [layer for layer in model._flatten_layers() if is_large(layer)]
+    try:
+        for layer in large:
+            layer.call = functools.partial(_call, layer, layer.call)
+        yield
+    finally:
+        for layer in large:
+            del layer.call
+
+
+def _call(layer: Any, whole: Any, x: Any) -> Any:
+    import tensorflow as tf
+
+    division = divide(layer, tuple(x.shape[1:3]))
+    if division is None:
+        return whole(x)
+    padding, parts = division
+    is_keras_3 = isinstance(layer, keras.layers.Layer)
+    kernel = tf.convert_to_tensor(layer.kernel if is_keras_3 else layer.depthwise_kernel)
+    x = tf.pad(x, ((0, 0), *padding, (0, 0)))
+
+    def convolve(part: Part) -> Any:
+        rows, columns = (slice(start, -end or None) for start, end in part.crop)
+        return tf.nn.depthwise_conv2d(
+            x[:, rows, columns],
+            kernel[part.rows, part.columns],
+            (1, *layer.strides, 1),
+            "VALID",
+            dilations=layer.dilation_rate,
+        )
+
+    first, *others = map(convolve, parts)
+    if layer.use_bias:
+        first += tf.convert_to_tensor(layer.bias)
+    y = functools.reduce(tf.add, others, first)  # two at a time: what has an 8-bit form
+    return y if layer.activation is None else layer.activation(y)
+
+
+def _slices(size: int, step: int) -> list[slice]:
+    return [slice(start, min(start + step, size)) for start in range(0, size, step)]
+
+
+def _margin(
+    size: int | None, kernel_size: int, stride: int, dilation: int
+) -> tuple[int, int] | None:
+    """Return the zeros that `padding="same"` puts at both ends of an axis."""
+    margin = reach = (kernel_size - 1) * dilation
+    if stride > 1:
+        if size is None:
+            return None
+        margin = max(0, (-(-size // stride) - 1) * stride + reach + 1 - size)
+    return margin // 2, margin - margin // 2

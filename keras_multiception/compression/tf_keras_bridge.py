@@ -1,0 +1,307 @@
+"""Keras 3 models as models of `tf_keras`, which is Keras 2: the toolkit takes no others."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import KerasTensor, layers, tree
+
+from keras_multiception.graphs.copying import unique_name
+from keras_multiception.graphs.equality import require_equal_answers, sample_inputs
+from keras_multiception.graphs.reading import Calls, first_argument, graph_of, require_graph, walk
+from keras_multiception.layers.mix_conv2d import MixConv2D
+from keras_multiception.layers.multiception_conv2d import MulticeptionConv2D
+from keras_multiception.layers.shake_shake import ShakeShake
+
+_CONVOLUTION = ("kernel_size", "strides", "padding", "dilation_rate", "use_bias", "data_format")
+_POOLING = ("pool_size", "strides", "padding", "data_format")
+# By class, the arguments that mean the same in both.
+_ARGUMENTS: dict[type, tuple[str, ...]] = {
+    layers.Activation: (),
+    layers.Add: (),
+    layers.Average: (),
+    layers.AveragePooling2D: _POOLING,
+    layers.BatchNormalization: ("axis", "momentum", "epsilon", "center", "scale"),
+    layers.Concatenate: ("axis",),
+    layers.Conv2D: ("filters", "groups", *_CONVOLUTION),
+    layers.Cropping2D: ("cropping", "data_format"),
+    layers.Dense: ("units", "use_bias"),
+    layers.DepthwiseConv2D: ("depth_multiplier", *_CONVOLUTION),
+    layers.Dropout: ("rate",),
+    layers.Flatten: ("data_format",),
+    layers.GlobalAveragePooling2D: ("keepdims", "data_format"),
+    layers.GlobalMaxPooling2D: ("keepdims", "data_format"),
+    layers.MaxPooling2D: _POOLING,
+    layers.Multiply: (),
+    layers.ReLU: ("max_value", "negative_slope", "threshold"),
+    layers.Rescaling: ("scale", "offset"),
+    layers.Reshape: ("target_shape",),
+    layers.SeparableConv2D: ("filters", "depth_multiplier", *_CONVOLUTION),
+    layers.Softmax: ("axis",),
+    layers.ZeroPadding2D: ("padding", "data_format"),
+}
+_ACTIVATIONS = ("elu", "gelu", "linear", "relu", "sigmoid", "silu", "softmax", "tanh")
+_SATURATING = ("sigmoid", "softmax", "tanh")
+# Functions of `keras.ops`, and the layers that do the same.
+_MERGES = ("Add", "Multiply")
+_OPERATIONS: dict[str, tuple[str, dict]] = {
+    **{name: (name, {}) for name in (*_MERGES, "Softmax")},
+    **{name: ("Activation", {"activation": name.lower()}) for name in ("Sigmoid", "Silu", "Tanh")},
+    "Relu": ("ReLU", {}),
+    "Relu6": ("ReLU", {"max_value": 6.0}),
+}
+
+
+def to_tf_keras(model: keras.Model, inputs: Any = None) -> Any:
+    """Rebuild a Keras 3 model with the layers of `tf_keras`, and hand its weights on.
+
+    The new model is flat: nested models are opened, and our own layers are written out.
+    `MulticeptionConv2D` becomes a batch norm for each branch, which is the same, in training too,
+    as one after the concatenation, and what quantization-aware training can take; Shake-Shake
+    becomes the mean of its inputs. Regularizers, constraints and initializers are dropped. In
+    training, the moving variances of Keras 2 are averages of unbiased variances, those of Keras 3
+    of biased ones.
+
+    Args:
+        model: A Functional `keras.Model` or a built `keras.Sequential` of the layers that the
+            networks here, and VGG, ResNet and MobileNet of `keras.applications`, have; it stays
+            as it is.
+        inputs: Inputs of the model, for the comparison. The default is two random ones.
+
+    Returns:
+        A Functional `tf_keras.Model`.
+
+    Raises:
+        ImportError: If `tf_keras` is not installed.
+        ValueError: If the model is not Functional or a built Sequential one of Keras 3, or has
+            layers that this cannot rebuild; all of them are named.
+        RuntimeError: If the new model answers otherwise than the model.
+
+    Example:
+        >>> from keras_multiception.compression import to_tf_keras
+        >>> legacy = to_tf_keras(km.ResNet20())
+    """
+    import tf_keras
+
+    graph = require_graph(model)
+    _require_known_layers(model)
+    own = tree.map_structure(
+        lambda x: tf_keras.Input(
+            batch_shape=x.shape, dtype=x.dtype, name=x._keras_history.operation.name
+        ),
+        graph.input,
+    )
+    legacy = tf_keras.Model(own, walk(graph, own, _Builder().call), name=model.name)
+    inputs = sample_inputs(model, inputs)
+    answers = _linear_outputs(legacy, tree.map_structure(np.asarray, inputs))
+    require_equal_answers(model, answers, inputs)
+    return legacy
+
+
+class _Builder:
+    """Calls the layers of Keras 2 that stand for those of Keras 3."""
+
+    def __init__(self) -> None:
+        self.built: dict[int, Callable] = {}  # by the id of a layer
+        self.names: set[str] = set()
+
+    def call(self, path: tuple[str, ...], operation: Any, *args: Any, **kwargs: Any) -> Any:
+        if graph_of(operation) is not None:
+            raise ValueError(
+                "`model` must call nested models on tensors of the type and rank of their inputs. "
+                f"Received: {operation.name}, called on {tree.flatten((args, kwargs))}"
+            )
+        name = operation.name
+        if id(operation) not in self.built:
+            name = "_".join((*path, name)) if name in self.names else name
+            self.built[id(operation)] = _build(operation, unique_name(name, self.names))
+        is_merge = not isinstance(operation, layers.Layer) and len(args) > 1
+        return self.built[id(operation)](list(args) if is_merge else first_argument(args, kwargs))
+
+
+def _require_known_layers(model: keras.Model) -> None:
+    calls = Calls(model)
+    unknown = []
+    for x in calls.of:
+        if x is model or graph_of(x) is not None or isinstance(x, layers.InputLayer):
+            continue
+        if not _is_known(x):
+            unknown.append(f"{type(x).__name__} {x.name}")
+        elif any(call.arguments.kwargs.get("training") for call in calls.of[x]):
+            unknown.append(f"{type(x).__name__} {x.name} with training=True")
+    if unknown:
+        raise ValueError(
+            "`model` must consist of layers that can be rebuilt in tf_keras. "
+            f"Received: {', '.join(unknown)}"
+        )
+
+
+def _is_known(operation: Any) -> bool:
+    if not isinstance(operation, layers.Layer):
+        return _is_known_function(operation)
+    if operation.quantization_mode is not None or getattr(operation, "lora_enabled", False):
+        return False
+    activation = getattr(operation, "activation", keras.activations.linear)
+    known = _standard_class(operation) is not None or type(operation) in _WRITTEN_OUT
+    return known and keras.activations.serialize(activation) in _ACTIVATIONS
+
+
+def _is_known_function(operation: Any) -> bool:
+    name, xs = type(operation).__name__, operation._inbound_nodes[0].arguments.args
+    if not type(operation).__module__.startswith("keras.src.") or name not in _OPERATIONS:
+        return False
+    if not all(isinstance(x, KerasTensor) for x in xs) or getattr(operation, "axis", -1) != -1:
+        return False
+    return name not in _MERGES or len({(len(x.shape), x.dtype) for x in xs}) == 1
+
+
+def _standard_class(layer: keras.Layer) -> type | None:
+    """Return the class of Keras that a layer is of; our faster batch norm is Keras' own."""
+    if isinstance(layer, layers.BatchNormalization):
+        known = type(layer).__module__.split(".")[0] in ("keras", "keras_multiception")
+        return layers.BatchNormalization if known and not layer.renorm else None
+    return type(layer) if type(layer) in _ARGUMENTS else None
+
+
+def _build(operation: Any, name: str) -> Callable:
+    """Return a function of tensors of Keras 2 that does what a layer or operation does."""
+    if not isinstance(operation, layers.Layer):
+        kind, arguments = _OPERATIONS[type(operation).__name__]
+        return _make(kind, name, **arguments)
+    if type(operation) in _WRITTEN_OUT:
+        return _WRITTEN_OUT[type(operation)](operation, name)
+    return _with_weights(_standard(operation, name), operation.get_weights())
+
+
+def _make(kind: str, name: str, **arguments: Any) -> Any:
+    import tf_keras
+
+    return getattr(tf_keras.layers, kind)(name=name, **arguments)
+
+
+def _standard(layer: Any, name: str) -> Any:
+    kind: Any = _standard_class(layer)
+    arguments = {argument: getattr(layer, argument) for argument in _ARGUMENTS[kind]}
+    if hasattr(layer, "activation"):
+        arguments["activation"] = keras.activations.serialize(layer.activation)
+    arguments |= {"dtype": layer.dtype_policy.name, "trainable": layer.trainable}
+    return _make(kind.__name__, name, **arguments)
+
+
+def _with_weights(layer: Any, weights: Sequence[np.ndarray]) -> Callable:
+    """Return a function that calls a layer, at the first time with the weights it is to have."""
+
+    def call(x: Any) -> Any:
+        first = not layer.built
+        y = layer(x)
+        if first and weights:
+            layer.set_weights(weights)
+        return y
+
+    return call
+
+
+def _multiception(layer: Any, name: str) -> Callable:
+    norm, branches = layer.depthwise_bn, []
+    statistics = [np.split(w, len(layer.kernel_sizes)) for w in norm.get_weights()]
+    for index, conv in enumerate(layer.depthwise_convs):
+        part = f"{name}_depthwise_{index}"
+        bn = _with_weights(_standard(norm, f"{part}_bn"), [w[index] for w in statistics])
+        branches.append(_chain(_build(conv, part), bn))
+    concat = _make("Concatenate", f"{name}_concat", dtype=layer.dtype_policy.name)
+    last, *activation = _names(layer, name, "pointwise_bn")
+    return _chain(
+        lambda x: [branch(x) for branch in branches],
+        concat if len(branches) > 1 else lambda xs: xs[0],
+        _build(layer.pointwise_conv, f"{name}_pointwise"),
+        _build(layer.pointwise_bn, last),
+        *(_activation(layer, own) for own in activation),
+    )
+
+
+def _mix_conv(layer: Any, name: str) -> Callable:
+    dtype = layer.dtype_policy.name
+    ends = np.cumsum(layer.group_channels).tolist()
+    groups = []
+    for index, (conv, size, end) in enumerate(
+        zip(layer.convs, layer.kernel_sizes, ends, strict=True)
+    ):
+        part = f"{name}_group_{index}"
+        # channels of images are cropped with a layer that every tool knows: the last two axes,
+        # which are width and channels, as if they were height and width
+        crop = ((0, 0), (end - layer.group_channels[index], ends[-1] - end))
+        channels = _make(
+            "Cropping2D",
+            f"{part}_channels",
+            cropping=crop,
+            data_format="channels_first",
+            dtype=dtype,
+        )
+        padding = [side // 2 if max(layer.strides) > 1 else 0 for side in size]
+        pad = _make("ZeroPadding2D", f"{part}_pad", padding=padding, dtype=dtype)
+        groups.append(_chain(channels, *([pad] if any(padding) else []), _build(conv, part)))
+    last, *activation = _names(layer, name, "concat")
+    return _chain(
+        lambda x: [group(x) for group in groups],
+        _make("Concatenate", last, dtype=dtype),
+        *(_activation(layer, own) for own in activation),
+    )
+
+
+def _names(layer: Any, name: str, suffix: str) -> list[str]:
+    """Return the names of the last part of a layer, and of its activation if it has one."""
+    is_linear = layer.activation is keras.activations.linear
+    return [name] if is_linear else [f"{name}_{suffix}", name]
+
+
+def _activation(layer: Any, name: str) -> Any:
+    activation = keras.activations.serialize(layer.activation)
+    return _make("Activation", name, activation=activation, dtype=layer.dtype_policy.name)
+
+
+def _chain(*functions: Callable) -> Callable:
+    def call(x: Any) -> Any:
+        for function in functions:
+            x = function(x)
+        return x
+
+    return call
+
+
+_WRITTEN_OUT: dict[type, Callable] = {
+    MixConv2D: _mix_conv,
+    MulticeptionConv2D: _multiception,
+    ShakeShake: lambda layer, name: _make("Average", name, dtype=layer.dtype_policy.name),
+}
+
+
+def _linear_outputs(legacy: Any, inputs: Any) -> list[np.ndarray]:
+    """Return the outputs of a model of Keras 2, before softmax, sigmoid and tanh."""
+    import tf_keras
+
+    last = [y.node.layer for y in legacy.outputs]
+    saturates = [
+        isinstance(x, tf_keras.layers.Softmax)
+        or getattr(getattr(x, "activation", None), "__name__", "") in _SATURATING
+        for x in last
+    ]
+    ends = [
+        y.node.keras_inputs[0] if is_last else y
+        for y, is_last in zip(legacy.outputs, saturates, strict=True)
+    ]
+    values = tree.flatten(tf_keras.Model(legacy.input, ends)(inputs, training=False))
+    return [
+        np.asarray(_without_activation(layer, value) if is_last else value)
+        for layer, value, is_last in zip(last, values, saturates, strict=True)
+    ]
+
+
+def _without_activation(layer: Any, x: Any) -> Any:
+    if not hasattr(layer, "activation"):
+        return x
+    activation, layer.activation = layer.activation, lambda y: y
+    try:
+        return layer(x)
+    finally:
+        layer.activation = activation
