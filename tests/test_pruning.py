@@ -295,5 +295,5 @@ def test_models_that_do_not_fit(plain):
     with pytest.raises(ValueError, match="and has no wrappers"):
         prune_model(prune_model(plain, 0.5, end_step=1), 0.5, end_step=1)
     for strip in (strip_pruning, strip_clustering):
-        with pytest.raises(ValueError, match="`model` must come from `(prune|cluster)_model`"):
+        with pytest.raises(ValueError, match=r"`model` must come from `(prune|cluster)_model`"):
             strip(plain)

@@ -105,9 +105,7 @@ def test_int8_file_is_integer_throughout_and_answers_like_the_fake_quantized_mod
     np.testing.assert_allclose(LiteRTModel(integers).predict(IMAGES), expected, atol=8 * step)
 
 
-def test_depthwise_kernels_in_the_file_are_those_of_an_independent_quantization(
-    trained, integers
-):
+def test_depthwise_kernels_in_the_file_are_those_of_an_independent_quantization(trained, integers):
     files = [kernel for _, kind, kernel in litert_kernels(integers) if kind == "depthwise"]
     by_name = {layer.name: layer for layer in trained.layers}
     for name in ("quant_a_depthwise_1_part_0", "quant_wide"):
@@ -290,7 +288,9 @@ def calibrated(model):
 
 
 def error(aware, model):
-    answers, expected = (np.concatenate([np.asarray(x(b)) for b in BATCHES]) for x in (aware, model))
+    answers, expected = (
+        np.concatenate([np.asarray(x(b)) for b in BATCHES]) for x in (aware, model)
+    )
     return np.abs(answers - expected).mean() / np.abs(expected).mean()
 
 

@@ -283,8 +283,8 @@ def _calibrate(converter: Any, model: Any, data: Any) -> None:
         dtype = getattr(dtype, "name", str(dtype))
         if not fits(shape, (None, *inputs[0].shape[1:])) or dtype != "float32":
             raise ValueError(
-                f"`representative_data` must be float32 of shape {tuple(inputs[0].shape)}, or "
-                f"batches of it. Received: {type(batch).__name__} of shape {shape} and dtype {dtype}"
+                f"`representative_data` must be float32 of shape {tuple(inputs[0].shape)}, or batches "
+                f"of it. Received: {type(batch).__name__} of shape {shape} and dtype {dtype}"
             )
     arrays = [np.asarray(batch) for batch in batches]
     if not sum(map(len, arrays)) or not all(np.isfinite(array).all() for array in arrays):

@@ -157,8 +157,8 @@ def operators(model: str | os.PathLike | bytes) -> list[Operator]:
             is_border = (name == "QUANTIZE" and inputs.issuperset(read)) or (
                 name == "DEQUANTIZE" and outputs.issuperset(written)
             )
-            kinds = (tuple(type_of[i] for i in indices) for indices in (read, written))
-            found.append(Operator(name, *kinds, is_border))
+            kinds = [tuple(type_of[i] for i in indices) for indices in (read, written)]
+            found.append(Operator(name, kinds[0], kinds[1], is_border))
     return found
 
 

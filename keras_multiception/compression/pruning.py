@@ -204,9 +204,7 @@ def _wrap_clustered(
     return wrap(model, wrapper_of)
 
 
-def _wrap_pruned(
-    model: Any, found: dict[Any, list[str]], schedule: Any, blocks: str | None
-) -> Any:
+def _wrap_pruned(model: Any, found: dict[Any, list[str]], schedule: Any, blocks: str | None) -> Any:
     def wrapper_of(layer: Any) -> Any:
         if layer not in found:
             return layer

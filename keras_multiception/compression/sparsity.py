@@ -53,7 +53,7 @@ def size_report(model: Any) -> dict[str, int]:
     The entropy is Shannon's bound for codes with a word for each number of an array of weights: `n`
     numbers, of which the share `p(s)` is `s`, take `n * H` bits, `H = -sum(p * log2(p))`, and the
     table takes 4 bytes more than the number for each that occurs; an array takes its own bytes if
-    these are fewer. A code that looks at several numbers at a time, as deflate does, can be shorter.
+    these are fewer. Codes of several numbers at a time, as deflate, can be shorter.
 
     Args:
         model: A LiteRT file, as bytes or as a path; or a model as in `sparsity_report`, of which

@@ -26,6 +26,7 @@ class Part(NamedTuple):
 
     @property
     def kernel_size(self) -> tuple[int, ...]:
+        """Its height and width."""
         return tuple(x.stop - x.start for x in (self.rows, self.columns))
 
 
@@ -41,7 +42,7 @@ def parts_of(kernel_size: tuple[int, int], dilation: tuple[int, int] = (1, 1)) -
         return part.start * dilation, (size - part.stop) * dilation
 
     return [
-        Part(*both, tuple(map(crop, both, kernel_size, dilation)))
+        Part(*both, (crop(both[0], height, dilation[0]), crop(both[1], width, dilation[1])))
         for both in itertools.product(_slices(height, rows), _slices(width, columns))
     ]
 
@@ -66,7 +67,7 @@ def divide(layer: Any, size: tuple[int | None, ...]) -> tuple[Pairs, list[Part]]
 
 
 def is_large(layer: Any) -> bool:
-    """Tell whether a layer, of either Keras, is a depthwise convolution that LiteRT is slow with."""
+    """Tell whether a layer is a depthwise convolution, of either Keras, with too many weights."""
     if type(layer).__name__ != "DepthwiseConv2D" or layer.data_format != "channels_last":
         return False
     height, width = layer.kernel_size
