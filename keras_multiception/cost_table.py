@@ -4,6 +4,8 @@ import csv
 import dataclasses
 import io
 import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,8 +17,8 @@ class ReceptiveField:
         strides: Distance of the centers of two neighbors, along each axis, in pixels.
     """
 
-    size: tuple
-    strides: tuple
+    size: tuple[int, ...]
+    strides: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +26,7 @@ class LayerCost:
     """What one layer costs in one inference of one image.
 
     Attributes:
-        name: Its name; behind that of the model or layer that holds it, if any, and a slash.
+        name: Its name, after that of the model or layer that holds it, if any, and a slash.
         kind: The name of its class.
         output_shape: Shape of its output without the batch axis; a tuple of shapes for several.
         trainable_parameters: Number of trainable weights not counted at an earlier layer.
@@ -46,7 +48,7 @@ class LayerCost:
     receptive_field: ReceptiveField | None
 
     @property
-    def parameters(self):
+    def parameters(self) -> int:
         """Number of weights not counted at an earlier layer."""
         return self.trainable_parameters + self.non_trainable_parameters
 
@@ -69,53 +71,53 @@ class Cost:
     layers: tuple[LayerCost, ...]
 
     @property
-    def kind(self):
+    def kind(self) -> str:
         """The number of layers, in words."""
         return f"{len(self.layers)} layers"
 
     @property
-    def output_shape(self):
+    def output_shape(self) -> tuple:
         """Shape of the last layer's output without the batch axis."""
         return self.layers[-1].output_shape if self.layers else self.input_shape
 
     @property
-    def trainable_parameters(self):
+    def trainable_parameters(self) -> int:
         """Number of trainable weights."""
         return sum(layer.trainable_parameters for layer in self.layers)
 
     @property
-    def non_trainable_parameters(self):
+    def non_trainable_parameters(self) -> int:
         """Number of weights that training does not touch with a gradient."""
         return sum(layer.non_trainable_parameters for layer in self.layers)
 
     @property
-    def parameters(self):
+    def parameters(self) -> int:
         """Number of weights."""
         return self.trainable_parameters + self.non_trainable_parameters
 
     @property
-    def multiply_adds(self):
+    def multiply_adds(self) -> int:
         """Number of multiply-adds, of `unknown_layers` none."""
         return sum(layer.multiply_adds or 0 for layer in self.layers)
 
     @property
-    def unknown_layers(self):
+    def unknown_layers(self) -> tuple[str, ...]:
         """Names of the layers whose multiply-adds are unknown."""
         return tuple(layer.name for layer in self.layers if layer.multiply_adds is None)
 
     @property
-    def peak_memory(self):
+    def peak_memory(self) -> int:
         """Bytes of activations that exist at the same time, at most."""
         return max((layer.peak_memory for layer in self.layers), default=0)
 
     @property
-    def receptive_field(self):
+    def receptive_field(self) -> ReceptiveField | None:
         """`ReceptiveField` of the last layer's output; `None` where it is unknown."""
         return self.layers[-1].receptive_field if self.layers else None
 
     @property
-    def stages(self):
-        """A dictionary from the stages' names to a `Cost` each; empty for a model without stages.
+    def stages(self) -> dict[str, "Cost"]:
+        """From a stage's name to its cost; empty for a model without stages.
 
         A layer belongs to the stage that its name begins with, `stem` or `stage1`, `stage2` and
         so on, and to `top` if it has none.
@@ -131,91 +133,38 @@ class Cost:
             for name, layers in stages.items()
         }
 
-    def to_table(self):
-        """Lay out the costs by layer and by stage for a terminal.
-
-        Returns:
-            A string of several lines.
-        """
+    def to_table(self) -> str:
+        """Return the costs by layer and by stage, for a terminal."""
         return "\n\n".join(self._sections(aligned))
 
-    def to_markdown(self):
-        """Lay out the costs by layer and by stage as Markdown.
-
-        Returns:
-            A string of several lines.
-        """
+    def to_markdown(self) -> str:
+        """Return the costs by layer and by stage as Markdown."""
         return "\n\n".join(self._sections(markdown))
 
-    def to_csv(self):
-        """Write the costs by layer as comma-separated values, in plain numbers.
-
-        Returns:
-            A string with a line of headings and a line for each layer.
-        """
+    def to_csv(self) -> str:
+        """Return the costs by layer as comma-separated values, in plain numbers, with headings."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         fields = [field.name for field in dataclasses.fields(LayerCost)]
-        writer.writerow([*fields[:-1], "receptive_field", "stride"])
+        writer.writerow([*fields, "stride"])
         for layer in self.layers:
-            writer.writerow(
-                [
-                    layer.name,
-                    layer.kind,
-                    _shape(layer.output_shape),
-                    *(getattr(layer, field) for field in fields[3:-1]),
-                    *_field(layer.receptive_field),
-                ]
-            )
+            values = [getattr(layer, field) for field in fields]
+            values[2] = _shape(layer.output_shape)
+            writer.writerow([*values[:-1], *_field(layer.receptive_field)])
         return text.getvalue()
 
-    def __str__(self):
+    def __str__(self) -> str:
         return self.to_table()
 
-    def _sections(self, layout):
+    def _sections(self, layout: Callable[[list], str]) -> Iterator[str]:
         total = dataclasses.replace(self, name="total")
         yield f"{self.name}, one image of {_shape(self.input_shape)}"
-        yield layout([_HEADINGS, *map(_row, (*self.layers, total))])
+        yield layout([_HEADINGS, *map(_row, self.layers), _row(total)])
         if len(self.stages) > 1:
             headings = ("stage", "", *_HEADINGS[2:])
-            yield layout([headings, *map(_row, (*self.stages.values(), total))])
+            yield layout([headings, *map(_row, self.stages.values()), _row(total)])
         if self.unknown_layers:
             yield f"Multiply-adds unknown and left out: {', '.join(self.unknown_layers)}"
-
-
-def aligned(rows, left=3):
-    """Lay out rows for a terminal.
-
-    Args:
-        rows: List of equally long tuples of strings, the headings first.
-        left: Integer, how many columns are aligned left; the others are aligned right.
-
-    Returns:
-        A string of several lines.
-    """
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column < left else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
-
-
-def markdown(rows, left=3):
-    """Lay out rows as a Markdown table.
-
-    Args:
-        rows: List of equally long tuples of strings, the headings first.
-        left: Integer, how many columns are aligned left; the others are aligned right.
-
-    Returns:
-        A string of several lines.
-    """
-    headings, *body = rows
-    rules = [":--" if column < left else "--:" for column in range(len(headings))]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (headings, rules, *body))
 
 
 _HEADINGS = (
@@ -231,8 +180,27 @@ _HEADINGS = (
 )
 
 
-def _row(cost):
-    known = cost.multiply_adds is not None
+def aligned(rows: Sequence[Sequence[str]], left: int = 3) -> str:
+    """Lay out rows, the headings first, for a terminal; the first `left` columns align left."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column < left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+def markdown(rows: Sequence[Sequence[str]], left: int = 3) -> str:
+    """Lay out rows, the headings first, as Markdown; the first `left` columns align left."""
+    headings, *body = rows
+    rules = [":--" if column < left else "--:" for column in range(len(headings))]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (headings, rules, *body))
+
+
+def _row(cost: LayerCost | Cost) -> tuple[str, ...]:
+    multiply_adds = "unknown" if cost.multiply_adds is None else f"{cost.multiply_adds:,}"
     at_least = ">= " if isinstance(cost, Cost) and cost.unknown_layers else ""
     return (
         cost.name,
@@ -240,19 +208,19 @@ def _row(cost):
         _shape(cost.output_shape),
         f"{cost.trainable_parameters:,}",
         f"{cost.non_trainable_parameters:,}",
-        f"{at_least}{cost.multiply_adds:,}" if known else "unknown",
+        at_least + multiply_adds,
         f"{cost.peak_memory / 1024:,.1f} KiB",
         *_field(cost.receptive_field),
     )
 
 
-def _shape(shape):
+def _shape(shape: Any) -> str:
     if any(isinstance(entry, tuple) for entry in shape):
         return " + ".join(map(_shape, shape))
     return "x".join(map(str, shape)) or "1"
 
 
-def _field(field):
+def _field(field: ReceptiveField | None) -> tuple[str, str]:
     if field is None:
         return "unknown", "unknown"
     strides = field.strides[:1] if len(set(field.strides)) == 1 else field.strides

@@ -1,24 +1,25 @@
 """`km.inference_function`: a network as a compiled function, for a few images at a time."""
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 from keras import ops, tree
 
-from keras_multiception.graphs.reading import graph_of
+from keras_multiception.graphs.reading import graph_of, sort_inputs
 
 
-def inference_function(model):
+def inference_function(model: keras.Model) -> Callable[[Any], Any]:
     """Return a compiled function that does what `model.predict` does, without its overhead.
 
-    `predict` makes a data pipeline, and callbacks, for every call; `predict_on_batch` still
-    looks for labels and weights and copies the answer. This is for one image, or one batch, at a
-    time. What comes in becomes a tensor of the type that the model takes, and goes through the
+    `predict` makes a data pipeline, and callbacks, for every call; this is for one image, or one
+    batch, at a time. Inputs become tensors of the types that the model takes, and go through the
     model compiled by the active backend: TensorFlow's graph, JAX's jit; PyTorch runs it without
     gradients, and not compiled.
 
     The function is compiled when it is first called, and again for other shapes. It uses the
-    weights that the model has when it is called. What gives layers other weights, `enable_lora`
-    or `quantize`, it may not see: ask for a new function then. Networks from `km.fuse` are the
-    fastest.
+    weights that the model has when it is called; after `enable_lora` or `quantize`, which give
+    layers other weights, ask for a new function. Networks from `km.fuse` are the fastest.
 
     Args:
         model: A built `keras.Model`.
@@ -37,50 +38,48 @@ def inference_function(model):
     if not isinstance(model, keras.Model) or not model.built:
         raise ValueError(f"`model` must be a built `keras.Model`. Received: model={model!r}")
     graph = graph_of(model)
-    own = {} if graph is None else {x.name: x.dtype for x in graph.inputs}
-    goes_by_names = graph is not None and not isinstance(graph.input, dict)
+    own = [] if graph is None else [x.dtype for x in graph.inputs]
     run = _COMPILERS[keras.backend.backend()](model)
 
-    def call(inputs):
+    def call(inputs: Any) -> Any:
+        inputs = inputs if graph is None else sort_inputs(graph, inputs)
         leaves = tree.flatten(inputs)
-        types = [*own.values()] if len(own) == len(leaves) else [None] * len(leaves)
-        if isinstance(inputs, dict) and goes_by_names:
-            types = tree.flatten({name: own.get(name) for name in inputs})
-        tensors = [ops.convert_to_tensor(x, dtype) for x, dtype in zip(leaves, types, strict=True)]
+        dtypes = own if len(own) == len(leaves) else [None] * len(leaves)
+        tensors = [ops.convert_to_tensor(x, dtype) for x, dtype in zip(leaves, dtypes, strict=True)]
         return run(tree.pack_sequence_as(inputs, tensors))
 
     return call
 
 
-def _compile_tensorflow(model):
+def _compile_tensorflow(model: keras.Model) -> Callable[[Any], Any]:
     import tensorflow as tf
 
     @tf.function(autograph=False, reduce_retracing=True)
-    def run(inputs):
+    def run(inputs: Any) -> Any:
         return model(inputs, training=False)
 
     return run
 
 
-def _compile_jax(model):
+def _compile_jax(model: keras.Model) -> Callable[[Any], Any]:
     import jax
 
     @jax.jit
-    def compiled(trainable, non_trainable, inputs):
+    def compiled(trainable: list, non_trainable: list, inputs: Any) -> Any:
         return model.stateless_call(trainable, non_trainable, inputs, training=False)[0]
 
-    def run(inputs):
+    def run(inputs: Any) -> Any:
         weights = (model.trainable_variables, model.non_trainable_variables)
         return compiled(*([v.value for v in variables] for variables in weights), inputs)
 
     return run
 
 
-def _without_gradients(model):
+def _without_gradients(model: keras.Model) -> Callable[[Any], Any]:
     import torch
 
     @torch.no_grad()
-    def run(inputs):
+    def run(inputs: Any) -> Any:
         return model(inputs, training=False)
 
     return run
