@@ -156,6 +156,7 @@ def test_the_saved_model_and_the_litert_file_are_served_to_the_same_client(publi
     for loading, tolerance in ((Loading(), 1e-5), (PREFERRED, 0.02)):
         with contextlib.ExitStack() as stack:
             listener = stack.enter_context(server.listen("127.0.0.1", 0))
+            loading = dataclasses.replace(loading, enable_model_warmup=False)
             config, options = single_model("digits", base), ServerOptions(loading=loading)
             running = stack.enter_context(model_server(config, listener, options))
             client = Client(running.url, model_name="digits", labels=labels)
