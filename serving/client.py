@@ -308,7 +308,7 @@ def _ask(flags: argparse.Namespace) -> int:
         for line in lines:
             if isinstance(line, Exception):
                 code = 1
-                tqdm.write(f"{_MODULE}: error: {line}", file=sys.stderr)
+                tqdm.write(f"{_MODULE}: error: {' '.join(str(line).split())}", file=sys.stderr)
             else:
                 tqdm.write(line)
     return code
@@ -340,7 +340,7 @@ def _json_lines(names: Sequence[str], answers: Iterable[Answer]) -> Iterator[str
             yield f"{held}," if held else "["
             if isinstance(answer, Exception):
                 yield answer
-                row = {"error": str(answer)}
+                row = {"error": " ".join(str(answer).split())}
             else:
                 row = asdict(answer)
             held = json.dumps({"file": name, **row}, ensure_ascii=False)

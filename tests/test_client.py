@@ -232,6 +232,22 @@ def test_all_images_may_be_bad(url):
     assert [str(answer)[:8] for answer in answers] == ["image 0:", "image 1:", "image 2:"]
 
 
+def test_images_of_every_kind_of_badness(url, tmp_path):
+    """Too many bytes for a request, too many pixels, none at all, and what is no file."""
+    header = b"IHDR" + (65_500).to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0"
+    bomb = b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4, "big") + header + bytes(32)
+    (tmp_path / "empty.png").touch()
+    bad = [encoded(0) + bytes(2**26), bomb, tmp_path / "empty.png", tmp_path, tmp_path / "none.png"]
+    with Client(url, model_name="light") as asking:
+        *errors, last = asking.stream([*bad, encoded(255)])
+    assert last.label == "bright"
+    names = ["image 0", "image 1", "empty.png", str(tmp_path), "none.png"]
+    for name, error in zip(names, errors, strict=True):
+        assert isinstance(error, Exception)
+        assert name in str(error)
+        assert "After" not in str(error), "to ask again is no use"
+
+
 def ask(url, *arguments):
     return client.main(["--url", url, "--model_name=light", *map(str, arguments)])
 

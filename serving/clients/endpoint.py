@@ -22,6 +22,8 @@ _OVERLOADED = (
     _RESOURCE_EXHAUSTED,
     _UNAVAILABLE,
 )
+# How a server says that a request does not fit its model or is too large; the last two are gRPC's.
+_REFUSED = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, 3, 9)
 _MAX_BACKOFF_SECONDS, _MAX_RETRY_AFTER_SECONDS = 10.0, 60.0
 
 Answer = TypeVar("Answer")
@@ -40,6 +42,17 @@ class ServerError(RuntimeError):
         super().__init__(message)
         self.status = status
         self.retry_after = retry_after
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether the same request would be refused again, because of what is in it."""
+        too_large = self.status == _RESOURCE_EXHAUSTED and "message larger than max" in str(self)
+        return too_large or self.status in _REFUSED
+
+    @property
+    def is_overload(self) -> bool:
+        """Whether the same request may be answered later."""
+        return self.status in _OVERLOADED and not self.is_refusal
 
 
 @dataclass(frozen=True)
@@ -93,7 +106,7 @@ def retried(send: Callable[[], Answer], retries: int, backoff: float) -> Answer:
         try:
             return send()
         except (ConnectionError, ServerError) as error:
-            lasting = isinstance(error, ServerError) and error.status not in _OVERLOADED
+            lasting = isinstance(error, ServerError) and not error.is_overload
             if lasting or tries > retries:
                 if tries > 1:
                     error.args = (f"After {tries} tries: {error}",)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
 # Servers limit a request's size, and as JSON it is up to six times as long.
 MAX_BATCH_BYTES = 8 * 2**20
 _DEFAULT_SIGNATURE = "serving_default"
-# How a server says that a request does not fit its model; the last two are gRPC's numbers.
-_REFUSED = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, 3, 9)
 
 
 @dataclass(frozen=True)
@@ -117,7 +114,7 @@ class BatchSender:
 
     def _signatures_after(self, error: ServerError) -> Signatures:
         """Asks what the model takes, or raises the error if it does not come from that."""
-        if error.status in _REFUSED:
+        if error.is_refusal:
             try:
                 return self.client.signatures()
             except (OSError, ServerError):
@@ -136,7 +133,7 @@ class BatchSender:
             try:
                 yield from self._ask(half, signature_name)
             except ServerError as refused:
-                if refused.status not in _REFUSED:
+                if not refused.is_refusal:
                     raise
                 yield from self._halves(half, signature_name, refused)
 
