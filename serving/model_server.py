@@ -81,25 +81,20 @@ def model_server(
         stopping.callback(executor.shutdown, wait=False)  # after REST's last call
         keep_alive = options.rest_api_keep_alive_seconds
         rest, stopped = stopping.enter_context(_rest_server(app, listener, keep_alive))
-        url = f"http://{host}:{listener.getsockname()[1]}"
-        try:
-            if options.port is None:
-                yield ModelServer(url, None, models, stopped)
-                return
-            with grpc_server(
+        url, grpc_address = f"http://{host}:{listener.getsockname()[1]}", None
+        if options.port is not None:
+            running_grpc = grpc_server(
                 models,
                 telemetry,
                 f"{host}:{options.port}",
                 max_threads=options.grpc_max_threads or enough,
                 grace_seconds=_GRACE_SECONDS,
                 options=options.grpc_channel_arguments,
-            ) as port:
-                try:
-                    yield ModelServer(url, f"{host}:{port}", models, stopped)
-                finally:
-                    rest.should_exit = True  # both let their open calls finish at once
-        finally:
-            rest.should_exit = True
+            )
+            grpc_address = f"{host}:{stopping.enter_context(running_grpc)}"
+        # First of all, so that both let their open calls finish at once.
+        stopping.callback(setattr, rest, "should_exit", True)
+        yield ModelServer(url, grpc_address, models, stopped)
 
 
 def _enough_threads(loading: Loading) -> int:

@@ -23,53 +23,42 @@ def _channel_arguments(text: str) -> list[tuple[str, int | str]]:
     return [(key, int(v) if v.lstrip("-").isdecimal() else v) for key, _, v in pairs]
 
 
-_port, _count, _seconds = whole_number(0, MAX_PORT), whole_number(0), number()
+_port, _count, _some, _seconds = (
+    whole_number(0, MAX_PORT),
+    whole_number(),
+    whole_number(1),
+    number(),
+)
 
 # Flag: its type, its default, what it is.
 _FLAGS: dict[str, tuple[Callable[[str], Any], object, str]] = {
     "port": (_port, 8500, "the port to listen on for gRPC; 0 takes a free one"),
     "rest_api_port": (_port, 8501, "the port to listen on for REST; 0 takes a free one"),
     "rest_api_host": (str, "127.0.0.1", "the address to listen on, for gRPC too"),
-    "rest_api_num_threads": (whole_number(1), None, "threads that answer REST calls"),
-    "rest_api_timeout_in_ms": (whole_number(1), 30_000, "time for a REST call to be answered"),
+    "rest_api_num_threads": (_some, None, "threads that answer REST calls"),
+    "rest_api_timeout_in_ms": (_some, 30_000, "time for a REST call to be answered"),
     "rest_api_keep_alive_seconds": (_count, 75, "how long idle connections stay open"),
     "rest_api_enable_cors_support": (boolean, False, "let pages of other servers call REST"),
-    "grpc_max_threads": (whole_number(1), None, "threads that answer gRPC calls"),
+    "grpc_max_threads": (_some, None, "threads that answer gRPC calls"),
     "grpc_channel_arguments": (_channel_arguments, [], "gRPC's arguments, KEY=VALUE,..."),
     "model_name": (str, "default", "the model's name in the URL"),
     "model_base_path": (str, "", "the folder of integer-named version folders"),
     "model_config_file": (_file, None, "a ModelServerConfig, in place of name and base path"),
-    "model_config_file_poll_wait_seconds": (
-        _seconds,
-        0.0,
-        "seconds between two readings of that file; 0 reads it once",
-    ),
-    "allow_version_labels_for_unavailable_models": (
-        boolean,
-        False,
-        "let new labels be given to versions that are not loaded",
-    ),
+    "model_config_file_poll_wait_seconds": (_seconds, 0.0, "between two readings; 0 reads it once"),
+    "allow_version_labels_for_unavailable_models": (boolean, False, "for new labels only"),
     "file_system_poll_wait_seconds": (
         _seconds,
         1.0,
-        "seconds between two looks for a new version; 0 looks once",
+        "between looks for versions; 0 looks once",
     ),
     "max_num_load_retries": (_count, 5, "tries again of a version that did not load"),
     "load_retry_interval_micros": (_count, 60_000_000, "microseconds between such tries"),
     "enable_model_warmup": (boolean, True, "replay a version's warm-up requests first"),
     "num_request_iterations_for_warmup": (_count, 0, "how often; 0 is once"),
-    "enable_signature_method_name_check": (
-        boolean,
-        False,
-        "classify and regress only with signatures whose method name says so",
-    ),
-    "prefer_tflite_model": (
-        boolean,
-        False,
-        "serve a version's model.tflite, where there is one, in place of its SavedModel",
-    ),
-    "num_tflite_pools": (whole_number(1), None, "pools of LiteRT interpreters; one per processor"),
-    "num_tflite_interpreters_per_pool": (whole_number(1), 1, "interpreters in such a pool"),
+    "enable_signature_method_name_check": (boolean, False, "before classify and regress"),
+    "prefer_tflite_model": (boolean, False, "serve model.tflite, where there is one"),
+    "num_tflite_pools": (_some, None, "pools of LiteRT interpreters; one per processor"),
+    "num_tflite_interpreters_per_pool": (_some, 1, "interpreters in such a pool"),
     "enable_batching": (boolean, False, "run concurrent calls as one batch"),
     "batching_parameters_file": (_file, None, "BatchingParameters, for --enable_batching"),
     "monitoring_config_file": (_file, None, "a MonitoringConfig: the metrics page's path"),
@@ -78,29 +67,31 @@ _FLAGS: dict[str, tuple[Callable[[str], Any], object, str]] = {
     "tensorflow_inter_op_parallelism": (_count, 0, "operations at once; 0 lets TensorFlow"),
     "access_log": (str, "-", "a file for the access log, - for stderr, '' for none"),
 }
-# Flags of TensorFlow Serving that have no meaning here. They are taken, with a warning: whatever
-# their value, or only with one of these values, where another would serve something else.
-_IGNORED: dict[str, tuple[str, ...]] = {
-    "enable_grpc_healthcheck_service": (),
+# Flags of TensorFlow Serving that mean nothing here are taken, with a warning: the first with these
+# values only, for others would have to change what is served or how safely.
+_ONLY_DEFAULT = {
     "enable_per_model_batching_parameters": ("false", "0"),
-    "enable_profiler": (),
-    "flush_filesystem_caches": (),
     "grpc_socket_path": ("",),
     "mixed_precision": ("",),
-    "num_load_threads": (),
-    "num_unload_threads": (),
-    "per_process_gpu_memory_fraction": (),
     "platform_config_file": ("",),
-    "remove_unused_fields_from_bundle_metagraph": (),
     "saved_model_tags": ("", "serve"),
-    "skip_initialize_tpu": (),
     "ssl_config_file": ("",),
     "tensorflow_session_config_file": ("",),
     "thread_pool_factory_config_file": ("",),
     "use_alts_credentials": ("false", "0"),
-    "xla_cpu_compilation_enabled": (),
-    "xla_gpu_compilation_enabled": (),
 }
+_IGNORED = (
+    "enable_grpc_healthcheck_service",
+    "enable_profiler",
+    "flush_filesystem_caches",
+    "num_load_threads",
+    "num_unload_threads",
+    "per_process_gpu_memory_fraction",
+    "remove_unused_fields_from_bundle_metagraph",
+    "skip_initialize_tpu",
+    "xla_cpu_compilation_enabled",
+    "xla_gpu_compilation_enabled",
+)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -113,7 +104,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         shown = f"{text} (default: %(default)s)" if default not in (None, [], "") else text
         optional: dict[str, Any] = {"nargs": "?", "const": True} if kind is boolean else {}
         parser.add_argument(f"--{name}", type=kind, default=default, help=shown, **optional)
-    for name in _IGNORED:
+    for name in (*_ONLY_DEFAULT, *_IGNORED):
         parser.add_argument(f"--{name}", nargs="?", const="true", help=argparse.SUPPRESS)
     parser.add_argument(
         "--version",
@@ -130,10 +121,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _warn_of_ignored(parser: Parser, flags: argparse.Namespace) -> None:
-    given = {name: value for name in _IGNORED if (value := getattr(flags, name)) is not None}
-    for name, value in given.items():
-        if _IGNORED[name] and value.lower() not in _IGNORED[name]:
+    for name, values in _ONLY_DEFAULT.items():
+        if (value := getattr(flags, name)) is not None and value.lower() not in values:
             parser.error(f"argument --{name}: is not supported here, with the value {value!r}")
+    given = [name for name in (*_ONLY_DEFAULT, *_IGNORED) if getattr(flags, name) is not None]
     if given:
         names = ", ".join(f"--{name}" for name in given)
         print(f"{parser.prog}: warning: without a meaning here: {names}", file=sys.stderr)

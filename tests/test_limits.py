@@ -102,7 +102,7 @@ def test_an_offer_to_upgrade_is_ignored(url, offer, chunked, packets):
                 time.sleep(0.02)
                 connection.sendall(body)
             assert read_answer(connection) == (200, ANSWER)
-        connection.sendall(b"GET /v1/models/m HTTP/1.1\r\nHost: x\r\n\r\n")
+        connection.sendall(b"GET /v1/models/m HTTP/1.1\r\nHost: x\r\n" + UPGRADES[offer] + b"\r\n")
         assert read_answer(connection)[0] == 200
 
 
