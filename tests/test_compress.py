@@ -1,4 +1,7 @@
+"""The command that compresses finished runs, on networks small enough for tests."""
+
 import csv
+import itertools
 import json
 import signal
 import subprocess
@@ -9,48 +12,46 @@ import keras
 import numpy as np
 import pytest
 
+import keras_multiception as km
+from keras_multiception import compression
 from keras_multiception.atomic import write_json
 from keras_multiception.layers import MulticeptionConv2D
 from training import compress, data
+from training.compression.artifacts import find_runs, in_float32, with_pixels
+from training.compression.page import PAGE
 from training.compression.recipes import DEFAULT, parse_recipes
+from training.compression.results import time_artifacts
 from training.run_folder import RunFolder
 
-RECIPES = f"{DEFAULT},branches60"  # which leaves one branch in every layer
-FAST = ("--train_split", "train[:256]", "--test_split", "test[:100]", "--epochs", "1")
-FAST += ("--rounds", "1", "--learning_rate", "0.05")
+RECIPES = [*DEFAULT.split(), "branches60"]  # which leaves one branch in every layer
+FAST = ["--set", "train_split=train[:256]", "test_split=test[:100]", "epochs=1", "rounds=1"]
+FAST += ["learning_rate=0.05"]
 
 
-def classifier(conv):
+def classifier():
     x = inputs = keras.Input((32, 32, 3))
     x = keras.layers.Conv2D(8, 3, 2, padding="same", use_bias=False, name="stem_conv")(x)
     x = keras.layers.BatchNormalization(momentum=0.9, name="stem_bn")(x)
     x = keras.layers.ReLU(name="stem_relu")(x)
-    x = conv(8, (3, 5), 2, name="stage1_conv")(x)
+    x = MulticeptionConv2D(8, (3, 5), 2, name="stage1_conv")(x)
     x = keras.layers.ReLU(name="stage1_relu")(x)
-    x = conv(16, (3, 3), 2, name="stage2_conv")(x)
+    x = MulticeptionConv2D(16, (3, 3), 2, name="stage2_conv")(x)
     x = keras.layers.GlobalAveragePooling2D()(x)
     return keras.Model(inputs, keras.layers.Dense(10, activation="softmax")(x))
 
 
-def save_run(path, seed=0, train=True):
-    """Write what a finished training run leaves, of a network small enough for tests."""
+def save_run(path, seed=0, train=False, dataset="digits", conv="multiception"):
+    """Write what a finished training run leaves."""
     keras.utils.set_random_seed(seed)
-    folder, facts = RunFolder(path), data.spec("digits")
-    recipe = {"dataset": "digits", "model": "resnet20", "conv": "multiception", "image_size": 0}
+    folder, spec = RunFolder(path), data.spec("digits")
+    recipe = {"dataset": dataset, "model": "resnet20", "conv": conv, "image_size": 0}
     recipe |= {"train_split": "train", "test_split": "test", "pad_and_crop": 0, "flip": False}
-    folder.begin(
-        {
-            "name": "digits",
-            "recipe": recipe | {"seed": seed},
-            "data": facts.to_dict(),
-            "versions": {},
-            "hardware": {},
-        }
-    )
-    model = classifier(MulticeptionConv2D)
+    config = {"name": "digits", "recipe": recipe | {"seed": seed}, "data": spec.to_dict()}
+    folder.begin(config | {"versions": {}, "hardware": {}})
+    model = classifier()
     if train:
         images, labels = data.load("digits", "train")
-        batches = data.training_batches(images, labels, dataset=facts, batch_size=32, epochs=4)
+        batches = data.training_batches(images, labels, dataset=spec, batch_size=32, epochs=4)
         model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
         model.fit(batches, steps_per_epoch=len(images) // 32, epochs=4, verbose=0)
     model.save(folder.model)
@@ -75,25 +76,30 @@ def error_of(capsys, *arguments):
 def study(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     for seed in range(2):
-        save_run(folder / f"seed_{seed}", seed)
+        save_run(folder / f"seed_{seed}", seed, train=True)
     return folder
 
 
 @pytest.fixture(scope="module")
 def results(study):
-    assert main("--run", study, *FAST, "--note", "small", "--recipe", RECIPES) == 0
+    assert main("--run", study, *FAST, "--note", "small", "--recipe", *RECIPES) == 0
     return json.loads((study / "compression.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return save_run(tmp_path_factory.mktemp("runs") / "run")
 
 
 @pytest.mark.slow
 def test_every_recipe_is_made_and_measured(study, results):
     (network,) = results["networks"]
     artifacts = {each["recipe"]: each for each in network["artifacts"]}
-    assert list(artifacts) == RECIPES.split(",")
+    assert list(artifacts) == RECIPES
     floating = artifacts["float"]
     assert floating["accuracy"] > 60, "the network must have learned for the rest to mean anything"
     for name, each in artifacts.items():
-        (recipe,) = parse_recipes(name)
+        (recipe,) = parse_recipes([name])
         assert each["n"] == 2
         assert each["test_examples"] == 100
         assert each["accuracy"] == pytest.approx(np.mean(each["accuracies"]))
@@ -105,8 +111,9 @@ def test_every_recipe_is_made_and_measured(study, results):
         assert all(value > 0 for value in each["batch_1_ms"].values())
         for seed in range(2):
             assert (study / f"seed_{seed}" / "compressed" / name / "model.tflite").is_file()
+    weights = {name: each["kernels"]["total"]["parameters"] for name, each in artifacts.items()}
     sparsity = {
-        name: 1 - each["kernels"]["total"]["nonzero"] / each["kernels"]["total"]["parameters"]
+        name: 1 - each["kernels"]["total"]["nonzero"] / weights[name]
         for name, each in artifacts.items()
     }
     assert sparsity["float"] < 0.01
@@ -114,7 +121,6 @@ def test_every_recipe_is_made_and_measured(study, results):
     pointwise = artifacts["prune80"]["kernels"]["pointwise"]
     assert pointwise["nonzero"] / pointwise["parameters"] == pytest.approx(0.2, abs=0.02)
     assert sparsity["pqat"] >= sparsity["prune50"] - 1e-9, "zeros stay zeros"
-    weights = {name: each["kernels"]["total"]["parameters"] for name, each in artifacts.items()}
     assert weights["branches60"] < weights["branches40"] <= weights["fused"]
     assert artifacts["cluster16"]["sizes"]["deflated"] < floating["sizes"]["deflated"]
 
@@ -129,8 +135,9 @@ def test_tables_and_figure_are_written_and_made_again(study, results, tmp_path):
     for each in network["artifacts"]:
         assert f"`{each['recipe']}`: {each['description']}" in page
     rows = list(csv.DictReader((study / "compression.csv").open()))
-    assert [row["recipe"] for row in rows] == RECIPES.split(",")
-    assert float(rows[0]["accuracy"]) == network["artifacts"][0]["accuracy"]
+    assert list(dict.fromkeys(row["recipe"] for row in rows)) == RECIPES
+    accuracies = [float(row["value"]) for row in rows if row["metric"] == "accuracy"]
+    assert accuracies[:2] == network["artifacts"][0]["accuracies"]
     assert (study / "compression.png").read_bytes().startswith(b"\x89PNG")
 
     again = tmp_path / "again.json"
@@ -151,8 +158,8 @@ def test_what_is_finished_is_not_made_again(study, results):
 
 @pytest.mark.slow
 def test_killed_in_the_midst_and_repeated_equals_unbroken(tmp_path):
-    runs = [save_run(tmp_path / name, train=False) for name in ("unbroken", "killed")]
-    options = [*FAST, "--recipe", "prune50,tuned", "--epochs", "3"]
+    runs = [save_run(tmp_path / name) for name in ("unbroken", "killed")]
+    options = [*FAST, "epochs=3", "--recipe", "prune50", "tuned"]
     commands = [
         [sys.executable, "-m", "training.compress", "--run", str(run), *options] for run in runs
     ]
@@ -183,11 +190,12 @@ def test_recipes_are_listed(capsys):
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        ((), "--run is needed"),
-        (("--run", "nowhere"), "`run` must be"),
-        (("--run", ".", "--recipe", "smaller"), "`recipe` must be of"),
-        (("--run", ".", "--rounds", 0), "`rounds` must be"),
-        (("--render", "nowhere.json"), "`render` must be"),
+        ([], "--run is needed"),
+        (["--run", "nowhere"], "`run` must be"),
+        (["--run", ".", "--recipe", "smaller"], "`recipe` must be of"),
+        (["--run", ".", "--set", "rounds=0"], "`rounds` must be"),
+        (["--run", ".", "--set", "speed=1"], "`set` must be of epochs, "),
+        (["--render", "nowhere.json"], "`render` must be"),
     ],
 )
 def test_bad_arguments_are_one_line(arguments, part, tmp_path, monkeypatch, capsys):
@@ -196,43 +204,167 @@ def test_bad_arguments_are_one_line(arguments, part, tmp_path, monkeypatch, caps
 
 
 @pytest.mark.parametrize(
-    ("flag", "value", "part"),
+    ("setting", "part"),
     [
-        ("--epochs", 0, "`epochs` must be at least 1"),
-        ("--learning_rate", "nan", "`learning_rate` must be"),
-        ("--batch_size", 10_000, "`batch_size` must be"),
-        ("--test_split", "rest", "split"),
+        ("epochs=0", "`epochs` must be at least 1"),
+        ("learning_rate=nan", "`learning_rate` must be"),
+        ("batch_size=10000", "`batch_size` must be"),
+        ("test_split=rest", "split"),
     ],
 )
-def test_bad_settings_are_one_line_and_leave_nothing_behind(flag, value, part, tmp_path, capsys):
-    run = save_run(tmp_path / "run", train=False)
-    recipe = "qat" if flag == "--batch_size" else "float"
-    assert part in error_of(capsys, "--run", run, "--recipe", recipe, flag, value)
+def test_bad_settings_are_one_line_and_leave_nothing_behind(setting, part, tmp_path, capsys):
+    run = save_run(tmp_path / "run")
+    recipe = "qat" if setting.startswith("batch") else "float"
+    assert part in error_of(capsys, "--run", run, "--recipe", recipe, "--set", setting)
     assert not list(run.rglob("result.json"))
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_results_of_others_are_not_lost(seed, tmp_path, capsys):
-    run = save_run(tmp_path / "run", seed, train=False)
+@pytest.mark.parametrize(("seed", "lost"), [(0, "qat"), (1, "float, qat")])
+def test_results_of_others_are_not_lost(seed, lost, tmp_path, capsys):
+    run = save_run(tmp_path / "run", seed)
     recipe = {k: v for k, v in RunFolder(run).config()["recipe"].items() if k != "seed"}
     artifacts = [{"recipe": name, "seeds": [0]} for name in ("float", "qat")]
     write_json(tmp_path / "two.json", {"networks": [{"recipe": recipe, "artifacts": artifacts}]})
     before = (tmp_path / "two.json").read_text()
-    message = error_of(
-        capsys, "--run", run, "--recipe", "float", "--output", tmp_path / "two", *FAST
-    )
+    arguments = ["--run", run, "--recipe", "float", "--output", tmp_path / "two", *FAST]
+    message = error_of(capsys, *arguments)
     assert "`output` must not be the results of other recipes or runs" in message
-    assert f"give those too: {'qat' if seed == 0 else 'float, qat'}. Received" in message
+    assert f"give those too: {lost}. Received" in message
     assert (tmp_path / "two.json").read_text() == before
 
 
-def test_an_output_needs_a_name(tmp_path, capsys):
-    run = save_run(tmp_path / "run", train=False)
+def test_an_output_needs_a_name(run, capsys):
     assert "`output` must be a path of files" in error_of(capsys, "--run", run, "--output", ".")
 
 
 def test_other_settings_are_refused(tmp_path, capsys):
-    run = save_run(tmp_path / "run", train=False)
+    run = save_run(tmp_path / "run")
     settings = {"fine_tuning": {"epochs": 9}, "train_split": "train", "test_split": "test"}
     write_json(run / "compressed" / "config.json", settings)
     assert "another configuration" in error_of(capsys, "--run", run, "--recipe", "float")
+
+
+def test_recipes_that_no_network_can_follow_are_refused(tmp_path, capsys):
+    run = save_run(tmp_path / "run", conv="dsconv")
+    message = error_of(capsys, "--run", run, "--recipe", "branches40", "branches60")
+    assert "`recipe` must have one that can be followed" in message
+    assert not (run / "compressed").exists()
+
+
+def test_a_folder_of_other_classes_is_refused(tmp_path, capsys):
+    for name in ("cat", "dog"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+    run = save_run(tmp_path / "run", dataset="folder")
+    pets = ["--data_dir", tmp_path / "pets"]
+    error = error_of(capsys, "--run", run, "--recipe", "float", *pets)
+    assert "`data_dir` must have the classes that the run was trained on" in error
+    assert error.endswith("Received: cat, dog\n")
+
+
+def test_runs_are_found_below_any_folder_one_of_each_seed(tmp_path):
+    folders = [tmp_path / "compressed" / name for name in ("a", "b")]
+    for folder, conv in zip(folders, ("dsconv", "standard"), strict=True):
+        save_run(folder, conv=conv)
+    write_json(folders[0] / "compressed" / "metrics.json", {})
+    assert find_runs([tmp_path / "compressed", folders[1]]) == folders
+    save_run(tmp_path / "again", conv="standard")
+    with pytest.raises(ValueError, match=r"one run for each seed of a recipe.*b and .*again"):
+        find_runs([tmp_path / "compressed", tmp_path / "again"])
+
+
+def test_a_package_that_is_missing_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "training.compression.artifacts", None)
+    assert compress.main(["--run", str(tmp_path)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "it comes with pip install -e '.[training,compression]'" in line
+
+
+def test_networks_for_images_of_different_sizes_are_timed_together(tmp_path):
+    artifacts = {}
+    for dataset, size in {"cifar10": 32, "stl10": 96}.items():
+        image = keras.Input((size, size, 3))
+        x = keras.layers.GlobalAveragePooling2D()(image)
+        model = keras.Model(image, keras.layers.Dense(10, activation="softmax")(x))
+        spec = km.preprocessing.get_dataset(dataset)
+        path = tmp_path / dataset / "model.tflite"
+        path.parent.mkdir()
+        path.write_bytes(compression.convert_to_litert(with_pixels(model, spec)))
+        artifacts[dataset] = (path, spec)
+    times = time_artifacts(artifacts, rounds=1)
+    assert list(times) == ["cifar10", "stl10"]
+    assert all(value["LiteRT, 1 thread"]["images_per_second"][0] > 0 for value in times.values())
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_networks_of_half_precision_become_float32(policy):
+    keras.config.set_dtype_policy(policy)
+    model = classifier()
+    keras.config.set_dtype_policy("float32")
+    x = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype("float32")
+    copy = in_float32(model)
+    assert {layer.compute_dtype for layer in copy._flatten_layers()} == {"float32"}
+    np.testing.assert_allclose(copy(x), model(x), atol=0.02)
+    assert in_float32(copy) is copy
+
+
+class TestRecipes:
+    def test_default_is_known_and_names_are_taken_once_in_order(self):
+        assert parse_recipes([DEFAULT.replace(" ", ",")]) == parse_recipes(DEFAULT.split())
+        names = [recipe.name for recipe in parse_recipes([" qat, float,qat,", "ptq"])]
+        assert names == ["qat", "float", "ptq"]
+
+    @pytest.mark.parametrize(
+        ("name", "training", "conversion"),
+        [
+            ("float", (), "none"),
+            ("ptq", (), "int8"),
+            ("float16", (), "float16"),
+            ("qat", ("quantize",), "int8"),
+            ("prune2to4", ("prune2to4",), "none"),
+            ("prune80", ("prune80",), "none"),
+            ("pqat", ("prune50", "quantize"), "int8"),
+            ("pqat75", ("prune75", "quantize"), "int8"),
+            ("cqat", ("cluster16", "quantize"), "int8"),
+            ("branches40", ("branches40",), "none"),
+        ],
+    )
+    def test_steps(self, name, training, conversion):
+        (recipe,) = parse_recipes([name])
+        assert recipe.training_steps == training
+        assert recipe.conversion == conversion
+        if name[-1].isdigit() and name != "prune2to4":
+            assert name.lstrip("abcdefghijklmnopqrstuvwxyz") in recipe.description
+
+    @pytest.mark.parametrize(
+        "text", ["", " , ", "fast", "prune", "pruneN", "50", "qat8", "float,-1"]
+    )
+    def test_unknown_recipes_are_named(self, text):
+        with pytest.raises(ValueError, match=r"`recipe` must .* Received: recipe="):
+            parse_recipes([text])
+
+    @pytest.mark.parametrize("text", ["prune0", "prune100", "cluster1", "cqat257", "branches100"])
+    def test_numbers_out_of_range_are_refused(self, text):
+        message = rf"`recipe` must have a number .* Received: recipe={text}"
+        with pytest.raises(ValueError, match=message):
+            parse_recipes([text])
+
+
+def test_names_in_the_figure_do_not_cover_each_other():
+    sizes = {"float": (700_000, 85.0), "qat": (200_000, 84.9), "prune80": (240_000, 76.0)}
+    networks = []
+    for index, conv in enumerate(("multiception", "standard", "dsconv")):
+        recipe = {"dataset": "cifar10", "model": "resnet20", "conv": conv}
+        artifacts = [
+            {"recipe": name, "accuracy": a, "sd": 0.2, "sizes": {"deflated": size * 1.01**index}}
+            for name, (size, a) in sizes.items()
+        ]
+        networks.append({"recipe": recipe, "artifacts": artifacts})
+    figure = PAGE.figures[""]({"networks": networks})
+    figure.draw_without_rendering()
+    (ax,) = figure.axes
+    names = ["float", "prune80 76.0 %", "qat"]
+    assert sorted(text.get_text() for text in ax.texts) == sorted(3 * names)
+    boxes = [text.get_window_extent() for text in ax.texts]
+    for a, b in itertools.combinations(boxes, 2):
+        assert not a.shrunk(0.9, 0.9).overlaps(b.shrunk(0.9, 0.9))
+    assert all(ax.bbox.overlaps(box) for box in boxes)

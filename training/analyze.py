@@ -9,21 +9,18 @@ pictures: shares by stage, shares by channel, effective receptive fields and lea
 
 import pathlib
 import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from training.cli import Parser, run_command
+from training.reporting.tables import aligned, number
+
+_NOTE = "\n* layers that have no other kernel size become constant"
 
 
-def main(argv=None):
-    """Analyze from the command line.
-
-    Args:
-        argv: List of arguments; the default is the process's.
-
-    Returns:
-        The exit code: 0, or 1 if the answers of the network are no numbers. Bad usage exits with 2
-        and one line on the standard error.
-    """
-    parser = Parser(prog="python -m training.analyze", description=__doc__.splitlines()[0])
+def main(argv: Sequence[str] | None = None) -> int:
+    """Analyze from the command line; 1 if the network outputs NaN."""
+    parser = Parser(prog="python -m training.analyze", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--run", required=True, help="folder of a finished training run")
     parser.add_argument("--split", help="split; by default the run's own")
     parser.add_argument("--data_dir", help="directory of the data, prepared or images by class")
@@ -46,18 +43,15 @@ def main(argv=None):
     return 0
 
 
-def _sections(report):
+def _sections(report: dict[str, Any]) -> Iterator[str]:
     """Yield the tables of a report for reading."""
-    from keras_multiception.cost_table import aligned
-
     stages = list(report["stages"]["weights"])
     sizes = list(dict.fromkeys(case["size"] for case in report["left_out"]))
 
     rows = [("stage", "share by", *sizes)]
     for stage in stages:
         for measure, shares in report["stages"].items():
-            cells = (_percent(shares[stage].get(size)) for size in sizes)
-            rows.append((stage, measure, *cells))
+            rows.append((stage, measure, *(number(shares[stage].get(s), ".1%") for s in sizes)))
     yield "Share of each kernel size\n" + aligned(rows, left=2)
 
     rows = [("layer", "kernels reach", "95 % within")]
@@ -71,21 +65,14 @@ def _sections(report):
     columns = [*stages, "all"] if len(stages) > 1 else ["all"]
     rows = [("left out", *columns), ("nothing", *[""] * (len(columns) - 1), _top1(report))]
     rows += [(size, *(_top1(cases.get((size, stage))) for stage in columns)) for size in sizes]
-    note = "" if all(case["constant_layers"] == 0 for case in cases.values()) else _NOTE
-    yield f"Top-1 on {report['examples']:,} images, without retraining\n{aligned(rows, 1)}{note}"
+    note = _NOTE if any(case["constant_layers"] for case in cases.values()) else ""
+    title = f"Top-1 on {report['examples']:,} images, without retraining"
+    yield f"{title}\n{aligned(rows, left=1)}{note}"
 
 
-_NOTE = "\n* layers that have no other kernel size become constant"
-
-
-def _percent(share):
-    return "-" if share is None else f"{share:.1%}"
-
-
-def _top1(case):
-    if case is None:
-        return "- "
-    return f"{case['top1']:.2%}{'*' if case.get('constant_layers') else ' '}"
+def _top1(case: dict[str, Any] | None) -> str:
+    star = "*" if case and case.get("constant_layers") else ""
+    return number(case["top1"] if case else None, ".2%") + star
 
 
 if __name__ == "__main__":

@@ -9,102 +9,115 @@
 """
 
 import dataclasses
+import importlib
 import json
+import math
 import pathlib
 import shutil
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+import keras_multiception as km
 from keras_multiception import compression
 from keras_multiception.atomic import replacing, write_json
+from keras_multiception.graphs.equality import sample_inputs
 from keras_multiception.preprocessing import Dataset
 from training import data, metrics
-from training.compression.fine_tuning import fine_tune
-from training.compression.recipes import split_step
-from training.compression.steps import (
-    fused,
-    in_float32,
-    is_legacy,
-    of_pixels,
-    prepare,
-    with_pixels,
-)
-from training.run_folder import RunFolder
+from training.compression.recipes import Compression, split_step
+from training.run_folder import RunFolder, require_same
 
 CALIBRATION_IMAGES = 512
 BATCH_SIZE = 100
+_PRUNING_ENDS = 0.6  # of the steps; the rest lets the network recover
+
+
+@dataclasses.dataclass(frozen=True)
+class FineTuning:
+    """How a network is trained further, its learning rate falling to zero by a cosine."""
+
+    epochs: int = 2
+    learning_rate: float = 0.01
+    batch_size: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, (is_valid, expected) in {
+            "epochs": (self.epochs >= 1, "at least 1"),
+            "learning_rate": (0 < self.learning_rate < math.inf, "a finite number above 0"),
+            "batch_size": (self.batch_size >= 1, "at least 1"),
+            "seed": (self.seed >= 0, "at least 0"),
+        }.items():
+            if not is_valid:
+                value = getattr(self, name)
+                raise ValueError(f"`{name}` must be {expected}. Received: {name}={value}")
 
 
 class Compressor:
-    """Compresses the network of one training run.
+    """Compresses the network of one finished training run; empty splits are those of the run."""
 
-    Args:
-        run: Path of the folder of a finished training run.
-        tuning: A `FineTuning`.
-        train_split: Split to train on; empty for that of the run.
-        test_split: Split to measure on; empty for that of the run.
-        data_dir: Directory of the data, as in `training.data.load`.
-
-    Raises:
-        ValueError: If the folder is none of a finished run, or holds artifacts of another
-            configuration.
-    """
-
-    def __init__(self, run, tuning, train_split="", test_split="", data_dir=None):
+    def __init__(
+        self,
+        run: str | pathlib.Path,
+        tuning: FineTuning,
+        train_split: str = "",
+        test_split: str = "",
+        data_dir: str | None = None,
+    ):
         self.run, self.tuning = RunFolder(run), tuning
         config = self.run.finished()
-        self.recipe, self.facts = config["recipe"], Dataset.from_dict(config["data"])
+        self.recipe, self.spec = config["recipe"], Dataset.from_dict(config["data"])
         self.folder = self.run.path / "compressed"
-        self._train_split = train_split or self.recipe["train_split"]
-        self._test_split = test_split or self.recipe["test_split"]
-        self._data_dir, self._sets = data_dir, {}
-        self.settings = {
+        self._data_dir = data_dir
+        self._sets: dict[str, tuple] = {}
+        self.settings: dict[str, Any] = {
             "fine_tuning": dataclasses.asdict(tuning),
-            "train_split": self._train_split,
-            "test_split": self._test_split,
+            "train_split": train_split or self.recipe["train_split"],
+            "test_split": test_split or self.recipe["test_split"],
         }
-        self._require_same_settings()
+        self._config = self.folder / "config.json"
+        if self._config.is_file():
+            require_same(json.loads(self._config.read_text()), self.settings, self.folder)
 
-    def result(self, recipe):
+    def result(self, recipe: Compression) -> dict[str, Any] | None:
         """Return what was measured of an artifact, or `None` before it is finished."""
         path = self.folder / recipe.name / "result.json"
         return json.loads(path.read_text()) if path.is_file() else None
 
-    def artifact(self, recipe):
+    def artifact(self, recipe: Compression) -> pathlib.Path:
         """Return the path of an artifact's LiteRT model."""
         return self.folder / recipe.name / "model.tflite"
 
-    def applies(self, recipe):
+    def applies(self, recipe: Compression) -> bool:
         """Return whether a recipe can be followed: branches are those of Multiception."""
-        return self.recipe["conv"] == "multiception" or not any(
-            split_step(step)[0] == "branches" for step in recipe.training_steps
-        )
+        kinds = [split_step(step)[0] for step in recipe.training_steps]
+        return self.recipe["conv"] == "multiception" or "branches" not in kinds
 
-    def make(self, recipe):
+    def make(self, recipe: Compression) -> dict[str, Any]:
         """Make the artifact of a recipe and measure it, unless it is finished.
 
-        Args:
-            recipe: A `Compression`.
-
-        Returns:
-            A dictionary: `recipe`, `description`, `test` (`examples`, `loss`, `top1`), `sizes` in
-            bytes and `kernels`, as `compression.size_report` and `sparsity_report` give them.
+        The result has `recipe`, `description`, `test` (`examples`, `loss`, `top1`), `sizes` and
+        `kernels`, as `compression.size_report` and `sparsity_report` give them.
         """
         if (result := self.result(recipe)) is not None:
             return result
-        if not (self.folder / "config.json").is_file():
-            write_json(self.folder / "config.json", self.settings)
+        if not self._config.is_file():
+            write_json(self._config, self.settings)
         model = self._train(recipe.training_steps)
         if "fuse" in recipe.steps:
-            model = fused(model)
+            model = km.fuse(model, verbose=False)
         path = self.artifact(recipe)
-        if not is_legacy(model):
+        if isinstance(model, keras.Model):
             with replacing(path.with_name("model.keras")) as temporary:
                 model.save(temporary)
-        calibrated = recipe.conversion == "int8" and "quantize" not in recipe.steps
-        litert = self._convert(model, recipe.conversion, calibrated)
+            model = with_pixels(model, self.spec)
+        # quantization-aware training has ranges of its own
+        is_calibrated = recipe.conversion == "int8" and "quantize" not in recipe.steps
+        images = self._calibration_batches(1) if is_calibrated else None
+        litert = compression.convert_to_litert(model, recipe.conversion, images)
         with replacing(path) as temporary:
             temporary.write_bytes(litert)
         result = {
@@ -117,14 +130,19 @@ class Compressor:
         write_json(path.with_name("result.json"), result)
         return result
 
-    def _train(self, steps):
+    def forget_images(self) -> None:
+        """Free the memory of the images; they are read again when they are needed."""
+        self._sets = {}
+
+    def _train(self, steps: tuple[str, ...]) -> Any:
         """Return the network after the steps that train, which are made or read."""
         model = in_float32(keras.models.load_model(self.run.model, compile=False))
         for index, step in enumerate(steps):
-            done = steps[: index + 1]
-            weights = self.folder / "steps" / f"{'+'.join(done)}.npz"
-            total = self.tuning.epochs * self.tuning.steps_per_epoch(len(self._load("train")[0]))
-            trainable, callbacks, finish = prepare(step, model, steps[:index], self.facts, total)
+            weights = self.folder / "steps" / f"{'+'.join(steps[: index + 1])}.npz"
+            examples = len(self._load("train")[0])
+            data.require_batch(examples, self.tuning.batch_size)
+            total = self.tuning.epochs * (examples // self.tuning.batch_size)
+            trainable, callbacks, finish = prepare(step, model, steps[:index], self.spec, total)
             if not weights.is_file():
                 self._fit(trainable, callbacks, finish, weights)
             model = finish(trainable)
@@ -132,85 +150,55 @@ class Compressor:
                 model.set_weights([saved[name] for name in saved.files])
         return model
 
-    def _fit(self, trainable, callbacks, finish, weights):
+    def _fit(
+        self, trainable: Any, callbacks: list, finish: Callable, weights: pathlib.Path
+    ) -> None:
         print(f"{self.run.path}: {weights.stem}", flush=True)
         checkpoint = weights.with_name(f"{weights.stem}.checkpoint")
         begun = tf.train.latest_checkpoint(checkpoint) is not None
         if weights.stem.endswith("quantize") and not begun:
             compression.calibrate_ranges(trainable, self._calibration_batches(32))
+        takes_pixels = not isinstance(trainable, keras.Model)
         fine_tune(
             trainable,
             self.tuning,
             self._load("train"),
-            of_pixels(self.facts) if is_legacy(trainable) else self.facts,
+            _of_pixels(self.spec) if takes_pixels else self.spec,
             checkpoint,
             augmentation={key: self.recipe[key] for key in ("pad_and_crop", "flip")},
             callbacks=callbacks,
         )
-        arrays = {f"{i:05}": w for i, w in enumerate(finish(trainable).get_weights())}
+        arrays: dict[str, Any] = {
+            f"{i:05}": w for i, w in enumerate(finish(trainable).get_weights())
+        }
         with replacing(weights) as temporary:
             np.savez(temporary, **arrays)
         shutil.rmtree(checkpoint)
 
-    def _convert(self, model, quantization, calibrated):
-        representative = None
-        if calibrated:
-            representative = self._calibration_batches(1)
-        if not is_legacy(model):
-            model = with_pixels(model, self.facts)
-        return compression.convert_to_litert(model, quantization, representative)
-
-    def _calibration_batches(self, batch_size):
+    def _calibration_batches(self, batch_size: int) -> list[np.ndarray]:
         pixels = self._load("train")[0][:CALIBRATION_IMAGES].astype("float32")
         return [pixels[i : i + batch_size] for i in range(0, len(pixels), batch_size)]
 
-    def _measure(self, litert):
+    def _measure(self, litert: bytes) -> dict[str, Any]:
         images, labels = self._load("test")
         network = compression.LiteRTModel(litert, num_threads=2)
         probabilities = network.predict(images.astype("float32"), batch_size=BATCH_SIZE)
         logarithms = np.log(np.maximum(probabilities, np.finfo("float32").tiny))
-        measured = metrics.measure(logarithms.astype("float64"), labels, self.facts.class_names)
+        measured = metrics.measure(logarithms.astype("float64"), labels, self.spec.class_names)
         return {key: measured[key] for key in ("examples", "loss", "top1")}
 
-    def forget_images(self):
-        """Free the memory of the images; they are read again when they are needed."""
-        self._sets = {}
-
-    def _load(self, which):
+    def _load(self, which: str) -> tuple:
         if which not in self._sets:
-            if self.recipe["dataset"] == data.FOLDER:
-                data.require_classes(self.facts.class_names, self._data_dir)
-            split = self._train_split if which == "train" else self._test_split
-            self._sets[which] = data.load(
-                self.recipe["dataset"], split, self._data_dir, self.recipe["image_size"]
-            )
+            dataset, size = self.recipe["dataset"], self.recipe["image_size"]
+            if dataset == data.FOLDER:
+                data.require_classes(self.spec.class_names, self._data_dir)
+            split = self.settings[f"{which}_split"]
+            self._sets[which] = data.load(dataset, split, self._data_dir, size)
         return self._sets[which]
 
-    def _require_same_settings(self):
-        path = self.folder / "config.json"
-        if not path.is_file():
-            return
-        there = json.loads(path.read_text())
-        for key, value in self.settings.items():
-            if there.get(key) != value:
-                raise ValueError(
-                    f"`run` must not hold artifacts of another configuration; remove {self.folder} "
-                    f"or give the values of before. Received: {key}={value}, there {there.get(key)}"
-                )
 
-
-def find_runs(paths):
-    """Return the folders of the runs in some folders, which are runs or studies.
-
-    Args:
-        paths: Paths.
-
-    Returns:
-        A list of paths.
-
-    Raises:
-        ValueError: If a folder holds no finished run, or two are of one recipe and seed.
-    """
+def find_runs(paths: Iterable[str | pathlib.Path]) -> list[pathlib.Path]:
+    """Return the folders of the runs in some folders, which are runs or studies."""
     found = []
     for path in map(pathlib.Path, paths):
         runs = [
@@ -233,3 +221,132 @@ def find_runs(paths):
                 f"Received: run={by_recipe[recipe]} and {path}"
             )
     return found
+
+
+def with_pixels(model: keras.Model, spec: Dataset) -> keras.Model:
+    """Return a network with normalization before it: from pixels 0 to 255 to `probabilities`."""
+    image = keras.Input(model.input_shape[1:], name="image")
+    scale = [1 / (255 * std) for std in spec.std]
+    offset = [-mean / std for mean, std in zip(spec.mean, spec.std, strict=True)]
+    x = keras.layers.Rescaling(scale, offset, name="normalize")(image)
+    return keras.Model(image, model(x), name=model.name)
+
+
+def _of_pixels(spec: Dataset) -> Dataset:
+    """Return a data set as one for a network that normalizes by itself."""
+    channels = len(spec.mean)
+    return dataclasses.replace(spec, mean=(0.0,) * channels, std=(1 / 255,) * channels)
+
+
+def in_float32(model: keras.Model) -> keras.Model:
+    """Return a network of another precision as one that computes in float32."""
+    if all(layer.compute_dtype == "float32" for layer in model._flatten_layers()):
+        return model
+
+    def convert(layer: keras.Layer) -> keras.Layer:
+        return type(layer).from_config(layer.get_config() | {"dtype": "float32"})
+
+    copy = keras.models.clone_model(model, clone_function=convert)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def prepare(
+    step: str, model: Any, before: tuple[str, ...], spec: Dataset, total_steps: int
+) -> tuple[Any, list, Callable[[Any], Any]]:
+    """Make a network, of Keras 3 or of Keras 2 and pixels, ready to be trained by a step.
+
+    Returns the network to train, the callbacks it needs, and a function that makes the result.
+    """
+    kind, count = split_step(step)
+
+    def as_it_is(trained: Any) -> Any:
+        return trained
+
+    if kind == "tune":
+        return model, [], as_it_is
+    if kind == "branches":
+        smaller = compression.prune_branches(model, threshold=count / 100, verbose=False)
+        return smaller, [], as_it_is
+    if isinstance(model, keras.Model):
+        model = with_pixels(model, spec)
+        model = compression.to_tf_keras(model, 255 * (sample_inputs(model, None) % 1))
+    if kind.startswith("prune"):
+        in_blocks = kind == "prune2to"
+        wrapped = compression.prune_model(
+            model,
+            0.5 if in_blocks else count / 100,
+            end_step=max(1, round(_PRUNING_ENDS * total_steps)),
+            frequency=max(1, total_steps // 50),
+            blocks="2:4" if in_blocks else None,
+            depthwise=kind == "prunedw",
+        )
+        return wrapped, [compression.pruning_callback()], compression.strip_pruning
+    pruned = any(name.startswith("prune") for name in before)
+    if kind == "cluster":
+        wrapped = compression.cluster_model(model, count, preserve_sparsity=pruned)
+        return wrapped, [], compression.strip_clustering
+    clustered = any(name.startswith("cluster") for name in before)
+    preserve = (*(["sparsity"] if pruned else []), *(["clusters"] if clustered else []))
+    return compression.quantize_model(model, preserve=preserve), [], as_it_is
+
+
+def fine_tune(
+    model: Any,
+    tuning: FineTuning,
+    train_set: tuple,
+    spec: Dataset,
+    checkpoint: pathlib.Path,
+    *,
+    augmentation: dict[str, Any],
+    callbacks: Iterable = (),
+) -> list[dict[str, float]]:
+    """Train a classifier of Keras 3 or 2 further in place, or go on from the folder `checkpoint`.
+
+    Returns `loss` and `accuracy` of each epoch trained here. The caller keeps the result and
+    removes the folder.
+    """
+    module = keras if isinstance(model, keras.Model) else importlib.import_module("tf_keras")
+    steps = len(train_set[0]) // tuning.batch_size
+    schedule = module.optimizers.schedules.CosineDecay(tuning.learning_rate, steps * tuning.epochs)
+    model.compile(
+        module.optimizers.SGD(schedule, momentum=0.9, nesterov=True),
+        "sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+        jit_compile=False,
+    )
+    model.optimizer.build(model.trainable_variables)
+    # all that the model tracks: wrappers have masks and steps that are none of its weights
+    epochs = tf.Variable(0, dtype=tf.int64)
+    state = tf.train.Checkpoint(model=model, optimizer=model.optimizer, epochs=epochs)
+    checkpoints = tf.train.CheckpointManager(state, str(checkpoint), max_to_keep=1)
+    checkpoints.restore_or_initialize()
+    history = []
+    for epoch in range(int(epochs.numpy()), tuning.epochs):
+        batches = data.training_batches(
+            *train_set,
+            dataset=spec,
+            batch_size=tuning.batch_size,
+            epochs=epoch + 1,
+            first_epoch=epoch,
+            seed=tuning.seed,
+            **augmentation,
+        )
+        log = model.fit(
+            batches,
+            steps_per_epoch=steps,
+            epochs=epoch + 1,
+            initial_epoch=epoch,
+            callbacks=list(callbacks),
+            shuffle=False,  # the batches come shuffled
+            verbose=2,
+        ).history
+        row = {key: float(log[key][-1]) for key in ("loss", "accuracy")}
+        if not math.isfinite(row["loss"]):
+            raise FloatingPointError(
+                f"The loss is not finite in epoch {epoch + 1}; lower `learning_rate` by --set."
+            )
+        history.append(row)
+        epochs.assign(epoch + 1)
+        checkpoints.save()
+    return history
