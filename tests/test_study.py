@@ -124,7 +124,7 @@ def test_a_summary_of_other_conditions_is_not_lost(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["--recipe", DIGITS[0], *shared])
     error = capsys.readouterr().err
-    assert "`output` must not be the summary of other conditions" in error
+    assert "`output` must not be the results of other runs" in error
     assert f"{DIGITS[1]}. Received" in error
     assert (tmp_path / "study.md").read_text() == page
     assert main(["--recipe", *DIGITS, f"{DIGITS[0]}", *shared]) == 1  # what was there, and more
@@ -141,7 +141,7 @@ def test_a_summary_of_runs_that_are_not_there_is_not_lost(tmp_path, capsys):
         with pytest.raises(SystemExit):
             main([*shared, *arguments])
         error = capsys.readouterr().err
-        assert "`output` must not be the summary of runs that this study does not have" in error
+        assert "`output` must not be the results of other runs" in error
         assert f"{DIGITS[1]}, seed 1" in error
         assert (tmp_path / "study.md").read_text() == page
 

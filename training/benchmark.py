@@ -19,7 +19,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from training.benchmarks.runner import CHOICES, TASKS, Plan, measure
-from training.cli import Parser, command_of, parse_settings, require_name, run_command
+from training.cli import (
+    Parser,
+    add_changes,
+    add_page_options,
+    attempt,
+    command_of,
+    parse_settings,
+    require_name,
+    run_command,
+)
 
 CONVS = ("standard", "dsconv", "mixconv", "multiception")
 _OF_THE_MACHINE = ("--output", "--note")
@@ -44,27 +53,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.quick:  # other defaults; what is given stays
         parser.set_defaults(**_QUICK)
         args = parser.parse_args(argv)
-    try:
-        if args.render:
-            from training.benchmarks import page  # imports Matplotlib
+    return attempt(parser, lambda: _measure(args, argv))
 
-            page.PAGE.render(args.render)
-            return 0
-        require_name(args.output)
-        plan = _plan(args)
-        args.output.parent.mkdir(parents=True, exist_ok=True)  # fails now rather than at the end
-        results = measure(plan)
-        results["command"] = command_of("training.benchmark", argv, _OF_THE_MACHINE)
-        results["note"] = args.note
-        from training.benchmarks import page
 
-        page.PAGE.write(page.summarize(results), args.output)
-    except ValueError as error:
-        parser.error(error)
-    except (OSError, RuntimeError) as error:
-        print(f"{parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    print(f"The results are in {args.output}.md, .csv, .json and .png.")
+def _measure(args: argparse.Namespace, argv: Sequence[str] | None) -> int:
+    if args.render:
+        from training.benchmarks import page  # imports Matplotlib
+
+        page.PAGE.render(args.render)
+        return 0
+    output = args.output or pathlib.Path("runs/benchmark")
+    require_name(output)
+    plan = _plan(args)
+    output.parent.mkdir(parents=True, exist_ok=True)  # fails now rather than at the end
+    results = measure(plan)
+    results["command"] = command_of("training.benchmark", argv, _OF_THE_MACHINE)
+    results["note"] = args.note
+    from training.benchmarks import page
+
+    page.PAGE.write(page.summarize(results), output)
+    print(f"The results are in {output}.md, .csv, .json and .png.")
     return 0
 
 
@@ -90,22 +98,9 @@ def _parser() -> Parser:
     several("--task", list(TASKS), "what to measure; default: all", TASKS)
     several("--forms", list(CHOICES), "default: all", tuple(CHOICES))
     settings = " ".join(f"{key}={_write(value)}" for key, value in _SETTINGS.items())
-    parser.add_argument(
-        "--set",
-        action="extend",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help=f"how to measure; default: {settings}, 0 threads being all cores",
-    )
+    add_changes(parser, f"how to measure; default: {settings}, 0 threads being all cores")
     parser.add_argument("--quick", action="store_true", help="a few things, in a minute or two")
-    parser.add_argument("--note", default="", help="what readers must know")
-    path: dict[str, Any] = {"type": pathlib.Path}
-    default = pathlib.Path("runs/benchmark")
-    text = "files to write, without suffix (%(default)s)"
-    parser.add_argument("--output", **path, default=default, help=text)
-    text = "make tables and figure again from a result file and stop"
-    parser.add_argument("--render", **path, metavar="JSON", help=text)
+    add_page_options(parser, "runs/benchmark")
     return parser
 
 

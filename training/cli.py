@@ -42,6 +42,39 @@ def run_command(main: Callable[[], int]) -> int:
         return 130
 
 
+def attempt(parser: Parser, action: Callable[[], int]) -> int:
+    """Do what a command does, and say in one line what went wrong.
+
+    A `ValueError` is bad usage, which exits with 2; files, packages, processes and numbers that
+    fail return 1. What was interrupted, 130, can be gone on with.
+    """
+    try:
+        return action()
+    except ValueError as error:
+        parser.error(error)
+    except (OSError, RuntimeError, ArithmeticError, ImportError) as error:
+        print(f"{parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Interrupted. The same command goes on from here.", file=sys.stderr)
+        return 130
+
+
+def add_page_options(parser: Parser, default: str) -> None:
+    """Add `--output`, `--note` and `--render` of a command that writes a page of results."""
+    text = f"files of the results, without suffix; default: {default}"
+    parser.add_argument("--output", type=pathlib.Path, help=text)
+    parser.add_argument("--note", default="", help="what readers must know")
+    text = "make tables and figures again from a result file and stop"
+    parser.add_argument("--render", type=pathlib.Path, metavar="JSON", help=text)
+
+
+def add_changes(parser: Parser, help: str) -> None:
+    """Add `--set`, which may come several times."""
+    options: dict[str, Any] = {"nargs": "+", "default": [], "metavar": "KEY=VALUE"}
+    parser.add_argument("--set", action="extend", **options, help=help)
+
+
 def require_name(output: pathlib.Path) -> None:
     """Raise a `ValueError` if a path, to which suffixes are added, has no last part for them."""
     if not output.name:

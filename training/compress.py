@@ -14,8 +14,17 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from training.cli import Parser, command_of, parse_settings, require_name, run_command
-from training.compression.recipes import DEFAULT, Compression, describe_recipes, parse_recipes
+from training.cli import (
+    Parser,
+    add_changes,
+    add_page_options,
+    attempt,
+    command_of,
+    parse_settings,
+    require_name,
+    run_command,
+)
+from training.compression.recipes import DEFAULT, describe_recipes, parse_recipes
 
 _OF_THE_MACHINE = ("--run", "--data_dir", "--output", "--note")
 _SETTINGS = {
@@ -40,42 +49,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.list:
         print(describe_recipes())
         return 0
-    try:
-        if args.render:
-            from training.compression.page import PAGE  # imports Matplotlib
-
-            PAGE.render(args.render)
-            return 0
-        if not args.run:
-            parser.error("--run is needed, or --list, or --render")
-        command = command_of("training.compress", argv, _OF_THE_MACHINE)
-        output = _compress(args, parse_recipes(args.recipe), command)
-    except ValueError as error:
-        parser.error(error)
-    except ImportError as error:
-        install = "pip install -e '.[training,compression]'"
-        print(f"{parser.prog}: error: {error}; it comes with {install}", file=sys.stderr)
-        return 1
-    except (OSError, ArithmeticError, RuntimeError) as error:
-        print(f"{parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("Interrupted. The same command goes on from here.", file=sys.stderr)
-        return 130
-    print(f"The results are in {output}.md, .csv, .json and .png.")
-    return 0
+    return attempt(parser, lambda: _compress(parser, args, argv))
 
 
-def _compress(args: argparse.Namespace, recipes: list[Compression], command: str) -> pathlib.Path:
+def _compress(parser: Parser, args: argparse.Namespace, argv: Sequence[str] | None) -> int:
+    if args.render:
+        from training.compression.page import PAGE  # imports Matplotlib
+
+        PAGE.render(args.render)
+        return 0
+    if not args.run:
+        parser.error("--run is needed, or --list, or --render")
+    recipes = parse_recipes(args.recipe)
     settings = parse_settings(_SETTINGS, args.set)
     rounds, splits = settings.pop("rounds"), {}
     for name in ("train_split", "test_split"):
         splits[name] = settings.pop(name)
     if rounds < 1:
         raise ValueError(f"`rounds` must be at least 1. Received: rounds={rounds}")
-    from training.compression.artifacts import Compressor, FineTuning, find_runs
-    from training.compression.page import PAGE
-    from training.compression.results import collect, require_own_output
+    try:
+        from training.compression.artifacts import Compressor, FineTuning, find_runs
+        from training.compression.page import PAGE
+        from training.compression.results import collect, require_own_results
+    except ImportError as error:
+        install = "pip install -e '.[training,compression]'"
+        raise ImportError(f"{error}; it comes with {install}") from error
 
     tuning = FineTuning(**settings)
     runs = find_runs(args.run)
@@ -88,7 +86,7 @@ def _compress(args: argparse.Namespace, recipes: list[Compression], command: str
             "`recipe` must have one that can be followed; branches are dropped of Multiception "
             f"alone. Received: recipe={' '.join(args.recipe)}"
         )
-    require_own_output(output, compressors, recipes)
+    require_own_results(output, compressors, recipes)
     for compressor in compressors:
         with compressor.run.lock():
             for recipe in filter(compressor.applies, recipes):
@@ -97,9 +95,11 @@ def _compress(args: argparse.Namespace, recipes: list[Compression], command: str
                 print(f"{compressor.run.path} {recipe.name:<14}{accuracy:>8.2%}{size:>9.1f} KB")
                 sys.stdout.flush()
         compressor.forget_images()
-    results = collect(compressors, recipes, rounds=rounds, command=command, note=args.note)
+    results = collect(compressors, recipes, rounds=rounds, note=args.note)
+    results["command"] = command_of("training.compress", argv, _OF_THE_MACHINE)
     PAGE.write(results, output)
-    return output
+    print(f"The results are in {output}.md, .csv, .json and .png.")
+    return 0
 
 
 def _parser() -> Parser:
@@ -112,13 +112,9 @@ def _parser() -> Parser:
     text = (
         f"of steps that train, splits other than the run's, rounds of timing; default: {settings}"
     )
-    add("--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help=text)
+    add_changes(parser, text)
     add("--data_dir", help="directory of the data, as for training.train")
-    add("--note", default="", help="what readers must know")
-    output = "files of the results, without suffix; the default is compression in the first --run"
-    add("--output", type=pathlib.Path, help=output)
-    render = "make tables and figure again from a result file and stop"
-    add("--render", type=pathlib.Path, metavar="JSON", help=render)
+    add_page_options(parser, "compression in the first --run")
     return parser
 
 

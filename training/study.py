@@ -8,6 +8,7 @@ It trains the runs that have no result yet. However it was stopped, the same com
 several studies may share a workdir, each with an --output of its own.
 """
 
+import argparse
 import contextlib
 import fcntl
 import functools
@@ -16,9 +17,17 @@ import pathlib
 import sys
 from collections.abc import Iterator, Sequence
 
-from training.cli import Parser, command_of, require_name, run_command
+from training.cli import (
+    Parser,
+    add_changes,
+    add_page_options,
+    attempt,
+    command_of,
+    require_name,
+    run_command,
+)
 from training.loop.strategies import LOOPS
-from training.studies.results import collect, require_own_output
+from training.studies.results import collect, require_own_results
 from training.studies.runs import (
     Run,
     check_networks,
@@ -46,38 +55,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if not args.render and not (args.workdir and (args.table or args.recipe)):
         parser.error("--workdir and --table or --recipe are needed, or --render")
-    try:
-        if args.render:
-            from training.studies.page import PAGE
+    return attempt(parser, lambda: _study(args, argv))
 
-            PAGE.render(args.render)
-            return 0
-        names = [*recipes_of_tables(args.table, args.models, args.datasets), *args.recipe]
-        conditions = plan_conditions(names, quick=args.quick, changes=args.set, grid=args.grid)
-        runs = plan_runs(conditions, args.seeds, args.workdir)
-        gpus = find_gpus()
-        parallel = _parallel(args.parallel, gpus)
-        # this process counts and draws; the GPUs are for those that train
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        check_networks(conditions)
-        output = args.output or args.workdir / "study"
-        require_name(output)
-        require_own_output(output, runs, args.summary_only)
-        command = command_of("training.study", argv, _OF_THE_MACHINE)
-        summarize = functools.partial(
-            summarize_runs, runs, args.workdir, output, command=command, note=args.note
-        )
-        if not args.summary_only:
-            train_runs(runs, gpus, parallel, args.data_dir, summarize, args.loop)
-        summarize()
-    except ValueError as error:
-        parser.error(error)
-    except OSError as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("Interrupted. The same command goes on from here.", file=sys.stderr)
-        return 130
+
+def _study(args: argparse.Namespace, argv: Sequence[str] | None) -> int:
+    if args.render:
+        from training.studies.page import PAGE  # imports Matplotlib
+
+        PAGE.render(args.render)
+        return 0
+    names = [*recipes_of_tables(args.table, args.models, args.datasets), *args.recipe]
+    conditions = plan_conditions(names, quick=args.quick, changes=args.set, grid=args.grid)
+    runs = plan_runs(conditions, args.seeds, args.workdir)
+    gpus = find_gpus()
+    parallel = _parallel(args.parallel, gpus)
+    # this process counts and draws; the GPUs are for those that train
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    check_networks(conditions)
+    output = args.output or args.workdir / "study"
+    require_name(output)
+    require_own_results(output, runs, args.summary_only)
+    command = command_of("training.study", argv, _OF_THE_MACHINE)
+
+    def summarize() -> None:
+        summarize_runs(runs, args.workdir, output, command=command, note=args.note)
+
+    if not args.summary_only:
+        train_runs(runs, gpus, parallel, args.data_dir, summarize, args.loop)
+    summarize()
     missing = [run for run in runs if not run.folder.metrics()]
     for run in missing:
         print(f"{run}: no result")
@@ -118,21 +123,17 @@ def _parser() -> Parser:
     several("--recipe", help="names of recipes, or .json files, beside those of the tables")
     grid = "values of the recipes to try; a key may come several times"
     several("--grid", metavar="KEY=VALUE", help=grid)
-    several("--set", metavar="KEY=VALUE", help="values to change in every recipe")
+    add_changes(parser, "values to change in every recipe")
     add = parser.add_argument
     add("--seeds", type=int, default=3, help="how many, from 0 (%(default)s)")
     add("--quick", action="store_true", help="the recipes' variants for a laptop")
     add("--workdir", type=pathlib.Path, help="folder of the run folders")
-    output = "files of the summary, without suffix; the default is study in the workdir"
-    add("--output", type=pathlib.Path, help=output)
-    add("--note", default="", help="what readers must know of the data")
+    add_page_options(parser, "study in the workdir")
     add("--data_dir", help="directory of the data, prepared or images by class")
     parallel = "processes at a time; auto is one for each GPU, or one without any"
     add("--parallel", default="auto", metavar="N", help=parallel)
     add("--loop", choices=LOOPS, default="keras", help="as of training.train (%(default)s)")
     add("--summary_only", action="store_true", help="train nothing, only summarize what is there")
-    render = "make tables and figures again from a result file and stop"
-    add("--render", type=pathlib.Path, metavar="JSON", help=render)
     return parser
 
 

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from keras_multiception.atomic import write_json
-from training.cli import Parser, run_command
+from training.cli import Parser, add_changes, attempt, run_command
 from training.data import splits
 from training.recipe import Recipe
 from training.recipes import get_recipe
@@ -39,29 +39,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Search from the command line; 1 if no trial could be trained, 130 if it was interrupted."""
     parser = _parser()
     args = parser.parse_args(argv)
-    try:
-        if args.trials < 1:
-            raise ValueError(f"`trials` must be at least 1. Received: trials={args.trials}")
-        recipe = hold_out(get_recipe(args.recipe, args.set, args.quick), args.validation_split)
-        _search(args, recipe, parse_budget(args.budget))
-    except ValueError as error:
-        parser.error(error)
-    except (RuntimeError, OSError) as error:
-        print(f"{parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("Interrupted. The same command goes on from here.", file=sys.stderr)
-        return 130
-    return 0
+    return attempt(parser, lambda: _search(args))
 
 
-def _search(args: argparse.Namespace, recipe: Recipe, budget: dict[str, float]) -> None:
+def _search(args: argparse.Namespace) -> int:
+    if args.trials < 1:
+        raise ValueError(f"`trials` must be at least 1. Received: trials={args.trials}")
+    recipe = hold_out(get_recipe(args.recipe, args.set, args.quick), args.validation_split)
+    budget = parse_budget(args.budget)
     from training.tuning import is_worker, make_tuner  # imports TensorFlow, which takes seconds
 
     options = (args.workdir, args.algorithm, args.trials, budget, args.data_dir)
     if is_worker():
         make_tuner(recipe, *options).search()
-        return
+        return 0
     with RunFolder(args.workdir).lock():
         search = _require_same(args, recipe, budget)
         tuner = make_tuner(recipe, *options)
@@ -72,6 +63,7 @@ def _search(args: argparse.Namespace, recipe: Recipe, budget: dict[str, float]) 
             winner = _summarize(tuner, args)
     if winner is None:
         raise RuntimeError(_why_none(tuner.oracle.trials.values()))
+    return 0
 
 
 def hold_out(recipe: Recipe, validation_split: str | None = None) -> Recipe:
@@ -203,7 +195,7 @@ def _parser() -> Parser:
         "--validation_split", help="split to measure on, if not the last tenth of that for training"
     )
     changes = "values of the recipe to change, for the trials and the winner"
-    add("--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help=changes)
+    add_changes(parser, changes)
     return parser
 
 

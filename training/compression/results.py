@@ -18,6 +18,7 @@ from keras_multiception.timing import time_in_turns
 from training.compression.artifacts import Compressor
 from training.compression.recipes import Compression
 from training.reporting.stats import deviation
+from training.reporting.tables import require_own_output
 
 BATCH_SIZE = 32  # of the throughput
 THREADS = (1, 2)
@@ -31,7 +32,6 @@ def collect(
     recipes: Sequence[Compression],
     *,
     rounds: int = 7,
-    command: str = "",
     note: str = "",
 ) -> Results:
     """Gather what was measured, seeds of one configuration together, and time the first of each.
@@ -59,39 +59,27 @@ def collect(
             for measure in ("batch_1_ms", "images_per_second"):
                 medians = {name: statistics.median(t[measure]) for name, t in runtimes.items()}
                 artifact[measure] = medians
-    return {"command": command, "note": note, **describe(_PACKAGES), "networks": networks}
+    return {"note": note, **describe(_PACKAGES), "networks": networks}
 
 
-def require_own_output(
+def require_own_results(
     output: pathlib.Path, compressors: Sequence[Compressor], recipes: Sequence[Compression]
 ) -> None:
     """Raise a `ValueError` if there are results that would be lost: of other recipes or runs."""
-    path = output.with_name(f"{output.name}.json")
-    try:
-        networks = json.loads(path.read_text(encoding="utf-8"))["networks"]
-        there = {
-            (json.dumps({**network["recipe"], "seed": seed}, sort_keys=True), artifact["recipe"])
-            for network in networks
+
+    def key(recipe: Results, name: str) -> tuple[str, str]:
+        return json.dumps(recipe, sort_keys=True), name
+
+    def names_in(results: Results) -> dict[tuple[str, str], str]:
+        return {
+            key({**network["recipe"], "seed": seed}, artifact["recipe"]): artifact["recipe"]
+            for network in results["networks"]
             for artifact in network["artifacts"]
             for seed in artifact["seeds"]
         }
-    except FileNotFoundError:
-        return
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"`output` must not be another file than this command's results ({error!r}). "
-            f"Received: output={path}"
-        ) from error
-    made = {
-        (json.dumps(each.recipe, sort_keys=True), recipe.name)
-        for each in compressors
-        for recipe in recipes
-    }
-    if lost := {recipe for _, recipe in there - made}:
-        raise ValueError(
-            "`output` must not be the results of other recipes or runs; choose another name, or "
-            f"give those too: {', '.join(sorted(lost))}. Received: output={path}"
-        )
+
+    own = {key(each.recipe, recipe.name) for each in compressors for recipe in recipes}
+    require_own_output(output, names_in, own)
 
 
 def _network(group: list[Compressor], recipes: Sequence[Compression]) -> Results:

@@ -5,7 +5,7 @@ import dataclasses
 import io
 import json
 import pathlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any, Protocol
 
 import tabulate
@@ -84,6 +84,30 @@ def number(value: float | None, form: str) -> str:
 def mean_and_deviation(center: float | None, deviation: float | None) -> str:
     """Write a mean and a standard deviation, of which either may be missing."""
     return number(center, ".2f") + ("" if deviation is None else f" ± {deviation:.2f}")
+
+
+def require_own_output(
+    output: pathlib.Path, names_in: Callable[[dict], dict[Any, str]], own: Container
+) -> None:
+    """Raise a `ValueError` if the results there have something that new ones would not have.
+
+    `names_in` makes of results what to call each thing in them, by keys such as those in `own`.
+    """
+    path = output.with_name(f"{output.name}.json")
+    try:
+        there = names_in(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"`output` must not be another file than this command's results ({error!r}). "
+            f"Received: output={path}"
+        ) from error
+    if lost := sorted({name for key, name in there.items() if key not in own}):
+        raise ValueError(
+            "`output` must not be the results of other runs, which would be lost; choose another "
+            f"name, or give those too: {'; '.join(lost)}. Received: output={path}"
+        )
 
 
 class _Figure(Protocol):

@@ -16,6 +16,7 @@ from typing import Any
 from training.paper_tables import CELLS
 from training.recipes import TYPES, recipe_for_cell
 from training.reporting.stats import TEST, compare, deviation, mean
+from training.reporting.tables import require_own_output
 from training.studies.runs import Condition, Run
 
 Results = dict[str, Any]
@@ -49,31 +50,21 @@ def collect(runs: Sequence[Run], *, command: str = "", note: str = "") -> Result
     }
 
 
-def require_own_output(output: pathlib.Path, runs: Sequence[Run], summary_only: bool) -> None:
+def require_own_results(output: pathlib.Path, runs: Sequence[Run], summary_only: bool) -> None:
     """Raise a `ValueError` if there is a summary of what this study does not have."""
-    path = output.with_name(f"{output.name}.json")
-    try:
-        there = json.loads(path.read_text(encoding="utf-8"))["conditions"]
-        others = {each["label"] for each in there} - {run.condition.label for run in runs}
-        kept = {str(run) for run in runs if run.folder.metrics() or not summary_only}
-        names = [f"{each['label']}, seed {run['seed']}" for each in there for run in each["runs"]]
-    except FileNotFoundError:
-        return
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"`output` must not be another file than a study's summary ({error!r}). "
-            f"Received: output={path}"
-        ) from error
-    if others:
-        raise ValueError(
-            "`output` must not be the summary of other conditions; choose another name, or study "
-            f"those too: {', '.join(sorted(others))}. Received: output={path}"
+    own = {run.condition.label for run in runs}
+    own |= {str(run) for run in runs if run.folder.metrics() or not summary_only}
+
+    def names_in(results: Results) -> dict[str, str]:
+        labels = [each["label"] for each in results["conditions"]]
+        names = (
+            f"{each['label']}, seed {run['seed']}"
+            for each in results["conditions"]
+            for run in each["runs"]
         )
-    if lost := [name for name in names if name not in kept]:
-        raise ValueError(
-            "`output` must not be the summary of runs that this study does not have; choose another"
-            f" name, or give their seeds and workdir: {'; '.join(lost)}. Received: output={path}"
-        )
+        return {name: name for name in (*labels, *names)}
+
+    require_own_output(output, names_in, own)
 
 
 def _comparisons(conditions: Sequence[Results]) -> list[Results]:
