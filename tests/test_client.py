@@ -15,6 +15,7 @@ from PIL import Image
 
 from serving import client
 from serving.client import Client
+from serving.clients.image_files import find_images
 
 VALUES = [0, 255, 10, 230, 128, 60, 200, 90, 5, 250, 127]
 
@@ -202,6 +203,14 @@ LABELS = ["bright", "bright", "dark", "dark", "dark"]
 BAD = ["aa.jpg", "june/cc.png", "june/deep/a.tif"]
 
 
+def test_folders_are_searched_in_order(folder):
+    assert [str(path.relative_to(folder)) for path in find_images(folder)] == FOUND
+    assert find_images(folder / "notes.txt") == [folder / "notes.txt"]
+    assert list(map(str, find_images("none"))) == ["none"]
+    with pytest.raises(ValueError, match=r"There is no \.jpg, .* file in the folder .*july\."):
+        find_images(folder / "july")
+
+
 def spoil(folder):
     (folder / BAD[0]).write_bytes((folder / "a.JPG").read_bytes()[:200])
     (folder / BAD[1]).write_bytes(TRUNCATED)
@@ -308,13 +317,16 @@ def test_an_image_from_a_real_pipe(light, folder):
 
 
 def test_paths_from_the_standard_input(light, folder, monkeypatch, capsys):
-    paths = "\n".join(str(folder / name) for name in FOUND[:2])
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(os.fsencode(paths))))
+    lines = io.BytesIO(os.fsencode(f"{folder}/b.png\r\n\n{folder}/june\n"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(lines))
     host, _, port = light.url.removeprefix("http://").partition(":")
-    arguments = ["--host", host, "--port", port, "--model_name=light", "--json", "--image", "-"]
-    assert client.main(arguments) == 0
+    arguments = ["--host", host, "--port", port, "--model_name=light", "--json"]
+    assert client.main([*arguments, "--image", f"{folder}/a.JPG", "-"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert [row["file"] for row in rows] == [str(folder / name) for name in FOUND[:2]]
+    assert [row["file"] for row in rows] == [str(folder / name) for name in FOUND]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\n \n")))
+    assert client.main([*arguments, "--image", "-"]) == 2
+    assert "neither an image nor a path" in capsys.readouterr().err
 
 
 def test_a_reader_that_has_enough(light, folder):

@@ -2,7 +2,6 @@
 
 import io
 import itertools
-import os
 
 import numpy as np
 import pytest
@@ -24,40 +23,9 @@ from serving.clients.image_batches import (
     read_labels,
     read_predictions,
 )
-from serving.clients.image_files import IMAGE_SUFFIXES, find_images, named_images, read_image
+from serving.clients.image_files import named_images, read_image
 
 FLOATS, FILES = ("DT_FLOAT", [-1, 4, 6, 3]), ("DT_STRING", [-1])
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """Files at several depths; what is in them is not read."""
-    folder = tmp_path / "photos"
-    names = ("b.png", "a.JPG", "june/c.gif", "june/deep/d.webp", "notes.txt", "july/x.txt")
-    for name in (*names, "june/.hidden.png", ".cache/e.png"):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
-    return folder
-
-
-def test_folders_are_searched_in_order(folder):
-    found = [str(path.relative_to(folder)) for path in find_images(folder)]
-    assert found == ["a.JPG", "b.png", "june/c.gif", "june/deep/d.webp"]
-    assert find_images(folder / "notes.txt") == [folder / "notes.txt"]
-    assert list(map(str, find_images("none"))) == ["none"]
-    with pytest.raises(ValueError, match=r"There is no \.jpg, .* file in the folder .*july\."):
-        find_images(folder / "july")
-    assert all(suffix == suffix.lower() for suffix in IMAGE_SUFFIXES)
-
-
-def test_the_standard_input_may_be_paths(folder):
-    lines = os.fsencode(f"{folder}/b.png\r\n\n{folder}/june\nBM.bmp\nGIF89a\n")
-    names = [name for name, _ in named_images(["first.png", "-"], io.BytesIO(lines))]
-    ends = ["june/c.gif", "june/deep/d.webp"]
-    expected = [f"{folder}/b.png", *(f"{folder}/{end}" for end in ends), "BM.bmp", "GIF89a"]
-    assert names == ["first.png", *expected]
-    with pytest.raises(ValueError, match="neither an image nor a path"):
-        named_images(["-"], io.BytesIO(b"\n \n"))
 
 
 def encoded(pixels, form, **options):

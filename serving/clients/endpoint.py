@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 import time
 import urllib.parse
@@ -102,7 +101,9 @@ def retried(send: Callable[[], Answer], retries: int, backoff: float) -> Answer:
     One loop serves REST and gRPC: urllib3's `Retry` knows REST only, gRPC's retries give up on
     requests over 256 KiB, and neither has a time limit for each try.
     """
-    for tries in itertools.count(1):
+    tries = 0
+    while True:
+        tries += 1
         try:
             return send()
         except (ConnectionError, ServerError) as error:
@@ -115,7 +116,6 @@ def retried(send: Callable[[], Answer], retries: int, backoff: float) -> Answer:
             wait += random.uniform(0, backoff)
             asked = min(getattr(error, "retry_after", 0.0), _MAX_RETRY_AFTER_SECONDS)
         time.sleep(max(wait, asked))
-    raise AssertionError("unreachable")
 
 
 def _has_address(url: str) -> bool:
