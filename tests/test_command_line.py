@@ -1,10 +1,11 @@
-"""Ctrl-C that meets a callback, where Python drops what is raised."""
+"""What the commands of `serving` share: exit codes and Ctrl-C."""
 
 import signal
 
 import pytest
 
-from serving.command_line import record_sigint
+from serving import benchmark, client, demo, export
+from serving.command_line import record_sigint, run_command
 
 
 class Interrupted:
@@ -42,3 +43,37 @@ def test_who_ignores_it_goes_on_to():
         signal.raise_signal(signal.SIGINT)
         check()
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (ValueError("`x` must be\n1."), 2, "it: error: `x` must be 1.\n"),
+        (OSError("The disk is full."), 1, "it: error: The disk is full.\n"),
+        (KeyboardInterrupt(), 130, "Interrupted.\n"),
+    ],
+)
+def test_an_error_is_one_line_and_an_exit_code(capsys, error, code, line):
+    def fail():
+        raise error
+
+    assert run_command("it", fail) == code
+    assert capsys.readouterr().err == line
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "works"),
+    [
+        (benchmark, ["--model_base_path=."], "_run"),
+        (client, ["--image=a.png"], "named_images"),
+        (demo, ["--run=x", "--base_path=x", "--image=a.png"], "running_server"),
+        (export, ["--run=x", "--base_path=x"], "load_run"),
+    ],
+)
+def test_ctrl_c_is_one_line(monkeypatch, capsys, command, arguments, works):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, works, interrupted)
+    assert command.main(arguments) == 130
+    assert capsys.readouterr().err == "Interrupted.\n"

@@ -228,33 +228,24 @@ bodies = (
 headers = st.sampled_from(["", "Content-Encoding: gzip\r\n", "Accept-Encoding: gzip\r\n", "X:\r\n"])
 
 
-def anything_is_answered_or_refused(url, method, name, tail, header, body):
-    path = f"/v1/models/{name}{tail}".encode("utf-8", "ignore").hex()
-    quoted = "".join(
-        chr(byte) if 33 <= byte < 127 and chr(byte) not in "%?#" else f"%{byte:02x}"
-        for byte in bytes.fromhex(path)
-    )
-    head = f"{method} {quoted} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{header}"
-    status, answer = answer_to(url, f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-    assert 200 <= status < 500, answer
-    if status != 200:
-        assert json.loads(answer).keys() == {"error"}
+@pytest.mark.parametrize("most", [100, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_any_request_is_answered_or_refused(url, most):
+    @settings(max_examples=most, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(methods, names, tails, headers, bodies)
+    def check(method, name, tail, header, body):
+        path = f"/v1/models/{name}{tail}".encode("utf-8", "ignore")
+        quoted = "".join(
+            chr(byte) if 33 <= byte < 127 and chr(byte) not in "%?#" else f"%{byte:02x}"
+            for byte in path
+        )
+        head = f"{method} {quoted} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{header}"
+        length = f"Content-Length: {len(body)}\r\n\r\n"
+        status, answer = answer_to(url, f"{head}{length}".encode() + body)
+        assert 200 <= status < 500, answer
+        if status != 200:
+            assert json.loads(answer).keys() == {"error"}
 
-
-REQUESTS = given(methods, names, tails, headers, bodies)
-
-
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
-@REQUESTS
-def test_any_request_is_answered_or_refused(url, method, name, tail, header, body):
-    anything_is_answered_or_refused(url, method, name, tail, header, body)
-
-
-@pytest.mark.slow
-@settings(max_examples=10_000, deadline=None, suppress_health_check=list(HealthCheck))
-@REQUESTS
-def test_ten_thousand_requests_are_answered_or_refused(url, method, name, tail, header, body):
-    anything_is_answered_or_refused(url, method, name, tail, header, body)
+    check()
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
