@@ -1,9 +1,10 @@
 import keras
 import numpy as np
 import pytest
-from layer_checks import assert_close
+from layer_checks import assert_close, forward, forward_backward
 
 import keras_multiception as km
+from keras_multiception.blocks import basic_block
 
 pytestmark = pytest.mark.backend
 TYPES = ["standard", "dsconv", "mixconv", "mixconv_depthwise", "multiception"]
@@ -50,8 +51,41 @@ def test_strides_look_at_the_same_positions_as_multiception(conv):
                     conv_layer.bias.assign(np.zeros(conv_layer.bias.shape))
     image = np.zeros((1, 8, 8, 4), "float32")
     image[:, ::2, ::2] = 1
-    y = model.predict(image, verbose=0)
-    assert np.all(y > 0.9)
+    assert np.all(keras.ops.convert_to_numpy(forward(model, image)) > 0.9)
+
+
+@pytest.mark.parametrize("conv", TYPES)
+def test_types_in_a_residual_block(conv, tmp_path):
+    """In training and in inference every weight has a gradient; a file brings the block back."""
+    x = keras.Input((8, 8, 4))
+    sizes = 3 if conv in ("standard", "dsconv") else (3, 5)
+    y = keras.layers.GlobalAveragePooling2D()(basic_block(x, 6, 2, conv, sizes, "block", 1 / 2))
+    model = keras.Model(x, keras.layers.Dense(3)(y))
+    rng = np.random.default_rng(0)
+    x, dy = (rng.normal(size=shape).astype("float32") for shape in ((4, 8, 8, 4), (4, 3)))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for training in (False, True):
+        y, _, gradients = forward_backward(model, x, dy, training)
+        largest = {v.path: np.abs(gradients[id(v)]).max() for v in model.trainable_variables}
+        for path, gradient in largest.items():
+            # batch norm takes away in training what a bias or an offset before it adds
+            vanishes = training and path.endswith(("pointwise/bias", "depthwise_bn/beta"))
+            assert np.isfinite(gradient)
+            assert (gradient < 1e-4 * max(largest.values())) == vanishes, path
+        if not training:
+            assert_close(keras.ops.convert_to_numpy(forward(loaded, x)), y, 1e-5)
+
+
+@pytest.mark.parametrize("conv", TYPES)
+def test_types_in_mixed_precision(conv):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    x = keras.Input((8, 8, 4))
+    model = keras.Model(x, km.conv_bn(x, 6, conv=conv))
+    y = forward(model, np.ones((2, 8, 8, 4), "float32"), training=True)
+    assert keras.backend.standardize_dtype(y.dtype) == "bfloat16"
+    assert {w.dtype for w in model.trainable_variables} == {"float32"}
+    assert np.isfinite(keras.ops.convert_to_numpy(keras.ops.cast(y, "float32"))).all()
 
 
 def test_user_callable():
@@ -89,4 +123,4 @@ def test_squeeze_and_excitation():
     assert (reduce.shape, expand.shape) == ((16, 2), (2, 16))
     x = np.random.default_rng(0).normal(size=(3, 4, 6, 16)).astype("float32")
     scale = 1 / (1 + np.exp(-np.maximum(x.mean(axis=(1, 2)) @ reduce, 0) @ expand))
-    assert_close(model.predict_on_batch(x), x * scale[:, None, None], 1e-5)
+    assert_close(keras.ops.convert_to_numpy(model(x)), x * scale[:, None, None], 1e-5)

@@ -1,13 +1,17 @@
 """The layers, the networks and the optimizer against the arrays of the paper's released code."""
 
+import dataclasses
+import functools
 import json
 import math
 import pathlib
+from collections.abc import Callable
 
 import keras
 import numpy as np
 import pytest
-from layer_checks import assert_close, forward_backward
+from layer_checks import assert_close, forward, forward_backward
+from references import Released
 
 import keras_multiception as km
 from keras_multiception.torch_import import _layer_entries
@@ -59,7 +63,8 @@ def test_layer(path):
     golden = dict(np.load(path))
     model, entries = layer_model(golden)
     x, dy = nhwc(golden["x"]), nhwc(golden["dy"])
-    assert_close(model.predict(x, verbose=0), nhwc(golden["y_eval"]), 1e-5)
+    y = keras.ops.convert_to_numpy(forward(model, x))
+    assert_close(y, nhwc(golden["y_eval"]), 1e-5)
 
     y, dx, gradients = forward_backward(model, x, dy)
     assert_close(y, nhwc(golden["y_train"]), 1e-5)
@@ -69,7 +74,7 @@ def test_layer(path):
         if f"grad/{name}" not in golden:
             continue
         expected = to_keras(golden[f"grad/{name}"])
-        # the gradient of a bias in front of a batch norm is zero but for rounding
+        # the gradient of a bias before a batch norm is zero but for rounding
         if np.abs(expected).max() < 1e-4 * scale:
             assert np.abs(gradients[id(variable)] - expected).max() < 1e-5 * scale
         else:
@@ -86,14 +91,15 @@ def test_layer(path):
         assert_close(keras.ops.convert_to_numpy(variable), after, 1e-5)
 
 
-def check_model(golden, model, tolerance=1e-4, never_used=0):
-    """Check a network that gives logits; `never_used` are weights of the file that it lacks."""
+def check_model(golden, network):
+    """Check a network against a file: its parameters, logits and, if there, steps of training."""
+    model = network.build(classifier_activation=None)
     state = {k.removeprefix("state/"): v for k, v in golden.items() if k.startswith("state/")}
     km.load_torch_state_dict(model, state)
     parameters = sum(math.prod(w.shape) for w in model.trainable_variables)
-    assert parameters == int(golden["params"]) - never_used
+    assert parameters == int(golden["params"]) - network.never_used
     logits = model.predict(nhwc(golden["x"]), verbose=0)
-    assert_close(logits, golden["logits_eval"], tolerance)
+    assert_close(logits, golden["logits_eval"], network.tolerance)
     if "train/loss" not in golden:
         return
     model.compile(
@@ -124,45 +130,87 @@ def float64():
     keras.config.set_dtype_policy(policy)
 
 
-@pytest.mark.slow
-def test_resnet20_multiception_in_float64(float64):
-    golden = dict(np.load(GOLDEN / "resnet20_multiception.npz"))
-    check_model(golden, km.ResNet20(classifier_activation=None))
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A released network: our factory, the NumPy reference, and weights that are never used."""
+
+    build: Callable
+    reference: Callable
+    tolerance: float = 1e-4
+    never_used: int = 0
 
 
-@pytest.mark.parametrize("conv", ["standard", "dsconv"])
-def test_resnet20_in_float64(conv, shared_golden, float64):
-    golden = dict(np.load(shared_golden / f"resnet20_{conv}.npz"))
-    check_model(golden, km.ResNet20(conv=conv, classifier_activation=None))
+NETWORKS = {
+    f"resnet20_{conv}": Network(functools.partial(km.ResNet20, conv=conv), Released.resnet)
+    for conv in ("standard", "dsconv", "mixconv", "multiception")
+} | {
+    "senet56_multiception": Network(km.SEResNet56, Released.resnet, 1e-3),
+    # the released blocks that keep their shape hold a shortcut too, and add the input itself
+    "shakenet26_2x16d_multiception": Network(
+        functools.partial(km.ShakeShake26, filters=16), Released.shake_shake, never_used=17_088
+    ),
+    "mobilenetv2_multiception": Network(
+        functools.partial(km.MobileNetV2, input_shape=(32, 32, 3)), Released.mobilenet_v2
+    ),
+}
+
+
+def random_state(shapes):
+    """Random weights by the names of the released code, with outputs of moderate size."""
+    rng, state = np.random.default_rng(0), {}
+    for name, shape in shapes.items():
+        if name.endswith("running_var"):
+            state[name] = rng.uniform(0.5, 2, shape)
+        elif len(shape) == 1:
+            state[name] = rng.normal(1.0 if name.endswith("weight") else 0.0, 0.2, shape)
+        else:
+            state[name] = rng.normal(0, (2 / math.prod(shape[1:])) ** 0.5, shape)
+    return state
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_network_equals_the_numpy_reference(name):
+    """With weights of the names and shapes that the released code has."""
+    state = random_state(json.loads((GOLDEN / "state_shapes.json").read_text())[name])
+    network, x = NETWORKS[name], np.random.default_rng(1).normal(size=(2, 32, 32, 3))
+    model = network.build(classifier_activation=None)
+    km.load_torch_state_dict(model, state)
+    with km.kernels.plain_operations():  # which JAX compiles in half the time
+        logits = keras.ops.convert_to_numpy(forward(model, x.astype("float32")))
+    expected = network.reference(Released(state), x)
+    assert np.std(expected) > 1e-2
+    assert_close(logits, expected, network.tolerance)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name.startswith("senet56") else [])
+        for name in NETWORKS
+        if not (GOLDEN / f"{name}.npz").is_file()
+    ],
+)
+def test_network_equals_the_released_code(name, shared_golden):
+    golden = dict(np.load(shared_golden / f"{name}.npz"))
+    network, x = NETWORKS[name], nhwc(golden["x"][:1])
+    state = {k.removeprefix("state/"): v for k, v in golden.items() if k.startswith("state/")}
+    shapes = {key: list(value.shape) for key, value in state.items()}
+    assert shapes == json.loads((GOLDEN / "state_shapes.json").read_text())[name]
+    assert_close(network.reference(Released(state), x), golden["logits_eval"][:1], 1e-4)
+    check_model(golden, network)
 
 
 def test_resnet20_multiception():
     golden = dict(np.load(GOLDEN / "resnet20_multiception.npz"))
-    check_model(golden, km.ResNet20(classifier_activation=None))
-
-
-@pytest.mark.parametrize("conv", ["standard", "dsconv", "mixconv"])
-def test_resnet20(conv, shared_golden):
-    golden = dict(np.load(shared_golden / f"resnet20_{conv}.npz"))
-    check_model(golden, km.ResNet20(conv=conv, classifier_activation=None))
+    check_model(golden, NETWORKS["resnet20_multiception"])
 
 
 @pytest.mark.slow
-def test_seresnet56(shared_golden):
-    golden = dict(np.load(shared_golden / "senet56_multiception.npz"))
-    check_model(golden, km.SEResNet56(classifier_activation=None), 1e-3)
-
-
-def test_shakeshake26(shared_golden):
-    """The released blocks that keep their shape hold a shortcut too, and add the input itself."""
-    golden = dict(np.load(shared_golden / "shakenet26_2x16d_multiception.npz"))
-    model = km.ShakeShake26(filters=16, classifier_activation=None)
-    check_model(golden, model, never_used=17_088)
-
-
-def test_mobilenetv2(shared_golden):
-    golden = dict(np.load(shared_golden / "mobilenetv2_multiception.npz"))
-    check_model(golden, km.MobileNetV2(input_shape=(32, 32, 3), classifier_activation=None))
+@pytest.mark.parametrize("conv", ["multiception", "standard", "dsconv"])
+def test_resnet20_in_float64(conv, request, float64):
+    own = GOLDEN / f"resnet20_{conv}.npz"
+    file = own if own.is_file() else request.getfixturevalue("shared_golden") / own.name
+    check_model(dict(np.load(file)), NETWORKS[own.stem])
 
 
 def test_optimizer():
