@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import keras_multiception as km
 from training.data import batches, batches_tensorflow
-from training.data.augmentation import Augmentation, draw
+from training.data.augmentation import Augmentation, draw, order
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SPEC = km.preprocessing.DATASETS["digits"]
@@ -25,9 +25,9 @@ AUGMENTATIONS = [
 ]
 
 
-def numbered_images(count, classes=None):
+def numbered_images(count, classes=None, size=8):
     """Return images with labels that tell which they are, or their class."""
-    images = np.random.default_rng(0).integers(1, 256, (count, 32, 32, 3), "uint8")
+    images = np.random.default_rng(0).integers(1, 256, (count, size, size, 3), "uint8")
     return images, np.arange(count) % (classes or count)
 
 
@@ -44,13 +44,6 @@ def expected_crops(images, offsets, flips, pad):
 def batches_of(images, labels, **changes):
     arguments = {"dataset": "digits", "batch_size": 8, "epochs": 2, "seed": 3, **changes}
     return list(batches.training_batches(images, labels, **arguments).as_numpy_iterator())
-
-
-def assert_same_batches(ours, theirs):
-    assert len(ours) == len(theirs)
-    for one, other in zip(ours, theirs, strict=True):
-        np.testing.assert_array_equal(one[0], other[0])
-        np.testing.assert_array_equal(one[1], other[1])
 
 
 @pytest.mark.parametrize("module", [batches, batches_tensorflow])
@@ -74,11 +67,9 @@ def test_whole_pipeline_equals_numpy(augmentation):
     images, labels = numbered_images(20, classes=10)
     made = batches_of(images, labels, **vars(augmentation))
     assert len(made) == 4
-    orders = {epoch: [] for epoch in range(2)}
     for (epoch, step), (pixels, targets) in zip(np.ndindex(2, 2), made, strict=True):
-        rows = rows_of(epoch, step)
-        orders[epoch].extend(rows)
-        draws = draw(3, epoch, step, (8, 32, 32), augmentation)
+        rows = order(3, epoch, 20)[step * 8 : (step + 1) * 8]
+        draws = draw(3, epoch, step, (8, 8, 8), augmentation)
         cut = expected_crops(images[rows], draws.offsets, draws.flips, augmentation.pad_and_crop)
         x, y = (cut / 255 - SPEC.mean) / SPEC.std, np.eye(10)[labels[rows]]
         w = draws.mixup_weights[:, None]
@@ -94,13 +85,6 @@ def test_whole_pipeline_equals_numpy(augmentation):
             np.testing.assert_allclose(targets, y, atol=1e-6)
         else:
             np.testing.assert_array_equal(targets, labels[rows])
-    assert all(len(set(rows)) == 16 for rows in orders.values())
-
-
-def rows_of(epoch, step):
-    """Return the images of a batch of `batches_of(*numbered_images(20))` by their labels."""
-    images, labels = numbered_images(20)
-    return batches_of(images, labels)[epoch * 2 + step][1]
 
 
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS)
@@ -128,14 +112,16 @@ def test_numpy_and_tensorflow_make_the_same_batches(augmentation):
         np.testing.assert_array_equal(one[1], other[1])
 
 
-@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
+@pytest.mark.parametrize("augmentation", [AUGMENTATIONS[0], AUGMENTATIONS[-1]])
 def test_resumed_batches_equal_unbroken_ones(augmentation):
     images, labels = numbered_images(20, classes=10)
     arguments = {"epochs": 3, **vars(augmentation)}
     unbroken = batches_of(images, labels, **arguments)
-    for first in range(3):
-        resumed = batches_of(images, labels, first_epoch=first, **arguments)
-        assert_same_batches(resumed, unbroken[first * 2 :])
+    resumed = batches_of(images, labels, first_epoch=1, **arguments)
+    assert len(unbroken) == 6
+    for one, other in zip(resumed, unbroken[2:], strict=True):
+        np.testing.assert_array_equal(one[0], other[0])
+        np.testing.assert_array_equal(one[1], other[1])
 
 
 def test_an_epoch_sees_each_image_once_and_drops_others_each_time():
@@ -147,13 +133,8 @@ def test_an_epoch_sees_each_image_once_and_drops_others_each_time():
 
 
 def test_seeds_and_epochs_have_their_own_order():
-    images, labels = numbered_images(32)
-    orders = [
-        tuple(rows)
-        for seed in (0, 1, 2**32 - 1)
-        for _, rows in batches_of(images, labels, batch_size=32, epochs=3, seed=seed)
-    ]
-    assert len(set(orders)) == 9
+    orders = {tuple(order(seed, epoch, 32)) for seed in (0, 1, 2**32 - 1) for epoch in range(3)}
+    assert len(orders) == 9
 
 
 def test_batch_larger_than_the_data():

@@ -36,7 +36,7 @@ def full_disk():
 )
 @pytest.mark.parametrize(
     "command",
-    ["train --list", "train --describe resnet20_dsconv_digits", "compress --list"],
+    ["train --list", "compress --list"],
 )
 def test_what_cannot_be_printed_is_at_most_one_line(command, output, message, unbuffered):
     module, *arguments = command.split()

@@ -1,6 +1,5 @@
 """Whole epochs in the memory of a device: the outcome of `fit`, also resumed; what is refused."""
 
-import csv
 import dataclasses
 
 import keras
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 
 import keras_multiception as km
+from tests.training_runs import history
 from training import data, fit
 from training.loop import network
 from training.loop.strategies import Execution
@@ -29,13 +29,6 @@ RECIPE = Recipe(
     learning_rate=1e-3,
     seed=5,
 )
-TIMINGS = ("seconds", "images_per_second")
-
-
-def history(folder):
-    with (folder / "history.csv").open() as file:
-        rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
-    return [{k: v for k, v in row.items() if k not in TIMINGS} for row in rows]
 
 
 def weights(folder):

@@ -165,59 +165,53 @@ def test_saved_model_normalizes_by_itself(tmp_path, dtype):
 
 
 class TestErrors:
-    def test_class_count(self, saved, capsys):
-        message = error_of(capsys, "--model", saved(classifier(classes=7)), "--dataset", "digits")
-        assert "`model` must have 10 classes, those of the data set. Received: classes=7" in message
-
-    def test_image_shape(self, saved, capsys):
-        path = saved(classifier(shape=(28, 28, 1)))
-        message = error_of(capsys, "--model", path, "--dataset", "digits")
-        assert "`model` must take images of shape (32, 32, 3), those of the data set" in message
+    @pytest.mark.parametrize(
+        ("network", "message"),
+        [
+            ({"classes": 7}, "`model` must have 10 classes, those of the data set. Received: clas"),
+            ({"shape": (28, 28, 1)}, "`model` must take images of shape (32, 32, 3), those of the"),
+            ({"activation": "sigmoid"}, "`model` must end in logits or a softmax. Received: activ"),
+        ],
+    )
+    def test_network_of_another_kind(self, saved, capsys, network, message):
+        path = saved(classifier(**network))
+        assert message in error_of(capsys, "--model", path, "--dataset", "digits")
 
     def test_any_image_size_is_fine(self, saved):
         path = saved(classifier(shape=(None, None, 3)))
         assert main("--model", path, "--dataset", "digits", "--split", "test[:5]") == 0
 
-    def test_other_activation(self, saved, capsys):
-        path = saved(classifier("sigmoid"))
-        message = error_of(capsys, "--model", path, "--dataset", "digits")
-        assert "`model` must end in logits or a softmax. Received: activation=sigmoid" in message
-
-    def test_missing_file(self, capsys, tmp_path):
-        path = tmp_path / "no.keras"
-        message = error_of(capsys, "--model", path, "--dataset", "digits")
-        assert "`model` must be a file or folder that exists" in message
-
-    @pytest.mark.parametrize("kind", ["file", "folder"])
+    @pytest.mark.parametrize("kind", ["file", "folder", "signature"])
     def test_not_a_model(self, capsys, tmp_path, kind):
-        path = tmp_path / "model.keras"
-        path.write_text("no model") if kind == "file" else path.mkdir()
+        path = tmp_path / "model"
+        if kind == "file":
+            path.write_text("no model")
+        elif kind == "folder":
+            path.mkdir()
+        else:
+            classifier().export(str(path), verbose=False)
+        expected = {"signature": "have a signature serving_default"}.get(
+            kind, "be a .keras file or"
+        )
         message = error_of(capsys, "--model", path, "--dataset", "digits")
-        assert "`model` must be a .keras file or the version folder of a SavedModel" in message
+        assert f"`model` must {expected}" in message
 
-    def test_saved_model_without_signature(self, capsys, tmp_path):
-        classifier().export(str(tmp_path / "1"), verbose=False)
-        message = error_of(capsys, "--model", tmp_path / "1", "--dataset", "digits")
-        assert "`model` must have a signature serving_default" in message
-
-    def test_model_without_data_set(self, saved, capsys):
-        assert "`dataset` must be given" in error_of(capsys, "--model", saved(classifier()))
-
-    def test_unknown_data_set(self, saved, capsys):
-        message = error_of(capsys, "--model", saved(classifier()), "--dataset", "digit")
-        assert "`dataset` must be one of cifar10, cifar100" in message
-
-    def test_unfinished_run(self, capsys, tmp_path):
-        assert "`run` must be the folder of a finished" in error_of(capsys, "--run", tmp_path)
-
-    def test_json_is_a_folder(self, saved, capsys, tmp_path):
-        arguments = ["--model", saved(classifier()), "--dataset", "digits", "--json", tmp_path]
-        assert f"`json` must be a file. Received: json={tmp_path}" in error_of(capsys, *arguments)
-
-    def test_image_size(self, saved, capsys):
-        arguments = ["--model", saved(classifier()), "--dataset", "digits", "--image_size", -5]
-        assert "`image_size` must be at least 0. Received" in error_of(capsys, *arguments)
-
-    def test_batch_size(self, saved, capsys):
-        arguments = ("--model", saved(classifier()), "--dataset", "digits", "--batch_size", 0)
-        assert "`batch_size` must be at least 1" in error_of(capsys, *arguments)
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--model", "no.keras", "--dataset", "digits"], "`model` must be a file or folder"),
+            (["--model", "."], "`dataset` must be given"),
+            (["--model", ".", "--dataset", "digit"], "`dataset` must be one of cifar10, cifar100"),
+            (["--model", ".", "--dataset", "digits", "--json", "."], "`json` must be a file. Rec"),
+            (["--model", ".", "--dataset", "digits", "--output", "."], "`output` must be a path"),
+            (
+                ["--model", ".", "--dataset", "digits", "--image_size", -5],
+                "must be at least 0. Rec",
+            ),
+            (["--model", ".", "--dataset", "digits", "--batch_size", 0], "must be at least 1"),
+            (["--run", "."], "`run` must be the folder of a finished"),
+        ],
+    )
+    def test_arguments(self, capsys, tmp_path, monkeypatch, arguments, message):
+        monkeypatch.chdir(tmp_path)
+        assert message in error_of(capsys, *arguments)

@@ -1,16 +1,14 @@
 """Two processes train together; this file, run as a script, is one of them."""
 
-import csv
 import json
-import os
-import signal
 import socket
-import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
+
+from tests import training_runs
+from tests.training_runs import finish, history
 
 pytestmark = pytest.mark.slow
 
@@ -25,8 +23,6 @@ SMALL = (
     "ema=0.9",
     "clip_norm=5",
 )
-TIMINGS = {"seconds", "images_per_second"}
-DEADLINE = 600
 # Sums of several threads, and oneDNN's, have no fixed order: two whole jobs differ from each other
 # by half a percent of the loss. So, they are equal to the bit.
 ONE_ORDER = {
@@ -37,22 +33,10 @@ ONE_ORDER = {
 
 
 def start(workdir, dump, *arguments, **environment):
-    recipe = ["--recipe", "resnet20_standard_digits", "--workdir", str(workdir)]
-    return subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "tests.test_multi_worker",
-            str(dump),
-            *recipe,
-            "--set",
-            *SMALL,
-            *arguments,
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, **ONE_ORDER, **environment},
+    recipe = ["--recipe", "resnet20_standard_digits", "--workdir", workdir, "--set", *SMALL]
+    command = [dump, *recipe, *arguments]
+    return training_runs.start(
+        *command, module="tests.test_multi_worker", **ONE_ORDER, **environment
     )
 
 
@@ -72,23 +56,6 @@ def start_job(workdir):
         )
         for index in range(2)
     ]
-
-
-def finish(*processes):
-    outputs = []
-    try:
-        outputs = [process.communicate(timeout=DEADLINE)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0] * len(processes), outputs
-    return outputs
-
-
-def history_of(workdir):
-    with (workdir / "history.csv").open() as file:
-        rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
-    return [{k: v for k, v in row.items() if k not in TIMINGS} for row in rows]
 
 
 def weights_of(path):
@@ -112,7 +79,7 @@ def test_workers_end_with_the_same_weights(unbroken):
 
 def test_workers_equal_one_process(unbroken, tmp_path):
     finish(start(tmp_path / "one", tmp_path / "one.npz"))
-    theirs, ours = history_of(tmp_path / "one"), history_of(unbroken)
+    theirs, ours = history(tmp_path / "one"), history(unbroken)
     for one, other in zip(theirs, ours, strict=True):
         assert other["loss"] == pytest.approx(one["loss"], rel=1e-3)
         assert other["val_loss"] == pytest.approx(one["val_loss"], rel=1e-2)
@@ -124,15 +91,9 @@ def test_workers_equal_one_process(unbroken, tmp_path):
 def test_job_that_lost_a_worker_resumes_to_the_same_end(unbroken, tmp_path):
     workdir = tmp_path / "killed"
     chief, other = start_job(workdir)
-    deadline = time.monotonic() + DEADLINE
-    while not (workdir / "checkpoints" / "epoch_0001").exists():
-        assert chief.poll() is None, chief.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    other.send_signal(signal.SIGKILL)
-    assert other.wait() == -signal.SIGKILL
+    training_runs.kill(other, workdir, epoch=1, watched=chief)
     try:
-        output = chief.communicate(timeout=DEADLINE)[0]
+        output = chief.communicate(timeout=training_runs.DEADLINE)[0]
     finally:
         chief.kill()
     assert chief.returncode == 1, output
@@ -141,7 +102,7 @@ def test_job_that_lost_a_worker_resumes_to_the_same_end(unbroken, tmp_path):
 
     output, _ = finish(*start_job(workdir))
     assert "Resuming after epoch " in output
-    assert history_of(workdir) == history_of(unbroken)
+    assert history(workdir) == history(unbroken)
     ours, theirs = (weights_of(tmp_path / "killed.1.npz"), unbroken.with_name("unbroken.1.npz"))
     for one, other in zip(ours, weights_of(theirs), strict=True):
         np.testing.assert_array_equal(one, other)

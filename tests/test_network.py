@@ -72,8 +72,8 @@ def test_batch_norms_inside_layers_are_synchronized():
     recipe = dataclasses.replace(
         RECIPE, conv="multiception", filters=4, sync_batch_norm=True, image_size=8
     )
-    facts = dataclasses.replace(km.preprocessing.DATASETS["digits"], image_shape=(8, 8, 3))
-    model = network.build(recipe, facts)
+    spec = dataclasses.replace(km.preprocessing.DATASETS["digits"], image_shape=(8, 8, 3))
+    model = network.build(recipe, spec)
     network.compile_for_training(model, recipe, 4, replicas=2)
     assert model.get_layer("stage1_block1_conv1").depthwise_bn.synchronized
     assert model.get_layer("stem_bn").synchronized
@@ -141,3 +141,70 @@ def test_lost_statistics_stop_the_run_before_they_are_saved(tmp_path):
     with pytest.raises(FloatingPointError, match="moving_variance is not finite after epoch 1; 0 "):
         fit(model, validation_data=(X, Y), callbacks=[spoil, watch])
     assert not (tmp_path / "checkpoints").exists()
+
+
+PAPER = Recipe("cifar10", "resnet20", "multiception", epochs=30)
+
+
+@pytest.mark.parametrize("interval", ["epoch", "step"])
+@pytest.mark.parametrize("warmup_epochs", [0, 1, 5])
+def test_every_step_has_the_rate_of_the_recipe(interval, warmup_epochs):
+    recipe = dataclasses.replace(PAPER, schedule_interval=interval, warmup_epochs=warmup_epochs)
+    steps = 7
+    schedule = network.learning_rate_schedule(recipe, steps)
+    for step in range(recipe.epochs * steps):
+        epoch = step // steps if interval == "epoch" else step / steps
+        rate = float(schedule(keras.ops.convert_to_tensor(step)))
+        assert rate == pytest.approx(recipe.learning_rate_at(epoch), rel=1e-4)
+
+
+@pytest.mark.backend
+def test_an_optimizer_follows_the_schedule_in_fit():
+    recipe = dataclasses.replace(PAPER, epochs=4, warmup_epochs=2)
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(network.learning_rate_schedule(recipe, 2)), "mse")
+    rates = []
+    watch = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, logs: rates.append(float(model.optimizer.learning_rate))
+    )
+    data = keras.ops.ones((4, 1))
+    model.fit(data, data, batch_size=2, epochs=4, callbacks=[watch], verbose=0)
+    assert rates == pytest.approx([recipe.learning_rate_at(epoch) for epoch in range(4)])
+
+
+LOGITS = np.random.default_rng(0).normal(size=(16, 7)).astype("float32")
+LABELS = np.arange(16) % 7
+SHARES = np.eye(7, dtype="float32")[LABELS]
+
+
+def log_softmax(logits):
+    return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("smoothing", [0, 0.1])
+@pytest.mark.parametrize("labels", [LABELS, LABELS[:, None], SHARES, 0.6 * SHARES + 0.4 / 7])
+def test_cross_entropy_of_either_form_of_labels(labels, smoothing):
+    shares = labels if labels.shape == SHARES.shape else SHARES
+    expected = -((1 - smoothing) * shares + smoothing / 7) * log_softmax(LOGITS)
+    loss = network.cross_entropy(keras.ops.convert_to_tensor(labels), LOGITS, smoothing)
+    np.testing.assert_allclose(
+        keras.ops.convert_to_numpy(loss), expected.sum(axis=1), rtol=2e-5, atol=1e-6
+    )
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("labels", [LABELS, LABELS[:, None], SHARES, 0.6 * SHARES + 0.4 / 7])
+@pytest.mark.parametrize(("accuracy", "best"), [(network.top1, 1), (network.top5, 5)])
+def test_accuracies_of_either_form_of_labels(labels, accuracy, best):
+    rank = np.argsort(-LOGITS, axis=1)[:, :best]
+    hits = accuracy(keras.ops.convert_to_tensor(labels), keras.ops.convert_to_tensor(LOGITS))
+    np.testing.assert_array_equal(
+        keras.ops.convert_to_numpy(hits), (rank == LABELS[:, None]).any(axis=1)
+    )
+
+
+@pytest.mark.backend
+def test_top5_of_three_classes_is_always_right():
+    hits = network.top5(keras.ops.zeros((4,), "int32"), keras.ops.ones((4, 3)))
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(hits), np.ones(4))

@@ -3,8 +3,6 @@ import json
 import math
 import pathlib
 import re
-import subprocess
-import sys
 
 import pytest
 from hypothesis import given
@@ -24,17 +22,19 @@ from training.recipes import (
 )
 
 MULTICEPTION = "resnet20_multiception_cifar10"
-
-
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_names_say_what_recipes_do(name):
+def test_names_say_what_recipes_do_and_quick_variants_do_it_on_less(name):
     recipe = RECIPES[name]
     assert re.sub("_(modern|short|muon)$", "", name) == recipe_name(recipe)
     assert recipe.model in km.list_models()
     assert recipe.dataset in (*km.preprocessing.DATASETS, "folder")
+    quick = get_recipe(name, quick=True)
+    same = ("dataset", "model", "conv", "kernel_sizes", "momentum", "l2", "flip", "pad_and_crop")
+    assert all(getattr(quick, key) == getattr(recipe, key) for key in same)
+    assert quick.epochs <= 5
 
 
 PAPER = {
@@ -109,17 +109,9 @@ def test_other_tables_are_refused():
         cells(6)
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_quick_variant_is_the_same_network_on_less(name):
-    quick, recipe = get_recipe(name, quick=True), RECIPES[name]
-    same = ("dataset", "model", "conv", "kernel_sizes", "momentum", "l2", "flip", "pad_and_crop")
-    assert all(getattr(quick, key) == getattr(recipe, key) for key in same)
-    assert quick.epochs <= 5
-    assert get_recipe(name, ["epochs=7"], quick=True).epochs == 7
-
-
 def test_quick_variant_of_data_that_is_not_known_here():
     assert quick_variant(Recipe("flowers", "resnet20", "dsconv")).epochs <= 5
+    assert get_recipe(MULTICEPTION, ["epochs=7"], quick=True).epochs == 7
 
 
 def test_describe_states_command_error_and_source():
@@ -129,17 +121,21 @@ def test_describe_states_command_error_and_source():
     assert "not in the paper" in describe("resnet20_multiception_digits")
 
 
-def test_a_recipe_file_is_described_with_a_run_of_its_name(tmp_path):
-    path = tmp_path / "mine.json"
-    path.write_text(json.dumps(dataclasses.asdict(RECIPES[MULTICEPTION])))
-    assert f"--recipe {path} --workdir runs/mine\n" in describe(str(path))
+@pytest.fixture
+def write(tmp_path):
+    def write(recipe, **changes):
+        path = tmp_path / "mine.json"
+        path.write_text(json.dumps(dataclasses.asdict(recipe) | changes))
+        return str(path)
+
+    return write
 
 
-def test_recipe_from_a_file(tmp_path):
+def test_recipe_from_a_file(write):
     recipe = get_recipe(MULTICEPTION, ["kernel_sizes=3-5-7,3-5,3-3", "epochs=3"])
-    path = tmp_path / "mine.json"
-    path.write_text(json.dumps(dataclasses.asdict(recipe)))
-    assert get_recipe(str(path)) == recipe
+    assert get_recipe(write(recipe)) == recipe
+    assert get_recipe(write(recipe, learning_rate=1)).learning_rate == 1
+    assert f"--recipe {write(recipe)} --workdir runs/mine\n" in describe(write(recipe))
 
 
 @pytest.mark.parametrize(
@@ -158,18 +154,10 @@ def test_recipe_from_a_file(tmp_path):
         ({"kernel_sizes": [[3, 5], 3]}, "kernel sizes such as 3-5"),
     ],
 )
-def test_values_in_a_file_are_of_their_types(values, expected, tmp_path):
-    path = tmp_path / "mine.json"
-    path.write_text(json.dumps(dataclasses.asdict(RECIPES[MULTICEPTION]) | values))
+def test_values_in_a_file_are_of_their_types(values, expected, write):
     (key,) = values
     with pytest.raises(ValueError, match=f"`{key}` must be {expected}.* Received: {key}="):
-        get_recipe(str(path))
-
-
-def test_whole_numbers_do_for_fractions(tmp_path):
-    path = tmp_path / "mine.json"
-    path.write_text(json.dumps(dataclasses.asdict(RECIPES[MULTICEPTION]) | {"learning_rate": 1}))
-    assert get_recipe(str(path)).learning_rate == 1
+        get_recipe(write(RECIPES[MULTICEPTION], **values))
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"epochs": 3}', '{"epoch": 3}', '{"epochs": "3"}'])
@@ -291,26 +279,3 @@ def test_unknown_recipe_names_close_ones():
 
 def test_recipes_are_hashable_values():
     assert len({*RECIPES.values(), Recipe("cifar10", "resnet20", "multiception")}) == len(RECIPES)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([], "--recipe and --workdir are needed"),
-        (["--recipe", "resnet", "--workdir", "x"], "`recipe` is unknown"),
-        (["--recipe", MULTICEPTION, "--workdir", "x", "--set", "a=b"], "`a` is not a key"),
-        (["--epochs", "3"], "unrecognized arguments"),
-    ],
-)
-def test_bad_usage_is_one_line(arguments, message, tmp_path):
-    command = [sys.executable, "-m", "training.train", *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 2
-    assert message in result.stderr
-    assert result.stderr.count("\n") == 1
-
-
-def test_list_shows_every_recipe():
-    command = [sys.executable, "-m", "training.train", "--list"]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert [line.split()[0] for line in result.stdout.splitlines()[1:]] == list(RECIPES)

@@ -1,83 +1,61 @@
-import csv
+"""A stopped run goes on where it was; also where TensorFlow is not installed.
+
+This file, run as a script, is a place without TensorFlow.
+"""
+
 import fcntl
+import importlib.util
 import json
 import resource
-import signal
-import subprocess
 import sys
-import time
 
 import keras
 import numpy as np
 import pytest
 
 from keras_multiception.atomic import replacing, write_json
+from tests import training_runs
 from training.run_folder import KEPT_CHECKPOINTS, RunFolder
 
-# everything that keeps state or draws at random
-MODERN = (
-    "batch_size=16",
-    "accumulate_steps=2",
-    "warmup_epochs=1",
-    "schedule_interval=step",
-    "ema=0.9",
-    "mixup=0.2",
+SETTINGS = (  # everything that keeps state or draws at random
+    *("epochs=4", "train_split=train[:160]", "test_split=test[:40]", "filters=4", "batch_size=16"),
+    *("accumulate_steps=2", "warmup_epochs=1", "schedule_interval=step", "ema=0.9", "mixup=0.2"),
     "cutmix=1",
 )
-TIMINGS = {"seconds", "images_per_second", "wall_seconds"}
-
-
-def command(workdir):
-    overrides = ["epochs=4", "train_split=train[:320]", "test_split=test[:40]", *MODERN]
-    recipe = ["--recipe", "resnet20_multiception_digits", "--workdir", str(workdir)]
-    return [sys.executable, "-m", "training.train", *recipe, "--set", *overrides]
-
-
-def wait_for(path, process):
-    deadline = time.monotonic() + 900
-    while not path.exists():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def without_timings(rows):
-    return [{key: value for key, value in row.items() if key not in TIMINGS} for row in rows]
-
-
-def history_of(workdir):
-    with (workdir / "history.csv").open() as file:
-        return without_timings(csv.DictReader(file))
-
-
-def metrics_of(workdir):
-    return without_timings([json.loads((workdir / "metrics.json").read_text())])
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_equals_unbroken_to_the_bit(tmp_path):
+@pytest.mark.parametrize(
+    ("backend", "module"),
+    [
+        ("tensorflow", "training.train"),
+        ("jax", "tests.test_resume"),
+        ("torch", "tests.test_resume"),
+    ],
+)
+def test_killed_and_resumed_equals_unbroken_to_the_bit(backend, module, tmp_path):
+    if importlib.util.find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed")
+
+    def start(workdir):
+        arguments = ["--recipe", "resnet20_multiception_digits", "--workdir", workdir]
+        return training_runs.start(
+            *arguments, "--set", *SETTINGS, module=module, KERAS_BACKEND=backend
+        )
+
     unbroken, killed = tmp_path / "unbroken", tmp_path / "killed"
-    subprocess.run(command(unbroken), capture_output=True, check=True)
-
-    process = subprocess.Popen(
-        command(killed), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    training_runs.finish(start(unbroken))
+    training_runs.kill(start(killed), killed, epoch=1)
+    assert not (killed / "checkpoints" / "epoch_0004").exists()
+    [output] = training_runs.finish(start(killed))
+    assert "Resuming after epoch " in output
+    training_runs.assert_same_arrays(
+        *(training_runs.checkpoint(workdir, 4) for workdir in (killed, unbroken))
     )
-    wait_for(killed / "checkpoints" / "epoch_0002", process)
-    time.sleep(0.2)  # into the third epoch
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert not (killed / "checkpoints" / "epoch_0003").exists()
-    process.communicate()
-
-    resumed = subprocess.run(command(killed), capture_output=True, text=True, check=True)
-    assert "Resuming after epoch 2 of 4." in resumed.stdout
-    ours, theirs = (
-        keras.models.load_model(workdir / "model.keras").get_weights()
-        for workdir in (unbroken, killed)
-    )
-    assert all(np.array_equal(one, other) for one, other in zip(ours, theirs, strict=True))
-    assert history_of(killed) == history_of(unbroken)
-    assert metrics_of(killed) == metrics_of(unbroken)
+    assert training_runs.history(killed) == training_runs.history(unbroken)
+    assert training_runs.metrics(killed) == training_runs.metrics(unbroken)
+    assert backend in json.loads((unbroken / "config.json").read_text())["versions"]
+    assert (unbroken / "logs").exists() == (backend == "tensorflow")  # TensorBoard's
 
 
 def small_model():
@@ -204,3 +182,25 @@ def test_replacing_leaves_the_old_file_on_failure(tmp_path):
         fill_the_disk()
     assert json.loads(path.read_text()) == {"a": 1}
     assert [entry.name for entry in path.parent.iterdir()] == ["value.json"]
+
+
+class WithoutTensorFlow:
+    """An entry of `sys.meta_path` that finds what another one finds, but no TensorFlow."""
+
+    def __init__(self, finder):
+        self._finder = finder
+
+    def __getattr__(self, name):
+        return getattr(self._finder, name)
+
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("tensorflow", "tensorflow_datasets"):
+            return None
+        return self._finder.find_spec(name, path, target)
+
+
+if __name__ == "__main__":
+    sys.meta_path[:] = map(WithoutTensorFlow, sys.meta_path)
+    from training.train import main
+
+    sys.exit(main(sys.argv[1:]))

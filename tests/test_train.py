@@ -1,5 +1,4 @@
 import csv
-import dataclasses
 import json
 import math
 import warnings
@@ -10,7 +9,8 @@ import pytest
 
 import keras_multiception as km
 from training import data, evaluate, train
-from training.recipes import get_recipe
+from training.loop import network
+from training.recipes import RECIPES, get_recipe
 
 SMALL = ("epochs=2", "train_split=train[:100]", "test_split=test[:50]")
 RECIPE = "resnet20_standard_digits"
@@ -21,11 +21,44 @@ def run(workdir, *overrides, recipe=RECIPE, data_dir=None):
     return train.main([*arguments, *(["--data_dir", str(data_dir)] if data_dir else [])])
 
 
+def error_of(capsys, call, *arguments, **options):
+    """Return the one line that a command with bad usage says."""
+    with pytest.raises(SystemExit, match="2"):
+        call(*arguments, **options)
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    return message
+
+
+def build(recipe, spec, activation=None):
+    """Build a network that takes less time than those of recipes."""
+    inputs = keras.Input(spec.image_shape)
+    x = keras.layers.BatchNormalization()(keras.layers.Conv2D(4, 3, strides=4)(inputs))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.ReLU()(x))
+    return keras.Model(inputs, keras.layers.Dense(10, activation)(x))
+
+
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     path = tmp_path_factory.mktemp("runs") / "small"
-    assert run(path) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(network, "build", build)
+        assert run(path) == 0
     return path
+
+
+@pytest.fixture
+def resumable(workdir, tmp_path):
+    """A function that makes a finished run of a changed configuration."""
+
+    def make(change):
+        config = read_json(workdir / "config.json")
+        change(config)
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        (tmp_path / "metrics.json").write_bytes((workdir / "metrics.json").read_bytes())
+        return tmp_path
+
+    return make
 
 
 def contents(folder):
@@ -40,127 +73,107 @@ def read_json(path):
     return json.loads(path.read_text())
 
 
-def test_config_holds_everything_that_decides_the_run(workdir):
-    config = read_json(workdir / "config.json")
-    assert config["name"] == RECIPE
-    assert config["recipe"] == json.loads(json.dumps(vars(get_recipe(RECIPE, SMALL))))
-    facts = km.preprocessing.DATASETS["digits"]
-    assert config["data"] == {
-        "dataset": "digits",
-        "mean": list(facts.mean),
-        "std": list(facts.std),
-        "image_shape": [32, 32, 3],
-        "class_names": list("0123456789"),
-    }
-    assert config["versions"]["keras"] == keras.__version__
-    assert config["versions"]["keras_multiception"] == km.__version__
-    assert config["hardware"]["cpus"] >= 1
-    assert config["hardware"]["cpu"]
-    assert config["execution"]["replicas"] == 1
+def read_history(folder):
+    with (folder / "history.csv").open() as file:
+        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
 
-def test_history_has_a_row_for_each_epoch(workdir):
-    with (workdir / "history.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    recipe = get_recipe(RECIPE, SMALL)
-    assert [int(row["epoch"]) for row in rows] == [1, 2]
-    rates = [float(row["learning_rate"]) for row in rows]
-    assert rates == pytest.approx([recipe.learning_rate_at(epoch) for epoch in range(2)])
-    assert all(math.isfinite(float(value)) for row in rows for value in row.values())
-    assert {"loss", "top1", "top5", "val_loss", "val_top1", "val_top5"} < rows[0].keys()
+class TestFolder:
+    def test_config_holds_everything_that_decides_the_run(self, workdir):
+        config = read_json(workdir / "config.json")
+        spec = km.preprocessing.DATASETS["digits"]
+        assert config["name"] == RECIPE
+        assert config["recipe"] == json.loads(json.dumps(vars(get_recipe(RECIPE, SMALL))))
+        assert config["data"] == {
+            "dataset": "digits",
+            "mean": list(spec.mean),
+            "std": list(spec.std),
+            "image_shape": [32, 32, 3],
+            "class_names": list("0123456789"),
+        }
+        assert config["versions"]["keras"] == keras.__version__
+        assert config["versions"]["keras_multiception"] == km.__version__
+        assert config["hardware"]["cpus"] >= 1
+        assert config["hardware"]["cpu"]
+        assert config["execution"]["replicas"] == 1
+
+    def test_history_has_a_row_for_each_epoch(self, workdir):
+        rows, recipe = read_history(workdir), get_recipe(RECIPE, SMALL)
+        assert [row["epoch"] for row in rows] == [1, 2]
+        rates = [row["learning_rate"] for row in rows]
+        assert rates == pytest.approx([recipe.learning_rate_at(epoch) for epoch in range(2)])
+        assert all(math.isfinite(value) for row in rows for value in row.values())
+        assert {"loss", "top1", "top5", "val_loss", "val_top1", "val_top5"} < rows[0].keys()
+
+    def test_logs_are_tensorboard_events(self, workdir):
+        logs = {path.parent.name for path in (workdir / "logs").rglob("events.*")}
+        assert logs == {"train", "validation"}
+
+    def test_metrics_are_those_of_the_saved_model(self, workdir):
+        metrics = read_json(workdir / "metrics.json")
+        with warnings.catch_warnings(action="error"):
+            model = keras.models.load_model(workdir / "model.keras")
+        images, labels = data.load("digits", "test[:50]")
+        pixels = km.preprocessing.preprocess_input(images, "digits")
+        loss, accuracy, top5 = model.evaluate(pixels, labels, verbose=0)
+        assert metrics["test"]["examples"] == 50
+        assert metrics["test"]["loss"] == pytest.approx(loss, rel=1e-4)
+        assert metrics["test"]["top1"] == pytest.approx(accuracy)
+        assert metrics["test"]["top5"] == pytest.approx(top5)
+        assert metrics["parameters"] == {"trainable": 170, "total": 178}
+        assert metrics["epochs"] == 2
+        np.testing.assert_allclose(model.predict(pixels, verbose=0).sum(axis=1), 1, rtol=1e-5)
+
+    @pytest.mark.parametrize(("split", "name"), [("train[:100]", "train"), (None, "test")])
+    def test_evaluate_agrees_to_the_digit(self, workdir, tmp_path, split, name):
+        arguments = ["--run", str(workdir), "--json", str(tmp_path / "result.json")]
+        assert evaluate.main([*arguments, *(["--split", split] if split else [])]) == 0
+        result, metrics = read_json(tmp_path / "result.json"), read_json(workdir / "metrics.json")
+        assert {key: result[key] for key in metrics[name]} == metrics[name]
+        assert result["parameters"] == metrics["parameters"]
+
+    def test_images_of_another_size_than_the_runs(self, workdir, capsys):
+        message = error_of(capsys, evaluate.main, ["--run", str(workdir), "--image_size", "16"])
+        assert "`image_size` must be that of the run's images, 32. Received" in message
 
 
-def test_logs_are_tensorboard_events(workdir):
-    assert {path.parent.name for path in (workdir / "logs").rglob("events.*")} == {
-        "train",
-        "validation",
-    }
+class TestFinishedRun:
+    def test_is_left_as_it_is_whatever_its_recipe_is_called(self, workdir, tmp_path, capsys):
+        (tmp_path / "mine.json").write_text(json.dumps(vars(get_recipe(RECIPE, SMALL))))
+        before = contents(workdir)
+        for name in (RECIPE, str(tmp_path / "mine.json")):
+            assert run(workdir, recipe=name) == 0
+            assert "finished" in capsys.readouterr().out
+            assert contents(workdir) == before
 
+    def test_of_another_configuration_is_refused_and_loses_nothing(self, workdir, capsys):
+        before = contents(workdir)
+        message = error_of(capsys, run, workdir, "batch_size=16", "seed=1")
+        assert "Different: batch_size (32 there, 16 now), seed (0 there, 1 now)." in message
+        assert contents(workdir) == before
 
-def test_metrics_are_those_of_the_saved_model(workdir):
-    metrics = read_json(workdir / "metrics.json")
-    with warnings.catch_warnings(action="error"):
-        model = keras.models.load_model(workdir / "model.keras")
-    images, labels = data.load("digits", "test[:50]")
-    pixels = km.preprocessing.preprocess_input(images, "digits")
-    loss, accuracy, top5 = model.evaluate(pixels, labels, verbose=0)
-    assert metrics["test"]["examples"] == 50
-    assert metrics["test"]["loss"] == pytest.approx(loss, rel=1e-4)
-    assert metrics["test"]["top1"] == pytest.approx(accuracy)
-    assert metrics["test"]["top5"] == pytest.approx(top5)
-    assert metrics["parameters"] == {"trainable": 272_474, "total": 274_042}
-    assert metrics["epochs"] == 2
-    np.testing.assert_allclose(model.predict(pixels, verbose=0).sum(axis=1), 1, rtol=1e-5)
+    def test_of_an_older_version_is_known_again(self, resumable, capsys):
+        def change(config):
+            for key in ("ema", "mixup", "filters"):
+                del config["recipe"][key]
+            del config["execution"]
 
+        assert run(resumable(change)) == 0
+        assert "finished" in capsys.readouterr().out
 
-@pytest.mark.parametrize(("split", "name"), [("train[:100]", "train"), (None, "test")])
-def test_evaluate_agrees_to_the_digit(workdir, tmp_path, split, name):
-    arguments = ["--run", str(workdir), "--json", str(tmp_path / "result.json")]
-    assert evaluate.main([*arguments, *(["--split", split] if split else [])]) == 0
-    result, metrics = read_json(tmp_path / "result.json"), read_json(workdir / "metrics.json")
-    assert {key: result[key] for key in metrics[name]} == metrics[name]
-    assert result["parameters"] == metrics["parameters"]
+    @pytest.mark.parametrize("synchronized", [True, False])
+    def test_number_of_replicas_matters_unless_batch_norms_are_synchronized(
+        self, resumable, capsys, synchronized
+    ):
+        def change(config):
+            config["recipe"]["sync_batch_norm"] = synchronized
+            config["execution"] = {"strategy": "mirrored", "replicas": 2}
 
-
-def test_finished_run_is_left_as_it_is(workdir, capsys):
-    before = contents(workdir)
-    assert run(workdir) == 0
-    assert "finished" in capsys.readouterr().out
-    assert contents(workdir) == before
-
-
-def test_a_recipe_file_may_be_called_otherwise(workdir, tmp_path, capsys):
-    recipe = dataclasses.asdict(get_recipe(RECIPE, SMALL))
-    (tmp_path / "mine.json").write_text(json.dumps(recipe))
-    before = contents(workdir)
-    assert run(workdir, recipe=str(tmp_path / "mine.json")) == 0
-    assert "finished" in capsys.readouterr().out
-    assert contents(workdir) == before
-
-
-def test_images_of_another_size_than_the_runs(workdir, capsys):
-    with pytest.raises(SystemExit):
-        evaluate.main(["--run", str(workdir), "--image_size", "16"])
-    assert "`image_size` must be that of the run's images, 32. Received" in capsys.readouterr().err
-
-
-def test_other_configuration_is_refused_and_loses_nothing(workdir, capsys):
-    before = contents(workdir)
-    with pytest.raises(SystemExit) as exit_:
-        run(workdir, "batch_size=16", "seed=1")
-    message = capsys.readouterr().err
-    assert exit_.value.code == 2
-    assert "Different: batch_size (32 there, 16 now), seed (0 there, 1 now)." in message
-    assert message.count("\n") == 1
-    assert contents(workdir) == before
-
-
-def test_run_of_an_older_version_is_known_again(workdir, tmp_path, capsys):
-    config = read_json(workdir / "config.json")
-    for key in ("ema", "mixup", "filters"):
-        del config["recipe"][key]
-    del config["execution"]
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    (tmp_path / "metrics.json").write_bytes((workdir / "metrics.json").read_bytes())
-    assert run(tmp_path) == 0
-    assert "finished" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("synchronized", ["true", "false"])
-def test_number_of_replicas_matters_unless_batch_norms_are_synchronized(
-    workdir, tmp_path, capsys, synchronized
-):
-    config = read_json(workdir / "config.json")
-    config["recipe"]["sync_batch_norm"] = synchronized == "true"
-    config["execution"] = {"strategy": "mirrored", "replicas": 2}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    (tmp_path / "metrics.json").write_bytes((workdir / "metrics.json").read_bytes())
-    if synchronized == "true":
-        assert run(tmp_path, "sync_batch_norm=true") == 0
-    else:
-        with pytest.raises(SystemExit, match="2"):
-            run(tmp_path)
-        assert "Different: replicas (2 there, 1 now)." in capsys.readouterr().err
+        if synchronized:
+            assert run(resumable(change), "sync_batch_norm=true") == 0
+        else:
+            message = error_of(capsys, run, resumable(change))
+            assert "Different: replicas (2 there, 1 now)." in message
 
 
 @pytest.mark.parametrize(
@@ -176,26 +189,40 @@ def test_number_of_replicas_matters_unless_batch_norms_are_synchronized(
     ],
 )
 def test_bad_recipes_leave_no_folder(tmp_path, capsys, overrides, message):
-    with pytest.raises(SystemExit) as exit_:
-        run(tmp_path / "new", *overrides)
-    assert exit_.value.code == 2
-    assert message in capsys.readouterr().err
+    assert message in error_of(capsys, run, tmp_path / "new", *overrides)
     assert not (tmp_path / "new").exists()
 
 
-def test_folder_of_something_else_is_refused(tmp_path, capsys):
-    (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(SystemExit, match="2"):
-        run(tmp_path)
-    assert "`workdir` must be a new or empty folder" in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("thesis.txt", "years of work", "`workdir` must be a new or empty folder"),
+        ("config.json", "{}", "config.json is not that of a training run"),
+    ],
+)
+def test_folder_of_something_else_is_refused(tmp_path, capsys, file, content, message):
+    (tmp_path / file).write_text(content)
+    assert message in error_of(capsys, run, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [file]
 
 
-def test_foreign_config_is_refused(tmp_path, capsys):
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(SystemExit, match="2"):
-        run(tmp_path)
-    assert "config.json is not that of a training run" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--recipe and --workdir are needed"),
+        (["--recipe", "resnet", "--workdir", "x"], "`recipe` is unknown"),
+        (["--recipe", RECIPE, "--workdir", "x", "--set", "a=b"], "`a` is not a key"),
+        (["--epochs", "3"], "unrecognized arguments"),
+    ],
+)
+def test_bad_usage_is_one_line(arguments, message, capsys):
+    assert message in error_of(capsys, train.main, arguments)
+
+
+def test_list_shows_every_recipe(capsys):
+    assert train.main(["--list"]) == 0
+    _, *lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(RECIPES)
 
 
 @pytest.mark.slow
@@ -215,8 +242,7 @@ def test_ten_percent_of_cifar10(tmp_path, shared_tfds):
     metrics = read_json(workdir / "metrics.json")
     assert metrics["train"]["examples"] == 5000
     assert metrics["test"]["top1"] > 0.15
-    with (workdir / "history.csv").open() as file:
-        losses = [float(row["loss"]) for row in csv.DictReader(file)]
+    losses = [row["loss"] for row in read_history(workdir)]
     assert losses[1] < losses[0] < math.log(10) + 0.2
 
 

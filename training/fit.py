@@ -19,11 +19,9 @@ from training import data, metrics
 from training.loop import network, strategies
 from training.loop.strategies import Execution
 from training.recipe import Recipe
-from training.run_folder import RunFolder
+from training.run_folder import History, RunFolder
 
 _ADVICE = "Try a lower learning_rate in a new workdir"
-
-Examples = tuple[np.ndarray, np.ndarray]  # images, uint8, and labels
 
 
 def train(
@@ -94,8 +92,8 @@ class _Run:
     folder: RunFolder
     strategy: Any
     model: keras.Model
-    train_set: Examples
-    test_set: Examples
+    train_set: data.Examples
+    test_set: data.Examples
 
     def train(self, config: dict[str, Any], execution: Execution, steps: int) -> None:
         """Train for the epochs that the folder lacks, then save the network and its metrics."""
@@ -142,7 +140,7 @@ class _Run:
             )
         return steps
 
-    def _fit_kwargs(self, history: list[dict[str, Any]], steps: int) -> dict[str, Any]:
+    def _fit_kwargs(self, history: History, steps: int) -> dict[str, Any]:
         """Return the arguments that every loop takes."""
         callbacks: list[keras.callbacks.Callback] = [AveragedWeights()] if self.recipe.ema else []
         if self.folder.writable and machine.import_tensorflow():
@@ -197,10 +195,7 @@ class _Run:
             epochs=recipe.epochs,
             first_epoch=first_epoch,
             seed=recipe.seed,
-            pad_and_crop=recipe.pad_and_crop,
-            flip=recipe.flip,
-            mixup=recipe.mixup,
-            cutmix=recipe.cutmix,
+            **{key: getattr(recipe, key) for key in ("pad_and_crop", "flip", "mixup", "cutmix")},
         )
         if recipe.accumulate_steps == 1:
             return batches
@@ -214,7 +209,7 @@ class _Run:
             final.save(temporary)
         return final
 
-    def _measure(self, final: keras.Model, history: list[dict[str, Any]]) -> dict[str, Any]:
+    def _measure(self, final: keras.Model, history: History) -> dict[str, Any]:
         return {
             "train": metrics.evaluate_model(final, *self.train_set, dataset=self.spec),
             "test": metrics.evaluate_model(final, *self.test_set, dataset=self.spec),
@@ -239,7 +234,7 @@ def _require_loop(recipe: Recipe, execution: Execution) -> None:
     compiled_epoch_loop.require_support(recipe)
 
 
-def _require_same_start(strategy: Any, history: list[dict[str, Any]]) -> None:
+def _require_same_start(strategy: Any, history: History) -> None:
     """Refuse workers that do not see one folder: they would go on from different epochs."""
     replicas = strategies.count_replicas(strategy)
     if strategies.sum_over_replicas(strategy, len(history)) != replicas * len(history):
@@ -276,7 +271,7 @@ class EpochCheckpoint(keras.callbacks.Callback):
     def __init__(
         self,
         folder: RunFolder,
-        history: list[dict[str, Any]],
+        history: History,
         recipe: Recipe,
         images_per_epoch: int,
     ) -> None:

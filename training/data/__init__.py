@@ -1,17 +1,18 @@
 """Images of any data set in memory, what is known of them, and their batches."""
 
 import dataclasses
-import os
 
 import numpy as np
 
 import keras_multiception as km
 from keras_multiception.preprocessing import DATASETS, Dataset
 from training.data import arrays, image_folder, splits, tfds_reader
+from training.data.arrays import Examples, Path
 from training.data.batches import evaluation_batches, require_batch, training_batches
 
 __all__ = [
     "FOLDER",
+    "Examples",
     "evaluation_batches",
     "load",
     "require_batch",
@@ -22,8 +23,6 @@ __all__ = [
 
 FOLDER = "folder"
 
-Path = str | os.PathLike[str]
-
 
 def load(
     dataset: str,
@@ -31,7 +30,7 @@ def load(
     data_dir: Path | None = None,
     image_size: int = 0,
     archive_dir: Path | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> Examples:
     """Read a split of a data set into memory.
 
     Args:
@@ -93,7 +92,7 @@ def require_classes(class_names: tuple[str, ...], data_dir: Path | None) -> None
         )
 
 
-def _load_digits(split: str) -> tuple[np.ndarray, np.ndarray]:
+def _load_digits(split: str) -> Examples:
     """Return the 8x8 digits as 32x32 in three channels, each pixel a block of 4x4.
 
     A fixed, stratified choice of 360 of the 1,797 images is the test split. Pixel values 0 to 16

@@ -17,15 +17,18 @@ from keras_multiception.atomic import replacing
 from keras_multiception.preprocessing import Dataset
 from training.data import splits
 
+Path = str | os.PathLike[str]
+Examples = tuple[np.ndarray, np.ndarray]  # images, uint8, and labels, int64
 
-def exist(dataset: str, data_dir: str | os.PathLike[str]) -> bool:
+
+def exist(dataset: str, data_dir: Path) -> bool:
     """Return whether a directory has a data set as arrays."""
     return _index_path(dataset, data_dir).is_file()
 
 
 def write(
     dataset: str,
-    data_dir: str | os.PathLike[str],
+    data_dir: Path,
     spec: Dataset,
     contents: Iterable[tuple[str, np.ndarray, np.ndarray]],
 ) -> pathlib.Path:
@@ -45,9 +48,7 @@ def write(
     return folder
 
 
-def load(
-    dataset: str, split: str, data_dir: str | os.PathLike[str]
-) -> tuple[np.ndarray, np.ndarray]:
+def load(dataset: str, split: str, data_dir: Path) -> Examples:
     """Read images and labels of a split, if its files are as they were written."""
     _, sizes, checksums = _read_index(dataset, data_dir)
     pieces = []
@@ -56,22 +57,20 @@ def load(
         pieces.append((images[part], labels[part]))
     if len(pieces) == 1:
         return pieces[0]
-    images, labels = zip(*pieces, strict=True)
-    return np.concatenate(images), np.concatenate(labels)
+    parts = list(zip(*pieces, strict=True))
+    return np.concatenate(parts[0]), np.concatenate(parts[1])
 
 
-def spec(dataset: str, data_dir: str | os.PathLike[str]) -> Dataset:
+def spec(dataset: str, data_dir: Path) -> Dataset:
     """Return the `Dataset` that was written with the arrays."""
     return _read_index(dataset, data_dir)[0]
 
 
-def _index_path(dataset: str, data_dir: str | os.PathLike[str]) -> pathlib.Path:
+def _index_path(dataset: str, data_dir: Path) -> pathlib.Path:
     return pathlib.Path(data_dir) / dataset / "arrays.json"
 
 
-def _read_index(
-    dataset: str, data_dir: str | os.PathLike[str]
-) -> tuple[Dataset, dict[str, int], dict[str, str]]:
+def _read_index(dataset: str, data_dir: Path) -> tuple[Dataset, dict[str, int], dict[str, str]]:
     """Return the `Dataset`, and size and SHA-256 by split."""
     path = _index_path(dataset, data_dir)
     try:
@@ -86,7 +85,7 @@ def _read_index(
         ) from error
 
 
-def _read(path: pathlib.Path, sha256: str) -> tuple[np.ndarray, np.ndarray]:
+def _read(path: pathlib.Path, sha256: str) -> Examples:
     try:
         if _sha256(path) == sha256:
             with np.load(path) as file:

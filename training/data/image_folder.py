@@ -6,7 +6,6 @@ DATA_DIR/train/cat/1.jpg  DATA_DIR/test/cat/2.jpg              or as the user ha
 
 import concurrent.futures
 import functools
-import os
 import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ import numpy as np
 from keras_multiception.images import decode
 from keras_multiception.preprocessing import Dataset
 from training.data import splits
+from training.data.arrays import Examples, Path
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -23,10 +23,8 @@ if TYPE_CHECKING:
 TEST_NAMES = ("test", "val", "validation")
 TEST_EVERY = 5
 
-Path = str | os.PathLike[str]
 
-
-def load(split: str, data_dir: Path | None, image_size: int) -> tuple[np.ndarray, np.ndarray]:
+def load(split: str, data_dir: Path | None, image_size: int) -> Examples:
     """Read a split of `data_dir`, its images resized, whatever their proportions.
 
     With a folder `train` and one or more of `TEST_NAMES` in it, these are the splits; otherwise

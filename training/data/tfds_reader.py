@@ -1,7 +1,6 @@
 """Read a data set of TensorFlow Datasets; prepare it from a download or its original archives."""
 
 import hashlib
-import os
 import pathlib
 import tempfile
 import textwrap
@@ -11,6 +10,7 @@ import numpy as np
 
 from keras_multiception.machine import import_tensorflow
 from training.data import splits
+from training.data.arrays import Examples, Path
 
 ARCHIVES = {
     "cifar10": ("cifar-10-binary.tar.gz",),
@@ -24,9 +24,9 @@ _BATCH_SIZE = 1024
 def load(
     dataset: str,
     split: str,
-    data_dir: str | os.PathLike[str] | None,
-    archive_dir: str | os.PathLike[str] | None,
-) -> tuple[np.ndarray, np.ndarray]:
+    data_dir: Path | None,
+    archive_dir: Path | None,
+) -> Examples:
     """Read images and labels of a split; arguments as of `training.data.load`."""
     tfds = _import_tfds(dataset, data_dir)
     tf = import_tensorflow()
@@ -63,7 +63,7 @@ def _error(error: Exception, builder: Any, dataset: str, split: str) -> ValueErr
     )
 
 
-def _import_tfds(dataset: str, data_dir: str | os.PathLike[str] | None) -> Any:
+def _import_tfds(dataset: str, data_dir: Path | None) -> Any:
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
@@ -114,16 +114,11 @@ def _check_archive(path: pathlib.Path, registered: Any) -> None:
         raise ValueError(
             f"`archive_dir` must have the file {path.name}. Received: archive_dir={path.parent}"
         )
-    size = path.stat().st_size
-    if size != registered.size:
-        raise ValueError(
-            f"`archive_dir` must have the original {path.name}, of {registered.size:,} bytes; is "
-            f"this one whole? Received: {path} of {size:,} bytes"
-        )
     with path.open("rb") as file:
         checksum = hashlib.file_digest(file, "sha256").hexdigest()
     if checksum != registered.checksum:
         raise ValueError(
-            f"`archive_dir` must have the original {path.name}, of SHA-256 {registered.checksum}. "
-            f"Received: {path} of SHA-256 {checksum}"
+            f"`archive_dir` must have the original {path.name}, of {registered.size:,} bytes and "
+            f"SHA-256 {registered.checksum}. Received: {path} of {path.stat().st_size:,} bytes and "
+            f"SHA-256 {checksum}"
         )

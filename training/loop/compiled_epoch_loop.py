@@ -18,6 +18,7 @@ from jax import numpy as jnp
 
 from keras_multiception.preprocessing import Dataset, preprocess_input
 from training import metrics
+from training.data.arrays import Examples
 from training.data.augmentation import Augmentation, draw, order
 from training.loop import network
 from training.recipe import Recipe
@@ -40,8 +41,8 @@ def fit(
     model: keras.Model,
     recipe: Recipe,
     spec: Dataset,
-    train_set: tuple[np.ndarray, np.ndarray],
-    test_set: tuple[np.ndarray, np.ndarray],
+    train_set: Examples,
+    test_set: Examples,
     *,
     callbacks: list[keras.callbacks.Callback],
     initial_epoch: int,
@@ -102,14 +103,14 @@ def _draw_epoch(recipe: Recipe, shape: tuple[int, int, int, int], epoch: int) ->
     )
 
 
-def _to_train_on(train_set: tuple[np.ndarray, np.ndarray], pad: int) -> tuple[jax.Array, ...]:
+def _to_train_on(train_set: Examples, pad: int) -> tuple[jax.Array, ...]:
     """Bring images, padded for their crops, and labels to the device."""
     images, labels = train_set
     padded = np.pad(images, [(0, 0), (pad, pad), (pad, pad), (0, 0)])
     return jnp.asarray(padded), jnp.asarray(labels, "int32")
 
 
-def _to_test_on(test_set: tuple[np.ndarray, np.ndarray]) -> list[jax.Array]:
+def _to_test_on(test_set: Examples) -> list[jax.Array]:
     """Bring images and labels to the device in batches, and 1 for each of them, 0 for the rest."""
     images, labels = test_set
     size = metrics.BATCH_SIZE
