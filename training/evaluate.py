@@ -8,6 +8,7 @@ results/mine.png: confusion matrix, reliability diagram and the surest mistakes.
 """
 
 import argparse
+import dataclasses
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from training.cli import Parser, require_name, run_command
+from training.reporting.tables import DASH, markdown
 
 _MISTAKES = 16
 _LEGIBLE_CLASSES = 20  # in a confusion matrix
@@ -32,21 +34,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError(f"`json` must be a file. Received: json={args.json}")
         if args.output:
             require_name(args.output)
-        evaluation = _Evaluation(args)
-        table = evaluation.table()
-        if args.json or args.output:
-            from keras_multiception.atomic import write_json
-
-            for path in filter(None, (args.json, args.output and _with(args.output, ".json"))):
-                write_json(path, evaluation.result)
-        if args.output:
-            evaluation.write(args.output, table)
+        answers = _evaluate(args)
+        _write(answers, args.output, args.json)
     except (ValueError, OSError) as error:
         parser.error(error)
     except FloatingPointError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 1
-    print(table)
+    print(answers.table())
     return 0
 
 
@@ -67,68 +62,20 @@ def _make_parser() -> Parser:
     return parser
 
 
-def _with(output: pathlib.Path, suffix: str) -> pathlib.Path:
-    return output.with_name(output.name + suffix)
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """A network's answers to the images of a split, and the result, as written to JSON."""
 
-
-class _Evaluation:
-    """A network's answers on a split, and what they amount to."""
-
-    def __init__(self, args: argparse.Namespace) -> None:
-        if args.batch_size < 1:
-            raise ValueError(
-                f"`batch_size` must be at least 1. Received: batch_size={args.batch_size}"
-            )
-        if args.model and args.dataset is None:
-            raise ValueError("`dataset` must be given with `model`. Received: dataset=None")
-        if args.model and not pathlib.Path(args.model).exists():
-            raise ValueError(
-                f"`model` must be a file or folder that exists. Received: model={args.model}"
-            )
-
-        from keras_multiception.preprocessing import Dataset  # imports Keras, which takes seconds
-        from training import data, metrics
-        from training.run_folder import RunFolder
-
-        path, trained_on = args.model, None
-        recipe = {"dataset": args.dataset, "test_split": "test", "image_size": 0}
-        if args.run:
-            folder = RunFolder(args.run)
-            config, path = folder.finished(), folder.model
-            recipe, trained_on = config["recipe"], Dataset.from_dict(config["data"])
-        dataset, split = args.dataset or recipe["dataset"], args.split or recipe["test_split"]
-        size = args.image_size or recipe["image_size"]
-        if trained_on and size and (size, size, 3) != trained_on.image_shape:
-            raise ValueError(
-                f"`image_size` must be that of the run's images, {trained_on.image_shape[0]}. "
-                f"Received: image_size={size}"
-            )
-        if trained_on and dataset == recipe["dataset"]:
-            spec = trained_on
-            if dataset == data.FOLDER:
-                data.require_classes(spec.class_names, args.data_dir)
-        else:
-            spec = data.spec(dataset, args.data_dir, size)
-        model = metrics.load_model(path)
-        self.class_names = spec.class_names
-        self.images, self.labels = data.load(dataset, split, args.data_dir, size, args.archive_dir)
-        self.log_probabilities = metrics.log_probabilities(
-            model, self.images, dataset=spec, trained_on=trained_on, batch_size=args.batch_size
-        )
-        self.result: dict[str, Any] = {
-            "model": str(path),
-            "dataset": dataset,
-            "split": split,
-            "parameters": metrics.count_parameters(model) or None,
-            **metrics.measure(self.log_probabilities, self.labels, spec.class_names),
-        }
+    result: dict[str, Any]
+    images: np.ndarray
+    labels: np.ndarray
+    log_probabilities: np.ndarray
 
     def table(self) -> str:
         """Return the result as two tables in Markdown: of all images, and of each class."""
-        from tabulate import tabulate
-
         result = self.result
         rows = [
+            ("", ""),
             ("model", result["model"]),
             ("data set", f"{result['dataset']} {result['split']}"),
             ("examples", f"{result['examples']:,}"),
@@ -141,24 +88,12 @@ class _Evaluation:
             text = f"{counts['trainable']:,} trainable, {counts['total']:,} in all"
             rows.append(("parameters", text))
         classes = [
-            (x["name"], f"{x['examples']:,}", "-" if x["top1"] is None else f"{x['top1']:.2%}")
+            (x["name"], f"{x['examples']:,}", DASH if x["top1"] is None else f"{x['top1']:.2%}")
             for x in result["classes"]
         ]
-        layout = {"tablefmt": "pipe", "disable_numparse": True}
-        totals = tabulate(rows, ("", ""), **layout)
-        header, right = ("class", "examples", "top-1"), ("left", "right", "right")
-        return f"{totals}\n\n{tabulate(classes, header, colalign=right, **layout)}"
+        return f"{markdown(rows, 2)}\n\n{markdown([('class', 'examples', 'top-1'), *classes], 1)}"
 
-    def write(self, output: pathlib.Path, table: str) -> None:
-        """Write the table and the figure."""
-        from keras_multiception.atomic import replacing
-
-        with replacing(_with(output, ".md")) as temporary:
-            temporary.write_text(table + "\n", encoding="utf-8")
-        with replacing(_with(output, ".png")) as temporary:
-            self._draw().savefig(temporary, format="png", dpi=120)
-
-    def _draw(self) -> Any:
+    def draw(self) -> Any:
         """Draw confusion matrix, reliability diagram and the surest mistakes with their images."""
         from matplotlib.figure import Figure
         from sklearn.calibration import CalibrationDisplay
@@ -166,17 +101,18 @@ class _Evaluation:
 
         from training.metrics import CALIBRATION_BINS
 
+        result, names = self.result, [entry["name"] for entry in self.result["classes"]]
         predicted = self.log_probabilities.argmax(axis=1)
-        confidence, right = np.exp(self.log_probabilities.max(axis=1)), predicted == self.labels
+        confidence = np.exp(self.log_probabilities.max(axis=1))
         figure = Figure((13, 10.5), layout="constrained")
         top, bottom = figure.subfigures(2, 1, height_ratios=(1.55, 1))
         matrix, reliability = top.subplots(1, 2, width_ratios=(1.15, 1))
-        legible = len(self.class_names) <= _LEGIBLE_CLASSES
+        legible = len(names) <= _LEGIBLE_CLASSES
         ConfusionMatrixDisplay.from_predictions(
             self.labels,
             predicted,
-            labels=range(len(self.class_names)),
-            display_labels=self.class_names,
+            labels=range(len(names)),
+            display_labels=names,
             normalize="true",
             include_values=legible,
             values_format=".0%",
@@ -188,29 +124,91 @@ class _Evaluation:
         )
         if not legible:
             matrix.set(xticks=(), yticks=())
-        title = f"{self.result['dataset']} {self.result['split']}: top-1 {self.result['top1']:.2%}"
-        matrix.set_title(title)
+        matrix.set_title(f"{result['dataset']} {result['split']}: top-1 {result['top1']:.2%}")
         CalibrationDisplay.from_predictions(
-            right, confidence, n_bins=CALIBRATION_BINS, name="accuracy", ax=reliability
+            predicted == self.labels,
+            confidence,
+            n_bins=CALIBRATION_BINS,
+            name="accuracy",
+            ax=reliability,
         )
-        error = f"expected calibration error {self.result['expected_calibration_error']:.2%}"
+        error = f"expected calibration error {result['expected_calibration_error']:.2%}"
         reliability.set(xlabel="confidence", ylabel="accuracy", title=error)
         reliability.set(xlim=(0, 1), ylim=(0, 1))
-        self._draw_mistakes(bottom, predicted, confidence)
-        return figure
-
-    def _draw_mistakes(self, figure: Any, predicted: np.ndarray, confidence: np.ndarray) -> None:
         wrong = np.flatnonzero(predicted != self.labels)
         surest = wrong[np.argsort(-confidence[wrong], kind="stable")][:_MISTAKES]
-        figure.suptitle(f"{len(wrong):,} mistakes; the {len(surest)} surest" if len(wrong) else "")
-        axes = figure.subplots(2, _MISTAKES // 2).ravel()
-        for ax in axes:
+        if len(wrong):
+            bottom.suptitle(f"{len(wrong):,} mistakes; the {len(surest)} surest")
+        for i, ax in enumerate(bottom.subplots(2, _MISTAKES // 2).flat):
             ax.set_axis_off()
-        for ax, i in zip(axes, surest, strict=False):
-            true, taken = (self.class_names[x[i]][:16] for x in (self.labels, predicted))
-            ax.imshow(self.images[i])
-            caption = f"{true}\ntaken for {taken}\n{confidence[i]:.1%}"
-            ax.set_title(caption, fontsize=8, parse_math=False)
+            for row in surest[i : i + 1]:
+                true, taken = (names[x[row]][:16] for x in (self.labels, predicted))
+                caption = f"{true}\ntaken for {taken}\n{confidence[row]:.1%}"
+                ax.imshow(self.images[row])
+                ax.set_title(caption, fontsize=8, parse_math=False)
+        return figure
+
+
+def _evaluate(args: argparse.Namespace) -> Answers:
+    if args.batch_size < 1:
+        raise ValueError(f"`batch_size` must be at least 1. Received: batch_size={args.batch_size}")
+    if args.model and args.dataset is None:
+        raise ValueError("`dataset` must be given with `model`. Received: dataset=None")
+    if args.model and not pathlib.Path(args.model).exists():
+        raise ValueError(
+            f"`model` must be a file or folder that exists. Received: model={args.model}"
+        )
+    from keras_multiception.preprocessing import Dataset  # imports Keras, which takes seconds
+    from training import data, metrics
+    from training.run_folder import RunFolder
+
+    path, trained_on = args.model, None
+    recipe = {"dataset": args.dataset, "test_split": "test", "image_size": 0}
+    if args.run:
+        folder = RunFolder(args.run)
+        config, path = folder.finished(), folder.model
+        recipe, trained_on = config["recipe"], Dataset.from_dict(config["data"])
+    dataset, split = args.dataset or recipe["dataset"], args.split or recipe["test_split"]
+    size = args.image_size or recipe["image_size"]
+    if trained_on and size and (size, size, 3) != trained_on.image_shape:
+        raise ValueError(
+            f"`image_size` must be that of the run's images, {trained_on.image_shape[0]}. "
+            f"Received: image_size={size}"
+        )
+    if trained_on and dataset == recipe["dataset"]:
+        spec = trained_on
+        if dataset == data.FOLDER:
+            data.require_classes(spec.class_names, args.data_dir)
+    else:
+        spec = data.spec(dataset, args.data_dir, size)
+    model = metrics.load_model(path)
+    images, labels = data.load(dataset, split, args.data_dir, size, args.archive_dir)
+    predictions = metrics.log_probabilities(
+        model, images, dataset=spec, trained_on=trained_on, batch_size=args.batch_size
+    )
+    result = {
+        "model": str(path),
+        "dataset": dataset,
+        "split": split,
+        "parameters": metrics.count_parameters(model) or None,
+        **metrics.measure(predictions, labels, spec.class_names),
+    }
+    return Answers(result, images, labels, predictions)
+
+
+def _write(answers: Answers, output: pathlib.Path | None, json: pathlib.Path | None) -> None:
+    from keras_multiception.atomic import replacing, write_json
+
+    if json:
+        write_json(json, answers.result)
+    if output:
+        paths = (output.with_name(output.name + suffix) for suffix in (".json", ".md", ".png"))
+        result, table, figure = paths
+        write_json(result, answers.result)
+        with replacing(table) as temporary:
+            temporary.write_text(answers.table() + "\n", encoding="utf-8")
+        with replacing(figure) as temporary:
+            answers.draw().savefig(temporary, format="png", dpi=120)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from training.cli import Parser, run_command
+from training.reporting.tables import markdown
 from training.run_folder import RunFolder
 
 KEPT = 0.0005  # of the accuracy: what rounding may cost
@@ -161,8 +161,6 @@ def _model_card(
     narrow: bool,
     note: str,
 ) -> str:
-    from tabulate import tabulate
-
     config, metrics = best.finished(), best.metrics() or {}
     recipe = config["recipe"]
     errors = {run.finished()["recipe"]["seed"]: 100 * (1 - _top1(run)) for run in runs}
@@ -170,7 +168,7 @@ def _model_card(
     settings = ", ".join(f"{key} {recipe[key]}" for key in _CARD_KEYS if recipe[key])
     by_seed = ", ".join(f"{error:.2f} (seed {seed})" for seed, error in sorted(errors.items()))
     best_of = ", the lowest of these test errors, so a little better than the recipe's mean"
-    rows: dict[str, Any] = {
+    rows = {
         "network": f"{recipe['model']}, conv={recipe['conv']}, "
         f"{metrics['parameters']['trainable']:,} trainable parameters",
         "data": f"{recipe['dataset']}, trained on {recipe['train_split']}, tested on "
@@ -189,7 +187,7 @@ def _model_card(
     return "\n".join(
         [
             f'# {name}\n\n`{code}weights="{recipe["dataset"]}")`\n',
-            tabulate(rows.items(), ("", ""), tablefmt="pipe", disable_numparse=True),
+            markdown([("", ""), *rows.items()], 2),
             "\nFor comparisons, tests and teaching. Every image is classified as one of the "
             "classes, even if it shows none of them.\n",
         ]

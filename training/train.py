@@ -39,6 +39,7 @@ from training.cli import Parser, run_command
 from training.loop.strategies import JIT, LOOPS, STRATEGIES, Execution
 from training.paper_tables import NUMERALS
 from training.recipes import RECIPES, describe, get_recipe, paper_cells
+from training.reporting.tables import DASH, aligned
 
 _RESUME = "The same command resumes after the last whole epoch."
 _CHOICES: dict[str, tuple[str, ...]] = {"strategy": STRATEGIES, "jit": tuple(JIT), "loop": LOOPS}
@@ -132,17 +133,16 @@ def _train(args: argparse.Namespace) -> str:
 
 
 def _format_recipes() -> str:
-    lines = [
-        f"{'recipe':<44} {'epochs':>6} {'batch':>5} {'lr':>5}  {'paper: test error':>17}  tables"
+    rows: list[tuple[str, ...]] = [
+        ("recipe", "tables", "epochs", "batch", "lr", "paper: test error")
     ]
     for name, recipe in RECIPES.items():
         cells = paper_cells(recipe)
-        error = f"{cells[0].error:.2f} %" if cells else "-"
-        lines.append(
-            f"{name:<44} {recipe.epochs:>6} {recipe.batch_size:>5} {recipe.learning_rate:>5g}  "
-            f"{error:>17}  {', '.join(NUMERALS[cell.table] for cell in cells)}".rstrip()
-        )
-    return "\n".join(lines)
+        error = f"{cells[0].error:.2f} %" if cells else DASH
+        tables = ", ".join(NUMERALS[cell.table] for cell in cells)
+        values = recipe.epochs, recipe.batch_size, f"{recipe.learning_rate:g}"
+        rows.append((name, tables, *map(str, values), error))
+    return aligned(rows, 2)
 
 
 def _format_metrics(metrics: dict[str, Any]) -> str:
