@@ -10,7 +10,6 @@ import keras_tuner
 import numpy as np
 from keras_tuner.src.distribute import utils as dist_utils  # these two have no public name
 from keras_tuner.src.engine.trial import TrialStatus
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
@@ -27,7 +26,6 @@ from training.recipe import Recipe
 from training.recipes import TYPES
 from training.reporting.figures import (
     DARK,
-    GRAY,
     convolution_handles,
     legend_above,
     make_figure,
@@ -357,59 +355,35 @@ def _sizes_label(recipe: Recipe) -> str:
 
 
 def _draw(results: dict[str, Any]) -> Figure:
-    """Draw the accuracy of every trial against its parameters and its latency."""
-    trials, budget = results["trials"], results["budget"]
+    """Draw the accuracy of every trained trial against its parameters and its latency."""
+    trained = [each for each in results["trials"] if each.status == "trained"]
     figure = make_figure(10, 4.8, h_pad=0.1)
     axes = figure.subplots(1, len(COSTS), sharey=True)
     for ax, (cost, label) in zip(axes, COSTS.items(), strict=True):
-        _draw_trials(ax, trials, cost)
-        if cost in budget:
-            ax.axvline(budget[cost], color=GRAY, ls="--", lw=1, zorder=1)
-            place = budget[cost], 0.07
-            ax.annotate("budget", place, (4, 0), "data", "offset points", rotation=90, color=DARK)
+        front, winner = pareto_front(trained, cost), find_winner(trained)
+        for each in trained:
+            place, color = (getattr(each, cost), each.accuracy), COLORS[each.recipe.conv]
+            ax.scatter(*place, 52, color, alpha=1 if each in front else 0.45, lw=0, zorder=3)
+            if each is winner:
+                ax.scatter(*place, 150, "none", edgecolors="black", lw=1, zorder=4)
+        line = [(getattr(each, cost), each.accuracy) for each in front]
+        line += (
+            [(max(getattr(each, cost) for each in trained), front[-1].accuracy)] if front else []
+        )
+        x, y = zip(*line, strict=True) if line else ((), ())
+        ax.step(x, y, where="post", color=DARK, lw=1.2, zorder=2)
+        if cost in results["budget"]:
+            ax.axvline(results["budget"][cost], color=DARK, ls="--", lw=1, zorder=1)
         ax.xaxis.set_major_locator(MaxNLocator(5))
         ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        accuracy = "top-1 accuracy on the validation split" if ax is axes[0] else ""
-        style(ax, x=label, y=accuracy)
+        style(ax, x=label, y="top-1 accuracy on the validation split" if ax is axes[0] else "")
     axes[0].xaxis.set_major_formatter(FuncFormatter(thousands))
-    legend_above(figure, _handles(trials), columns=4)
-    return figure
-
-
-def _draw_trials(ax: Axes, results: Sequence[TrialResult], cost: str) -> None:
-    trained = [each for each in results if each.status == "trained"]
-    front = pareto_front(results, cost)
-    if front:
-        x, y = [getattr(each, cost) for each in front], [each.accuracy for each in front]
-        end = max(getattr(each, cost) for each in trained)
-        ax.step([*x, end], [*y, y[-1]], where="post", color=DARK, lw=1.2, zorder=2)
-    for each in trained:
-        marker, size = ("*", 190) if each.name == results[0].name else ("o", 52)
-        alpha = 1 if each in front else 0.45
-        place, color = (getattr(each, cost), each.accuracy), COLORS[each.recipe.conv]
-        ax.scatter(*place, size, color, marker, alpha=alpha, lw=0, zorder=3)
-        if each is find_winner(results):
-            ax.scatter(*place, 2.6 * size, "none", "o", edgecolors="black", lw=1, zorder=4)
-    untrained = [getattr(each, cost) for each in results if each.status in _UNTRAINED]
-    if costs := [getattr(each, cost) for each in trained] + untrained:
-        margin = 0.06 * (max(costs) - min(costs)) or 1
-        ax.set_xlim(min(costs) - margin, max(costs) + margin)
-    transform = ax.get_xaxis_transform()
-    ax.scatter(untrained, [0.02] * len(untrained), 26, GRAY, "x", transform=transform, zorder=3)
-
-
-def _handles(results: Sequence[TrialResult]) -> list[Line2D]:
-    def point(label: str, color: str, marker: str = "o", **look: Any) -> Line2D:
-        return Line2D([], [], color=color, marker=marker, ls="", label=label, **look)
-
-    handles = convolution_handles(each.recipe.conv for each in results if each.status == "trained")
-    if results and results[0].status == "trained":
-        handles.append(point("the recipe's own arrangement", DARK, "*", ms=11))
+    handles = convolution_handles(each.recipe.conv for each in trained)
     handles.append(Line2D([], [], color=DARK, lw=1.2, label="Pareto front"))
-    handles.append(point("winner", "black", mfc="none", ms=10))
-    if any(each.status in _UNTRAINED for each in results):
-        handles.append(point("over budget or diverged", GRAY, "x"))
-    return handles
+    handles.append(Line2D([], [], color="black", marker="o", mfc="none", ls="", label="winner"))
+    handles.append(Line2D([], [], color=DARK, ls="--", lw=1, label="budget"))
+    legend_above(figure, handles)
+    return figure
 
 
 PAGE = Page(_to_rows, _to_markdown, {"": _draw})

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
-from training.recipe import POLICIES
+from training.recipe import POLICIES, require_fields
 
 RUNNERS = {
     "keras": "training.benchmarks.keras_runner",
@@ -29,10 +29,9 @@ RUNNERS = {
 }
 TASKS = ("train_step", "fit", "inference")
 # What --forms takes, with the forms that it stands for and the runner that measures them.
+_KERAS_FORMS = ("plain", "fast", "separate", "merged", "dense", "auto", "saved_model")
 CHOICES = {
-    **{form: ("keras", (form,)) for form in ("plain", "fast", "separate", "merged", "dense")},
-    "auto": ("keras", ("auto",)),
-    "saved_model": ("keras", ("saved_model",)),
+    **{form: ("keras", (form,)) for form in _KERAS_FORMS},
     "litert": ("keras", ("litert", "litert_threads")),
     "torch": ("torch", ("torch_channels_last", "torch_channels_first")),
 }
@@ -95,19 +94,17 @@ class Plan:
     def __post_init__(self) -> None:
         cores = len(os.sched_getaffinity(0))
         object.__setattr__(self, "threads", self.threads or cores)
-        for name, (is_valid, expected) in {
-            "batch_size": (self.batch_size >= 1, "at least 1"),
-            "inference_batch_sizes": (min(self.inference_batch_sizes) >= 1, "at least 1 each"),
-            "steps": (self.steps >= 1, "at least 1"),
-            "rounds": (self.rounds >= 1, "at least 1"),
-            "seconds": (0 <= self.seconds <= 60, "between 0 and 60"),
-            "threads": (1 <= self.threads <= cores, f"at most the number of cores, {cores}"),
-            "dtype_policy": (self.dtype_policy in POLICIES, f"one of {', '.join(POLICIES)}"),
-            "onednn": (self.onednn in _ONEDNN, f"one of {', '.join(_ONEDNN)}"),
-        }.items():
-            if not is_valid:
-                value = getattr(self, name)
-                raise ValueError(f"`{name}` must be {expected}. Received: {name}={value}")
+        checks = (
+            ("batch_size", self.batch_size >= 1, "at least 1"),
+            ("inference_batch_sizes", min(self.inference_batch_sizes) >= 1, "at least 1 each"),
+            ("steps", self.steps >= 1, "at least 1"),
+            ("rounds", self.rounds >= 1, "at least 1"),
+            ("seconds", 0 <= self.seconds <= 60, "between 0 and 60"),
+            ("threads", 1 <= self.threads <= cores, f"at most the number of cores, {cores}"),
+            ("dtype_policy", self.dtype_policy in POLICIES, f"one of {', '.join(POLICIES)}"),
+            ("onednn", self.onednn in _ONEDNN, f"one of {', '.join(_ONEDNN)}"),
+        )
+        require_fields(self, checks)
 
     def networks(self) -> list[tuple[str, str]]:
         """Return the pairs of a network and a type of convolution."""
@@ -233,28 +230,28 @@ def measure(plan: Plan) -> dict[str, Any]:
 def _start(
     stack: ExitStack, plan: Plan, settings: list[str]
 ) -> tuple[dict[str, Runner], dict[str, Prepared], list[str]]:
-    """Start the runners of a plan's forms, by name; Keras' a second time with oneDNN off."""
-    wanted: list[tuple[str, str, Plan, dict[str, str]]] = []
-    for name in RUNNERS:
-        own = _with_forms(plan, [form for form in plan.forms if RUNNER_OF[form] == name])
-        if own.forms:
-            wanted.append((name, name, own, {"TF_ENABLE_ONEDNN_OPTS": settings[0]}))
-        if own.forms and name == "keras" and len(settings) > 1:
-            # LiteRT has kernels of its own, with which oneDNN has nothing to do
-            rest = _with_forms(own, [form for form in own.forms if not form.startswith("litert")])
-            variables = {"TF_ENABLE_ONEDNN_OPTS": settings[1]}
-            wanted.append((f"{name}, oneDNN off", name, rest, variables))
+    """Start the runners of a plan's forms, by label; Keras' a second time with oneDNN off."""
     runners, prepared, left_out = {}, {}, []
-    for label, name, own, variables in wanted:
-        _tell(f"building: {label}")
-        runner = stack.enter_context(Runner(name, own, variables))
-        try:
-            prepared[label] = runner.prepare()
-        except ImportError as error:
-            left_out.append(f"{', '.join(own.forms)}: {error}")
-            continue
-        runners[label] = runner
-        left_out += prepared[label].left_out
+    for name in RUNNERS:
+        forms = tuple(form for form in plan.forms if RUNNER_OF[form] == name)
+        for setting in settings if name == "keras" else settings[:1]:
+            label = name
+            if setting != settings[0]:
+                label = f"{name}, oneDNN off"
+                # LiteRT has kernels of its own, with which oneDNN has nothing to do
+                forms = tuple(form for form in forms if not form.startswith("litert"))
+            if not forms:
+                continue
+            _tell(f"building: {label}")
+            own = dataclasses.replace(plan, forms=forms)
+            runner = stack.enter_context(Runner(name, own, {"TF_ENABLE_ONEDNN_OPTS": setting}))
+            try:
+                prepared[label] = runner.prepare()
+            except ImportError as error:
+                left_out.append(f"{', '.join(forms)}: {error}")
+                continue
+            runners[label] = runner
+            left_out += prepared[label].left_out
     return runners, prepared, left_out
 
 
@@ -300,10 +297,6 @@ def _measure_memory(plan: Plan, setting: str) -> list[dict[str, Any]]:
                     row = {"model": model, "conv": conv, "form": form, "before": before}
                     rows.append(row | {"peak": runner.memory()[1]})
     return rows
-
-
-def _with_forms(plan: Plan, forms: list[str]) -> Plan:
-    return dataclasses.replace(plan, forms=tuple(forms))
 
 
 def _tell(text: str) -> None:

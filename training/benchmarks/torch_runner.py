@@ -115,15 +115,15 @@ def _make_inference(network: nn.Module, x: torch.Tensor) -> Callable[[], Any]:
 def create_model(name: str, conv: str, classes: int = _CLASSES) -> nn.Module:
     """Build a network that takes images, channels first, and gives logits."""
     if name == "mobilenetv2":
-        return MobileNetV2(conv, classes)
+        return _MobileNetV2(conv, classes)
     if name not in BLOCKS:
         raise ValueError(
             f"`name` must be one of {', '.join(BLOCKS)}, mobilenetv2. Received: name={name!r}"
         )
-    return ResNet(BLOCKS[name], conv, classes)
+    return _ResNet(BLOCKS[name], conv, classes)
 
 
-class Multiception(nn.Module):
+class _Multiception(nn.Module):
     """Algorithm 1 of the paper; the 1x1 convolution carries the stride."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, kernel_sizes: tuple[int, ...]):
@@ -134,12 +134,11 @@ class Multiception(nn.Module):
         self.bn2 = nn.BatchNorm2d(outputs)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Apply the convolution and its batch norms."""
         branches = torch.cat([branch(x) for branch in self.seps], 1)
         return self.bn2(self.pointwise(self.bn1(branches)))
 
 
-class MixConv(nn.ModuleList):
+class _MixConv(nn.ModuleList):
     """A full convolution for each group of channels, the remainder in the first group."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, kernel_sizes: tuple[int, ...]):
@@ -154,12 +153,11 @@ class MixConv(nn.ModuleList):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Apply each convolution to its group."""
         groups = torch.split(x, self.shares, 1)
         return torch.cat([conv(group) for conv, group in zip(self, groups, strict=True)], 1)
 
 
-class SeparableConv(nn.Module):
+class _SeparableConv(nn.Module):
     """A depthwise convolution with the stride, a 1x1 convolution with a bias, batch norm."""
 
     def __init__(self, inputs: int, outputs: int, stride: int):
@@ -169,11 +167,10 @@ class SeparableConv(nn.Module):
         self.bn = nn.BatchNorm2d(outputs)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Apply the convolutions and the batch norm."""
         return self.bn(self.pointwise(self.depthwise(x)))
 
 
-class BasicBlock(nn.Module):
+class _BasicBlock(nn.Module):
     """The residual block of the CIFAR ResNets."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, conv: str, stage: int):
@@ -185,12 +182,11 @@ class BasicBlock(nn.Module):
         self.downsample = nn.Identity() if same else _conv_bn(inputs, outputs, 1, stride)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Apply the block."""
         y = self.bn2(self.conv2(torch.relu(self.conv_bn(x))))
         return torch.relu(y + self.downsample(x))
 
 
-class ResNet(nn.Module):
+class _ResNet(nn.Module):
     """The 6n + 2 layers of the CIFAR ResNets."""
 
     def __init__(self, blocks: int, conv: str, classes: int):
@@ -202,20 +198,19 @@ class ResNet(nn.Module):
             layer = nn.Sequential()
             for block in range(blocks):
                 stride = 2 if stage and not block else 1
-                layer.append(BasicBlock(width, filters, stride, conv, stage))
+                layer.append(_BasicBlock(width, filters, stride, conv, stage))
                 width = filters
             self.add_module(f"layer{stage + 1}", layer)
         self.fc = nn.Linear(width, classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return logits."""
         x = torch.relu(self.bn1(self.conv1(x)))
         for stage in (1, 2, 3):
             x = self.get_submodule(f"layer{stage}")(x)
         return self.fc(x.mean((2, 3)))
 
 
-class InvertedResidual(nn.Module):
+class _InvertedResidual(nn.Module):
     """The block of MobileNetV2; with `conv`, its depthwise and 1x1 convolutions make way."""
 
     def __init__(
@@ -237,11 +232,10 @@ class InvertedResidual(nn.Module):
         self.adds = inputs == outputs and stride == 1
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Apply the block."""
         return x + self.conv(x) if self.adds else self.conv(x)
 
 
-class MobileNetV2(nn.Module):
+class _MobileNetV2(nn.Module):
     """MobileNetV2 with the first convolution at stride 1, as the paper has it for STL-10."""
 
     def __init__(self, conv: str, classes: int):
@@ -253,14 +247,13 @@ class MobileNetV2(nn.Module):
             for block in range(blocks):
                 stride = 1 if block else first_stride
                 self.features.append(
-                    InvertedResidual(width, filters, stride, expansion, kind, stage)
+                    _InvertedResidual(width, filters, stride, expansion, kind, stage)
                 )
                 width = filters
         self.features.append(_conv_bn(width, HEAD_FILTERS, 1).append(nn.ReLU6()))
         self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(HEAD_FILTERS, classes))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return logits."""
         return self.classifier(self.features(x).mean((2, 3)))
 
 
@@ -282,7 +275,7 @@ def _conv_bn(
 
 CONVOLUTIONS: dict[str, Callable[..., nn.Module]] = {
     "standard": lambda inputs, outputs, stride, _: _conv_bn(inputs, outputs, 3, stride),
-    "dsconv": lambda inputs, outputs, stride, _: SeparableConv(inputs, outputs, stride),
-    "mixconv": lambda inputs, outputs, stride, _: MixConv(inputs, outputs, stride, (3, 5, 7)),
-    "multiception": Multiception,
+    "dsconv": lambda inputs, outputs, stride, _: _SeparableConv(inputs, outputs, stride),
+    "mixconv": lambda inputs, outputs, stride, _: _MixConv(inputs, outputs, stride, (3, 5, 7)),
+    "multiception": _Multiception,
 }

@@ -28,6 +28,7 @@ from keras_multiception.graphs.equality import sample_inputs
 from keras_multiception.preprocessing import Dataset
 from training import data, metrics
 from training.compression.recipes import Compression, split_step
+from training.recipe import require_fields
 from training.run_folder import RunFolder, require_same
 
 CALIBRATION_IMAGES = 512
@@ -45,15 +46,13 @@ class FineTuning:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, (is_valid, expected) in {
-            "epochs": (self.epochs >= 1, "at least 1"),
-            "learning_rate": (0 < self.learning_rate < math.inf, "a finite number above 0"),
-            "batch_size": (self.batch_size >= 1, "at least 1"),
-            "seed": (self.seed >= 0, "at least 0"),
-        }.items():
-            if not is_valid:
-                value = getattr(self, name)
-                raise ValueError(f"`{name}` must be {expected}. Received: {name}={value}")
+        checks = (
+            ("epochs", self.epochs >= 1, "at least 1"),
+            ("learning_rate", 0 < self.learning_rate < math.inf, "a finite number above 0"),
+            ("batch_size", self.batch_size >= 1, "at least 1"),
+            ("seed", self.seed >= 0, "at least 0"),
+        )
+        require_fields(self, checks)
 
 
 class Compressor:

@@ -7,7 +7,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, NullFormatter
-from matplotlib.transforms import Bbox
 
 from training.reporting.figures import DARK, make_figure, style
 from training.reporting.labels import COLORS, CONVOLUTIONS, network_label
@@ -43,20 +42,6 @@ _SPEED_LEGEND = (
 _DEPTH = 4.5  # percentage points below the best; what is worse stands at the lower edge
 _NEAR_SIZE, _NEAR_ACCURACY = 1.14, 0.4
 _TICKS = (10, 20, 30, 50, 70, 100, 150, 200, 300, 500, 700, 1000, 2000, 5000)
-# where a name may stand from its point, the first choice first: offsets in points, and alignments
-_PLACES = (
-    ((0, 6), "center", "bottom"),
-    ((0, -6), "center", "top"),
-    ((7, 0), "left", "center"),
-    ((-7, 0), "right", "center"),
-    ((7, 7), "left", "bottom"),
-    ((7, -7), "left", "top"),
-    ((-7, 7), "right", "bottom"),
-    ((-7, -7), "right", "top"),
-    ((0, 18), "center", "bottom"),
-    ((0, -18), "center", "top"),
-    ((0, 30), "center", "bottom"),
-)
 
 
 def _to_rows(results: Results) -> Iterator[Row]:
@@ -167,8 +152,8 @@ def _draw(results: Results) -> Figure:
     for ax, (title, networks) in zip(axes, panels.items(), strict=True):
         best = max(each["accuracy"] for network in networks for each in network["artifacts"])
         lowest = max(0.0, best - _DEPTH)
-        for network in networks:
-            _draw_network(ax, network, lowest)
+        for index, network in enumerate(networks):
+            _draw_network(ax, network, lowest, index)
         ax.set_ylim(lowest, best + 0.15 * (best - lowest))
         ax.margins(x=0.08)
         ax.set_xscale("log")
@@ -179,13 +164,10 @@ def _draw(results: Results) -> Figure:
         labels = {"x": "LiteRT file, deflated, KB", "y": "top-1 accuracy, %"}
         style(ax, title=f"{title}: accuracy against compressed size", **labels)
         ax.legend(frameon=False, fontsize=9, loc="lower right")
-    figure.draw_without_rendering()  # now every text has its size
-    for ax in figure.axes:
-        _spread_names(ax)
     return figure
 
 
-def _draw_network(ax: Axes, network: Results, lowest: float) -> None:
+def _draw_network(ax: Axes, network: Results, lowest: float, index: int) -> None:
     color, label = (names[network["recipe"]["conv"]] for names in (COLORS, CONVOLUTIONS))
     points = sorted(network["artifacts"], key=_size)
     shown = [each for each in points if each["accuracy"] >= lowest]
@@ -200,66 +182,32 @@ def _draw_network(ax: Axes, network: Results, lowest: float) -> None:
         _write(ax, text, (_size(group[0]), group[0]["accuracy"]), color)
     for each in (each for each in points if each not in shown):
         ax.plot(_size(each), lowest, "v", color=color, ms=6, mec="white", clip_on=False, zorder=3)
-        _write(ax, f"{each['recipe']} {each['accuracy']:.1f} %", (_size(each), lowest), color)
+        text, line = f"{each['recipe']} {each['accuracy']:.1f} %", 6 + 10 * index
+        _write(ax, text, (_size(each), lowest), color, line)
 
 
 def _size(artifact: Results) -> float:
     return artifact["sizes"]["deflated"] / 1000
 
 
-def _write(ax: Axes, text: str, place: tuple[float, float], color: str) -> None:
+def _write(
+    ax: Axes, text: str, place: tuple[float, float], color: str, points_above: float = 6
+) -> None:
     color = DARK if color == COLORS["standard"] else color
-    look: dict[str, Any] = {"xytext": (0, 6), "textcoords": "offset points", "ha": "center"}
+    look: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "fontsize": 6.5}
     edge = [withStroke(linewidth=2, foreground="white")]
-    ax.annotate(text, place, **look, fontsize=6.5, color=color, path_effects=edge, zorder=4)
-
-
-def _spread_names(ax: Axes) -> None:
-    """Give every name the place where it covers least of the points and of other names."""
-    points = [ax.transData.transform(line.get_xydata()) for line in ax.lines]
-    taken = [Bbox([place - 5, place + 5]) for line in points for place in line]
-    taken.append(ax.get_legend().get_window_extent())
-    for text in ax.texts:
-        # a text's box moves with its offset and alignment, so one measured box makes all of them
-        boxes = dict(zip(_PLACES, _boxes(text), strict=True))
-
-        def covered(place: tuple, boxes: dict = boxes) -> float:
-            box = boxes[place]
-            outside = box.width * box.height - _common(box, ax.bbox)
-            return outside + sum(_common(box, other) for other in taken)
-
-        best = min(_PLACES, key=covered)
-        text.xyann, horizontal, vertical = best
-        text.set(ha=horizontal, va=vertical)
-        taken.append(boxes[best])
-
-
-def _boxes(text: Any) -> Iterator[Bbox]:
-    """Yield the box of a name at each of its places."""
-    for offset, horizontal, vertical in _PLACES:
-        text.xyann = offset
-        text.set(ha=horizontal, va=vertical)
-        yield text.get_window_extent()
-
-
-def _common(a: Bbox, b: Bbox) -> float:
-    """Return the area that two boxes have in common."""
-    both = Bbox.intersection(a, b)
-    return both.width * both.height if both else 0.0
+    ax.annotate(text, place, (0, points_above), **look, color=color, path_effects=edge, zorder=4)
 
 
 def _neighbors(points: Sequence[Results]) -> list[list[Results]]:
     """Return groups of artifacts, smallest first, that lie too close to each other to be named."""
     groups: list[list[Results]] = []
     for each in points:
-        near = [
-            group
-            for group in groups
-            if _size(each) < _NEAR_SIZE * _size(group[0])
-            and abs(each["accuracy"] - group[0]["accuracy"]) < _NEAR_ACCURACY
-        ]
-        if near:
-            near[0].append(each)
+        for group in groups:
+            near = abs(each["accuracy"] - group[0]["accuracy"]) < _NEAR_ACCURACY
+            if near and _size(each) < _NEAR_SIZE * _size(group[0]):
+                group.append(each)
+                break
         else:
             groups.append([each])
     return groups
