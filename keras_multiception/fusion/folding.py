@@ -18,6 +18,8 @@ _PASSED = (
 )
 _POINTWISE_FUNCTIONS = (layers.Activation, layers.ELU, layers.LeakyReLU, layers.ReLU)
 
+_Edits = list[tuple[Step, Convolution | Scale]]  # new operations of steps
+
 
 def fold(network: Network, report: FusionReport) -> None:
     """Fold batch norms, move strides and join biases, wherever that is exact."""
@@ -70,28 +72,33 @@ def _fold_scales(network: Network, report: FusionReport) -> None:
     left = {}
     for step in [step for step in network.steps if isinstance(step.operation, Scale)]:
         (x,) = step.inputs
-        reason = _why_not_back(network, x)
-        if reason is None and x.dtype != step.results.dtype:
-            reason = f"what comes before it is in {x.dtype}"
-        if reason is None:
-            network.remove(step)
-            _push_back(network, x, step.operation.scale, step.operation.shift)
-            report.folded.append(step.operation.name)
+        edits = _push_back(network, x, step.operation.scale, step.operation.shift)
+        if not isinstance(edits, str) and x.dtype != step.results.dtype:
+            edits = f"what comes before it is in {x.dtype}"
+        if isinstance(edits, str):
+            left[step] = edits
         else:
-            left[step] = reason
+            _apply(network, step, edits, report)
     for step, before in left.items():
-        name, scale, shift = (getattr(step.operation, part) for part in ("name", "scale", "shift"))
-        after = _why_not_forward(network, step.results, shift)
-        if after is None:
-            _push_forward(network, step.results, scale, shift)
-            network.remove(step)
-            report.folded.append(name)
+        operation = step.operation
+        edits = _push_forward(network, step.results, operation.scale, operation.shift)
+        if isinstance(edits, str):
+            report.left[operation.name] = f"{before}, and after it {edits}"
         else:
-            report.left[name] = f"{before}, and after it {after}"
+            _apply(network, step, edits, report)
 
 
-def _why_not_back(network: Network, x: KerasTensor) -> str | None:
-    """Return why a scale and shift of a tensor cannot be made where it comes from, or `None`."""
+def _apply(network: Network, step: Step, edits: _Edits, report: FusionReport) -> None:
+    report.folded.append(step.operation.name)
+    network.remove(step)
+    for other, operation in edits:
+        other.operation = operation
+
+
+def _push_back(
+    network: Network, x: KerasTensor, scale: np.ndarray, shift: np.ndarray
+) -> _Edits | str:
+    """Return how to scale and shift a tensor where it comes from, or why that cannot be."""
     step = network.writer(x)
     if step is None:
         return "it reads an input of the model"
@@ -100,66 +107,50 @@ def _why_not_back(network: Network, x: KerasTensor) -> str | None:
         return f"more than it reads {operation.name}"
     if len(network.calls(operation)) > 1:
         return f"{operation.name} before it is shared"
-    if isinstance(operation, Scale):
-        return None
-    if isinstance(operation, Convolution):
-        linear = operation.activation is LINEAR
-        return None if linear else f"the activation of {operation.name} comes before it"
-    if _treats_channels_alike(step, x):
-        reasons = [_why_not_back(network, y) for y in step.inputs]
-        return next((reason for reason in reasons if reason is not None), None)
-    return f"{type(operation).__name__} {operation.name} comes before it"
-
-
-def _push_back(network: Network, x: KerasTensor, scale: np.ndarray, shift: np.ndarray) -> None:
-    step = network.writer(x)
-    assert step is not None  # see `_why_not_back`
-    operation = step.operation
-    if isinstance(operation, Scale | Convolution):
-        step.operation = operation.then(scale, shift)
-        return
-    channels = [y.shape[-1] for y in step.inputs]
+    if isinstance(operation, Convolution) and operation.activation is not LINEAR:
+        return f"the activation of {operation.name} comes before it"
+    if isinstance(operation, Convolution | Scale):
+        return [(step, operation.then(scale, shift))]
+    if not _treats_channels_alike(step, x):
+        return f"{type(operation).__name__} {operation.name} comes before it"
+    edits: _Edits = []
+    start = 0
     for index, y in enumerate(step.inputs):
-        if type(operation) is layers.Add:
-            _push_back(network, y, scale, shift if index == 0 else np.zeros_like(shift))
-        else:
-            start = sum(channels[:index]) if type(operation) is layers.Concatenate else 0
-            part = slice(start, start + channels[index])
-            _push_back(network, y, scale[part], shift[part])
+        part = slice(start, start + y.shape[-1])
+        added = np.zeros_like(shift) if type(operation) is layers.Add and index else shift
+        found = _push_back(network, y, scale[part], added[part])
+        if isinstance(found, str):
+            return found
+        edits += found
+        start = part.stop if type(operation) is layers.Concatenate else 0
+    return edits
 
 
-def _why_not_forward(network: Network, x: KerasTensor, shift: np.ndarray) -> str | None:
-    """Return why what reads a tensor cannot take in a scale and shift of it, or `None`."""
+def _push_forward(
+    network: Network, x: KerasTensor, scale: np.ndarray, shift: np.ndarray
+) -> _Edits | str:
+    """Return how to scale and shift a tensor in all that read it, or why that cannot be."""
+    edits: _Edits = []
     for step in network.readers(x):
         if step is None:
             return "the model ends"
         operation = step.operation
+        found: _Edits | str
         if isinstance(operation, Convolution | Scale):
             reason = None
             if isinstance(operation, Convolution):
                 reason = operation.why_not_after(shift)
             if reason is None and len(network.calls(operation)) > 1:
                 reason = f"{operation.name} is shared"
+            found = reason or [(step, operation.after(scale, shift))]
         elif type(operation) in _PASSED and _treats_channels_alike(step, step.results):
-            reason = _why_not_forward(network, step.results, shift)
+            found = _push_forward(network, step.results, scale, shift)
         else:
-            reason = f"{type(operation).__name__} {operation.name} comes"
-        if reason is not None:
-            return reason
-    return None
-
-
-def _push_forward(network: Network, x: KerasTensor, scale: np.ndarray, shift: np.ndarray) -> None:
-    for step in network.readers(x):
-        assert step is not None  # see `_why_not_forward`
-        operation = step.operation
-        if isinstance(operation, Scale):
-            first = dataclasses.replace(operation, scale=scale, shift=shift)
-            step.operation = first.then(operation.scale, operation.shift)
-        elif isinstance(operation, Convolution):
-            step.operation = operation.after(scale, shift)
-        else:
-            _push_forward(network, step.results, scale, shift)
+            found = f"{type(operation).__name__} {operation.name} comes"
+        if isinstance(found, str):
+            return found
+        edits += found
+    return edits
 
 
 def _treats_channels_alike(step: Step, x: KerasTensor) -> bool:

@@ -41,53 +41,36 @@ def fuse(
 
     - *Folded*: batch norms, into the convolution or dense layer before, through additions,
       concatenations, crops and average pooling too, or else into all that read them, where these
-      do not pad. A batch norm that no neighbor can take in exactly, such as one between a ReLU
-      and an addition, becomes a scale and shift of each channel (a 1x1 depthwise convolution of
-      its name) and is listed with the reason.
-    - *Moved*: the stride of a 1x1 convolution into the depthwise convolutions before, which are
-      padded symmetrically for it: at stride 2, `padding="same"` would look at other positions.
-      The bias of a depthwise convolution into the 1x1 convolution after it.
+      do not pad. One that no neighbor can take in exactly, such as between a ReLU and an addition,
+      becomes a scale and shift of each channel and is listed with the reason.
+    - *Moved*: the stride of a 1x1 convolution into the depthwise convolutions before it; the bias
+      of a depthwise convolution into the 1x1 convolution after it.
     - *Opened*: nested models (but those that are called more than once), `MulticeptionConv2D`,
       `MixConv2D` and `SeparableConv2D`; the convolution that makes their output has their name.
     - *Removed*: dropout and noise; Shake-Shake becomes an addition.
-    - *Kept*: all other layers with their names, weights and dtype policies; which calls share a
-      layer. Regularizers and constraints of convolutions are dropped, and what `compile` set.
-
-    A depthwise convolution and the 1x1 convolution after it, such as a Multiception, can take
-    several forms, all exact:
-
-    - `"separate"`: a depthwise convolution for each kernel size; concatenation; 1x1 convolution.
-    - `"merged"`: one depthwise convolution for all sizes, the smaller kernels padded with zeros,
-      with a channel multiplier; 1x1 convolution.
-    - `"dense"`: both composed into one full convolution of the largest size.
-    - `"auto"`: for each layer the fastest of the three on this machine, measured.
+    - *Kept*: all other layers with their names, weights and dtype policies, and which calls share
+      a layer. Regularizers, constraints and what `compile` set are dropped.
 
     Args:
         model: A Functional `keras.Model` or a built `keras.Sequential`; it stays as it is.
-        form: `"separate"`, `"merged"`, `"dense"` or `"auto"`.
+        form: How a depthwise convolution and the 1x1 convolution after it, such as a Multiception,
+            are computed, all exact: `"separate"`, a depthwise convolution for each kernel size;
+            `"merged"`, one for all sizes, the smaller kernels padded with zeros; `"dense"`, both
+            composed into one full convolution; `"auto"`, for each layer the fastest measured here.
         batch_size: Integer, the number of images that `form="auto"` measures with.
-        inputs: Inputs of the model, for the comparison and the sizes that `form="auto"` measures
-            with. The default is two random ones; 64 along each axis that the model leaves open.
-            A model that takes strings needs them.
-        tolerance: Float, how far the outputs may differ from those of the model, relative to the
-            largest. The default is 1e-5, or five times what rounding alone does to those of the
-            model, where that is more: in half precision, and where large numbers cancel.
+        inputs: Inputs of the model, for the comparison and the sizes of `form="auto"`. The default
+            is two random ones; 64 along each open axis. A model that takes strings needs them.
+        tolerance: Float, how far the outputs may differ from the model's, relative to the largest.
+            The default is 1e-5, or five times what rounding alone does to them, if that is more.
         verbose: Boolean, whether to print the report.
 
     Returns:
-        A new, uncompiled Functional model, with the attribute `fusion_report`, a `FusionReport`:
-        what was folded, moved, removed and measured, and what is left and why. (It is not saved
-        with the model; `fusion_report.to_dict()` is fit for JSON.)
+        A new, uncompiled Functional model, with the attribute `fusion_report`, a `FusionReport`.
 
     Raises:
-        ValueError: If the model is not Functional or a built Sequential one of Keras 3, a layer
-            cannot be rebuilt from its config, or an argument is out of its range.
-        RuntimeError: If the new model answers otherwise than the model, or the model's own
-            answers are not finite.
-
-    Example:
-        >>> fused = km.fuse(model)
-        >>> fused.save("fused.keras")
+        ValueError: If the model has no graph, a layer cannot be rebuilt from its config, or an
+            argument is out of its range.
+        RuntimeError: If the new model answers otherwise, or the model's answers are not finite.
     """
     require_graph(model)
     if form not in (*FORMS, "auto"):

@@ -34,6 +34,11 @@ class Scale:
         """Return this and another scale and shift after it in one."""
         return dataclasses.replace(self, scale=self.scale * scale, shift=self.shift * scale + shift)
 
+    def after(self, scale: np.ndarray, shift: np.ndarray) -> "Scale":
+        """Return this and another scale and shift before it in one."""
+        first = dataclasses.replace(self, scale=scale, shift=shift)
+        return first.then(self.scale, self.shift)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Branch:

@@ -134,7 +134,7 @@ def linear_outputs(
     saturated = {}  # by the id of a tensor: what made it, from what, and itself, to keep the id
 
     def call(path: tuple, operation: Any, *args: Any, **kwargs: Any) -> Any:
-        y = change(call_in_inference(operation, *args, **kwargs))
+        y = change(call_in_inference(path, operation, *args, **kwargs))
         if (
             type(operation).__name__ in _SATURATING_OPERATIONS
             or getattr(operation, "activation", None) in _SATURATING

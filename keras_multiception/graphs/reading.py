@@ -101,8 +101,8 @@ def first_argument(args: tuple, kwargs: dict) -> Any:
     return args[0] if args else kwargs.get("inputs", next(iter(kwargs.values()), None))
 
 
-def call_in_inference(operation: Any, *args: Any, **kwargs: Any) -> Any:
-    """Call a layer or operation as a model does that is called with `training=False`.
+def call_in_inference(path: tuple, operation: Any, *args: Any, **kwargs: Any) -> Any:
+    """Call a layer or operation in a `walk`, as a model does that is called with `training=False`.
 
     Keras notes `training=True` with the calls of layers that augment images, and with others on
     demand; a model that is told overrules it.

@@ -26,22 +26,18 @@ class EffectiveReceptiveField:
 
     layer: str
     map: np.ndarray
-    theoretical: tuple | None
+    theoretical: tuple[int, ...] | None
 
     @property
-    def center(self):
+    def center(self) -> tuple[int, ...]:
         """Row and column of the pixel at the center of mass of the map."""
         axes = np.indices(self.map.shape)
         return tuple(round(float((axis * self.map).sum() / self.map.sum())) for axis in axes)
 
-    def side(self, share=0.95):
+    def side(self, share: float = 0.95) -> int:
         """Return the side of the square around the center that holds a share of the map's sum.
 
-        Args:
-            share: Float in 0..1.
-
-        Returns:
-            An odd integer, in pixels; the square may reach beyond the border of the image.
+        It is odd, in pixels; the square may reach beyond the border of the image.
         """
         offsets = np.indices(self.map.shape) - np.reshape(self.center, (2, 1, 1))
         distance = np.abs(offsets).max(axis=0)
@@ -49,7 +45,9 @@ class EffectiveReceptiveField:
         return 2 * int(np.searchsorted(held, share * held[-1] * (1 - 1e-6))) + 1
 
 
-def effective_receptive_field(model, images, layer=None, batch_size=32):
+def effective_receptive_field(
+    model: keras.Model, images: Any, layer: str | None = None, batch_size: int = 32
+) -> EffectiveReceptiveField:
     """Measure how much each pixel moves the unit in the center of a feature map.
 
     That is the absolute value of the gradient of the unit, the sum of its channels, with respect
@@ -59,13 +57,9 @@ def effective_receptive_field(model, images, layer=None, batch_size=32):
     Args:
         model: A Functional `keras.Model` or a built `keras.Sequential`, with one input.
         images: Array of shape (batch, height, width, channels), preprocessed.
-        layer: String, name of the layer that makes the feature map, as in `km.cost`; one of a
-            nested model goes by `model/layer`. The default is the last that makes one of more
-            than one position.
+        layer: Name of the layer that makes the feature map, as in `km.cost`; one of a nested
+            model goes by `model/layer`. The default is the last of more than one position.
         batch_size: Integer, images at once.
-
-    Returns:
-        An `EffectiveReceptiveField`.
 
     Raises:
         ValueError: If the model has no graph, there are no images or no such feature map, or it
@@ -81,29 +75,11 @@ def effective_receptive_field(model, images, layer=None, batch_size=32):
     if not len(images):
         raise ValueError(f"`images` must be one or more. Received: an array of {images.shape}")
     costs = cost(model, images.shape[1:]).layers
-    found = layer
+    found = ""
 
-    def central_unit(x):
-        unit = None
-
-        def visit(path: tuple, operation: Any, inputs: Any, outputs: Any) -> None:
-            nonlocal unit, found
-            name = "/".join(path)
-            shape = tuple(getattr(outputs, "shape", ()))
-            if layer in (None, name) and len(shape) == 4 and shape[1] * shape[2] > 1:
-                found, unit = name, outputs[:, shape[1] // 2, shape[2] // 2]
-
-        walk(
-            require_graph(model),
-            x,
-            lambda path, *call, **kw: call_in_inference(*call, **kw),
-            visit=visit,
-        )
-        if unit is None:
-            raise ValueError(
-                "`layer` must be None or the name of a layer that makes a feature map of shape "
-                f"(batch, height, width, channels). Received: layer={layer!r}"
-            )
+    def central_unit(x: Any) -> Any:
+        nonlocal found
+        unit, found = _central_unit(model, x, layer)
         return ops.sum(ops.cast(unit, "float32"))
 
     total = sum(
@@ -117,8 +93,22 @@ def effective_receptive_field(model, images, layer=None, batch_size=32):
     return EffectiveReceptiveField(found, total / np.max(total), field.size if field else None)
 
 
-def _call(path: tuple, operation: Any, *args: Any, **kwargs: Any) -> Any:
-    return call_in_inference(operation, *args, **kwargs)
+def _central_unit(model: keras.Model, x: Any, layer: str | None) -> tuple[Any, str]:
+    """Return the channels in the center of a layer's feature map, and the name of the layer."""
+    found: list = []
+
+    def visit(path: tuple, operation: Any, inputs: Any, outputs: Any) -> None:
+        shape = tuple(getattr(outputs, "shape", ()))
+        if layer in (None, "/".join(path)) and len(shape) == 4 and shape[1] * shape[2] > 1:
+            found[:] = outputs[:, shape[1] // 2, shape[2] // 2], "/".join(path)
+
+    walk(require_graph(model), x, call_in_inference, visit=visit)
+    if not found:
+        raise ValueError(
+            "`layer` must be None or the name of a layer that makes a feature map of shape "
+            f"(batch, height, width, channels). Received: layer={layer!r}"
+        )
+    return found[0], found[1]
 
 
 def _input_gradient(function: Callable[[Any], Any], x: np.ndarray) -> np.ndarray:

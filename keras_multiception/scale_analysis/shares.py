@@ -1,10 +1,12 @@
-"""The share of each kernel size in what a layer hands on."""
+"""The share of each kernel size in what a layer hands on, and its kernels as an image."""
 
 import dataclasses
 import operator
 import re
+from collections.abc import Iterator
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -22,11 +24,11 @@ from keras_multiception.layers.multiception_conv2d import MulticeptionConv2D
 class ScaleShares:
     """How much each branch of one `MulticeptionConv2D` counts.
 
-    Where nothing at all gets through, as behind an input channel that is always 0, the shares are
+    Where nothing at all gets through, as after an input channel that is always 0, the shares are
     NaN; everywhere else they sum to 1.
 
     Attributes:
-        layer: Name of the layer; behind that of the model that holds it, if any, and a slash.
+        layer: Name of the layer, after that of the model that holds it, if any, and a slash.
         kernel_sizes: Tuple of (height, width) pairs, the kernel size of each branch.
         branches: Array of shape (branches,), the share of each branch in the layer.
         channels: Array of shape (branches, input channels), its share in each input channel.
@@ -38,21 +40,21 @@ class ScaleShares:
     channels: np.ndarray
 
     @property
-    def stage(self):
+    def stage(self) -> str:
         """The stage that the layer's name begins with, such as `stage1`, else `other`."""
         match = re.match(r"stem|stage\d+", self.layer.rpartition("/")[2])
         return match[0] if match else "other"
 
     @property
-    def sizes(self):
-        """A dictionary from each kernel size to its share; branches of equal size are one."""
+    def sizes(self) -> dict[tuple[int, int], float]:
+        """From each kernel size to its share; branches of equal size are one."""
         shares = dict.fromkeys(self.kernel_sizes, 0.0)
         for size, share in zip(self.kernel_sizes, self.branches.tolist(), strict=True):
             shares[size] += share
         return shares
 
 
-def multiception_layers(model):
+def multiception_layers(model: keras.Model) -> dict[str, MulticeptionConv2D]:
     """Find the `MulticeptionConv2D` layers of a model.
 
     Args:
@@ -76,7 +78,16 @@ def multiception_layers(model):
     return {name: layer for layer, name in names.items()}
 
 
-def weight_shares(model):
+def _named_layers(model: keras.Model, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for layer in model.layers:
+        name = prefix + layer.name
+        if isinstance(layer, MulticeptionConv2D):
+            yield name, layer
+        elif graph_of(layer) is not None:
+            yield from _named_layers(layer, f"{name}/")
+
+
+def weight_shares(model: keras.Model) -> list[ScaleShares]:
     """Share out each layer by the weights with which it reads its branches.
 
     The first batch norm brings channel `c` of branch `b` to the standard deviation
@@ -94,9 +105,6 @@ def weight_shares(model):
 
     Returns:
         A list with a `ScaleShares` for each of the layers.
-
-    Raises:
-        ValueError: If the model has no such layer.
     """
     return [
         _shares(name, layer, strength.sum(axis=1), strength)
@@ -105,16 +113,13 @@ def weight_shares(model):
     ]
 
 
-def energy_shares(model, images):
+def energy_shares(model: keras.Model, images: Any) -> list[ScaleShares]:
     """Share out each layer by what its branches do on a batch of images.
 
     The energy of a branch is the variance, over images and positions, of what it adds to the
-    outputs of the pointwise convolution, summed over these. The energy of one input channel in
-    one branch is that of this channel alone. Where branches are correlated, the variance of the
-    sum is not the sum of the variances: that part belongs to no branch and is left out.
-
-    Energies go with the square of the strengths of `weight_shares`: twice the strength is four
-    times the energy.
+    outputs of the pointwise convolution, summed over these; that of one input channel in one
+    branch is the same of this channel alone. Covariances of branches are left out. Energies go
+    with the square of the strengths of `weight_shares`.
 
     Args:
         model: A trained model that has `MulticeptionConv2D` layers, as in `multiception_layers`.
@@ -122,9 +127,6 @@ def energy_shares(model, images):
 
     Returns:
         A list with a `ScaleShares` for each of the layers.
-
-    Raises:
-        ValueError: If the model has no such layer.
     """
     layers = multiception_layers(model)
     energies: dict = dict.fromkeys(layers.values(), (0.0, 0.0))
@@ -133,13 +135,13 @@ def energy_shares(model, images):
         if operation in energies:  # once for each call
             now = _energies(operation, first_argument(args, kwargs))
             energies[operation] = tuple(map(operator.add, energies[operation], now))
-        return call_in_inference(operation, *args, **kwargs)
+        return call_in_inference(path, operation, *args, **kwargs)
 
     walk(require_graph(model), ops.convert_to_tensor(images), call)
     return [_shares(name, layer, *energies[layer]) for name, layer in layers.items()]
 
 
-def stage_shares(shares):
+def stage_shares(shares: list[ScaleShares]) -> dict[str, dict[tuple[int, int], float]]:
     """Average shares over the layers of each stage.
 
     Args:
@@ -161,16 +163,16 @@ def stage_shares(shares):
     }
 
 
-def kernel_grid(layer, channels=16):
+def kernel_grid(layer: MulticeptionConv2D, channels: int = 16) -> np.ndarray:
     """Lay out depthwise kernels as one image: a row for each branch, a column for each channel.
 
-    Each kernel is divided by its largest absolute value, since the batch norm behind it undoes
+    Each kernel is divided by its largest absolute value, since the batch norm after it undoes
     its size; so the values are in -1..1.
 
     Args:
         layer: A `MulticeptionConv2D`.
-        channels: Integer, how many input channels to show: those with the largest strengths, as
-            in `weight_shares`, largest first.
+        channels: How many input channels to show: those with the largest strengths, as in
+            `weight_shares`, largest first.
 
     Returns:
         Array of shape (height, width), with NaN around the kernels.
@@ -189,26 +191,19 @@ def kernel_grid(layer, channels=16):
     return grid
 
 
-def size_name(size):
-    """Return a kernel size, a pair, in the form `3x3`."""
+def size_name(size: tuple[int, int]) -> str:
+    """Return a kernel size in the form `3x3`."""
     return "x".join(map(str, size))
 
 
-def _strengths(layer):
-    """Return the strength of each branch in each input channel, as in `weight_shares`.
-
-    Args:
-        layer: A built `MulticeptionConv2D`.
-
-    Returns:
-        Array of shape (branches, input channels).
-    """
+def _strengths(layer: MulticeptionConv2D) -> np.ndarray:
+    """Return the strength of each branch in each input channel, as in `weight_shares`."""
     variance = ops.convert_to_numpy(layer.depthwise_bn.moving_variance).astype("float32")
     kernel = _effective_kernel(layer)
     return np.sqrt(variance).reshape(kernel.shape[:2]) * np.linalg.norm(kernel, axis=2)
 
 
-def _energies(layer, x):
+def _energies(layer: MulticeptionConv2D, x: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return the energy of each branch, and that of each channel of each branch."""
     kernel = _effective_kernel(layer)
     # what batch norm subtracts and adds has no part in a variance
@@ -221,35 +216,23 @@ def _energies(layer, x):
     return added.sum(axis=1), seen * np.square(kernel).sum(axis=2)
 
 
-def _effective_kernel(layer):
+def _effective_kernel(layer: MulticeptionConv2D) -> np.ndarray:
     """Return the pointwise kernel times what the batch norm before it multiplies with.
 
     Its shape is (branches, input channels, filters).
     """
+    weights = layer.depthwise_bn.gamma, layer.depthwise_bn.moving_variance
     gamma, variance, kernel = (
         ops.convert_to_numpy(weight).astype("float32")
-        for weight in (
-            layer.depthwise_bn.gamma,
-            layer.depthwise_bn.moving_variance,
-            layer.pointwise_conv.kernel,
-        )
+        for weight in (*weights, layer.pointwise_conv.kernel)
     )
     kernel = kernel * (gamma / np.sqrt(variance + layer.epsilon))[:, None]
     return kernel.reshape(len(layer.kernel_sizes), -1, layer.filters)
 
 
-def _shares(name, layer, branches, channels):
+def _shares(name: str, layer: MulticeptionConv2D, branches: Any, channels: Any) -> ScaleShares:
     branches, channels = np.asarray(branches, "float64"), np.asarray(channels, "float64")
     with np.errstate(invalid="ignore"):  # 0 / 0 is NaN, as documented
         return ScaleShares(
             name, layer.kernel_sizes, branches / branches.sum(), channels / channels.sum(axis=0)
         )
-
-
-def _named_layers(model, prefix=""):
-    for layer in model.layers:
-        name = prefix + layer.name
-        if isinstance(layer, MulticeptionConv2D):
-            yield name, layer
-        elif graph_of(layer) is not None:
-            yield from _named_layers(layer, f"{name}/")
