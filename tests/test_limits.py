@@ -5,8 +5,10 @@ import contextlib
 import json
 import shutil
 import socket
+import subprocess
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import tensorflow as tf
@@ -106,6 +108,39 @@ def test_an_offer_to_upgrade_is_ignored(url, offer, chunked, packets):
         assert read_answer(connection)[0] == 200
 
 
+JAVA = """
+import java.net.URI;
+import java.net.http.*;
+class Predict {
+    public static void main(String[] arguments) throws Exception {
+        var body = HttpRequest.BodyPublishers.ofString("{\\"instances\\": [2.0]}");
+        var request = HttpRequest.newBuilder(URI.create(arguments[0])).POST(body).build();
+        var client = HttpClient.newHttpClient();
+        client.send(request, HttpResponse.BodyHandlers.ofString());
+        System.out.print(client.send(request, HttpResponse.BodyHandlers.ofString()).body());
+    }
+}
+"""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "curl --silent --http2 --data @body",
+        pytest.param("java Predict.java", marks=pytest.mark.slow),
+    ],
+)
+def test_clients_that_offer_to_upgrade_are_answered(url, tmp_path, command):
+    program = command.partition(" ")[0]
+    if not shutil.which({"java": "javac"}.get(program, program)):
+        pytest.skip(f"{program} is not on this machine")
+    (tmp_path / "body").write_bytes(BODY)
+    (tmp_path / "Predict.java").write_text(JAVA)
+    words = [*command.split(), f"{url}/v1/models/m:predict"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert json.loads(done.stdout) == ANSWER, done.stderr
+
+
 def test_an_idle_connection_is_kept_for_as_long_as_the_flag_says(url):
     with connect(url) as connection:
         connection.sendall(b"GET /v1/models/m HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -203,6 +238,26 @@ def test_a_model_that_does_not_answer_in_time(tmp_path):
         status, answer = fetch(url, {"inputs": 1000})
         assert status == 504
         assert answer == {"error": "The model did not answer within 0.3 seconds."}
+
+
+def test_bad_requests_cost_the_good_ones_nothing(url):
+    model = f"{url}/v1/models/m:predict"
+    bomb = {"b64": base64.b64encode(png_header(30000, 30000)).decode()}
+    bad = [
+        lambda: fetch(model, b"[" * 100_000),
+        lambda: fetch(model, {"signature_name": "image_shape", "instances": [bomb]}),
+        lambda: fetch(model, {"signature_name": "strings", "instances": [{"b64": "?"}]}),
+        lambda: fetch(model, {"instances": ["a"]}),
+        lambda: fetch(f"{url}/v1/models/m/labels/x%2Fy:predict", BODY),
+        lambda: answer_to(url, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+        lambda: answer_to(url, b"POST / HTTP/1.1\r\n" + b"X: " + b"y" * 70_000),
+        lambda: connect(url).close(),
+    ]
+    with ThreadPoolExecutor(16) as pool:
+        for request in bad * 4:
+            pool.submit(request)
+        answers = list(pool.map(lambda _: fetch(model, {"instances": [2.0]}), range(64)))
+    assert answers == [(200, ANSWER)] * 64
 
 
 # ---- anything at all

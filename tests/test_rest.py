@@ -314,12 +314,11 @@ def test_a_body_that_is_no_json_object_is_400_before_the_model_is_known(
 
 
 @pytest.mark.parametrize(
-    "value", ["[" * 300_000 + "]" * 300_000, '{"a":' * 9999 + "1" + "}" * 9999]
+    "value", ["[" * 200_000 + "]" * 200_000, '{"a":' * 9999 + "1" + "}" * 9999]
 )
 def test_nesting_in_a_key_that_nobody_reads_does_not_matter(models_url, url, value):
-    for kept in ("NaN", '"\\"[{"', "[[[1]]]"):
-        body = f'{{"z": {value}, "instances": [1.0], "y": [{value}, {kept}]}}'.encode()
-        assert fetch(f"{url}:predict", body) == (200, {"predictions": [2.5]})
+    body = f'{{"z": {value}, "instances": [1.0], "y": [{{"\\"[{{": NaN}}, [[1]]]}}'.encode()
+    assert fetch(f"{url}:predict", body) == (200, {"predictions": [2.5]})
     body = f'{{"signature_name": "regress_x_to_y", "examples": [{{"x": 2.0}}], "z": {value}}}'
     assert fetch(f"{models_url}/half:regress", body.encode()) == (200, {"results": [3.0]})
     assert fetch(f"{url}:predict", f'{{"instances": {value}}}'.encode())[0] == 400
