@@ -232,12 +232,12 @@ def test_a_model_that_does_not_answer_in_time(tmp_path):
 
     export_signatures(tmp_path / "1", serving_default=slow)
     config = single_model("m", tmp_path)
-    with served(config, loading=ONCE, rest_api_timeout_in_ms=300) as running:
+    with served(config, loading=ONCE, rest_api_timeout_in_ms=1000) as running:
         url = f"{running.url}/v1/models/m:predict"
         assert fetch(url, {"inputs": 1}) == (200, {"outputs": 1.0})
         status, answer = fetch(url, {"inputs": 1000})
         assert status == 504
-        assert answer == {"error": "The model did not answer within 0.3 seconds."}
+        assert answer == {"error": "The model did not answer within 1 seconds."}
 
 
 def test_bad_requests_cost_the_good_ones_nothing(url):
