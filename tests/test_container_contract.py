@@ -28,7 +28,7 @@ from tensorflow_serving.apis import (
 from test_floors import ROOT
 from test_saved_model import notebook_answer, small_network
 
-from serving.client import Client
+from serving.client import Client, ServerError
 from serving.export import publish
 from serving.publishing.base_path import roll_back
 
@@ -118,14 +118,14 @@ def server(request, exported):
             pytest.skip("tensorflow_model_server is not on the PATH")
         serving = served_by_process([request.param], models)
     with serving as (url, address):
-        wait_until(lambda: versions(url) == {"1": "AVAILABLE"})
+        wait_until(lambda: versions(url) == {1: "AVAILABLE"})
         yield url, address
 
 
 def wait_until(condition):
     deadline = time.monotonic() + SECONDS
     while time.monotonic() < deadline:
-        with contextlib.suppress(requests.ConnectionError):
+        with contextlib.suppress(ConnectionError, ServerError):
             if condition():
                 return
         time.sleep(0.2)
@@ -134,9 +134,8 @@ def wait_until(condition):
 
 def versions(url):
     """The versions and their states, but for those that have ended."""
-    response = requests.get(f"{url}/v1/models/digits", timeout=SECONDS).json()
-    states = {each["version"]: each["state"] for each in response["model_version_status"]}
-    return {version: state for version, state in states.items() if state != "END"}
+    with Client(url, model_name="digits", timeout=SECONDS) as client:
+        return {version: s for version, s in client.states().items() if s != "END"}
 
 
 @contextlib.contextmanager
@@ -150,8 +149,7 @@ def test_status_and_metadata(server):
     signatures = {"serving_default", "serving_uint8", "serving_bytes", "classify"}
     metadata = requests.get(f"{url}/v1/models/digits/metadata", timeout=SECONDS).json()
     assert signatures <= metadata["metadata"]["signature_def"]["signature_def"].keys()
-    with Client(f"grpc://{address}", model_name="digits", timeout=SECONDS) as client:
-        assert client.states() == {1: "AVAILABLE"}
+    assert versions(url) == versions(f"grpc://{address}") == {1: "AVAILABLE"}
     request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
     request.model_spec.name = "digits"
     message = get_model_metadata_pb2.SignatureDefMap()
@@ -242,6 +240,6 @@ def test_a_new_version_is_taken_up_and_rolled_back_without_a_failed_request(serv
     model, models = exported
     with asking_all_the_while(url, notebook_answer(model, IMAGES)):
         published = publish(model, models / "digits", "digits")
-        wait_until(lambda: versions(url) == {published.name: "AVAILABLE"})
+        wait_until(lambda: versions(url) == {int(published.name): "AVAILABLE"})
         roll_back(models / "digits", 1)
-        wait_until(lambda: versions(url) == {"1": "AVAILABLE"})
+        wait_until(lambda: versions(url) == {1: "AVAILABLE"})

@@ -10,7 +10,7 @@ from saved_models import export_half_plus
 from test_floors import ROOT
 
 from serving import benchmark
-from serving.benchmark import measure, send_load, to_markdown
+from serving.benchmark import measure, send_load
 
 RECORDED = ROOT / "serving" / "results" / "benchmark_resnet20.json"
 
@@ -88,14 +88,6 @@ def test_recorded_results_are_rendered_again(tmp_path, capsys, clients):
     assert {(0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)} <= colors
 
 
-def test_one_round_has_no_range():
-    results = json.loads(RECORDED.read_text())
-    results["rows"] = measure([("REST", 8)], lambda *_: (np.ones(4), 2.0), lambda: 8.0, rounds=1)
-    [*_, line] = to_markdown(results).splitlines()
-    cells = [cell.strip() for cell in line.split("|")[1:-1]]
-    assert cells == ["REST", "8", "2", "1000", "1000", "1000", "8", "0.25"]
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -130,17 +122,6 @@ def test_models_that_cannot_be(tmp_path, capsys):
         assert benchmark.main(path) == 2
         [line] = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
         assert words in line
-
-
-def test_a_file_that_cannot_be_written_is_one_line(capsys, monkeypatch):
-    def fail(path, results):
-        raise OSError("No space left")
-
-    monkeypatch.setattr("keras_multiception.atomic.write_json", fail)
-    assert benchmark.main(["--render", str(RECORDED), "--json=figures.json"]) == 1
-    out, err = capsys.readouterr()
-    assert "REST" in out, "what was measured is told all the same"
-    assert err.splitlines()[-1] == "serving.benchmark: error: No space left"
 
 
 @pytest.mark.slow
