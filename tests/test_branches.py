@@ -97,7 +97,7 @@ def test_dropped_are_the_least_shares():
     shares = shares_of(model)
     (entry, *_) = shares
     order = np.argsort(-entry.branches)
-    branches = [x for x in weakest_branches(model, keep=2) if x.layer == "a"]
+    branches = [x for x in weakest_branches(model, keep=np.int64(2)) if x.layer == "a"]
     assert branches == [
         Branch("a", order[2], entry.kernel_sizes[order[2]], float(entry.branches[order[2]]))
     ]
@@ -192,11 +192,6 @@ def test_classes_derived_from_the_layer_stay():
     check(model, new, weakest_branches(model, keep=1))
 
 
-def test_integers_of_numpy_are_taken():
-    model = network()
-    assert weakest_branches(model, keep=np.int64(2)) == weakest_branches(model, keep=2)
-
-
 @pytest.mark.backend
 def test_every_parameter_is_trained_and_the_file_loads(tmp_path):
     new = prune(network(), keep=1)
@@ -219,24 +214,16 @@ def test_every_parameter_is_trained_and_the_file_loads(tmp_path):
         ({}, "One of `keep`, `threshold` and `remove`"),
         ({"keep": 1, "threshold": 0.1}, "One of `keep`, `threshold` and `remove`"),
         ({"keep": 0}, "`keep` must be a positive integer. Received: keep=0"),
-        ({"keep": 1.5}, "`keep` must be a positive integer"),
-        ({"keep": True}, "`keep` must be a positive integer. Received: keep=True"),
         ({"threshold": 1.5}, "`threshold` must be in 0..1"),
         ({"remove": [("z", 3)]}, r"`remove` must name layers.*Received: \('z', \(3, 3\)\)"),
         ({"remove": [("a", 9)]}, "it has 3x3, 5x5, 7x7"),
         ({"remove": ("c", 7)}, r"`remove` must list pairs .*Received: remove=\('c', 7\)"),
-        ({"remove": {"c": 7}}, "`remove` must list pairs"),
-        ({"remove": [(["c"], 7)]}, "`remove` must list pairs"),
         ({"remove": 7}, "`remove` must list pairs"),
         ({"remove": [("b", 3)]}, "`remove` must leave each layer a branch.*'b'"),
         ({"keep": 1, "shares": []}, "`shares` must be those of the model"),
+        ({"keep": 1, "model": keras.Sequential([keras.Input((4,))])}, "MulticeptionConv2D"),
     ],
 )
 def test_bad_arguments(kwargs, message):
     with pytest.raises(ValueError, match=message):
-        prune_branches(network(), **kwargs)
-
-
-def test_models_without_branches_are_refused():
-    with pytest.raises(ValueError, match="MulticeptionConv2D"):
-        prune_branches(keras.Sequential([keras.Input((4,)), layers.Dense(2)]), keep=1)
+        prune_branches(**{"model": network()} | kwargs)

@@ -13,6 +13,8 @@ from keras import layers
 import keras_multiception as km
 
 tf_keras = pytest.importorskip("tf_keras")
+from ai_edge_litert.interpreter import Interpreter  # noqa: E402
+
 from keras_multiception.compression import (  # noqa: E402
     convert_to_litert,
     prune_model,
@@ -23,7 +25,8 @@ from keras_multiception.compression import (  # noqa: E402
 )
 
 
-def network():
+@pytest.fixture(scope="module")
+def model():
     x = inputs = keras.Input((8, 8, 3))
     x = km.conv_bn(x, 8, conv="standard", name="stem")
     x = layers.ReLU()(km.conv_bn(x, 8, conv="multiception", kernel_sizes=(3, 5), name="middle"))
@@ -36,8 +39,13 @@ def network():
     return model
 
 
-def test_kinds_are_counted():
-    report = sparsity_report(network())
+@pytest.fixture(scope="module")
+def legacy(model):
+    return to_tf_keras(model)
+
+
+def test_kinds_are_counted(model):
+    report = sparsity_report(model)
     assert {kind: x["parameters"] for kind, x in report.items()} == {
         "standard": 3 * 3 * 3 * 8,
         "depthwise": (9 + 25) * 8,
@@ -51,30 +59,27 @@ def test_kinds_are_counted():
     assert report["total"]["distinct"] == 216
 
 
-def test_both_keras_and_wrappers_count_alike():
-    model = network()
+def test_both_keras_and_wrappers_count_alike(model, legacy):
     report = sparsity_report(model)
-    legacy = to_tf_keras(model)
     assert sparsity_report(legacy) == report
     wrapped = prune_model(legacy, 0.5, end_step=1)
     assert sparsity_report(wrapped) == report
     assert size_report(wrapped) == size_report(legacy)
 
 
-def test_transposed_convolutions_are_counted_alike():
-    model = keras.Sequential([keras.Input((8, 8, 4)), layers.Conv2DTranspose(6, 3)])
-    assert sparsity_report(model)["standard"]["parameters"] == 9 * 4 * 6
-    legacy = tf_keras.Sequential([tf_keras.Input((8, 8, 4)), tf_keras.layers.Conv2DTranspose(6, 3)])
-    legacy.set_weights(model.get_weights())
-    assert sparsity_report(legacy) == sparsity_report(model)
-
-
-def test_separable_convolutions_are_two_kernels():
-    model = keras.Sequential([keras.Input((8, 8, 4)), layers.SeparableConv2D(6, 3)])
-    report = sparsity_report(model)
-    assert set(report) == {"depthwise", "pointwise", "total"}
-    assert report["depthwise"]["parameters"] == 36
-    assert report["pointwise"]["parameters"] == 24
+@pytest.mark.parametrize("library", [keras, tf_keras])
+@pytest.mark.parametrize(
+    ("kind", "parameters"),
+    [
+        ("Conv2DTranspose", {"standard": 9 * 4 * 6}),
+        ("SeparableConv2D", {"depthwise": 9 * 4, "pointwise": 4 * 6}),
+    ],
+)
+def test_other_convolutions(library, kind, parameters):
+    layer = getattr(library.layers, kind)(6, 3)
+    report = sparsity_report(library.Sequential([library.Input((8, 8, 4)), layer]))
+    report.pop("total")
+    assert {name: counts["parameters"] for name, counts in report.items()} == parameters
 
 
 def entropy_bytes(symbols, size):
@@ -85,8 +90,7 @@ def entropy_bytes(symbols, size):
     return min(size * total, math.ceil(bits / 8 - 1e-6) + len(counts) * (size + 4))
 
 
-def test_size_of_weights():
-    model = network()
+def test_size_of_weights(model):
     report = size_report(model)
     weights = model.get_weights()
     assert report["raw"] == report["weights"] == 4 * model.count_params()
@@ -98,13 +102,11 @@ def test_size_of_weights():
     assert report["deflated"] < report["entropy"]  # it sees the pattern
 
 
-@pytest.mark.parametrize("quantization", ["none", "float16", "int8"])
-def test_files(quantization, tmp_path):
-    model = to_tf_keras(network())
+@pytest.mark.parametrize(("quantization", "width"), [("none", 4), ("float16", 2), ("int8", 1)])
+def test_files(legacy, quantization, width, tmp_path):
     images = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype("float32")
-    data = {"representative_data": images} if quantization == "int8" else {}
-    content = convert_to_litert(model, quantization, **data)
-    report, expected = sparsity_report(content), sparsity_report(model)
+    content = convert_to_litert(legacy, quantization, images if quantization == "int8" else None)
+    report, expected = sparsity_report(content), sparsity_report(legacy)
     for kind in expected:
         assert report[kind]["parameters"] == expected[kind]["parameters"], kind
     assert report["dense"]["nonzero"] == 40
@@ -114,42 +116,34 @@ def test_files(quantization, tmp_path):
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as file:
         file.writestr("model.tflite", content)
     assert abs(len(archive.getvalue()) - sizes["deflated"]) < 200  # the zip's own records
-    width = {"none": 4, "float16": 2, "int8": 1}[quantization]
     parameters = expected["total"]["parameters"]
     assert width * parameters <= sizes["weights"] < width * parameters + 1000
     assert sizes["entropy"] < sizes["raw"]
     path = tmp_path / "model.tflite"
     path.write_bytes(content)
     assert (size_report(path), sparsity_report(str(path))) == (sizes, report)
+    if quantization == "int8":
+        interpreter = Interpreter(model_content=content, experimental_preserve_all_tensors=True)
+        interpreter.allocate_tensors()
+        kernels = [
+            interpreter.get_tensor(x["index"])
+            for x in interpreter.get_tensor_details()
+            if x["dtype"] == np.int8 and x["quantization_parameters"]["scales"].size > 1
+        ]
+        assert report["total"]["nonzero"] == sum(map(np.count_nonzero, kernels))
 
 
-def test_quantized_files_by_the_interpreter():
-    from ai_edge_litert.interpreter import Interpreter
-
-    images = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype("float32")
-    content = convert_to_litert(to_tf_keras(network()), "int8", representative_data=images)
-    interpreter = Interpreter(model_content=content, experimental_preserve_all_tensors=True)
-    interpreter.allocate_tensors()
-    tensors = [
-        interpreter.get_tensor(x["index"])
-        for x in interpreter.get_tensor_details()
-        if x["dtype"] == np.int8 and x["quantization_parameters"]["scales"].size > 1
-    ]
-    nonzero = sum(np.count_nonzero(x) for x in tensors)
-    assert sparsity_report(content)["total"]["nonzero"] == nonzero
-
-
-@pytest.mark.parametrize("function", [sparsity_report, size_report])
-def test_bad_arguments(function):
-    with pytest.raises(ValueError, match="`model` must be the path of a LiteRT file or its bytes"):
-        function(b"PK")
-    with pytest.raises(ValueError, match="`model` must be a model of Keras 3 or tf_keras, or a"):
-        function(3)
-    for unbuilt in (
-        keras.Sequential([layers.Dense(2)]),
-        tf_keras.Sequential([tf_keras.layers.Dense(2)]),
-    ):
-        with pytest.raises(ValueError, match="`model` must be built"):
-            function(unbuilt)
-    with pytest.raises(ValueError, match="no wrappers of quantization"):
-        function(quantize_model(network()))
+def test_bad_arguments():
+    inputs = tf_keras.Input((4,))
+    aware = quantize_model(tf_keras.Model(inputs, tf_keras.layers.Dense(2)(inputs)))
+    unbuilt = [library.Sequential([library.layers.Dense(2)]) for library in (keras, tf_keras)]
+    for function in (sparsity_report, size_report):
+        with pytest.raises(ValueError, match="`model` must be the path of a LiteRT file or its b"):
+            function(b"PK")
+        with pytest.raises(ValueError, match="`model` must be a model of Keras 3 or tf_keras, or"):
+            function(3)
+        for model in unbuilt:
+            with pytest.raises(ValueError, match="`model` must be built"):
+                function(model)
+        with pytest.raises(ValueError, match="no wrappers of quantization"):
+            function(aware)

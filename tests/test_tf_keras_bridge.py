@@ -34,6 +34,11 @@ def network(conv="multiception"):
     return randomize(keras.Model(inputs, x, name="net"))
 
 
+@pytest.fixture(scope="module")
+def legacy():
+    return to_tf_keras(network())
+
+
 @pytest.mark.parametrize("conv", TYPES)
 def test_types_of_convolution(conv):
     model = network(conv)
@@ -54,8 +59,7 @@ def test_frozen_layers_stay_frozen():
         assert not layer.weights or bool(layer.trainable_weights) != is_frozen
 
 
-def test_multiception_has_a_batch_norm_for_each_branch():
-    legacy = to_tf_keras(network())
+def test_multiception_has_a_batch_norm_for_each_branch(legacy):
     assert [name for name in names(legacy) if name.split("_")[0] == "a"] == [
         *(f"a_depthwise_{index}" for index in range(3)),
         *(f"a_depthwise_{index}_bn" for index in range(3)),
@@ -152,10 +156,9 @@ def test_other_answers_are_an_error(monkeypatch):
         to_tf_keras(network())
 
 
-def test_keras_and_tf_keras_keep_their_meaning():
+def test_keras_and_tf_keras_keep_their_meaning(legacy):
     import tensorflow as tf
 
-    to_tf_keras(network())
     assert tf.keras.__version__ == keras.__version__ != tf_keras.__version__
     assert "TF_USE_LEGACY_KERAS" not in os.environ
 

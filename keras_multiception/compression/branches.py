@@ -26,14 +26,14 @@ class Branch:
 
     Attributes:
         layer: Name of the layer, as in `km.scale_analysis.ScaleShares`.
-        index: Integer, its position in the layer's `kernel_sizes`.
-        kernel_size: Tuple (height, width).
-        share: Float, its share in the layer; `None` if none was asked for.
+        index: Its position in the layer's `kernel_sizes`.
+        kernel_size: Height and width.
+        share: Its share in the layer; `None` if none was asked for.
     """
 
     layer: str
     index: int
-    kernel_size: tuple
+    kernel_size: tuple[int, int]
     share: float | None = None
 
 
@@ -47,17 +47,13 @@ def weakest_branches(
 
     Args:
         model: A trained model that has `MulticeptionConv2D` layers.
-        keep: Positive integer, how many branches a layer keeps at most.
-        threshold: Float in 0..1: branches of a smaller share in their layer are found. Either
-            `keep` or `threshold`.
-        shares: List of `km.scale_analysis.ScaleShares` of the model. The default is
-            `km.scale_analysis.weight_shares(model)`; `energy_shares` reads images.
+        keep: How many branches a layer keeps at most. Either this or `threshold`.
+        threshold: In 0..1: branches of a smaller share in their layer are found.
+        shares: Shares of the model. The default is `km.scale_analysis.weight_shares(model)`;
+            `energy_shares` reads images.
 
     Returns:
         A list of `Branch`, in the order of the network.
-
-    Raises:
-        ValueError: If an argument is out of its range, or `shares` are not those of the model.
     """
     if (keep is None) == (threshold is None):
         raise ValueError(
@@ -109,15 +105,12 @@ def prune_branches(
     Args:
         model: A trained Functional `keras.Model` or built `keras.Sequential` that has
             `MulticeptionConv2D` layers; nested ones are opened. It stays as it is.
-        keep: Positive integer: each layer keeps at most so many branches, those of the largest
-            shares.
-        threshold: Float in 0..1: branches of a smaller share in their layer go; the strongest of
-            a layer stays.
-        remove: List of pairs (name of a layer, kernel size): all branches of this size go. One of
-            `keep`, `threshold` and `remove`. Names are those of the scale analysis.
-        shares: List of `km.scale_analysis.ScaleShares` to go by. The default is
-            `km.scale_analysis.weight_shares(model)`.
-        verbose: Boolean, whether to print what was dropped, and the costs before and after.
+        keep: Each layer keeps at most so many branches, those of the largest shares.
+        threshold: In 0..1: branches of a smaller share in their layer go, but for the strongest.
+        remove: Pairs (name of a layer in the scale analysis, kernel size): all branches of this
+            size go. One of `keep`, `threshold` and `remove`.
+        shares: Shares to go by. The default is `km.scale_analysis.weight_shares(model)`.
+        verbose: Whether to print what was dropped, and the costs before and after.
             `weakest_branches` returns the same as data, in advance.
 
     Returns:

@@ -52,7 +52,6 @@ def convert_to_litert(
         is a softmax, else it has its layer's name.
 
     Raises:
-        ImportError: If TensorFlow, `ai-edge-litert` or `tf_keras` is needed and not installed.
         ValueError: If an argument is out of its range, or parts of an `"int8"` model of
             quantization-aware training would stay in floating point; they are named.
 
@@ -62,13 +61,9 @@ def convert_to_litert(
     """
     _require_model(model)
     _require_quantization(is_quantized(model), quantization, representative_data, integer_io)
-    converter = _converter(model, quantization)
+    converter = _converter(model, quantization, integer_io)
     if representative_data is not None:
         _calibrate(converter, model, representative_data)
-    if integer_io:
-        import tensorflow as tf
-
-        converter.inference_input_type = converter.inference_output_type = tf.int8
     content = dedupe_buffers(bytes(converter.convert()))
     if quantization == "int8" and (floats := float_operators(content)):
         raise ValueError(
@@ -83,13 +78,7 @@ def save_litert(content: bytes, path: str | os.PathLike) -> None:
 
     Args:
         content: Bytes, of `convert_to_litert`.
-        path: Path of the file, in a folder that exists.
-
-    Raises:
-        ValueError: If its folder cannot be written, or a folder is there.
-
-    Example:
-        >>> save_litert(convert_to_litert(model), "model.tflite")
+        path: Path of the file, in a folder that exists and can be written; else a ValueError.
     """
     if os.path.isdir(path):
         raise ValueError(f"`path` must be that of a file. Received: the folder {path}")
@@ -230,7 +219,7 @@ def _require_quantization(
         )
 
 
-def _converter(model: Any, quantization: str) -> Any:
+def _converter(model: Any, quantization: str, integer_io: bool) -> Any:
     import tensorflow as tf
 
     is_keras_3, trained = isinstance(model, keras.Model), is_quantized(model)
@@ -245,6 +234,8 @@ def _converter(model: Any, quantization: str) -> Any:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if quantization == "float16":
         converter.target_spec.supported_types = [tf.float16]
+    if integer_io:
+        converter.inference_input_type = converter.inference_output_type = tf.int8
     return converter
 
 
@@ -283,8 +274,8 @@ def _calibrate(converter: Any, model: Any, data: Any) -> None:
         dtype = getattr(dtype, "name", str(dtype))
         if not fits(shape, (None, *inputs[0].shape[1:])) or dtype != "float32":
             raise ValueError(
-                f"`representative_data` must be float32 of shape {tuple(inputs[0].shape)}, or batches "
-                f"of it. Received: {type(batch).__name__} of shape {shape} and dtype {dtype}"
+                f"`representative_data` must be float32 of shape {tuple(inputs[0].shape)}. "
+                f"Received: {type(batch).__name__} of shape {shape} and dtype {dtype}"
             )
     arrays = [np.asarray(batch) for batch in batches]
     if not sum(map(len, arrays)) or not all(np.isfinite(array).all() for array in arrays):

@@ -34,7 +34,6 @@ class LiteRTModel:
         input_dtype: NumPy's dtype of the file's input: float32, or an integer type.
 
     Raises:
-        ImportError: If `ai-edge-litert` is not installed.
         ValueError: If an argument is out of its range, or the model has several inputs or outputs.
 
     Example:
@@ -77,9 +76,6 @@ class LiteRTModel:
 
         Returns:
             An array of float32.
-
-        Raises:
-            ValueError: If an argument is out of its range.
         """
         images = np.asarray(images)
         batch_size = standardize_integer(batch_size, "batch_size")
@@ -118,10 +114,10 @@ class Operator:
     """An operator of a LiteRT model.
 
     Attributes:
-        name: String, such as `"CONV_2D"`.
-        inputs: Tuple of strings, the types of its inputs, weights included, such as `"INT8"`.
-        outputs: Tuple of strings, the types of its outputs.
-        is_border: Boolean, whether it quantizes an input of the model or dequantizes an output.
+        name: As in the format, for example `"CONV_2D"`.
+        inputs: The types of its inputs, weights included, for example `"INT8"`.
+        outputs: The types of its outputs.
+        is_border: Whether it quantizes an input of the model or dequantizes an output.
     """
 
     name: str
@@ -137,11 +133,7 @@ def operators(model: str | os.PathLike | bytes) -> list[Operator]:
     """List the operators of a LiteRT model, in the order in which they run.
 
     Args:
-        model: Path of the file, or its content as bytes.
-
-    Raises:
-        ImportError: If `ai-edge-litert` is not installed.
-        ValueError: If `model` is no LiteRT model.
+        model: Path of the file, or its content as bytes; anything else is a ValueError.
 
     Example:
         >>> [operator.name for operator in operators("resnet20.tflite")]
@@ -168,11 +160,7 @@ def float_operators(model: str | os.PathLike | bytes) -> list[Operator]:
     The quantization of the model's inputs and the dequantization of its outputs do not count.
 
     Args:
-        model: Path of the file, or its content as bytes.
-
-    Raises:
-        ImportError: If `ai-edge-litert` is not installed.
-        ValueError: If `model` is no LiteRT model.
+        model: Path of the file, or its content as bytes; anything else is a ValueError.
 
     Example:
         >>> assert not float_operators(convert_to_litert(qat_model, "int8"))

@@ -12,7 +12,7 @@ from keras_multiception.compression.tf_keras_models import (
     plain_tf_keras,
     wrap,
 )
-from keras_multiception.layers.arguments import is_positive_integer
+from keras_multiception.layers.arguments import is_positive_integer, standardize_integer
 
 
 def prune_model(
@@ -54,7 +54,6 @@ def prune_model(
         A `tf_keras.Model`, uncompiled.
 
     Raises:
-        ImportError: If the toolkit is not installed.
         ValueError: If an argument is out of its range, or the model has no such kernels.
 
     Example:
@@ -81,16 +80,10 @@ def pruning_callback() -> Any:
 
 
 def strip_pruning(model: Any) -> Any:
-    """Return the plain network in a pruned one; its zeros are zeros.
+    """Return the plain network in a pruned one, uncompiled; its zeros are zeros.
 
     Args:
-        model: A `tf_keras.Model` by `prune_model`; it stays as it is.
-
-    Returns:
-        A `tf_keras.Model` without wrappers, uncompiled.
-
-    Raises:
-        ValueError: If the model has no pruning wrappers.
+        model: A `tf_keras.Model` by `prune_model`, otherwise a ValueError; it stays as it is.
     """
     _require_wrappers(model, "pruned", "prune_model")
     return copy_tf_keras(import_tfmot().sparsity.keras.strip_pruning(model))
@@ -118,7 +111,6 @@ def cluster_model(
         A `tf_keras.Model`, uncompiled.
 
     Raises:
-        ImportError: If the toolkit is not installed.
         ValueError: If `clusters` is out of its range, or the model has no such kernels.
 
     Example:
@@ -136,22 +128,15 @@ def cluster_model(
             f"Received: clusters={clusters!r}"
         )
     new = plain_tf_keras(model)
-    return _wrap_clustered(
-        new, kernel_layers(new, depthwise), operator.index(clusters), preserve_sparsity
-    )
+    found = kernel_layers(new, depthwise)
+    return _wrap_clustered(new, found, operator.index(clusters), preserve_sparsity)
 
 
 def strip_clustering(model: Any) -> Any:
-    """Return the plain network in a clustered one.
+    """Return the plain network in a clustered one, uncompiled.
 
     Args:
-        model: A `tf_keras.Model` by `cluster_model`; it stays as it is.
-
-    Returns:
-        A `tf_keras.Model` without wrappers, uncompiled.
-
-    Raises:
-        ValueError: If the model has no clustering wrappers.
+        model: A `tf_keras.Model` by `cluster_model`, otherwise a ValueError; it stays as it is.
     """
     _require_wrappers(model, "clustered", "cluster_model")
     return copy_tf_keras(import_tfmot().clustering.keras.strip_clustering(model))
@@ -219,27 +204,20 @@ def _wrap_pruned(model: Any, found: dict[Any, list[str]], schedule: Any, blocks:
 def _require_schedule(
     sparsity: Any, initial_sparsity: Any, begin_step: Any, end_step: Any, frequency: Any
 ) -> None:
-    steps = {"begin_step": begin_step, "end_step": end_step, "frequency": frequency}
-    shares = {"sparsity": sparsity, "initial_sparsity": initial_sparsity}
-    for arguments, kind in ((shares, numbers.Real), (steps, numbers.Integral)):
-        for name, value in arguments.items():
-            if isinstance(value, bool) or not isinstance(value, kind):
-                what = "a number" if kind is numbers.Real else "an integer"
-                raise ValueError(f"`{name}` must be {what}. Received: {name}={value!r}")
-    if not 0 <= sparsity < 1:
-        raise ValueError(f"`sparsity` must be in 0..1, without 1. Received: sparsity={sparsity}")
-    if not 0 <= initial_sparsity <= sparsity:
-        raise ValueError(
-            "`initial_sparsity` must be in 0..`sparsity`. "
-            f"Received: initial_sparsity={initial_sparsity}, sparsity={sparsity}"
-        )
-    if not 0 <= begin_step < end_step:
-        raise ValueError(
-            "`begin_step` must not be negative, and less than `end_step`. "
-            f"Received: begin_step={begin_step}, end_step={end_step}"
-        )
-    if not frequency >= 1:
-        raise ValueError(f"`frequency` must be at least 1. Received: frequency={frequency}")
+    def is_in(x: Any, kind: Any, end: Any) -> bool:
+        return isinstance(x, kind) and not isinstance(x, bool) and 0 <= x < end
+
+    def require(name: str, value: Any, fits: bool, expected: str) -> None:
+        if not fits:
+            raise ValueError(f"`{name}` must be {expected}. Received: {name}={value!r}")
+
+    standardize_integer(end_step, "end_step")
+    standardize_integer(frequency, "frequency")
+    require("sparsity", sparsity, is_in(sparsity, numbers.Real, 1), "a number in 0..1, without 1")
+    fits = is_in(initial_sparsity, numbers.Real, 1) and initial_sparsity <= sparsity
+    require("initial_sparsity", initial_sparsity, fits, "a number in 0..`sparsity`")
+    fits = is_in(begin_step, numbers.Integral, end_step)
+    require("begin_step", begin_step, fits, "an integer from 0 to before `end_step`")
 
 
 def _make_schedule(

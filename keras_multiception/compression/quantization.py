@@ -49,7 +49,6 @@ def quantize_model(model: Any, preserve: tuple[str, ...] | list[str] = ()) -> An
         An uncompiled Functional `tf_keras.Model`, its layers in wrappers.
 
     Raises:
-        ImportError: If `tf_keras` or `tensorflow-model-optimization` is not installed.
         ValueError: If `preserve` or `model` is none of these, or layers cannot be quantized; all
             of them are named.
 
@@ -60,8 +59,7 @@ def quantize_model(model: Any, preserve: tuple[str, ...] | list[str] = ()) -> An
         >>> content = convert_to_litert(qat_model, "int8")
 
     Reference:
-        Jacob et al.: Quantization and Training of Neural Networks for Efficient
-        Integer-Arithmetic-Only Inference (CVPR 2018).
+        Jacob et al.: Quantization and Training of Neural Networks (CVPR 2018).
     """
     if not isinstance(preserve, tuple | list) or not all(x in PRESERVABLE for x in preserve):
         raise ValueError(
@@ -164,9 +162,8 @@ def calibrate_ranges(model: Any, batches: Iterable) -> None:
     """Set the ranges of a model of `quantize_model` to what its activations take.
 
     The toolkit starts every range at -6..6 and moves it by a thousandth of the difference with each
-    step of training, so that a short training ends before they are right. Here the network runs on
-    some batches: each sets the ranges anew, with those of earlier layers better than the time
-    before; the mean over the second half of them stays. Nothing else of the model changes.
+    step: a short training ends before they are right. Here each batch sets them anew, those of
+    earlier layers better than the batch before; the mean over the second half of them stays.
 
     Args:
         model: A `tf_keras.Model` of `quantize_model`, which is changed in place.

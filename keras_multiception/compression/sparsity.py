@@ -34,9 +34,6 @@ def sparsity_report(model: Any) -> dict[str, dict[str, Any]]:
         - `sparsity`: the share of those that are, a float in 0..1,
         - `distinct`: the largest number of distinct values in one kernel.
 
-    Raises:
-        ValueError: If `model` is none of these.
-
     Example:
         >>> sparsity_report(strip_pruning(pruned))["pointwise"]["sparsity"]
     """
@@ -63,9 +60,6 @@ def size_report(model: Any) -> dict[str, int]:
         A dictionary of integers: `raw`, the bytes as they are; `deflated`, as in a zip file (zlib
         at level 9); `weights`, those of `raw` that are weights and other constants; `entropy`,
         `raw` with each of these arrays at its bound.
-
-    Raises:
-        ValueError: If `model` is none of these.
     """
     content = _content(model)
     if content is None:

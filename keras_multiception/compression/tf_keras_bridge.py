@@ -73,7 +73,6 @@ def to_tf_keras(model: keras.Model, inputs: Any = None) -> Any:
         A Functional `tf_keras.Model`.
 
     Raises:
-        ImportError: If `tf_keras` is not installed.
         ValueError: If the model is not Functional or a built Sequential one of Keras 3, or has
             layers that this cannot rebuild; all of them are named.
         RuntimeError: If the new model answers otherwise than the model.
@@ -210,13 +209,13 @@ def _multiception(layer: Any, name: str) -> Callable:
         bn = _with_weights(_standard(norm, f"{part}_bn"), [w[index] for w in statistics])
         branches.append(_chain(_build(conv, part), bn))
     concat = _make("Concatenate", f"{name}_concat", dtype=layer.dtype_policy.name)
-    last, *activation = _names(layer, name, "pointwise_bn")
+    last, activation = _end(layer, name, "pointwise_bn")
     return _chain(
         lambda x: [branch(x) for branch in branches],
         concat if len(branches) > 1 else lambda xs: xs[0],
         _build(layer.pointwise_conv, f"{name}_pointwise"),
         _build(layer.pointwise_bn, last),
-        *(_activation(layer, own) for own in activation),
+        *activation,
     )
 
 
@@ -241,23 +240,21 @@ def _mix_conv(layer: Any, name: str) -> Callable:
         padding = [side // 2 if max(layer.strides) > 1 else 0 for side in size]
         pad = _make("ZeroPadding2D", f"{part}_pad", padding=padding, dtype=dtype)
         groups.append(_chain(channels, *([pad] if any(padding) else []), _build(conv, part)))
-    last, *activation = _names(layer, name, "concat")
+    last, activation = _end(layer, name, "concat")
     return _chain(
         lambda x: [group(x) for group in groups],
         _make("Concatenate", last, dtype=dtype),
-        *(_activation(layer, own) for own in activation),
+        *activation,
     )
 
 
-def _names(layer: Any, name: str, suffix: str) -> list[str]:
-    """Return the names of the last part of a layer, and of its activation if it has one."""
-    is_linear = layer.activation is keras.activations.linear
-    return [name] if is_linear else [f"{name}_{suffix}", name]
-
-
-def _activation(layer: Any, name: str) -> Any:
+def _end(layer: Any, name: str, suffix: str) -> tuple[str, list]:
+    """Return the name of a layer's last part but the activation, and that if there is one."""
+    if layer.activation is keras.activations.linear:
+        return name, []
     activation = keras.activations.serialize(layer.activation)
-    return _make("Activation", name, activation=activation, dtype=layer.dtype_policy.name)
+    layer = _make("Activation", name, activation=activation, dtype=layer.dtype_policy.name)
+    return f"{name}_{suffix}", [layer]
 
 
 def _chain(*functions: Callable) -> Callable:
