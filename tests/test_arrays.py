@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import pytest
 
@@ -48,34 +46,35 @@ def test_from_tensorflow_datasets(shared_tfds, tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+def flip_a_bit(content):
+    return content[:5000] + bytes([content[5000] ^ 1]) + content[5001:]
+
+
 class TestErrors:
-    def test_damage(self, arrays):
-        path = arrays / "digits" / "test.npz"
-        content = bytearray(path.read_bytes())
-        content[5000] ^= 1
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"arrays as they were written.*Received: .*test.npz"):
+    @pytest.mark.parametrize(
+        ("file", "change", "message"),
+        [
+            ("test.npz", flip_a_bit, r"arrays as they were written.*Received: .*test.npz"),
+            ("test.npz", None, r"`data_dir` has a file that cannot be read"),
+            ("arrays.json", lambda content: content[:-20], r"cannot be read.*arrays.json"),
+            ("arrays.json", lambda content: b"{}", r"cannot be read.*arrays.json"),
+            ("arrays.json", lambda content: b"[]", r"cannot be read.*arrays.json"),
+            ("arrays.json", lambda content: b'{"splits": []}', r"cannot be read.*arrays.json"),
+        ],
+    )
+    def test_damage(self, arrays, file, change, message):
+        path = arrays / "digits" / file
+        content = path.read_bytes()
+        path.unlink()
+        if change:
+            path.write_bytes(change(content))
+        with pytest.raises(ValueError, match=message):
             data.load("digits", "test", arrays)
-        assert len(data.load("digits", "train", arrays)[0]) == 1437
-
-    def test_missing_file(self, arrays):
-        (arrays / "digits" / "test.npz").unlink()
-        with pytest.raises(ValueError, match=r"`data_dir` has a file that cannot be read"):
-            data.load("digits", "test", arrays)
-
-    def test_damaged_index(self, arrays):
-        path = arrays / "digits" / "arrays.json"
-        path.write_text(json.dumps(json.loads(path.read_text()))[:-20])
-        with pytest.raises(ValueError, match=r"cannot be read.*arrays.json"):
-            data.spec("digits", arrays)
-
-    @pytest.mark.parametrize("content", [{}, [], {"splits": []}])
-    def test_index_of_something_else(self, arrays, content):
-        (arrays / "digits" / "arrays.json").write_text(json.dumps(content))
-        with pytest.raises(ValueError, match=r"cannot be read.*Received: .*arrays.json"):
-            data.spec("digits", arrays)
-        with pytest.raises(ValueError, match=r"cannot be read.*Received: .*arrays.json"):
-            data.load("digits", "test", arrays)
+        if file == "test.npz":
+            assert len(data.load("digits", "train", arrays)[0]) == 1437
+        else:
+            with pytest.raises(ValueError, match=message):
+                data.spec("digits", arrays)
 
     def test_unknown_split(self, arrays):
         with pytest.raises(ValueError, match="`split` must be one of train, test"):

@@ -1,8 +1,5 @@
 import itertools
-import os
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -198,58 +195,3 @@ class TestDraws:
         cut = [bool((draws.cutmix_weights < 1).any()) for draws in both]
         assert [not m for m in mixed] == cut
         assert np.mean(mixed) == pytest.approx(0.5, abs=0.15)
-
-
-WITHOUT_TENSORFLOW = """
-import sys
-
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("tensorflow", "tensorflow_datasets", "requests"):
-            raise ModuleNotFoundError(name)
-
-sys.meta_path.insert(0, Absent())
-"""
-
-
-def run_without_tensorflow(code, *arguments, backend="jax"):
-    return subprocess.run(
-        [sys.executable, "-c", WITHOUT_TENSORFLOW + code, *map(str, arguments)],
-        cwd=ROOT,
-        env={**os.environ, "KERAS_BACKEND": backend},
-        capture_output=True,
-        text=True,
-    )
-
-
-def test_keras_fits_on_the_same_batches_where_tensorflow_is_absent(tmp_path):
-    code = """
-import numpy as np
-from training import data
-images, labels = data.load("digits", "train[:100]")
-batches = data.training_batches(
-    images, labels, dataset="digits", batch_size=16, epochs=2, seed=3, pad_and_crop=2, mixup=0.2
-)
-assert len(batches) == 12
-x, y = zip(*batches)
-test = list(data.evaluation_batches(images, labels, dataset="digits", batch_size=64))
-assert [len(rows) for _, rows in test] == [64, 36]
-np.savez(sys.argv[1], x=x, y=y)
-
-import keras
-model = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Flatten(), keras.layers.Dense(10)])
-model.compile("sgd", keras.losses.CategoricalCrossentropy(from_logits=True))
-model.fit(batches, epochs=2, steps_per_epoch=6, shuffle=False)
-assert "tensorflow" not in sys.modules
-"""
-    result = run_without_tensorflow(code, tmp_path / "batches.npz")
-    assert result.returncode == 0, result.stderr
-    assert "ran out of data" not in result.stderr
-    from training import data
-
-    images, labels = data.load("digits", "train[:100]")
-    ours = batches_of(images, labels, batch_size=16, pad_and_crop=2, mixup=0.2)
-    with np.load(tmp_path / "batches.npz") as theirs:
-        for i, (x, y) in enumerate(ours):
-            np.testing.assert_allclose(theirs["x"][i], x, atol=1e-5)
-            np.testing.assert_allclose(theirs["y"][i], y, atol=1e-6)

@@ -5,8 +5,6 @@ import pathlib
 import re
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 import keras_multiception as km
 from training.paper_tables import CELLS, IMAGENET32, Cell, cells
@@ -191,15 +189,6 @@ def test_learning_rate_is_the_recursion_of_pytorch():
         )
 
 
-@given(epochs=st.integers(1, 1000), low=st.floats(0, 0.1))
-def test_learning_rate_falls_and_stays_within_its_bounds(epochs, low):
-    recipe = dataclasses.replace(RECIPES[MULTICEPTION], epochs=epochs, min_learning_rate=low)
-    rates = [recipe.learning_rate_at(epoch) for epoch in range(epochs)]
-    assert rates[0] == recipe.learning_rate
-    assert rates == sorted(rates, reverse=True)
-    assert min(rates) >= low
-
-
 @pytest.mark.parametrize(
     ("override", "value"),
     [
@@ -221,17 +210,6 @@ def test_overrides_are_parsed_by_type(override, value):
     parsed = getattr(get_recipe(MULTICEPTION, ["kernel_sizes=7", override]), key)
     assert parsed == value
     assert type(parsed) is type(value)
-
-
-@given(st.integers(1, 10**6), st.floats(1e-3, 1e3), st.booleans())
-def test_values_survive_being_written(batch_size, learning_rate, flip):
-    written = [f"batch_size={batch_size}", f"learning_rate={learning_rate}", f"flip={flip}"]
-    recipe = get_recipe(MULTICEPTION, written)
-    assert (recipe.batch_size, recipe.learning_rate, recipe.flip) == (
-        batch_size,
-        learning_rate,
-        flip,
-    )
 
 
 @pytest.mark.parametrize(

@@ -38,12 +38,10 @@ def test_one_device_needs_no_strategy():
     "text",
     [
         None,
-        "",
         "{",
         "[]",
         json.dumps({"cluster": CLUSTER}),
         json.dumps({"cluster": CLUSTER, "task": {"type": "worker", "index": 2}}),
-        json.dumps({"cluster": CLUSTER, "task": {"type": "worker", "index": "0"}}),
         json.dumps({"cluster": CLUSTER, "task": {"type": "ps", "index": 0}}),
         json.dumps({"cluster": {"worker": ["host1"]}, "task": {"type": "worker", "index": 0}}),
     ],

@@ -32,20 +32,16 @@ def fit(
 ) -> None:
     """Train a compiled model whose variables were made in the strategy's scope.
 
+    Batches are the same in every process, and `steps_per_execution` steps run between two calls of
+    the callbacks. Other arguments are those of `keras.Model.fit`.
+
     Args:
-        model: Its `steps_per_execution` run between two calls of the callbacks.
-        strategy: Over whose replicas every batch is divided.
-        batches: Whole (images, labels), the same in every process.
-        validation: Batches, the same in every process; their size, a multiple of the number of
-            replicas; and the number of examples, for which the last batch may be too large.
+        batches: Whole (images, labels).
+        validation: Batches; their size, a multiple of the number of replicas; and the number of
+            examples, for which the last batch may be too large.
         functions: Of labels and predictions, with a value for each example. "loss" is minimized;
             the means of all of them are logged.
-        epochs: The number of the last epoch plus one.
-        initial_epoch: The epoch to start from.
-        steps_per_epoch: Steps of the optimizer.
-        accumulate_steps: The batches of one step.
-        callbacks: As in `keras.Model.fit`.
-        verbose: As in `keras.Model.fit`.
+        steps_per_epoch: Steps of the optimizer, each of `accumulate_steps` batches.
     """
     calls = keras.callbacks.CallbackList(
         callbacks,
