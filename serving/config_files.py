@@ -14,28 +14,43 @@ from google.protobuf import (
     descriptor_pool,
     message_factory,
     text_format,
-    wrappers_pb2,
+    wrappers_pb2,  # noqa: F401  (what the file below depends on)
 )
 from google.protobuf.message import Message
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 M = TypeVar("M", bound=Message)
 
-_INT64, _STRING = ".google.protobuf.Int64Value", ".google.protobuf.StringValue"
-# Message: its fields, each with the name of a message type or of a scalar type of protobuf.
-_MESSAGES = {
-    "BatchingParameters": {
-        "max_batch_size": _INT64,
-        "batch_timeout_micros": _INT64,
-        "max_enqueued_batches": _INT64,
-        "num_batch_threads": _INT64,
-        "thread_pool_name": _STRING,
-        "allowed_batch_sizes": "repeated int64",
-        "pad_variable_length_inputs": "bool",
-    },
-    "PrometheusConfig": {"enable": "bool", "path": "string"},
-    "MonitoringConfig": {"prometheus_config": ".keras_multiception.PrometheusConfig"},
+_FILE = """
+name: "keras_multiception/serving_config.proto" package: "keras_multiception" syntax: "proto3"
+dependency: "google/protobuf/wrappers.proto"
+message_type {
+  name: "BatchingParameters"
+  field { name: "max_batch_size" number: 1 type_name: ".google.protobuf.Int64Value" }
+  field { name: "batch_timeout_micros" number: 2 type_name: ".google.protobuf.Int64Value" }
+  field { name: "max_enqueued_batches" number: 3 type_name: ".google.protobuf.Int64Value" }
+  field { name: "num_batch_threads" number: 4 type_name: ".google.protobuf.Int64Value" }
+  field { name: "thread_pool_name" number: 5 type_name: ".google.protobuf.StringValue" }
+  field { name: "allowed_batch_sizes" number: 6 type: TYPE_INT64 label: LABEL_REPEATED }
+  field { name: "pad_variable_length_inputs" number: 7 type: TYPE_BOOL }
 }
+message_type {
+  name: "MonitoringConfig"
+  field { name: "prometheus_config" number: 1 type_name: "PrometheusConfig" }
+}
+message_type {
+  name: "PrometheusConfig"
+  field { name: "enable" number: 1 type: TYPE_BOOL }
+  field { name: "path" number: 2 type: TYPE_STRING }
+}
+"""
+_POOL = descriptor_pool.Default()
+_PROTO = text_format.Parse(_FILE, descriptor_pb2.FileDescriptorProto())
+_POOL.AddSerializedFile(_PROTO.SerializeToString())
+BatchingParameters, MonitoringConfig = (
+    message_factory.GetMessageClass(_POOL.FindMessageTypeByName(f"keras_multiception.{name}"))
+    for name in ("BatchingParameters", "MonitoringConfig")
+)
 
 
 def read_config(path: str | Path, message: type[M]) -> M:
@@ -57,34 +72,3 @@ def single_model(name: str, base_path: str | Path) -> ModelServerConfig:
         name=name, base_path=str(base_path), model_platform="tensorflow"
     )
     return config
-
-
-def _message_types() -> dict[str, type[Message]]:
-    field = descriptor_pb2.FieldDescriptorProto
-    file = descriptor_pb2.FileDescriptorProto(
-        name="keras_multiception/serving_config.proto",
-        package="keras_multiception",
-        syntax="proto3",
-        dependency=[wrappers_pb2.DESCRIPTOR.name],
-    )
-    for message, fields in _MESSAGES.items():
-        added = file.message_type.add(name=message)
-        for number, (name, kind) in enumerate(fields.items(), 1):
-            label, _, scalar = kind.rpartition(" ")
-            own = added.field.add(name=name, number=number)
-            own.label = field.LABEL_REPEATED if label else field.LABEL_OPTIONAL
-            if scalar.startswith("."):
-                own.type, own.type_name = field.TYPE_MESSAGE, scalar
-            else:
-                own.type = field.Type.Value(f"TYPE_{scalar.upper()}")
-    pool = descriptor_pool.Default()
-    pool.AddSerializedFile(file.SerializeToString())
-    return {
-        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{file.package}.{name}"))
-        for name in _MESSAGES
-    }
-
-
-_TYPES = _message_types()
-BatchingParameters = _TYPES["BatchingParameters"]
-MonitoringConfig = _TYPES["MonitoringConfig"]

@@ -36,20 +36,12 @@ def from_exception(error: Exception) -> ServingError:
 
     Its message is the first sentence that says what went wrong, without node names and traces.
     """
-    message = _message(error)
-    text = _GRAPH_NOISE.sub("", message).strip().partition("\n")[0]
-    return ServingError(_code(error), text or message.strip() or type(error).__name__)
-
-
-def _message(error: Exception) -> str:
-    if isinstance(error, UnicodeDecodeError):  # TensorFlow's message quotes the request's bytes
-        return error.object.decode(errors="replace")[:_MAX_QUOTED]
-    return str(error.message if isinstance(error, tf.errors.OpError) else error)
-
-
-def _code(error: Exception) -> str:
+    code, message = "UNKNOWN", str(error)
     if isinstance(error, tf.errors.OpError):
-        return error_codes_pb2.Code.Name(error.error_code)
-    if isinstance(error, UnicodeDecodeError):
-        return "INVALID_ARGUMENT"
-    return "NOT_FOUND" if isinstance(error, FileNotFoundError) else "UNKNOWN"
+        code, message = error_codes_pb2.Code.Name(error.error_code), str(error.message)
+    elif isinstance(error, UnicodeDecodeError):  # TensorFlow's message quotes the request's bytes
+        code, message = "INVALID_ARGUMENT", error.object.decode(errors="replace")[:_MAX_QUOTED]
+    elif isinstance(error, FileNotFoundError):
+        code = "NOT_FOUND"
+    text = _GRAPH_NOISE.sub("", message).strip().partition("\n")[0]
+    return ServingError(code, text or message.strip() or type(error).__name__)
