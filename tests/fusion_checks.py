@@ -1,8 +1,8 @@
-"""What the tests of fusion share."""
+"""What the tests of fusion, replacement and scale analysis share."""
 
 import keras
 import numpy as np
-from keras import layers
+from keras import layers, ops, tree
 
 import keras_multiception as km
 
@@ -49,3 +49,26 @@ def fuse(model, **kwargs):
 def classes(model):
     """Return the names of the classes of a model's layers."""
     return {type(layer).__name__ for layer in model.layers}
+
+
+# on JAX, a network is compiled sooner than each of its operations
+COMPILES = keras.backend.backend() == "jax"
+
+
+def answers(model, x):
+    """Return the outputs of a model in inference, as arrays."""
+    if COMPILES:
+        return model.predict_on_batch(x)
+    return tree.map_structure(ops.convert_to_numpy, model(x, training=False))
+
+
+def train(model, x):
+    """Train for a step, to the answer 1 everywhere."""
+    model.compile("sgd", "mse", run_eagerly=not COMPILES)
+    model.fit(x, np.ones((len(x), *model.output_shape[1:])), verbose=0)
+
+
+def assert_unchanged(model, weights):
+    """Check that the weights of a model are those that `get_weights` gave before."""
+    for new, old in zip(model.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(new, old)

@@ -6,11 +6,12 @@ import hypothesis
 import keras
 import numpy as np
 import pytest
-from fusion_checks import chain, classes, fuse, randomize
+from fusion_checks import answers, assert_unchanged, chain, classes, fuse, randomize, train
 from hypothesis import strategies as st
 from keras import layers, ops
 
 import keras_multiception as km
+from keras_multiception.graphs.equality import TOLERANCE
 
 FORMS = ("separate", "merged", "dense")
 CLASSES_LEFT = {"Add", "Concatenate", "Conv2D", "DepthwiseConv2D", "InputLayer", "ZeroPadding2D"}
@@ -199,7 +200,7 @@ def test_layers_that_augment_images_rest_in_inference():
     fused = fuse(model)
     assert names(fused)[-1] == "conv"
     x = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype("float32")
-    np.testing.assert_allclose(fused.predict(x), model.predict(x), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(answers(fused, x), answers(model, x), rtol=1e-4, atol=1e-5)
 
 
 def test_stride_moves_through_activations():
@@ -265,26 +266,18 @@ def test_batch_norm_of_every_call_of_a_shared_convolution():
     assert fused.count_params() == conv.count_params()
 
 
-def test_batch_norm_behind_one_call_of_a_shared_one():
-    shared = layers.BatchNormalization(name="twice")
-    images = [keras.Input((8, 8, 4), name=name) for name in "ab"]
-    x, y = (shared(layers.Conv2D(4, 3, activation="relu")(image)) for image in images)
-    y = layers.BatchNormalization(name="own")(y)
-    fused = fuse(randomize(keras.Model(images, layers.Concatenate(name="end")([x, y]))))
-    assert fused.fusion_report.left["own"] == (
-        "twice before it is shared, and after it Concatenate end comes"
+def test_batch_norm_before_or_after_one_call_of_a_shared_one():
+    shared, before, after = (
+        layers.BatchNormalization(name=n) for n in ("twice", "before", "after")
     )
-    assert {"twice", "own"} <= set(names(fused))
-
-
-def test_batch_norm_in_front_of_one_call_of_a_shared_one():
     image = keras.Input((8, 8, 4))
-    shared = layers.BatchNormalization(name="twice")
-    x = layers.BatchNormalization(name="own")(layers.ReLU()(image))
-    y = layers.Conv2D(4, 1, name="conv")(x)
-    model = keras.Model(image, [shared(x), shared(layers.ReLU()(y))])
-    fused = fuse(randomize(model))
-    assert fused.fusion_report.left["own"].endswith("and after it twice is shared")
+    x = before(layers.ReLU(name="relu")(image))
+    y = after(shared(x))
+    x = shared(layers.ReLU()(layers.Conv2D(4, 1)(x)))
+    report = fuse(randomize(keras.Model(image, [x, layers.ReLU(name="end")(y)]))).fusion_report
+    assert report.left["before"] == "ReLU relu comes before it, and after it twice is shared"
+    assert report.left["after"] == "twice before it is shared, and after it ReLU end comes"
+    assert "twice" in report.left
 
 
 def test_model_of_any_size_and_the_given_inputs():
@@ -294,8 +287,7 @@ def test_model_of_any_size_and_the_given_inputs():
     assert fused.input_shape == (None, None, None, 3)
     for shape in ((1, 9, 9, 3), (2, 4, 7, 3)):
         x = np.random.default_rng(0).normal(size=shape).astype("float32")
-        expected = ops.convert_to_numpy(model(x))
-        np.testing.assert_allclose(ops.convert_to_numpy(fused(x)), expected, atol=1e-4)
+        np.testing.assert_allclose(answers(fused, x), answers(model, x), atol=1e-4)
 
 
 def test_the_model_stays_as_it_is():
@@ -305,9 +297,8 @@ def test_the_model_stays_as_it_is():
     fused = fuse(model)
     assert model.get_config() == config
     assert [len(layer._outbound_nodes) for layer in model.layers] == nodes
-    for a, b in zip(model.get_weights(), weights, strict=True):
-        np.testing.assert_array_equal(a, b)
-    assert all(x is not y for x, y in zip(model.layers, fused.layers, strict=False))
+    assert_unchanged(model, weights)
+    assert not {*map(id, model.layers)} & {*map(id, fused.layers)}
 
 
 @pytest.mark.backend
@@ -315,10 +306,8 @@ def test_training_the_fused_model_leaves_the_old_one_alone():
     model = chain(layers.Conv2D(2, 1), layers.PReLU(), layers.LayerNormalization(), shape=(4, 4, 2))
     weights = model.get_weights()
     fused = fuse(model)
-    fused.compile("sgd", "mse")
-    fused.fit(np.ones((2, 4, 4, 2)), np.ones((2, 4, 4, 2)), verbose=0)
-    for a, b in zip(model.get_weights(), weights, strict=True):
-        np.testing.assert_array_equal(a, b)
+    train(fused, np.ones((2, 4, 4, 2)))
+    assert_unchanged(model, weights)
 
 
 @pytest.mark.backend
@@ -336,13 +325,12 @@ def test_activations_that_are_layers_are_copied(is_built):
         model(images)
         slopes.alpha.assign([[[0.1, 0.2, 0.4]]])
     fused = fuse(model)
-    expected = ops.convert_to_numpy(model(images))
-    np.testing.assert_allclose(ops.convert_to_numpy(fused(images)), expected, atol=1e-5)
+    expected = answers(model, images)
+    np.testing.assert_allclose(answers(fused, images), expected, atol=1e-5)
     copies = [fused.get_layer(name).activation for name in ("a", "b", "mix")]
     assert len({*map(id, copies)}) == 1
-    fused.compile("sgd", "mse")
-    fused.fit(images, np.ones((2, 6, 6, 2)), verbose=0)
-    np.testing.assert_array_equal(ops.convert_to_numpy(model(images)), expected)
+    train(fused, images)
+    np.testing.assert_array_equal(answers(model, images), expected)
 
 
 def test_fused_models_are_ordinary_ones(tmp_path):
@@ -351,9 +339,7 @@ def test_fused_models_are_ordinary_ones(tmp_path):
     fused.save(tmp_path / "fused.keras")
     x = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype("float32")
     loaded = keras.models.load_model(tmp_path / "fused.keras")
-    np.testing.assert_allclose(
-        ops.convert_to_numpy(loaded(x)), ops.convert_to_numpy(fused(x)), atol=1e-6
-    )
+    np.testing.assert_allclose(answers(loaded, x), answers(fused, x), atol=1e-6)
     before, after = km.cost(model), km.cost(fused)
     assert after.multiply_adds == before.multiply_adds + 4 * 4 * 6  # the scale that is left
     assert after.parameters < before.parameters
@@ -366,3 +352,127 @@ def test_fused_models_are_ordinary_ones(tmp_path):
 def test_a_fused_model_is_exported(tmp_path):
     km.export_saved_model(fuse(small_network()), tmp_path / "saved_model")
     assert (tmp_path / "saved_model" / "saved_model.pb").is_file()
+
+
+def test_parts_are_named_after_their_layer():
+    convs = [km.layers.MixConv2D(6, (3, 5), name=name) for name in ("mix", "mix_1")]
+    fused = fuse(chain(convs[0], layers.ReLU(name="relu"), convs[1]))
+    assert names(fused) == ["mix_0", "mix_1_", "mix", "relu", "mix_1_0", "mix_1_1", "mix_1"]
+
+
+@pytest.mark.parametrize("others", ["a_depthwise", "a_depthwise_0", "a_depthwise_pad"])
+@pytest.mark.parametrize("form", ["separate", "merged", "dense"])
+def test_parts_do_not_take_the_names_of_others(others, form):
+    x = keras.Input((8, 8, 3), name=others)
+    y = km.layers.MulticeptionConv2D(4, (3, 5), strides=2, name="a")(x)
+    fused = fuse(keras.Model(x, y), form=form)
+    assert names(fused)[-1] == "a"
+    assert len(set(names(fused)) | {others}) == len(fused.layers)
+
+
+def test_a_nested_layer_may_have_the_name_of_an_input():
+    inner = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(4, 3, name="image")])
+    x = keras.Input((8, 8, 3), name="image")
+    assert len(fuse(keras.Model(x, inner(x))).layers) == 2
+
+
+def test_mixed_precision():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    fused = fuse(small_network(), form="dense")
+    policies = {layer.name: layer.dtype_policy.name for layer in fused.layers}
+    assert policies["last"] == "float32"
+    assert policies["a"] == policies["bn"] == "mixed_bfloat16"
+
+
+def test_a_layer_that_casts_stays():
+    keras.config.set_dtype_policy("mixed_float16")
+    model = chain(layers.Dense(3), layers.Activation("linear", dtype="float32", name="cast"))
+    fused = fuse(model)
+    assert fused.output.dtype == model.output.dtype == "float32"
+    assert names(fused)[-1] == "cast"
+    assert fused.fusion_report.removed == []
+
+
+def test_a_batch_norm_of_another_precision_stays():
+    conv = layers.Conv2D(4, 3, dtype="mixed_float16")
+    fused = fuse(chain(conv, layers.BatchNormalization(dtype="float32", name="bn")))
+    assert fused.output.dtype == "float32"
+    assert fused.fusion_report.left == {
+        "bn": "what comes before it is in float16, and after it the model ends"
+    }
+
+
+def test_layers_that_are_called_by_keyword():
+    x = keras.Input((8, 8, 3))
+    inner = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(4, 3)])
+    y = layers.BatchNormalization(name="bn")(inputs=inner(inputs=x))
+    y = km.layers.MulticeptionConv2D(4, name="a")(inputs=y)
+    fused = fuse(keras.Model(x, y))
+    assert fused.fusion_report.folded == ["a/depthwise_bn", "a/pointwise_bn", "bn"]
+
+
+class Subclassed(keras.Model):
+    def call(self, x):
+        return x
+
+
+@pytest.mark.parametrize(
+    "model", [keras.Sequential([layers.Dense(2)]), Subclassed(), "resnet20", None], ids=str
+)
+def test_models_without_a_graph_are_refused(model):
+    with pytest.raises(ValueError, match=r"`model` must be a Functional.*Received: model="):
+        fuse(model)
+
+
+def test_keras_2_models_are_refused():
+    tf_keras = pytest.importorskip("tf_keras")
+    model = tf_keras.Sequential([tf_keras.layers.Dense(2, input_shape=(3,))])
+    with pytest.raises(ValueError, match=r"`model` must be a Functional.* of Keras 3"):
+        fuse(model)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        (
+            {"form": "fast"},
+            "`form` must be one of separate, merged, dense, auto. Received: form='fast'",
+        ),
+        ({"batch_size": 0}, "`batch_size` must be a positive integer. Received: batch_size=0"),
+        ({"inputs": np.ones((1, 3))}, "`inputs` must fit those of the model"),
+    ],
+)
+def test_bad_arguments(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        fuse(chain(layers.Conv2D(2, 1)), **kwargs)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="strings")
+def test_strings_must_be_given():
+    word = keras.Input((1,), dtype="string", name="word")
+    lookup = layers.StringLookup()
+    lookup.adapt([["a"], ["b"], ["b"]])
+    x = layers.Dense(3)(layers.Flatten()(layers.Embedding(3, 4)(lookup(word))))
+    model = randomize(keras.Model(word, layers.BatchNormalization(name="bn")(x)))
+    with pytest.raises(ValueError, match=r"`inputs` must be given .* strings. Received: .* word"):
+        fuse(model)
+    assert fuse(model, inputs=ops.convert_to_tensor([["a"], ["b"]])).fusion_report.folded == ["bn"]
+
+
+def test_other_answers_are_an_error(monkeypatch):
+    def wrong(depthwise, pointwise):
+        return depthwise, pointwise.then(np.full(4, 1.0002), np.zeros(4))
+
+    model = chain(km.layers.MulticeptionConv2D(4))
+    monkeypatch.setattr("keras_multiception.fusion.folding.join_biases", wrong)
+    with pytest.raises(RuntimeError, match="must answer like the model"):
+        fuse(model)
+    with pytest.raises(RuntimeError, match="must answer like the model"):
+        fuse(model, tolerance=1e-5)
+    assert fuse(model, tolerance=1e-2).fusion_report.difference > TOLERANCE
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_answers_that_are_no_numbers_are_an_error(value):
+    with pytest.raises(RuntimeError, match="answers must be finite"):
+        fuse(chain(layers.Conv2D(2, 1)), inputs=np.full((1, 9, 10, 6), value, "float32"))

@@ -53,15 +53,8 @@ ALL = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("name", "conv"),
-    [
-        case
-        if case == ("resnet20", "multiception")
-        else pytest.param(*case, marks=pytest.mark.slow)
-        for case in ALL
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "conv"), ALL)
 def test_zoo_in_float32(name, conv):
     keras.utils.set_random_seed(0)
     model = km.create_model(name, conv=conv, **NARROW.get(name, {}))

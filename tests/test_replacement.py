@@ -5,6 +5,7 @@ import functools
 import keras
 import numpy as np
 import pytest
+from fusion_checks import answers, assert_unchanged, train
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from keras import layers, ops
@@ -13,8 +14,6 @@ import keras_multiception as km
 from keras_multiception.replacement import plan_replacements
 
 applications = keras.applications
-# on JAX, a network is compiled sooner than each of its operations
-COMPILES = keras.backend.backend() == "jax"
 
 
 def replace(model, **kwargs):
@@ -36,21 +35,6 @@ def image_model(*body, shape=(12, 12, 8), **kwargs):
 def multiceptions(model):
     flat = model._flatten_layers()
     return {x.name: x for x in flat if isinstance(x, km.layers.MulticeptionConv2D)}
-
-
-def state(model):
-    return [keras.ops.convert_to_numpy(w) for w in model.weights]
-
-
-def answers(model, x):
-    if COMPILES:
-        return model.predict_on_batch(x)
-    return keras.tree.map_structure(ops.convert_to_numpy, model(x))
-
-
-def train(model, x):
-    model.compile("sgd", "mse", run_eagerly=not COMPILES)
-    model.fit(x, np.ones((len(x), model.output_shape[-1])), verbose=0)
 
 
 def randomize(model):
@@ -78,8 +62,7 @@ def check_kept(old, new, sites):
             copy = new.get_layer(cropped) if cropped in names else copy
         else:
             assert type(copy) is type(layer)
-            for a, b in zip(state(copy), state(layer), strict=True):
-                np.testing.assert_array_equal(a, b)
+            assert_unchanged(copy, layer.get_weights())
         assert copy.output.shape == layer.output.shape, layer.name
 
 
@@ -146,7 +129,7 @@ def test_networks(name, tmp_path, capsys):
     make, shape, count, left, absorb = NETWORKS[name]
     model = make(input_shape=shape)
     randomize(model)
-    before, config = state(model), model.get_config()
+    before, config = model.get_weights(), model.get_config()
     sites = plan_replacements(model, absorb=absorb)
     assert sum(site.reason is None for site in sites) == count
     assert left <= {site.layer.name for site in sites if site.reason}
@@ -156,8 +139,7 @@ def test_networks(name, tmp_path, capsys):
     check_kept(model, new, sites)
     assert len(multiceptions(new)) == count
     assert model.get_config() == config
-    for a, b in zip(state(model), before, strict=True):
-        np.testing.assert_array_equal(a, b)
+    assert_unchanged(model, before)
 
     x = np.random.default_rng(0).uniform(size=(2, *shape)).astype("float32")
     y = ops.convert_to_numpy(new(x))
@@ -400,12 +382,11 @@ def test_other_convolutions(conv):
 def test_training_the_new_model_leaves_the_old_one_alone():
     convs = [layers.Conv2D(8, 3, name=name) for name in "ab"]
     model = image_model(convs[0], layers.BatchNormalization(), convs[1])
-    before = state(model)
+    before = model.get_weights()
     new = replace(model, where=["a"], absorb=True)
     train(new, np.ones((4, 12, 12, 8)))
     answers(new, np.ones((4, 12, 12, 8)))
-    for a, b in zip(state(model), before, strict=True):
-        np.testing.assert_array_equal(a, b)
+    assert_unchanged(model, before)
 
 
 @pytest.mark.backend

@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+from fusion_checks import answers, assert_unchanged
 from keras import layers, ops
 
 import keras_multiception as km
@@ -219,8 +220,7 @@ class TestReceptiveField:
         model = network()
         before = model.get_weights()
         scale_analysis.effective_receptive_field(model, images())
-        for old, new in zip(before, model.get_weights(), strict=True):
-            np.testing.assert_array_equal(old, new)
+        assert_unchanged(model, before)
 
     @pytest.mark.parametrize("layer", ["none", "dense"])
     def test_unknown_feature_map(self, layer):
@@ -260,10 +260,10 @@ class TestWithoutKernelSize:
     def test_without_what_counts_for_nothing_nothing_changes(self):
         model = network()
         carry_everything(model.get_layer("stage1_conv"), branch=1)
-        expected = model.predict(images(), verbose=0)
+        expected = answers(model, images())
         for size in (7, (3, 3)):
             copy = scale_analysis.without_kernel_size(model, size, ["stage1_conv"])
-            np.testing.assert_array_equal(copy.predict(images(), verbose=0), expected)
+            np.testing.assert_array_equal(answers(copy, images()), expected)
 
     def test_each_channel_becomes_its_mean(self):
         model = network()
@@ -282,7 +282,7 @@ class TestWithoutKernelSize:
     def test_a_layer_with_no_other_size_becomes_constant(self):
         model = network()
         copy = scale_analysis.without_kernel_size(model, 3, "stage2_conv")
-        outputs = copy.predict(images(), verbose=0)
+        outputs = answers(copy, images())
         np.testing.assert_allclose(outputs, np.tile(outputs[:1], (6, 1)), rtol=1e-5)
 
     def test_leaves_the_model_as_it_is_and_says_what_it_drops(self, capsys):
@@ -293,12 +293,9 @@ class TestWithoutKernelSize:
         copy = scale_analysis.without_kernel_size(outer, 3)
         names = [f"{inner.name}/stage1_conv", f"{inner.name}/stage2_conv"]
         assert capsys.readouterr().out == f"Left out 3x3 in 2 layers: {', '.join(names)}\n"
-        for old, new in zip(before, outer.get_weights(), strict=True):
-            np.testing.assert_array_equal(old, new)
+        assert_unchanged(outer, before)
         assert list(scale_analysis.multiception_layers(copy)) == names
-        assert not np.allclose(
-            copy.predict(images(), verbose=0), inner.predict(images(), verbose=0)
-        )
+        assert not np.allclose(answers(copy, images()), answers(inner, images()))
 
     def test_layers_that_keras_does_not_clone(self):
         x = keras.Input(SHAPE)
