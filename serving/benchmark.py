@@ -248,7 +248,7 @@ def _write_batching(file: Path, flags: argparse.Namespace) -> Path:
 def _load(
     api: str, sender: tuple, clients: int, seconds: float, rate: float | None
 ) -> tuple[np.ndarray, float]:
-    """Runs in a process of its own, so that the clients' work is not the server's."""
+    """Runs in another process, so that the clients' work is not the server's."""
     send = rest_sender(*sender) if api == "REST" else grpc_sender(*sender)
     for _ in range(3):
         send()

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -65,15 +65,14 @@ class Client:
         labels: Names of the classes, or the path of a `labels.txt`, for a model that gives
             `probabilities` alone; the default is their numbers.
         timeout: Seconds for each request to be answered.
-        retries: How often a request is sent again if the server cannot be reached, or answers
-            that it has too much to do: HTTP's 429 and 503, gRPC's UNAVAILABLE and
-            RESOURCE_EXHAUSTED. What failed otherwise is not sent again.
-        backoff: Seconds before the second try; they double, and a random part comes to them. A
-            server's `Retry-After` may make the wait longer.
-        batch_size: How many images a request has at most.
+        retries: How often a request is sent again if the server cannot be reached or is overloaded:
+            HTTP's 429 and 503, gRPC's UNAVAILABLE and RESOURCE_EXHAUSTED. Other errors are final.
+        backoff: Seconds before the first retry; they double with each one, up to 10, plus a random
+            part. A server's `Retry-After` may make the wait longer.
+        batch_size: The most images in a request.
 
     Raises:
-        ValueError: If the URL or a number is none that can be used.
+        ValueError: If an argument is out of its range.
 
     Example:
         >>> scans = find_images("scans")
@@ -123,7 +122,7 @@ class Client:
 
         Raises:
             OSError: If a file cannot be read.
-            ValueError: If an image is none.
+            ValueError: If a file is not an image.
             ConnectionError: If the server cannot be reached.
             TimeoutError: If it does not answer in time.
             ServerError: If it answers with an error, or with something else than predictions.
@@ -140,8 +139,8 @@ class Client:
     ) -> Iterator[Answer]:
         """Does as `predict`, but reads each file and yields each answer when it is its turn.
 
-        One bad image does not cost the others their answers: in place of a prediction it has the
-        error, which names it, not raised. What is wrong with the server is raised.
+        A bad image does not cost the others their answers: in place of its prediction comes the
+        error, not raised, which names the image. What is wrong with the server is raised.
         """
         if isinstance(images, (str, Path, bytes)):
             raise ValueError(
@@ -181,7 +180,7 @@ class Client:
         return answers
 
     def states(self) -> dict[int, str]:
-        """Asks for the states of the model's versions, such as `{2: "AVAILABLE"}`."""
+        """Asks for the states of the model's versions, for example `{2: "AVAILABLE"}`."""
         return self._sender.states()
 
     def is_ready(self) -> bool:
@@ -230,30 +229,16 @@ def _progress_bar(total: int | None, progress: bool | None) -> tqdm:
 
 
 def predict(
-    images: Iterable[str | Path | bytes],
-    url: str = "http://127.0.0.1:8501",
-    *,
-    model_name: str = "default",
-    version: int | None = None,
-    signature_name: str = "serving_bytes",
-    labels: Sequence[str] | str | Path = (),
-    timeout: float = 10.0,
+    images: Iterable[str | Path | bytes], url: str = "http://127.0.0.1:8501", **options: Any
 ) -> list[Prediction]:
-    """Sends images to a server, by a `Client` of its own; see there for arguments and errors.
+    """Sends images to a server once; `options` are the other arguments of `Client`.
 
     Example:
         >>> [answer] = predict(["seven.png"], model_name="digits")
         >>> answer.label
         '7'
     """
-    with Client(
-        url,
-        model_name=model_name,
-        version=version,
-        signature_name=signature_name,
-        labels=labels,
-        timeout=timeout,
-    ) as client:
+    with Client(url, **options) as client:
         return client.predict(images)
 
 

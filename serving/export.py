@@ -58,7 +58,7 @@ def publish(
     Beside the SavedModel, the version has in `assets.extra` the labels, a model card, warm-up
     requests and a manifest. With `litert`, a LiteRT file of the same network, it has that as
     `model.tflite` too; the file has one signature, so there are warm-up requests for that only.
-    The other arguments are those of `km.export_saved_model`, `write_model_card` and `write_warmup`.
+    The other arguments are as in `km.export_saved_model`, `write_model_card` and `write_warmup`.
     """
     import keras_multiception as km
     from keras_multiception.export import fit_image_shape

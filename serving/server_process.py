@@ -1,4 +1,4 @@
-"""The server as a process of its own, for a demonstration or a measurement."""
+"""The server as another process, for a demonstration or a measurement."""
 
 from __future__ import annotations
 

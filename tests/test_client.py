@@ -187,7 +187,7 @@ def test_files_that_cannot_be_sent(tmp_path):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Images of several formats at several depths, among what is none."""
+    """Images of several formats at several depths, among other files."""
     folder = tmp_path / "photos"
     for name in ("b.png", "a.JPG", "june/c.gif", "june/deep/d.bmp", "june/deep/e.webp"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

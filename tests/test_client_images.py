@@ -59,7 +59,7 @@ def test_the_standard_input_may_be_an_image(form):
     [
         encoded(COLORS, "GIF"),
         transparent_gif(),
-        encoded(COLORS, "BMP") + b"behind the pixels",
+        encoded(COLORS, "BMP") + b"after the pixels",
         encoded(COLORS, "WEBP", lossless=True),
         encoded(SHADES, "PPM"),
         encoded(SHADES, "TIFF"),

@@ -1,4 +1,4 @@
-"""The files that deploy TensorFlow Serving, held against schemas, linters and each other."""
+"""The files that deploy TensorFlow Serving, checked against schemas, linters and each other."""
 
 import ast
 import configparser

@@ -97,7 +97,7 @@ class GrpcClient:
         if signature_name not in self._input_names:
             signature = self._signature_defs(deadline).get(signature_name)
             if signature is None:
-                return ""  # the server will say that there is none
+                return ""  # the server will say so
             self._input_names[signature_name] = next(iter(signature.inputs), "")
         return self._input_names[signature_name]
 

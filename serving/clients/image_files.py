@@ -17,14 +17,13 @@ _GRAPH_FORMATS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 
 
 def find_images(path: str | Path) -> list[Path]:
-    """Finds the image files of a folder and the folders in it, in the order of their names.
+    """Finds the image files in a folder and its subfolders, in the order of their names.
 
     Args:
-        path: The folder. A path that is none is taken for that of an image file, whatever its
-            name.
+        path: The folder; any other path is taken for an image file.
 
     Returns:
-        The files whose names end as those of images do; names that begin with a dot are left out.
+        The files with the suffix of an image; names that begin with a dot are left out.
 
     Raises:
         OSError: If a folder cannot be read.

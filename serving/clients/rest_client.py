@@ -12,6 +12,7 @@ import time
 import urllib.request
 from collections.abc import Sequence
 from http import HTTPStatus
+from http.client import responses
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
@@ -168,5 +169,4 @@ def _error_text(answer: bytes, status: int) -> str:
     try:
         return f"The server answered: {json.loads(answer)['error']}"
     except (ValueError, TypeError, KeyError):
-        known = [known.phrase for known in HTTPStatus if known == status]
-        return f"The server answered with HTTP status {': '.join([str(status), *known])}."
+        return f"The server answered with HTTP status {status}: {responses.get(status, 'unknown')}."
