@@ -65,7 +65,8 @@ def _compare(flags: argparse.Namespace) -> int:
     from serving.export import load_pretrained, load_run
 
     image = flags.image or write_digit(flags.base_path.parent / "digit.png")
-    server_flags = [f"--model_name={MODEL_NAME}", f"--model_base_path={flags.base_path}"]
+    server_flags = ["--access_log=", f"--model_name={MODEL_NAME}"]
+    server_flags.append(f"--model_base_path={flags.base_path}")
     with running_server(server_flags) as server:
         print(f"Model {MODEL_NAME} is served at {server.url}")
         (served,) = client.predict([image], server.url, model_name=MODEL_NAME)
