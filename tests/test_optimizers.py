@@ -33,30 +33,21 @@ def test_penalty_is_a_gradient():
     np.testing.assert_allclose(keras.ops.convert_to_numpy(weights), 0.95)
 
 
-def test_serializes_and_survives_saving(tmp_path):
-    optimizer = km.optimizers.SGDL2(0.05, momentum=0.8, nesterov=False, l2=1e-3, clipnorm=1.0)
-    copy = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
-    assert copy.get_config() == optimizer.get_config()
-    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
-    model.compile(optimizer, "mse")
-    model.fit(np.ones((4, 3)), np.ones((4, 2)), verbose=0)
-    model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
-    assert isinstance(loaded.optimizer, km.optimizers.SGDL2)
+def assert_comes_back_from_a_file(model, path):
+    model.save(path)
+    loaded = keras.models.load_model(path)
+    assert type(loaded.optimizer) is type(model.optimizer)
+    assert loaded.optimizer.get_config() == model.optimizer.get_config()
     for a, b in zip(loaded.optimizer.variables, model.optimizer.variables, strict=True):
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(a), keras.ops.convert_to_numpy(b))
 
 
-def test_bad_arguments():
-    with pytest.raises(ValueError, match="`l2` must be a finite number of at least 0"):
-        km.optimizers.SGDL2(l2=-1)
-    with pytest.raises(ValueError, match=r"`l2` must be a finite number.*Received: l2=None"):
-        km.optimizers.SGDL2(l2=None)
-    for momentum in (1.0, None):
-        with pytest.raises(ValueError, match="`momentum` must be at least 0 and less than 1"):
-            km.optimizers.SGDL2(momentum=momentum)
-    with pytest.raises(ValueError, match="`weight_decay`"):
-        km.optimizers.SGDL2(weight_decay=1e-4)
+def test_survives_saving(tmp_path):
+    optimizer = km.optimizers.SGDL2(0.05, momentum=0.8, nesterov=False, l2=1e-3, clipnorm=1.0)
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    model.compile(optimizer, "mse")
+    model.train_on_batch(np.ones((4, 3)), np.ones((4, 2)))
+    assert_comes_back_from_a_file(model, tmp_path / "model.keras")
 
 
 def test_excluded_variables_have_no_penalty():
@@ -68,12 +59,12 @@ def test_excluded_variables_have_no_penalty():
     np.testing.assert_array_equal(free, 1)
 
 
-def muon_step(shape, columns, **arguments):
+def muon_step(shape, columns):
     """Take one step from given weights with a given gradient; return them, and our own sum."""
     rng = np.random.default_rng(1)
     begin, gradient = (rng.normal(size=shape).astype("float32") for _ in range(2))
     weights = keras.Variable(begin)
-    optimizer = km.optimizers.ConvMuon(0.1, momentum=0.5, weight_decay=0.2, **arguments)
+    optimizer = km.optimizers.ConvMuon(0.1, momentum=0.5, weight_decay=0.2)
     optimizer.apply([keras.ops.convert_to_tensor(gradient)], [weights])
     expected = begin * (1 - 0.1 * 0.2) - 0.1 * orthogonalized(gradient, columns).reshape(shape)
     return keras.ops.convert_to_numpy(weights), expected
@@ -129,46 +120,47 @@ def test_muon_leaves_excluded_kernels_to_adam(name):
 
 
 @pytest.mark.slow
-def test_muon_serializes_and_trains_a_network(tmp_path):
+def test_muon_trains_a_network_and_survives_saving(tmp_path):
     # with few of the iterations that take long to compile
     arguments = {"momentum": 0.8, "weight_decay": 0.1, "clipnorm": 1.0, "ns_steps": 2}
-    optimizer = km.optimizers.ConvMuon(0.02, **arguments)
-    copy = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
-    assert copy.get_config() == optimizer.get_config()
     x = keras.Input((8, 8, 3))
     y = keras.layers.Conv2D(4, 3, padding="same", use_bias=False)(x)
     y = keras.layers.ReLU()(keras.layers.BatchNormalization()(y))
     y = keras.layers.ReLU()(km.layers.MulticeptionConv2D(6, (3, 5), use_bias=False)(y))
     y = keras.layers.GlobalAveragePooling2D()(y)
     model = keras.Model(x, keras.layers.Dense(8, activation="softmax")(y))
-    model.compile(optimizer, "sparse_categorical_crossentropy")
-    images = np.random.default_rng(4).normal(size=(8, 8, 8, 3)).astype("float32")
+    model.compile(km.optimizers.ConvMuon(0.02, **arguments), "sparse_categorical_crossentropy")
     before = model.get_weights()
-    model.fit(images, np.arange(8), verbose=0)
-    moved = [not np.array_equal(*pair) for pair in zip(before, model.get_weights(), strict=True)]
-    assert all(moved)
-    model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
-    assert isinstance(loaded.optimizer, km.optimizers.ConvMuon)
-    for a, b in zip(loaded.optimizer.variables, model.optimizer.variables, strict=True):
-        np.testing.assert_array_equal(keras.ops.convert_to_numpy(a), keras.ops.convert_to_numpy(b))
+    images = np.random.default_rng(4).normal(size=(8, 8, 8, 3)).astype("float32")
+    model.train_on_batch(images, np.arange(8))
+    for then, now in zip(before, model.get_weights(), strict=True):
+        assert not np.array_equal(then, now)
+    assert_comes_back_from_a_file(model, tmp_path / "model.keras")
+
+
+SGDL2, ConvMuon = km.optimizers.SGDL2, km.optimizers.ConvMuon
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("optimizer", "name", "value"),
     [
-        ({"weight_decay": -1}, "`weight_decay` must be a finite number of at least 0"),
-        ({"adam_weight_decay": -1}, "`adam_weight_decay` must be a finite"),
-        ({"adam_lr_ratio": float("nan")}, "`adam_lr_ratio` must be a finite"),
-        ({"adam_lr_ratio": None}, "`adam_lr_ratio` must be a finite"),
-        ({"momentum": 1}, "`momentum` must be at least 0 and less than 1"),
+        (SGDL2, "l2", -1),
+        (SGDL2, "l2", None),
+        (SGDL2, "momentum", 1.0),
+        (SGDL2, "momentum", None),
+        (SGDL2, "weight_decay", 1e-4),
+        (ConvMuon, "weight_decay", -1),
+        (ConvMuon, "adam_weight_decay", -1),
+        (ConvMuon, "adam_lr_ratio", float("nan")),
+        (ConvMuon, "adam_lr_ratio", None),
+        (ConvMuon, "momentum", 1),
     ],
 )
-def test_bad_arguments_of_muon(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        km.optimizers.ConvMuon(**arguments)
+def test_bad_arguments(optimizer, name, value):
+    with pytest.raises(ValueError, match=f"`{name}`"):
+        optimizer(**{name: value})
 
 
 @pytest.mark.parametrize("name", ["weight_decay", "adam_weight_decay"])
 def test_no_decay_of_muon_may_be_none(name):
-    assert km.optimizers.ConvMuon(**{name: None}).get_config()[name] == 0
+    assert ConvMuon(**{name: None}).get_config()[name] == 0

@@ -21,25 +21,32 @@ def run(tmp_path_factory):
     train = pytest.importorskip("training.train")
     condition = tmp_path_factory.mktemp("study") / "resnet20_dsconv_digits"
     for seed in (0, 1):
-        recipe = [
-            "--recipe",
-            "resnet20_dsconv_digits",
-            "--workdir",
-            str(condition / f"seed_{seed}"),
-        ]
         small = ["epochs=1", "train_split=train[:64]", "test_split=test[:50]", f"seed={seed}"]
-        assert train.main([*recipe, "--set", *small]) == 0
+        workdir = ["--workdir", str(condition / f"seed_{seed}")]
+        recipe = ["--recipe", "resnet20_dsconv_digits", "--set", *small]
+        assert train.main([*recipe, *workdir]) == 0
     return condition
 
 
-@pytest.fixture
-def released(run, tmp_path, monkeypatch):
-    from training import release_weights
+@pytest.fixture(scope="module")
+def output(run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("weights")
+    assert release(run, folder, "--note", "Small scans.") == 0
+    return folder
 
-    arguments = ["--run", str(run), "--output", str(tmp_path), "--note", "Small scans."]
-    assert release_weights.main(arguments) == 0
+
+@pytest.fixture
+def released(output, tmp_path, monkeypatch):
+    """A copy of the released file, the only weights that there are."""
+    shutil.copytree(output, tmp_path, dirs_exist_ok=True)
     monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
     return tmp_path / "digits" / "resnet20_dsconv.npz"
+
+
+def release(run, folder, *arguments):
+    from training import release_weights
+
+    return release_weights.main(["--run", str(run), "--output", str(folder), *arguments])
 
 
 def answers(model):
@@ -63,33 +70,40 @@ def test_released_weights_are_those_of_the_best_run(run, released):
     assert facts["top1"] == pytest.approx(RunFolder(best).metrics()["test"]["top1"], abs=0.0005)
 
 
-def test_one_recipe_for_each_network(run, tmp_path, capsys):
-    from training import release_weights
-
-    other = tmp_path / "other"
-    shutil.copytree(run / "seed_0", other)
-    config = json.loads((other / "config.json").read_text())
-    config["recipe"]["momentum"] = 0.8
-    (other / "config.json").write_text(json.dumps(config))
-    with pytest.raises(SystemExit):
-        release_weights.main(["--run", str(run), str(other), "--output", str(tmp_path / "new")])
-    assert "`run` must have one recipe for each network" in capsys.readouterr().err
-    assert not (tmp_path / "new").exists()
+def change_recipe(run):
+    config = json.loads((run / "config.json").read_text())
+    config["recipe"].update(momentum=0.8, seed=0)
+    (run / "config.json").write_text(json.dumps(config))
 
 
-def test_the_images_must_be_those_of_the_run(run, tmp_path, capsys):
-    from training import release_weights
-
-    other = tmp_path / "other"
-    shutil.copytree(run / "seed_0", other)
-    metrics = json.loads((other / "metrics.json").read_text())
+def change_accuracy(run):
+    metrics = json.loads((run / "metrics.json").read_text())
     metrics["test"]["top1"] += 0.5
-    (other / "metrics.json").write_text(json.dumps(metrics))
+    (run / "metrics.json").write_text(json.dumps(metrics))
+
+
+@pytest.mark.parametrize(
+    ("change", "beside", "message"),
+    [
+        (change_recipe, True, "`run` must have one recipe for each network"),
+        (lambda run: None, True, "`run` must have one run for each seed of a recipe"),
+        (change_accuracy, False, "`data_dir` must have the images that the run was measured on"),
+        (lambda run: (run / "metrics.json").unlink(), False, "`run` must be the folder of a fin"),
+    ],
+)
+def test_what_cannot_be_released(run, tmp_path, capsys, change, beside, message):
+    """A changed copy of a run, beside the others or by itself."""
+    other = tmp_path / "other"
+    shutil.copytree(run / "seed_0", other)
+    change(other)
     with pytest.raises(SystemExit):
-        release_weights.main(["--run", str(other), "--output", str(tmp_path / "new")])
+        release(
+            run if beside else other, tmp_path / "new", *(["--run", str(run), str(other)] * beside)
+        )
     error = capsys.readouterr().err
-    assert "`data_dir` must have the images that the run was measured on" in error
+    assert message in error
     assert error.count("\n") == 1
+    assert not list(tmp_path.glob("new/*/*"))
 
 
 def test_the_card_names_every_seed(released):
@@ -118,6 +132,7 @@ def test_other_networks_have_none(released, arguments):
 
 
 def test_unknown_names_and_damaged_files(released):
+    (released.parent / "a_damaged_one.npz").write_bytes(b"PK")  # another network's
     with pytest.raises(ValueError, match=r"`weights` must be None or .* or 'digits'\. Received"):
         km.ResNet20(weights="imagenet")
     content = bytearray(released.read_bytes())
@@ -169,11 +184,6 @@ def test_replacing_may_stop_at_any_time(tmp_path, monkeypatch, steps):
     assert not list(tmp_path.glob(".*"))
 
 
-def test_a_damaged_file_is_in_the_way_of_its_own_network_alone(released):
-    (released.parent / "a_damaged_one.npz").write_bytes(b"PK")
-    assert km.ResNet20(conv="dsconv", weights="digits")
-
-
 def test_made_in_a_scope_or_within_a_layer(released):
     import keras
 
@@ -199,33 +209,11 @@ def test_the_classifier_gives_probabilities_or_logits(released):
         km.ResNet20(conv="dsconv", weights=released)
 
 
-def test_two_runs_of_one_seed_are_not_released(run, tmp_path, capsys):
-    from training import release_weights
-
-    twice = shutil.copytree(run / "seed_0", tmp_path / "again")
-    with pytest.raises(SystemExit):
-        release_weights.main(["--run", str(run), str(twice), "--output", str(tmp_path / "new")])
-    assert "`run` must have one run for each seed of a recipe" in capsys.readouterr().err
-
-
 def test_unfinished_seeds_are_named(run, tmp_path, capsys):
-    from training import release_weights
-
     study = shutil.copytree(run, tmp_path / "study")
     (study / "seed_1" / "metrics.json").unlink()
-    assert release_weights.main(["--run", str(study), "--output", str(tmp_path / "new")]) == 0
+    assert release(study, tmp_path / "new") == 0
     assert f"{study / 'seed_1'}: left out" in capsys.readouterr().err
-
-
-def test_what_cannot_be_released(run, tmp_path, capsys):
-    from training import release_weights
-
-    unfinished = shutil.copytree(run / "seed_0", tmp_path / "run")
-    (unfinished / "metrics.json").unlink()
-    with pytest.raises(SystemExit):
-        release_weights.main(["--run", str(unfinished), "--output", str(tmp_path / "weights")])
-    assert "`run` must be the folder of a finished run" in capsys.readouterr().err
-    assert not (tmp_path / "weights").exists()
 
 
 @pytest.mark.slow

@@ -1,0 +1,371 @@
+"""The fused operations of TensorFlow against the plain ones of Keras: equal but for rounding."""
+
+import contextlib
+import threading
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+import keras_multiception as km
+
+tf = pytest.importorskip("tensorflow")
+pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="of TensorFlow")
+
+sizes = st.sampled_from([1, 3, 5, 7, 9, 11])
+# In training, a batch norm takes away what these add: their gradient is nothing but rounding.
+SHIFTS = ("pointwise/bias", "depthwise_bn/beta")
+
+
+def values(layer, seed=0):
+    """Draw values for all variables of a layer."""
+    rng = np.random.default_rng(seed)
+    return [
+        rng.uniform(0.5, 2, v.shape) if "variance" in v.name else rng.normal(size=v.shape)
+        for v in layer.variables
+    ]
+
+
+def step(layer, x, training, plain=False, compiled=False):
+    """Return outputs, gradients and states of a layer by name, after one pass from `values`."""
+    for variable, value in zip(layer.variables, values(layer), strict=True):
+        variable.assign(value)
+
+    def forward_backward():
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x, training=training)
+            weights = tf.constant(np.random.default_rng(1).normal(size=y.shape), y.dtype)
+            loss = tf.reduce_sum(tf.cast(y * weights, "float32"))
+        sources = {"x": x} | {v.path: v.value for v in layer.trainable_variables}
+        return y, tape.gradient(loss, sources)
+
+    with km.kernels.plain_operations() if plain else contextlib.nullcontext():
+        run = tf.function(forward_backward, jit_compile=True) if compiled else forward_backward
+        y, gradients = run()
+    states = {v.path: v.value for v in layer.non_trainable_variables}
+    found = {"y": y} | {f"gradient of {k}": v for k, v in gradients.items()} | states
+    return {
+        name: np.asarray(tf.cast(value, "float32"))
+        for name, value in found.items()
+        if not (training and name.endswith(SHIFTS))
+    }
+
+
+def errors(found, expected):
+    """Errors by the largest value of each array, or a hundredth of the largest gradient of all."""
+    assert found.keys() == expected.keys()
+    gradients = [np.abs(v).max() for name, v in expected.items() if name.startswith("gradient")]
+    scales = {
+        name: max(
+            np.abs(value).max(), max(gradients) / 100 if name.startswith("gradient") else 1e-3
+        )
+        for name, value in expected.items()
+    }
+    return {name: np.abs(found[name] - expected[name]).max() / scales[name] for name in expected}
+
+
+def assert_equal(fast, plain, tolerance=1e-5):
+    for name, error in errors(fast, plain).items():
+        assert error < tolerance, f"{name}: {error}"
+
+
+def assert_as_exact(fast, plain, exact):
+    """Errors against float64 are under 1e-5, or what rounding alone does to the plain form.
+
+    Where batch norm leaves almost nothing of a gradient, both forms are far from the exact one;
+    `plain` is a list, of images that differ by a rounding.
+    """
+    rounding = [errors(each, exact) for each in plain]
+    for name, error in errors(fast, exact).items():
+        bound = 1e-5 + 8 * max(each[name] for each in rounding)
+        assert error < bound, f"{name}: {error} of {bound}"
+
+
+def images(*shape, dtype="float32"):
+    return tf.constant(np.random.default_rng(2).normal(size=shape), dtype)
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    st.lists(st.tuples(sizes, sizes), min_size=1, max_size=3),
+    st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    st.integers(2, 9),
+    st.integers(2, 9),
+    st.integers(1, 5),
+    st.booleans(),
+    st.booleans(),
+)
+def test_multiception_equals_the_plain_form(
+    kernel_sizes, strides, height, width, channels, use_bias, training
+):
+    # of a single weight a channel, or a single channel, batch norm leaves nothing but the sign
+    assume(not training or ((1, 1) not in kernel_sizes and channels * len(kernel_sizes) > 1))
+    layer, double = (
+        km.layers.MulticeptionConv2D(
+            3, kernel_sizes, strides, use_bias=use_bias, name="layer", dtype=dtype
+        )
+        for dtype in ("float32", "float64")
+    )
+    x = images(4, height, width, channels)
+    layer.build(x.shape)
+    double.build(x.shape)
+    signs = np.random.default_rng(3).choice([-1, 0, 1], (3, *x.shape))
+    assert_as_exact(
+        step(layer, x, training),
+        [
+            step(layer, tf.cast(x * (1 + each * 2**-23), "float32"), training, plain=True)
+            for each in (0, *signs)
+        ],
+        step(double, tf.cast(x, "float64"), training, plain=True),
+    )
+
+
+@pytest.mark.parametrize("plain", [True, False])
+@pytest.mark.parametrize("strides", [(1, 2), (2, 1), (2, 2)])
+def test_gradient_of_the_pointwise_kernel(strides, plain):
+    """The output is linear in that kernel: gradient times kernel is what the kernel adds."""
+    layer = km.layers.MulticeptionConv2D(3, strides=strides)
+    x, conv = images(4, 8, 6, 5), layer.pointwise_conv
+
+    with km.kernels.plain_operations() if plain else contextlib.nullcontext():
+        with tf.GradientTape() as tape:
+            y = layer(x, training=False)
+            weights = np.random.default_rng(1).normal(size=y.shape).astype("float32")
+            total = tf.reduce_sum(y * weights)
+        adds = tf.reduce_sum(tape.gradient(total, conv.kernel.value) * conv.kernel)
+        conv.kernel.assign(tf.zeros_like(conv.kernel))
+        without = tf.reduce_sum(layer(x, training=False) * weights)
+    np.testing.assert_allclose(adds, total - without, rtol=1e-4)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("channels", [16, 20])
+@pytest.mark.parametrize("kernel_sizes", [(3, 5, 7), (3, 5), (3, 3)])
+def test_sizes_of_the_paper(kernel_sizes, channels, training):
+    layer = km.layers.MulticeptionConv2D(16, kernel_sizes, strides=2)
+    x = images(8, 16, 16, channels)
+    layer.build(x.shape)
+    assert_equal(step(layer, x, training), step(layer, x, training, plain=True))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("policy", "digits"), [("mixed_bfloat16", 8), ("mixed_float16", 11)])
+@pytest.mark.parametrize("strides", [1, 2])
+def test_half_precision_is_as_exact_as_the_plain_form(policy, digits, strides, training):
+    layer, double = (
+        km.layers.MulticeptionConv2D(16, strides=strides, name="layer", dtype=dtype)
+        for dtype in (policy, "float64")
+    )
+    x = tf.cast(images(8, 16, 16, 20), layer.compute_dtype)
+    layer.build(x.shape)
+    double.build(x.shape)
+    signs = np.random.default_rng(3).choice([-1, 0, 1], (2, *x.shape))
+    rounded = [
+        tf.cast(tf.cast(x, "float32") * (1 + each * 2.0 ** (1 - digits)), x.dtype)
+        for each in (0, *signs)
+    ]
+    assert_as_exact(
+        step(layer, x, training),
+        [step(layer, each, training, plain=True) for each in rounded],
+        step(double, tf.cast(x, "float64"), training, plain=True),
+    )
+
+
+def test_wide_kernels_are_fused():
+    layer = km.layers.MulticeptionConv2D(3)
+    x = images(2, 8, 8, 4)
+    layer(x)
+
+    def operations(**context):
+        with km.kernels.plain_operations() if context else contextlib.nullcontext():
+            graph = tf.function(lambda x: layer(x, training=True)).get_concrete_function(x).graph
+        return {operation.type for operation in graph.get_operations()}
+
+    fast, plain = operations(), operations(plain=True)
+    assert {"FusedBatchNormV3", "MatMul"} <= fast
+    assert "FusedBatchNormV3" not in plain
+    assert "ConcatV2" in plain
+
+
+def test_unknown_sizes_and_a_compiled_graph():
+    inputs = keras.Input((None, None, 4))
+    model = keras.Model(inputs, km.layers.MulticeptionConv2D(3, (3, 5), strides=2)(inputs))
+    for size in (6, 9):
+        x = images(2, size, size + 1, 4)
+        assert_equal(step(model, x, True, compiled=True), step(model, x, True, plain=True), 2e-5)
+
+
+def test_second_derivatives_equal_the_plain_form():
+    layer = km.layers.MulticeptionConv2D(3, (3, 5))
+    x = images(2, 6, 6, 4)
+    layer.build(x.shape)
+
+    def penalty():
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                y = tf.reduce_sum(layer(x, training=False) ** 2)
+            slope = tf.reduce_sum(inner.gradient(y, x) ** 2)
+        return [slope, *outer.gradient(slope, [x, layer.depthwise_convs[1].kernel.value])]
+
+    fast = penalty()
+    with km.kernels.plain_operations():
+        plain = penalty()
+    for ours, theirs in zip(fast, plain, strict=True):
+        assert np.abs(ours - theirs).max() < 1e-4 * np.abs(theirs).max()
+
+
+def test_plain_operations_of_two_threads_end():
+    """One enters, the other enters, one leaves, the other leaves: fast again, as it was before."""
+    first_in, second_in, first_out = (threading.Event() for _ in range(3))
+
+    def first():
+        with km.kernels.plain_operations():
+            first_in.set()
+            second_in.wait(10)
+        first_out.set()
+
+    def second():
+        first_in.wait(10)
+        with km.kernels.plain_operations():
+            second_in.set()
+            first_out.wait(10)
+
+    threads = [threading.Thread(target=run) for run in (first, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert km.kernels.fused_ops() is not None
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("training", [True, False])
+def test_batch_norm_in_mixed_precision(policy, training):
+    layer = km.layers.BatchNormalization(dtype=policy)
+    x = images(8, 6, 6, 5)
+    layer.build(x.shape)
+    fast, plain = step(layer, x, training), step(layer, x, training, plain=True)
+    # both compute in float32; rounding to the shorter type may fall to either side
+    assert_equal(fast, plain, 2 ** (-7 if policy == "mixed_bfloat16" else -10))
+    for name in ("moving_mean", "moving_variance"):
+        ours, theirs = (
+            value for each in (fast, plain) for key, value in each.items() if key.endswith(name)
+        )
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shape"),
+    [
+        ({}, (4, 5, 5, 3)),
+        ({}, (1, 1, 1, 3)),
+        ({}, (4, 7)),
+        ({"axis": 1}, (4, 5, 5, 3)),
+        ({"scale": False}, (4, 5, 5, 3)),
+        ({"center": False}, (4, 5, 5, 3)),
+        ({"momentum": 0.3, "epsilon": 0.1}, (4, 5, 5, 3)),
+        ({"trainable": False}, (4, 5, 5, 3)),
+        ({"synchronized": True}, (4, 5, 5, 3)),
+        ({"dtype": "float64"}, (4, 5, 5, 3)),
+        ({"dtype": "bfloat16"}, (4, 5, 5, 3)),
+        ({"dtype": "float16"}, (4, 5, 5, 3)),
+    ],
+)
+@pytest.mark.parametrize("training", [True, False])
+def test_batch_norm_is_that_of_keras(arguments, shape, training):
+    ours = km.layers.BatchNormalization(**arguments)
+    theirs = keras.layers.BatchNormalization(**arguments)
+    x = images(*shape, dtype=arguments.get("dtype", "float32"))
+    for layer in (ours, theirs):
+        layer.build(x.shape)
+    fast, plain = step(ours, x, training), step(theirs, x, training)
+    plain = dict(zip(fast, plain.values(), strict=True))  # names of layers differ
+    assert_equal(fast, plain)
+
+
+def test_batch_norm_with_a_mask_is_that_of_keras():
+    x, mask = images(4, 5, 5, 3), tf.constant(np.random.default_rng(0).random((4, 5, 5)) < 0.5)
+    ours, theirs = km.layers.BatchNormalization(), keras.layers.BatchNormalization()
+    y = [layer(x, training=True, mask=mask) for layer in (ours, theirs)]
+    np.testing.assert_allclose(*y, rtol=1e-6)
+    np.testing.assert_allclose(ours.moving_variance, theirs.moving_variance, rtol=1e-6)
+
+
+FAMILIES = {
+    "resnet20": {},
+    "seresnet20": {},
+    "shakeshake26": {"filters": 24},
+    "mobilenetv2": {"alpha": 0.35},
+}
+
+
+def network(name):
+    arguments = {"classes": 3, "input_shape": (32, 32, 3), "classifier_activation": None}
+    return km.create_model(name, **arguments, **FAMILIES[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_layer_of_a_network_equals_its_plain_form(name):
+    """Every Multiception and batch norm of a backbone, each combination of sizes once."""
+    found = {}
+    for layer in network(name)._flatten_layers(recursive=False):
+        if isinstance(layer, km.layers.MulticeptionConv2D | km.layers.BatchNormalization):
+            shape = layer.input.shape[1:]
+            sizes = [getattr(layer, key, ()) for key in ("kernel_sizes", "strides", "filters")]
+            found.setdefault((type(layer), shape, *map(str, sizes)), layer)
+    assert any(isinstance(layer, km.layers.MulticeptionConv2D) for layer in found.values())
+    for (kind, shape, *_), layer in found.items():
+        layer = kind.from_config(layer.get_config())
+        x = images(8, *shape)
+        layer.build(x.shape)
+        for training in (True, False):
+            assert_equal(step(layer, x, training), step(layer, x, training, plain=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_networks_are_as_exact_as_their_plain_form(name, monkeypatch):
+    """Outputs, gradients and moving statistics of whole networks, whose depth adds rounding."""
+    uniform = keras.random.uniform  # Shake-Shake's numbers, the same in float64
+
+    def same_numbers(shape, dtype, seed):
+        return keras.ops.cast(uniform(shape, dtype="float32", seed=seed), dtype)
+
+    monkeypatch.setattr(keras.random, "uniform", same_numbers)
+    model = network(name)
+    keras.config.set_dtype_policy("float64")
+    double = network(name)
+    names = [variable.path for variable in model.variables]
+    x = images(8, 32, 32, 3)
+    start = [v.numpy() for v in model.variables]  # with the states of random numbers
+
+    def run(model, x, training):
+        for variable, value in zip(model.variables, start, strict=True):
+            variable.assign(value)
+        with tf.GradientTape() as tape:
+            y = model(x, training=training)
+            loss = tf.reduce_mean((y - 1) ** 2)
+        gradients = tape.gradient(loss, [v.value for v in model.trainable_variables])
+        gradients = {id(v): g for v, g in zip(model.trainable_variables, gradients, strict=True)}
+        found = {"y": y}
+        for path, variable in zip(names, model.variables, strict=True):
+            if id(variable) in gradients:
+                found[f"gradient of {path}"] = gradients[id(variable)]
+            else:
+                found[path] = variable.value
+        return {path: np.asarray(value, "float64") for path, value in found.items()}
+
+    signs = np.random.default_rng(3).choice([-1, 0, 1], (3, *x.shape))
+    rounded = [tf.cast(x * (1 + each * 2**-23), "float32") for each in (0, *signs)]
+    for training in (True, False):
+        fast = run(model, x, training)
+        with km.kernels.plain_operations():
+            plain = [run(model, each, training) for each in rounded]
+            exact = run(double, tf.cast(x, "float64"), training)
+        assert_as_exact(fast, plain, exact)
