@@ -317,22 +317,14 @@ def _match(where: Any, names: list[str]) -> set[str]:
 
 
 def align(conv: Any, shape: tuple, explicit: Sides | None = None) -> tuple[Sides, Sides]:
-    """Find the padding and cropping with which a new convolution looks where an old one does.
+    """Return the padding and cropping with which a new convolution looks where an old one does.
 
     Multiception pads by half the kernel on every side and so centers its kernels on the pixels
     0, s, 2s, ... at stride s. A "valid" convolution begins half a kernel inside the image, and
     TensorFlow's "same" pads less, and first at the end, where the stride is above 1. The center
     of an even kernel is the pixel before its middle. Padding that depends on an unknown size is
-    taken to be symmetric.
-
-    Args:
-        conv: The old convolution, channels last.
-        shape: Shape of its input; that of the `ZeroPadding2D` before it, with `explicit`.
-        explicit: The `padding` of a `ZeroPadding2D` before it; `None` if there is none.
-
-    Returns:
-        Zero rows and columns to put around the input of the new convolution, and rows and columns
-        to take off its output.
+    taken to be symmetric. `explicit` is the padding of a `ZeroPadding2D` before the old one, whose
+    input `shape` is then.
     """
     aligned = []
     for axis in range(2):

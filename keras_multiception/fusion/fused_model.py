@@ -1,10 +1,8 @@
 """`km.fuse`: the same answers from fewer and simpler layers."""
 
-import contextlib
 import functools
-import logging
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -22,6 +20,7 @@ from keras_multiception.graphs.equality import (
     sample_inputs,
 )
 from keras_multiception.graphs.reading import require_graph
+from keras_multiception.inference import inference_function
 from keras_multiception.layers.arguments import standardize_integer
 from keras_multiception.timing import time_in_turns
 
@@ -128,8 +127,7 @@ def _choose_forms(network: Network, form: str, batch_size: int, report: FusionRe
 def measure_forms(network: Network, batch_size: int) -> list[dict]:
     """Time the forms of each depthwise and 1x1 convolution, equal ones once.
 
-    The forms of a pair take turns, compiled as in `predict_on_batch`, the call included; the
-    times are medians.
+    The forms of a pair take turns, each as a `km.inference_function`; the times are medians.
 
     Returns:
         Dictionaries of `layers`, the names of the 1x1 convolutions; `input_shape`, of one image;
@@ -175,21 +173,13 @@ def _time_forms(
             inputs = y = keras.Input(batch_shape=shape)
             for operation in to_form(form, depthwise, pointwise):
                 y = write_convolution(operation)(y)
-            calls[form] = functools.partial(keras.Model(inputs, y).predict_on_batch, x)
-    with _without_tracing_warnings():
-        for call in calls.values():  # compiles
-            call()
-        times = time_in_turns(calls, _ROUNDS, _SECONDS)
+            run = inference_function(keras.Model(inputs, y))
+            calls[form] = functools.partial(_finish, run, x)
+            calls[form]()  # compiles
+    times = time_in_turns(calls, _ROUNDS, _SECONDS)
     return {form: 1000 * statistics.median(values) for form, values in times.items()}
 
 
-@contextlib.contextmanager
-def _without_tracing_warnings() -> Iterator[None]:
-    """Silence TensorFlow's warning that many functions of one name are traced."""
-    logger = logging.getLogger("tensorflow")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+def _finish(run: Callable[[Any], Any], x: Any) -> np.ndarray:
+    """Call a function and wait for its answer, which some backends give before it is computed."""
+    return keras.ops.convert_to_numpy(run(x))

@@ -11,19 +11,12 @@ LINEAR = keras.activations.linear
 NO_PADDING = ((0, 0), (0, 0))
 FORMS = ("separate", "merged", "dense")
 
-Padding = tuple[tuple[int, int], tuple[int, int]]
+Padding = tuple[tuple[int, int], tuple[int, int]]  # ((top, bottom), (left, right))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scale:
-    """`scale * x + shift` for each channel: what a batch norm is in inference.
-
-    Attributes:
-        name: String, the name of the layer.
-        scale: Float64 array of shape (channels,).
-        shift: Float64 array of shape (channels,).
-        dtype: The `keras.DTypePolicy`.
-    """
+    """`scale * x + shift` for each channel, in float64: what a batch norm is in inference."""
 
     name: str
     scale: np.ndarray
@@ -42,19 +35,12 @@ class Scale:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Branch:
-    """A convolution of some of the input's channels.
+    """A convolution of some of the input's channels."""
 
-    Attributes:
-        start: Integer, the first of its input channels.
-        kernel: Float64 array of shape (height, width, inputs, outputs); of a depthwise
-            convolution (height, width, channels, multiplier).
-        padding: Zeros around the input, `((top, bottom), (left, right))`, or `"same"` where they
-            depend on the size of the input.
-    """
-
-    start: int
+    start: int  # the first of them
+    # float64, of shape (height, width, inputs, outputs), or (height, width, channels, multiplier)
     kernel: np.ndarray
-    padding: Padding | str = NO_PADDING
+    padding: Padding | str = NO_PADDING  # "same" where it depends on the size of the input
 
     @property
     def channels(self) -> slice:
@@ -71,22 +57,10 @@ class Branch:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Convolution:
-    """Convolutions of one input whose outputs are concatenated, a bias and an activation.
-
-    Attributes:
-        name: String, the name of the layer.
-        kind: `"conv"`, `"depthwise"` or `"dense"`, the last with kernels of height and width 1.
-        branches: A tuple of `Branch`.
-        bias: Float64 array of shape (outputs,).
-        dtype: The `keras.DTypePolicy`.
-        strides: A pair of integers.
-        dilation: A pair of integers.
-        groups: Integer, as in `keras.layers.Conv2D`.
-        activation: A function.
-    """
+    """Convolutions of one input whose outputs are concatenated, a bias and an activation."""
 
     name: str
-    kind: str
+    kind: str  # "conv", "depthwise" or "dense", the last with kernels of height and width 1
     branches: tuple[Branch, ...]
     bias: np.ndarray
     dtype: keras.DTypePolicy

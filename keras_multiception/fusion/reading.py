@@ -30,14 +30,10 @@ Kind = TypeVar("Kind")
 
 @dataclasses.dataclass(eq=False)
 class Step:
-    """A call of an operation.
+    """A call of an operation; its tensors are `KerasTensor`.
 
-    Attributes:
-        operation: A `Convolution`, a `Scale`, or a layer, model or operation of Keras. Calls of
-            one layer share one operation.
-        args: Its arguments; tensors are `KerasTensor`.
-        kwargs: Its keyword arguments.
-        results: What it returns, a `KerasTensor` or a structure of them.
+    The operation is a `Convolution`, a `Scale`, or a layer, model or operation of Keras. Calls of
+    one layer share one operation.
     """
 
     operation: Any
@@ -108,13 +104,8 @@ def read_network(
 ) -> tuple[Network, dict[int, str]]:
     """Read a model into a network; nested models that are called once are inlined.
 
-    Args:
-        model: A model that has a graph.
-        shapes: The shapes of its inputs, the batch included.
-        report: To it is added what is folded in reading.
-
-    Returns:
-        The network, and a dictionary from the id of each operation of Keras in it to its name.
+    Returned are the network for inputs of the given shapes, and a dictionary from the id of each
+    operation of Keras in it to its name. To the report is added what is folded in reading.
     """
     graph = require_graph(model)
     inputs = [KerasTensor(shape, x.dtype) for shape, x in zip(shapes, graph.inputs, strict=True)]
@@ -196,16 +187,9 @@ class _Reader:
 
 
 def operations_of(layer: Any, name: str, x: Any, report: FusionReport) -> list | None:
-    """Return the chain of operations that a layer is in inference, empty for the identity.
+    """Return the operations that a built layer, here called `name`, is in inference for `x`.
 
-    Args:
-        layer: A built layer.
-        name: Its name in the new model.
-        x: Its input, or a structure of several.
-        report: To it is added what this folds.
-
-    Returns:
-        A list of `Convolution` and `Scale`; `None` for a layer that stays as it is.
+    They are empty for the identity, and `None` for a layer that stays as it is.
     """
     if isinstance(layer, layers.BatchNormalization):
         return _batch_norm(layer, name, len(x.shape), report)

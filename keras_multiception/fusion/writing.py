@@ -37,11 +37,8 @@ def write_network(
 ) -> keras.Model:
     """Build a Functional model that computes what a network does.
 
-    Args:
-        network: The network.
-        model: The model that it was read from: its inputs and its name are taken over.
-        names: From the id of an operation of Keras in the network to its name.
-        fuse_nested: From a nested model and the shapes of its inputs to a new one.
+    It takes inputs and name from `model`, which the network was read from with `names`;
+    `fuse_nested` makes a new model of a nested one and the shapes of its inputs.
     """
     inputs = tree.map_structure(
         lambda x: rebuild_layer(x._keras_history.operation).output, require_graph(model).input

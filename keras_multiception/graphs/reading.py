@@ -42,15 +42,12 @@ def walk(
     """Run a graph part by part, on tensors of any kind, and return its outputs.
 
     Args:
-        graph: A `keras.Function`.
+        graph: The graph, inside of the models named in `path`.
         inputs: What it is called on.
-        call: Called with (path, operation, *args, **kwargs) for each layer and operation; returns
-            its outputs. `path` has the names of the nested models around it.
-        opens: Whether to inline a nested model; `call` is called for those that are not, and for
-            those that Keras calls on other tensors than it is given (see `inline_call`).
-        visit: Called with (path with its own name, operation, inputs, outputs) after each layer,
-            operation and inlined model.
-        path: Names of the models around the graph.
+        call: Makes the outputs of a layer or operation from (path, operation, *args, **kwargs).
+        opens: Whether to inline a nested model. `call` is for those that are not, and for those
+            that Keras calls on other tensors than it is given (see `inline_call`).
+        visit: Called with (path and own name, operation, inputs, outputs) after each of them.
     """
 
     def run(operation: Any, *args: Any, **kwargs: Any) -> Any:

@@ -191,7 +191,7 @@ def kernel_grid(layer: MulticeptionConv2D, channels: int = 16) -> np.ndarray:
     return grid
 
 
-def size_name(size: tuple[int, int]) -> str:
+def size_name(size: tuple[int, ...]) -> str:
     """Return a kernel size in the form `3x3`."""
     return "x".join(map(str, size))
 
