@@ -1,10 +1,7 @@
 """LiteRT files served over REST and gRPC, as TF Serving does with `--prefer_tflite_model`."""
 
 import io
-import json
 import shutil
-import urllib.error
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -15,6 +12,7 @@ from light_model import export_light
 from PIL import Image
 from saved_models import saved, served
 from tensorflow_serving.apis import classification_pb2, prediction_service_pb2_grpc
+from test_rest import fetch
 
 pytest.importorskip("tf_keras")
 pytest.importorskip("ai_edge_litert")
@@ -75,11 +73,6 @@ def expected(network, images=IMAGES):
     return network.predict(images, verbose=0)
 
 
-def post(url, body):
-    with urllib.request.urlopen(url, json.dumps(body).encode(), timeout=10) as answer:
-        return json.load(answer)
-
-
 def png(image):
     file = io.BytesIO()
     Image.fromarray(image).save(file, "PNG")
@@ -132,12 +125,12 @@ def test_concurrent_calls_are_each_answered_for_themselves(base_path, network):
 def test_rest_answers_like_the_network(running, network):
     model = f"{running.url}/v1/models/m"
     wanted = expected(network)
-    rows = post(f"{model}:predict", {"instances": IMAGES.tolist()})["predictions"]
+    rows = fetch(f"{model}:predict", {"instances": IMAGES.tolist()})[1]["predictions"]
     np.testing.assert_allclose(rows, wanted, atol=1e-5)
-    columns = post(f"{model}/versions/3:predict", {"inputs": {"image": IMAGES[:2].tolist()}})
+    inputs = {"inputs": {"image": IMAGES[:2].tolist()}}
+    columns = fetch(f"{model}/versions/3:predict", inputs)[1]
     np.testing.assert_allclose(columns["outputs"], wanted[:2], atol=1e-5)
-    with urllib.request.urlopen(f"{model}/metadata", timeout=10) as answer:
-        metadata = json.load(answer)["metadata"]["signature_def"]["signature_def"]
+    metadata = fetch(f"{model}/metadata")[1]["metadata"]["signature_def"]["signature_def"]
     assert list(metadata) == ["serving_default"]
     signature = metadata["serving_default"]
     assert signature["method_name"] == "tensorflow/serving/predict"
@@ -151,10 +144,10 @@ def test_rest_answers_like_the_network(running, network):
 
 def test_it_neither_classifies_nor_regresses(running):
     for method in ("classify", "regress"):
-        with pytest.raises(urllib.error.HTTPError) as caught:
-            post(f"{running.url}/v1/models/m:{method}", {"examples": [{"image": 1.0}]})
-        assert caught.value.code == 400
-        assert "must take one input, `inputs`" in json.load(caught.value)["error"]
+        body = {"examples": [{"image": 1.0}]}
+        status, answer = fetch(f"{running.url}/v1/models/m:{method}", body)
+        assert status == 400
+        assert "must take one input, `inputs`" in answer["error"]
     request = classification_pb2.ClassificationRequest()
     request.model_spec.name = "m"
     request.input.example_list.examples.add()

@@ -36,44 +36,69 @@ def base_path(tmp_path_factory):
     return folder
 
 
-def start(*arguments):
-    return subprocess.Popen(
-        [sys.executable, "-m", "serving.server", *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 def predict(url, values):
     body = json.dumps({"instances": values}).encode()
     with urllib.request.urlopen(f"{url}:predict", body, timeout=30) as response:
         return json.load(response)["predictions"]
 
 
-def test_the_command_line_serves_until_sigterm_and_finishes_what_has_begun(base_path):
-    process = start(
-        f"--model_base_path={base_path}", "--model_name=m", "--rest_api_port", 0, "--port=0"
+def test_the_command_serves_until_sigterm_and_finishes_what_has_begun(base_path, tmp_path):
+    """With config files of all kinds, a label, batching, own metrics and an access log."""
+    models, batching, monitoring, log = (
+        tmp_path / name for name in ("models", "batching", "monitoring", "access.log")
     )
-    try:
-        ready = process.stdout.readline()
-        found = re.fullmatch(
-            r"Serving m version 3 at (http://127\.0\.0\.1:\d+/v1/models/m)\n", ready
-        )
-        assert found, ready + process.stderr.read()
-        assert re.fullmatch(r"Serving gRPC at 127\.0\.0\.1:\d+\n", process.stdout.readline())
-        answers = []
-        call = threading.Thread(target=lambda: answers.append(predict(found[1], [1.0, 2.0])))
-        call.start()
-        time.sleep(0.3)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=30) == 0
-        call.join()
-        assert answers == [[1.0, 2.0]]
-        assert process.stdout.read() == ""
-    finally:
-        process.kill()
-        process.communicate()
+    models.write_text(
+        f'''model_config_list {{ config {{
+          name: "m" base_path: "{base_path}" model_platform: "tensorflow"
+          model_version_policy {{ all {{}} }} version_labels {{ key: "stable" value: 3 }}
+        }} }}'''
+    )
+    batching.write_text("max_batch_size { value: 4 }")
+    monitoring.write_text('prometheus_config { enable: true path: "/own/metrics" }')
+    flags = [
+        "--port=0",
+        "--rest_api_port=0",
+        f"--model_config_file={models}",
+        "--model_config_file_poll_wait_seconds=1",
+        "--enable_batching",
+        f"--batching_parameters_file={batching}",
+        f"--monitoring_config_file={monitoring}",
+        "--allow_version_labels_for_unavailable_models=true",
+        "--rest_api_timeout_in_ms=20000",
+        "--max_num_load_retries=2",
+        "--enable_model_warmup=false",
+        "--tensorflow_inter_op_parallelism=1",
+        "--grpc_channel_arguments=grpc.max_concurrent_streams=9",
+        f"--access_log={log}",
+    ]
+    command = [sys.executable, "-m", "serving.server", *flags]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **pipes) as process:
+        try:
+            ready = process.stdout.readline()
+            url = r"http://127\.0\.0\.1:\d+"
+            found = re.fullmatch(rf"Serving m version 3 at ({url})/v1/models/m\n", ready)
+            assert found, ready + process.stderr.read()
+            assert re.fullmatch(r"Serving gRPC at 127\.0\.0\.1:\d+\n", process.stdout.readline())
+            model = f"{found[1]}/v1/models/m"
+            assert predict(f"{model}/labels/stable", [2.0]) == [2.0]
+            with pytest.raises(urllib.error.HTTPError, match="400"):
+                predict(model, [2.0] * 5)
+            with urllib.request.urlopen(f"{found[1]}/own/metrics", timeout=20) as page:
+                assert b":tensorflow:serving:request_count" in page.read()
+            answers = []
+            call = threading.Thread(target=lambda: answers.append(predict(model, [1.0, 2.0])))
+            call.start()
+            time.sleep(0.3)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=30) == 0
+            call.join()
+            assert answers == [[1.0, 2.0]]
+            assert process.stdout.read() == ""
+            lines = [json.loads(line) for line in log.read_text().splitlines()]
+            assert [line["code"] for line in lines] == [200, 400, 200]
+        finally:
+            process.kill()
 
 
 def test_a_signal_before_it_serves_is_not_lost():
@@ -93,53 +118,6 @@ sys.exit(server.main(["--model_base_path=x"]))
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
-
-
-@pytest.mark.slow
-def test_every_flag_at_once(base_path, tmp_path):
-    """Config files of all kinds, a label, batching, the metrics' own path and the access log."""
-    models, batching, monitoring, log = (
-        tmp_path / name for name in ("models", "batching", "monitoring", "access.log")
-    )
-    models.write_text(
-        f'''model_config_list {{ config {{
-          name: "m" base_path: "{base_path}" model_platform: "tensorflow"
-          model_version_policy {{ all {{}} }} version_labels {{ key: "stable" value: 3 }}
-        }} }}'''
-    )
-    batching.write_text("max_batch_size { value: 4 }")
-    monitoring.write_text('prometheus_config { enable: true path: "/own/metrics" }')
-    process = start(
-        "--port=0",
-        "--rest_api_port=0",
-        f"--model_config_file={models}",
-        "--model_config_file_poll_wait_seconds=1",
-        "--enable_batching",
-        f"--batching_parameters_file={batching}",
-        f"--monitoring_config_file={monitoring}",
-        "--allow_version_labels_for_unavailable_models=true",
-        "--rest_api_timeout_in_ms=20000",
-        "--max_num_load_retries=2",
-        "--enable_model_warmup=false",
-        "--tensorflow_inter_op_parallelism=1",
-        "--grpc_channel_arguments=grpc.max_concurrent_streams=9",
-        f"--access_log={log}",
-    )
-    try:
-        found = re.search(r"(http\S+)/v1/models/m\n", process.stdout.readline())
-        assert found, process.stderr.read()
-        assert predict(f"{found[1]}/v1/models/m/labels/stable", [1.0]) == [1.0]
-        with pytest.raises(urllib.error.HTTPError, match="400"):
-            predict(f"{found[1]}/v1/models/m", [1.0] * 5)
-        with urllib.request.urlopen(f"{found[1]}/own/metrics", timeout=20) as page:
-            assert b":tensorflow:serving:request_count" in page.read()
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=30) == 0
-        lines = [json.loads(line) for line in log.read_text().splitlines()]
-        assert [line["code"] for line in lines] == [200, 400]
-    finally:
-        process.kill()
-        process.communicate()
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -91,91 +91,91 @@ def grpc_server(
         server.stop(grace_seconds).wait()
 
 
-class _Calls:
-    """Answers calls, turns errors into gRPC statuses and records what came of it."""
-
+class _Service:
     def __init__(self, models: Models, telemetry: Telemetry):
-        self._models = models
-        self._telemetry = telemetry
+        self.models = models
+        self.telemetry = telemetry
 
-    def _record(
-        self,
-        api: str,
-        answer: Callable[[Any, Call], Any],
-        request: Any,
-        context: grpc.ServicerContext,
-    ) -> Any:
-        call = Call("GRPC", api, "POST", peer=context.peer(), request_bytes=request.ByteSize())
-        begun = time.perf_counter()
-        try:
-            response = answer(request, call)
-            call.response_bytes = response.ByteSize()
-            return response
-        except ServingError as error:
-            call.status = error.code
-            _abort(context, error.code, error.message)
-        except ValueError as error:
-            call.status = "INVALID_ARGUMENT"
-            _abort(context, call.status, str(error))
-        except Exception:
-            _LOGGER.exception("%s failed", api)
-            call.status = "INTERNAL"
-            _abort(context, call.status, "Internal error; the server's log has the reason.")
-        finally:
-            call.seconds = time.perf_counter() - begun
-            call.code = getattr(grpc.StatusCode, call.status).value[0]
-            self._telemetry.record(call)
-
-    def _servable(self, spec: model_pb2.ModelSpec, call: Call) -> Servable:
+    def servable(self, spec: model_pb2.ModelSpec, call: Call) -> Servable:
+        """Looks up the version that a call asks for."""
         call.model = spec.name
-        servable = self._models.servable(spec.name, *_choice(spec))
+        servable = self.models.servable(spec.name, *_choice(spec))
         call.version = servable.version
         return servable
 
 
-def _inference(api: str, infer: Callable[[Servable, Any], Any]) -> Callable[..., Any]:
-    """Makes a method that answers a call by the version that its `model_spec` asks for."""
+def _answers(api: str) -> Callable[[Callable[[Any, Any, Call], Any]], Callable[..., Any]]:
+    """Makes a gRPC method of a function: errors become statuses, and each call is recorded."""
 
-    def method(self: _Calls, request: Any, context: grpc.ServicerContext) -> Any:
-        def answer(request: Any, call: Call) -> Any:
-            return infer(self._servable(_spec(request), call), request)
+    def decorate(answer: Callable[[Any, Any, Call], Any]) -> Callable[..., Any]:
+        def method(self: _Service, request: Any, context: grpc.ServicerContext) -> Any:
+            call = Call("GRPC", api, "POST", peer=context.peer(), request_bytes=request.ByteSize())
+            begun, message = time.perf_counter(), ""
+            try:
+                response = answer(self, request, call)
+                call.response_bytes = response.ByteSize()
+                return response
+            except ServingError as error:
+                call.status, message = error.code, error.message
+            except ValueError as error:
+                call.status, message = "INVALID_ARGUMENT", str(error)
+            except Exception:
+                _LOGGER.exception("%s failed", api)
+                call.status = "INTERNAL"
+                message = "Internal error; the server's log has the reason."
+            finally:
+                call.seconds = time.perf_counter() - begun
+                code = getattr(grpc.StatusCode, call.status)
+                call.code = code.value[0]
+                self.telemetry.record(call)
+            context.abort(code, message.encode("utf-8", "replace").decode())
 
-        return self._record(api, answer, request, context)
+        return method
 
-    return method
+    return decorate
 
 
-class PredictionService(_Calls, prediction_service_pb2_grpc.PredictionServiceServicer):
+def _infers(api: str, infer: Callable[[Servable, Any], Any]) -> Callable[..., Any]:
+    """Makes a gRPC method that the version which a request's `model_spec` asks for answers."""
+    return _answers(api)(
+        lambda self, request, call: infer(self.servable(_spec(request), call), request)
+    )
+
+
+class PredictionService(_Service, prediction_service_pb2_grpc.PredictionServiceServicer):
     """Predict, Classify, Regress, MultiInference and GetModelMetadata."""
 
-    Predict = _inference("predict", messages.predict)
-    Classify = _inference("classify", messages.classify)
-    Regress = _inference("regress", messages.regress)
+    Predict = _infers("predict", messages.predict)
+    Classify = _infers("classify", messages.classify)
+    Regress = _infers("regress", messages.regress)
 
-    def MultiInference(self, request: Any, context: grpc.ServicerContext) -> Any:
-        """Answers a `MultiInferenceRequest`."""
+    @_answers("multi_inference")
+    def MultiInference(self, request: inference_pb2.MultiInferenceRequest, call: Call) -> Any:
+        """Answers several tasks of one model."""
+        if not request.tasks:
+            raise invalid("Inference request must have at least one task.")
+        names = {task.model_spec.name for task in request.tasks}
+        if "" in names:
+            raise invalid("Found ModelSpec with an empty model name.")
+        if len(names) > 1:
+            raise invalid(
+                "All ModelSpecs in a MultiInferenceRequest must access the same model name."
+            )
+        servable = self.servable(request.tasks[0].model_spec, call)
+        return messages.multi_inference(servable, request)
 
-        def answer(request: inference_pb2.MultiInferenceRequest, call: Call) -> Any:
-            _check_tasks(request)
-            servable = self._servable(request.tasks[0].model_spec, call)
-            return messages.multi_inference(servable, request)
-
-        return self._record("multi_inference", answer, request, context)
-
-    def GetModelMetadata(self, request: Any, context: grpc.ServicerContext) -> Any:
-        """Answers a `GetModelMetadataRequest`."""
-        return self._record("metadata", self._metadata, request, context)
-
-    def _metadata(
+    @_answers("metadata")
+    def GetModelMetadata(
         self, request: get_model_metadata_pb2.GetModelMetadataRequest, call: Call
-    ) -> get_model_metadata_pb2.GetModelMetadataResponse:
+    ) -> Any:
+        """Answers with the signatures of a version."""
         spec = _spec(request)
         if not request.metadata_field:
             raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
         for field in request.metadata_field:
             if field != "signature_def":
                 raise invalid(f"Metadata field {field} is not supported")
-        servable = self._servable(spec, call)
+        servable = self.servable(spec, call)
         signatures = get_model_metadata_pb2.SignatureDefMap()
         for name, definition in servable.signature_defs.items():
             signatures.signature_def[name].CopyFrom(definition)
@@ -186,33 +186,29 @@ class PredictionService(_Calls, prediction_service_pb2_grpc.PredictionServiceSer
         return response
 
 
-class ModelService(_Calls, model_service_pb2_grpc.ModelServiceServicer):
+class ModelService(_Service, model_service_pb2_grpc.ModelServiceServicer):
     """GetModelStatus and HandleReloadConfigRequest."""
 
-    def GetModelStatus(self, request: Any, context: grpc.ServicerContext) -> Any:
-        """Answers a `GetModelStatusRequest`."""
-        return self._record("status", self._status, request, context)
-
-    def HandleReloadConfigRequest(self, request: Any, context: grpc.ServicerContext) -> Any:
-        """Answers a `ReloadConfigRequest`, when the configuration has been taken up."""
-        return self._record("reload_config", self._reload, request, context)
-
-    def _status(
+    @_answers("status")
+    def GetModelStatus(
         self, request: get_model_status_pb2.GetModelStatusRequest, call: Call
-    ) -> get_model_status_pb2.GetModelStatusResponse:
+    ) -> Any:
+        """Answers with where a model's versions stand."""
         spec = _spec(request)
         call.model = spec.name
         response = get_model_status_pb2.GetModelStatusResponse()
-        for status in self._models.status(spec.name, *_choice(spec)):
+        for status in self.models.status(spec.name, *_choice(spec)):
             added = response.model_version_status.add(version=status.version, state=status.state)
             added.status.error_code = error_codes_pb2.Code.Value(status.error_code)
             added.status.error_message = status.error_message
         return response
 
-    def _reload(
+    @_answers("reload_config")
+    def HandleReloadConfigRequest(
         self, request: model_management_pb2.ReloadConfigRequest, call: Call
-    ) -> model_management_pb2.ReloadConfigResponse:
-        self._models.reload(request.config)
+    ) -> Any:
+        """Answers when a configuration has been taken up."""
+        self.models.reload(request.config)
         response = model_management_pb2.ReloadConfigResponse()
         response.status.error_code = error_codes_pb2.OK
         return response
@@ -231,18 +227,3 @@ def _choice(spec: model_pb2.ModelSpec) -> tuple[int | None, str | None]:
         spec.version.value if choice == "version" else None,
         spec.version_label if choice == "version_label" else None,
     )
-
-
-def _check_tasks(request: inference_pb2.MultiInferenceRequest) -> None:
-    if not request.tasks:
-        raise invalid("Inference request must have at least one task.")
-    names = {task.model_spec.name for task in request.tasks}
-    if "" in names:
-        raise invalid("Found ModelSpec with an empty model name.")
-    if len(names) > 1:
-        raise invalid("All ModelSpecs in a MultiInferenceRequest must access the same model name.")
-
-
-def _abort(context: grpc.ServicerContext, code: str, message: str) -> NoReturn:
-    context.abort(getattr(grpc.StatusCode, code), message.encode("utf-8", "replace").decode())
-    raise AssertionError("`abort` always raises")
