@@ -1,5 +1,8 @@
 """A runner of the benchmark whose process has no framework to load."""
 
+import os
+import signal
+
 from training.benchmarks.runner import Case, Job, Prepared
 
 
@@ -10,5 +13,7 @@ def prepare(plan):
         raise ValueError("`model` must be another one. Received: model=vgg")
     if plan.models == ("absent",):
         raise ImportError("No module named 'absent'")
+    if plan.models == ("killed",):
+        os.kill(os.getpid(), signal.SIGKILL)
     machine = {"backend": "none", "onednn": None, "cpu": "A CPU", "threads": 1, "versions": {}}
     return Prepared({case: Job(lambda: None) for case in cases}, machine, ["x: a reason"], work)

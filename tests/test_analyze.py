@@ -5,6 +5,7 @@ import pathlib
 import keras
 import numpy as np
 import pytest
+from commands import usage_error
 
 from keras_multiception.layers import MulticeptionConv2D
 from training import analyze, data, scales
@@ -48,12 +49,7 @@ def main(*arguments):
 
 
 def error_of(capsys, *arguments):
-    with pytest.raises(SystemExit) as exit_:
-        main(*arguments)
-    message = capsys.readouterr().err
-    assert exit_.value.code == 2
-    assert message.count("\n") == 1
-    return message
+    return usage_error(capsys, analyze.main, arguments)
 
 
 def test_tables_numbers_and_pictures(run, tmp_path, capsys):

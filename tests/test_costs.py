@@ -2,6 +2,7 @@ import csv
 import json
 
 import pytest
+from commands import usage_error
 
 import keras_multiception as km
 from training import costs
@@ -93,9 +94,6 @@ def test_zoo_writes_tables_and_a_figure(monkeypatch, capsys, tmp_path):
     ],
 )
 def test_bad_usage_is_one_line(argv, message, capsys):
-    with pytest.raises(SystemExit) as exit_:
-        costs.main(argv)
-    assert exit_.value.code == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    line = usage_error(capsys, costs.main, argv)
     assert line.startswith("python -m training.costs: error: ")
     assert message in line

@@ -1,17 +1,17 @@
 import csv
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
-import time
 
 import keras
 import keras_tuner
 import pytest
+from commands import usage_error
 from hypothesis import given
 from hypothesis import strategies as st
+from training_runs import kill
 
 from training import data
 from training.loop import network
@@ -179,21 +179,14 @@ def test_first_trial_is_the_recipe_and_a_reloaded_search_tries_again_what_was_be
     ],
 )
 def test_bad_usage_is_one_line(arguments, message, capsys, tmp_path):
-    with pytest.raises(SystemExit) as exit_:
-        main([*arguments, "--workdir", str(tmp_path)])
-    assert exit_.value.code == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
+    assert message in usage_error(capsys, main, [*arguments, "--workdir", str(tmp_path)])
     assert not (tmp_path / "tune.json").exists()
 
 
 @pytest.mark.parametrize("content", ["{}", "x", "[]"])
 def test_a_tune_json_of_something_else_is_refused(content, tmp_path, capsys):
     (tmp_path / "tune.json").write_text(content)
-    with pytest.raises(SystemExit, match="2"):
-        main(["--recipe", DIGITS, "--workdir", str(tmp_path)])
-    message = capsys.readouterr().err
+    message = usage_error(capsys, main, ["--recipe", DIGITS, "--workdir", str(tmp_path)])
     assert "`workdir` must not have another tune.json than that of a search" in message
     assert f"Received: {tmp_path / 'tune.json'}" in message
     assert (tmp_path / "tune.json").read_text() == content
@@ -224,22 +217,12 @@ def trials_of(workdir):
         return [row for row in csv.DictReader(file) if row["metric"] == "accuracy"]
 
 
-def wait_for(path, process):
-    deadline = time.monotonic() + 300
-    while not path.exists():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 @pytest.mark.slow
 def test_killed_and_repeated_equals_unbroken(tmp_path):
     unbroken, killed = tmp_path / "unbroken", tmp_path / "killed"
     subprocess.run(tune_command(unbroken), check=True)
     process = subprocess.Popen(tune_command(killed), stdout=subprocess.PIPE, text=True)
-    wait_for(killed / "search" / "trial_1" / "run" / "checkpoints" / "epoch_0001", process)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    kill(process, killed / "search" / "trial_1" / "run", epoch=1)
 
     repeated = subprocess.run(tune_command(killed), capture_output=True, text=True, check=True)
     assert "Resuming after epoch 1 of 2" in repeated.stdout

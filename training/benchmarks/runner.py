@@ -15,9 +15,9 @@ import re
 import signal
 import sys
 import time
-import traceback
 import typing
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
@@ -127,55 +127,73 @@ class Prepared:
 class Runner:
     """A runner in a process of its own, idle except during its own turn.
 
-    Every method raises a `RuntimeError` if the process failed, and what else `prepare` may raise:
-    a `ValueError` of the plan, or an `ImportError`.
+    What `prepare` may raise, a `ValueError` of the plan or an `ImportError`, every method raises;
+    any other failure of the process is a `RuntimeError`.
     """
 
     def __init__(self, name: str, plan: Plan, variables: dict[str, str] | None = None):
-        context = multiprocessing.get_context("spawn")
         self.name = name
-        self._connection, theirs = context.Pipe()
-        arguments = (theirs, RUNNERS[name], plan, variables or {})
-        self._process = context.Process(target=_serve, args=arguments, daemon=True)
-        self._process.start()
-        theirs.close()
+        self._pool = ProcessPoolExecutor(
+            1, multiprocessing.get_context("spawn"), _begin, (plan, variables or {})
+        )
+        self._task = RUNNERS[name], plan
 
     def prepare(self) -> Prepared:
         """Make everything to be measured; the jobs, which stay in the process, come as `None`."""
-        return self._ask("prepare")
+        return self._call(_prepare, *self._task)
 
     def measure(self, case: Case, seconds: float) -> float:
         """Give a case its turn, and return the seconds of one unit of it."""
-        return self._ask("measure", case, seconds)
+        return self._call(_measure, case, seconds)
 
     def memory(self) -> tuple[int, int]:
         """Return the bytes of memory in use now, and the most that have been."""
-        return self._ask("memory")
+        return self._call(_memory)
 
     def __enter__(self) -> "Runner":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._connection.close()
-        self._process.join(5)
-        self._process.terminate()
-        self._process.join()
+        self._pool.shutdown(cancel_futures=True)
 
-    def _ask(self, *request: Any) -> Any:
+    def _call(self, function: Callable, *arguments: Any) -> Any:
         try:
-            self._connection.send(request)
-            error, answer = self._connection.recv()
-        except (EOFError, OSError) as failure:
-            self._process.join(5)
+            return self._pool.submit(function, *arguments).result()
+        except (ValueError, ImportError):
+            raise
+        except Exception as error:
             raise RuntimeError(
-                f"The process of the {self.name} runner ended with exit code "
-                f"{self._process.exitcode}."
-            ) from failure
-        if isinstance(error, Exception):
-            raise error
-        if error:
-            raise RuntimeError(f"The process of the {self.name} runner failed: {error}")
-        return answer
+                f"The process of the {self.name} runner failed: {error!r}"
+            ) from error
+
+
+_JOBS: dict[Case, Job] = {}  # of the runner's process
+
+
+def _begin(plan: Plan, variables: dict[str, str]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
+    os.environ.update(variables)
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: plan.threads])
+
+
+def _prepare(module: str, plan: Plan) -> Prepared:
+    prepared = importlib.import_module(module).prepare(plan)
+    _JOBS.update(prepared.jobs)
+    return dataclasses.replace(prepared, jobs=dict.fromkeys(_JOBS))
+
+
+def _measure(case: Case, seconds: float) -> float:
+    return run_once(_JOBS[case], seconds)
+
+
+def _memory() -> tuple[int, ...]:
+    """Read the resident memory of this process, now and at its highest.
+
+    The kernel's own high-water mark of this program; `ru_maxrss` begins with that of the parent.
+    """
+    status = pathlib.Path("/proc/self/status").read_text()
+    kilobytes = dict(re.findall(r"(VmRSS|VmHWM):\s+(\d+) kB", status))
+    return tuple(1024 * int(kilobytes[name]) for name in ("VmRSS", "VmHWM"))
 
 
 def run_once(job: Job, seconds: float) -> float:
@@ -301,42 +319,3 @@ def _measure_memory(plan: Plan, setting: str) -> list[dict[str, Any]]:
 
 def _tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
-
-
-def _serve(connection: Any, module: str, plan: Plan, variables: dict[str, str]) -> None:
-    """Answer requests until the other end is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
-    os.environ.update(variables)
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: plan.threads])
-    jobs: dict[Case, Job] = {}
-    while True:
-        try:
-            request, *arguments = connection.recv()
-        except (EOFError, OSError):
-            return
-        try:
-            answer: Any
-            if request == "prepare":
-                prepared = importlib.import_module(module).prepare(plan)
-                jobs = prepared.jobs
-                answer = dataclasses.replace(prepared, jobs=dict.fromkeys(jobs))
-            elif request == "measure":
-                answer = run_once(jobs[arguments[0]], arguments[1])
-            else:
-                answer = _memory()
-            connection.send((None, answer))
-        except (ValueError, ImportError) as error:
-            connection.send((type(error)(str(error)), None))
-        except Exception as error:
-            traceback.print_exc()
-            connection.send((repr(error), None))
-
-
-def _memory() -> tuple[int, ...]:
-    """Read the resident memory of this process, now and at its highest.
-
-    The kernel's own high-water mark of this program; `ru_maxrss` begins with that of the parent.
-    """
-    status = pathlib.Path("/proc/self/status").read_text()
-    kilobytes = dict(re.findall(r"(VmRSS|VmHWM):\s+(\d+) kB", status))
-    return tuple(1024 * int(kilobytes[name]) for name in ("VmRSS", "VmHWM"))
