@@ -99,12 +99,17 @@ def test_tables_numbers_and_pictures(run, tmp_path, capsys):
     assert str(output) in out
 
 
-def test_one_layer(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(scales, "_cases", lambda shares: [])  # which take most of the time
+def test_one_layer(run, tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def ask(model, batch, name):
+        asked.append(name)
+        raise ValueError("This is enough.")
+
+    monkeypatch.setattr(scales, "effective_receptive_field", ask)
     arguments = ("--split", "test[:10]", "--layer", "stage1_conv", "--output", tmp_path)
-    assert main("--run", run, *arguments) == 0
-    report = json.loads((tmp_path / "analysis.json").read_text())
-    assert [field["layer"] for field in report["receptive_fields"]] == ["stage1_conv"]
+    assert "This is enough." in error_of(capsys, "--run", run, *arguments)
+    assert asked == ["stage1_conv"]
 
 
 class TestErrors:

@@ -1,9 +1,12 @@
 """The command that compresses finished runs, on networks small enough for tests."""
 
 import csv
+import functools
 import json
+import pathlib
 import subprocess
 import sys
+import tempfile
 import time
 
 import keras
@@ -39,6 +42,14 @@ def classifier():
     return keras.Model(inputs, keras.layers.Dense(10, activation="softmax")(x))
 
 
+@functools.cache
+def untrained():
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "model.keras"
+        classifier().save(path)
+        return path.read_bytes()
+
+
 def save_run(path, seed=0, train=False, dataset="digits", conv="multiception"):
     """Write what a finished training run leaves."""
     keras.utils.set_random_seed(seed)
@@ -47,12 +58,15 @@ def save_run(path, seed=0, train=False, dataset="digits", conv="multiception"):
     recipe |= {"train_split": "train", "test_split": "test", "pad_and_crop": 0, "flip": False}
     config = {"name": "digits", "recipe": recipe | {"seed": seed}, "data": spec.to_dict()}
     folder.begin(config | {"versions": {}, "hardware": {}})
+    if not train:
+        folder.model.write_bytes(untrained())
+        folder.finish({"parameters": {"trainable": 1, "total": 1}})
+        return path
     model = classifier()
-    if train:
-        images, labels = data.load("digits", "train")
-        batches = data.training_batches(images, labels, dataset=spec, batch_size=32, epochs=4)
-        model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
-        model.fit(batches, steps_per_epoch=len(images) // 32, epochs=4, verbose=0)
+    images, labels = data.load("digits", "train")
+    batches = data.training_batches(images, labels, dataset=spec, batch_size=32, epochs=4)
+    model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
+    model.fit(batches, steps_per_epoch=len(images) // 32, epochs=4, verbose=0)
     model.save(folder.model)
     folder.finish({"parameters": {"trainable": model.count_params(), "total": 0}})
     return path

@@ -1,4 +1,5 @@
 import csv
+import functools
 import json
 
 import pytest
@@ -6,6 +7,16 @@ from commands import usage_error
 
 import keras_multiception as km
 from training import costs
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _networks_once():
+    """Build each network once for all tests."""
+    create = functools.cache(km.create_model)
+    with pytest.MonkeyPatch.context() as patch:
+        sort = lambda values: dict(sorted(values.items()))  # noqa: E731
+        patch.setattr(km, "create_model", lambda name, **values: create(name, **sort(values)))
+        yield
 
 
 def run(capsys, *argv):
