@@ -65,7 +65,7 @@ class Telemetry:
         if call.model and (call.model in self._names or len(self._names) < _MAX_NAMES):
             self._names.add(call.model)
             self._count.labels(call.model, call.status).inc()
-            if call.version is not None or call.api == "status":
+            if call.status == "OK":  # as in TF Serving
                 labels = (call.model, call.api, call.entrypoint)
                 self._latency.labels(*labels).observe(call.seconds * 1e6)
         if ACCESS_LOG.isEnabledFor(logging.INFO):

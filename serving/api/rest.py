@@ -151,20 +151,20 @@ class RestApi:
         label = urllib.parse.unquote(found["label"]) if found["label"] else None
         call.api = (found["api"] or "status").lower()
         version = _read_version(found["version"])
+
+        def find() -> Servable:
+            servable = self._models.servable(call.model, version, label)
+            call.version = servable.version
+            return servable
+
         if request.method == "GET":
             if not call.model:
                 raise invalid("Missing model name in request.")
             if call.api == "status":
                 statuses = self._models.status(call.model, version, label)
                 return json_codec.dumps({"model_version_status": list(map(_status, statuses))})
-            servable = self._models.servable(call.model, version, label)
-            return json_codec.dumps(_metadata(call.model, servable))
+            return json_codec.dumps(_metadata(call.model, find()))
         sent = await read_body(request, self._timeout_seconds)
-
-        def find() -> Servable:
-            servable = self._models.servable(call.model, version, label)
-            call.version = servable.version
-            return servable
 
         def answer() -> bytes:
             encoding = request.headers.get("content-encoding", "")
