@@ -27,7 +27,7 @@ def test_layer(arguments, input_shape, output_shape, weights):
     check_layer(lambda: MixConv2D(**arguments), input_shape, output_shape, weights)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     kernel_sizes=st.lists(st.sampled_from([1, 3, 5, (3, 5)]), min_size=1, max_size=4),
     strides=st.integers(1, 3),

@@ -102,7 +102,7 @@ def test_every_argument_reaches_the_weights_and_the_config():
     assert MulticeptionConv2D.from_config(config).get_config() == config
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     kernel_sizes=st.lists(
         st.one_of(st.sampled_from([1, 3, 5, 7]), st.tuples(*[st.sampled_from([1, 3, 5])] * 2)),
