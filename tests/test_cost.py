@@ -99,16 +99,6 @@ def test_nested_and_shared_layers():
     assert [layer.parameters for layer in cost.layers] == [76, 16, 0, 0, 0]
 
 
-def test_layers_and_models_that_are_called_by_keyword():
-    x = keras.Input((8, 8, 3))
-    inner = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(4, 3)])
-    multiception, mixconv = km.layers.MulticeptionConv2D(4), km.layers.MixConv2D(4)
-    by_name = keras.Model(x, mixconv(inputs=multiception(inputs=inner(inputs=x))))
-    assert (
-        km.cost(by_name).layers == km.cost(keras.Model(x, mixconv(multiception(inner(x))))).layers
-    )
-
-
 def test_an_input_that_nothing_reads():
     a, b = keras.Input((4,)), keras.Input((5,))
     total = km.cost(keras.Model([a, b], layers.Dense(3)(a)))
@@ -270,19 +260,6 @@ def test_the_input_must_have_a_size(input_shape):
     model = keras.Model(x, layers.Conv2D(2, 3)(x))
     with pytest.raises(ValueError, match="`input_shape` must give the size"):
         km.cost(model, input_shape)
-
-
-def test_the_model_must_have_a_graph():
-    for model in (keras.Sequential([layers.Dense(2)]), layers.Dense(2), None):
-        with pytest.raises(ValueError, match="`model` must be a Functional model"):
-            km.cost(model, (4,))
-
-
-def test_the_model_stays_as_it_was(resnet20):
-    config, nodes = resnet20.get_config(), [len(x._inbound_nodes) for x in resnet20.layers]
-    km.cost(resnet20)
-    assert resnet20.get_config() == config
-    assert [len(x._inbound_nodes) for x in resnet20.layers] == nodes
 
 
 def sees(model, length=63):

@@ -6,7 +6,7 @@ import hypothesis
 import keras
 import numpy as np
 import pytest
-from fusion_checks import answers, assert_unchanged, chain, classes, fuse, randomize, train
+from fusion_checks import answers, chain, classes, fuse, randomize
 from hypothesis import strategies as st
 from keras import layers, ops
 
@@ -290,49 +290,6 @@ def test_model_of_any_size_and_the_given_inputs():
         np.testing.assert_allclose(answers(fused, x), answers(model, x), atol=1e-4)
 
 
-def test_the_model_stays_as_it_is():
-    model = small_network()
-    weights, config = model.get_weights(), model.get_config()
-    nodes = [len(layer._outbound_nodes) for layer in model.layers]
-    fused = fuse(model)
-    assert model.get_config() == config
-    assert [len(layer._outbound_nodes) for layer in model.layers] == nodes
-    assert_unchanged(model, weights)
-    assert not {*map(id, model.layers)} & {*map(id, fused.layers)}
-
-
-@pytest.mark.backend
-def test_training_the_fused_model_leaves_the_old_one_alone():
-    model = chain(layers.Conv2D(2, 1), layers.PReLU(), layers.LayerNormalization(), shape=(4, 4, 2))
-    weights = model.get_weights()
-    fused = fuse(model)
-    train(fused, np.ones((2, 4, 4, 2)))
-    assert_unchanged(model, weights)
-
-
-@pytest.mark.backend
-@pytest.mark.parametrize("is_built", [False, True])
-def test_activations_that_are_layers_are_copied(is_built):
-    slopes = layers.PReLU(keras.initializers.Constant(0.3), shared_axes=[1, 2], name="slopes")
-    x = inputs = keras.Input((8, 8, 3))
-    for name in "ab":
-        x = layers.Conv2D(3, 3, activation=slopes, name=name)(x)
-    x = km.layers.MixConv2D(3, (3, 5), activation=slopes, name="mix")(x)
-    x = layers.Conv2DTranspose(2, 3, activation=layers.PReLU(), name="kept")(x)
-    model = keras.Model(inputs, x)
-    images = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype("float32")
-    if is_built:
-        model(images)
-        slopes.alpha.assign([[[0.1, 0.2, 0.4]]])
-    fused = fuse(model)
-    expected = answers(model, images)
-    np.testing.assert_allclose(answers(fused, images), expected, atol=1e-5)
-    copies = [fused.get_layer(name).activation for name in ("a", "b", "mix")]
-    assert len({*map(id, copies)}) == 1
-    train(fused, images)
-    np.testing.assert_array_equal(answers(model, images), expected)
-
-
 def test_fused_models_are_ordinary_ones(tmp_path):
     model = small_network("mixconv_depthwise")
     fused = fuse(model)
@@ -400,35 +357,6 @@ def test_a_batch_norm_of_another_precision_stays():
     assert fused.fusion_report.left == {
         "bn": "what comes before it is in float16, and after it the model ends"
     }
-
-
-def test_layers_that_are_called_by_keyword():
-    x = keras.Input((8, 8, 3))
-    inner = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(4, 3)])
-    y = layers.BatchNormalization(name="bn")(inputs=inner(inputs=x))
-    y = km.layers.MulticeptionConv2D(4, name="a")(inputs=y)
-    fused = fuse(keras.Model(x, y))
-    assert fused.fusion_report.folded == ["a/depthwise_bn", "a/pointwise_bn", "bn"]
-
-
-class Subclassed(keras.Model):
-    def call(self, x):
-        return x
-
-
-@pytest.mark.parametrize(
-    "model", [keras.Sequential([layers.Dense(2)]), Subclassed(), "resnet20", None], ids=str
-)
-def test_models_without_a_graph_are_refused(model):
-    with pytest.raises(ValueError, match=r"`model` must be a Functional.*Received: model="):
-        fuse(model)
-
-
-def test_keras_2_models_are_refused():
-    tf_keras = pytest.importorskip("tf_keras")
-    model = tf_keras.Sequential([tf_keras.layers.Dense(2, input_shape=(3,))])
-    with pytest.raises(ValueError, match=r"`model` must be a Functional.* of Keras 3"):
-        fuse(model)
 
 
 @pytest.mark.parametrize(
