@@ -36,20 +36,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from training.cli import Parser, run_command
-from training.loop.strategies import JIT, LOOPS, STRATEGIES, Execution
+from training.loop.strategies import Execution
 from training.paper_tables import NUMERALS
 from training.recipes import RECIPES, describe, get_recipe, paper_cells
 from training.reporting.tables import DASH, aligned
 
 _RESUME = "The same command resumes after the last whole epoch."
-_CHOICES: dict[str, tuple[str, ...]] = {"strategy": STRATEGIES, "jit": tuple(JIT), "loop": LOOPS}
-_EXECUTION_HELP = {
-    "strategy": "one device, all GPUs, or those of the workers in TF_CONFIG",
-    "cpu_replicas": "with mirrored: parts of the CPU to take in place of GPUs, to try it out",
-    "jit": "whether to compile with XLA",
-    "steps_per_execution": "steps between two looks at the loss",
-    "loop": "keras is model.fit; device is whole epochs in the memory of one device, on JAX",
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -105,11 +97,7 @@ def _make_parser() -> Parser:
     run = parser.add_argument_group("how to run it, with the same outcome")
     for field in dataclasses.fields(Execution):
         run.add_argument(
-            f"--{field.name}",
-            type=field.type,
-            default=field.default,
-            choices=_CHOICES.get(field.name),
-            help=_EXECUTION_HELP[field.name],
+            f"--{field.name}", type=field.type, default=field.default, **field.metadata
         )
     return parser
 

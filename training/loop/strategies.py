@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from training.recipe import require_fields
+from training.recipe import Check, require_fields
 
 STRATEGIES = ("none", "mirrored", "multi_worker")
 LOOPS = ("keras", "device")
@@ -18,56 +18,44 @@ _TF_CONFIG = (
 )
 
 
+def _option(default: Any, text: str, choices: tuple[str, ...] | None = None) -> Any:
+    return dataclasses.field(default=default, metadata={"help": text, "choices": choices})
+
+
 @dataclasses.dataclass(frozen=True)
 class Execution:
-    """How to run a recipe. The outcome is the same up to rounding.
+    """How to run a recipe, with the same outcome but for rounding; the options of the command.
 
-    Layers that draw numbers, as those of Shake-Shake, are an exception with a strategy: each device
+    With a strategy, layers that draw numbers, such as Shake-Shake's, are an exception: each device
     draws the same ones for its part of a batch.
-
-    Attributes:
-        strategy: "none" for one device, "mirrored" for all GPUs of this machine, "multi_worker"
-            for those of several processes, each of which finds its place in `TF_CONFIG`.
-        cpu_replicas: With "mirrored", a number of parts of the CPU to take in place of GPUs, to
-            try it out; 0 for the GPUs.
-        jit: Whether to compile with XLA: "true", "false", or "auto" for Keras' choice.
-        steps_per_execution: Steps to run at a time before control comes back to Python.
-        loop: "keras" for `keras.Model.fit`, or "device" to keep all images in the memory of one
-            device and compile a whole epoch, which is for small networks on a GPU and JAX.
     """
 
-    strategy: str = "none"
-    cpu_replicas: int = 0
-    jit: str = "auto"
-    steps_per_execution: int = 1
-    loop: str = "keras"
+    strategy: str = _option("none", "one device, all GPUs, or those of TF_CONFIG", STRATEGIES)
+    cpu_replicas: int = _option(0, "with mirrored: parts of the CPU in place of GPUs, as a trial")
+    jit: str = _option("auto", "whether to compile with XLA; auto is Keras' choice", (*JIT,))
+    steps_per_execution: int = _option(1, "steps between two looks at the loss")
+    loop: str = _option(
+        "keras",
+        "keras is model.fit; device compiles whole epochs over images in the memory of one device, "
+        "for small networks on a GPU and JAX",
+        LOOPS,
+    )
 
     def __post_init__(self) -> None:
-        alone, mirrored = self.strategy == "none", self.strategy == "mirrored"
-        plain = alone and self.jit != "false" and self.steps_per_execution == 1
-        require_fields(
-            self,
-            [
-                ("strategy", self.strategy in STRATEGIES, f"one of {', '.join(STRATEGIES)}"),
-                (
-                    "cpu_replicas",
-                    self.cpu_replicas >= 0 and (mirrored or not self.cpu_replicas),
-                    "at least 0, and 0 unless `strategy` is mirrored",
-                ),
-                (
-                    "jit",
-                    self.jit in (JIT if alone else ("auto", "false")),
-                    "one of auto, true, false, and not true with a strategy",
-                ),
-                ("steps_per_execution", self.steps_per_execution >= 1, "at least 1"),
-                (
-                    "loop",
-                    self.loop == "keras" or (self.loop == "device" and plain),
-                    "keras or device, and not device with a strategy, without jit or with "
-                    "`steps_per_execution`",
-                ),
-            ],
-        )
+        require_fields(self, self._checks())
+
+    def _checks(self) -> Iterator[Check]:
+        alone = self.strategy == "none"
+        yield "strategy", self.strategy in STRATEGIES, f"one of {', '.join(STRATEGIES)}"
+        fits = self.cpu_replicas >= 0 and (self.strategy == "mirrored" or not self.cpu_replicas)
+        yield "cpu_replicas", fits, "at least 0, and 0 unless `strategy` is mirrored"
+        fits = self.jit in (JIT if alone else ("auto", "false"))
+        yield "jit", fits, "one of auto, true, false, and not true with a strategy"
+        yield "steps_per_execution", self.steps_per_execution >= 1, "at least 1"
+        alone = alone and self.jit != "false" and self.steps_per_execution == 1
+        fits = self.loop == "keras" or (self.loop == "device" and alone)
+        others = "a strategy, without jit or with `steps_per_execution`"
+        yield "loop", fits, f"keras or device, and not device with {others}"
 
 
 def make_strategy(execution: Execution) -> Any:
