@@ -19,11 +19,11 @@ from keras_multiception import compression
 from keras_multiception.atomic import write_json
 from keras_multiception.layers import MulticeptionConv2D
 from training import compress, data
-from training.compression.artifacts import find_runs, in_float32, with_pixels
+from training.compression.artifacts import in_float32, with_pixels
 from training.compression.page import PAGE
 from training.compression.recipes import DEFAULT, parse_recipes
 from training.compression.results import time_artifacts
-from training.run_folder import RunFolder
+from training.run_folder import RunFolder, find_runs
 
 RECIPES = [*DEFAULT.split(), "branches60"]  # which leaves one branch in every layer
 FAST = ["--set", "train_split=train[:256]", "test_split=test[:100]", "epochs=1", "rounds=1"]
@@ -273,7 +273,8 @@ def test_runs_are_found_below_any_folder_one_of_each_seed(tmp_path):
     for folder, conv in zip(folders, ("dsconv", "standard"), strict=True):
         save_run(folder, conv=conv)
     write_json(folders[0] / "compressed" / "metrics.json", {})
-    assert find_runs([tmp_path / "compressed", folders[1]]) == folders
+    runs = find_runs([tmp_path / "compressed", folders[1]])
+    assert [run.path for run in runs] == folders
     save_run(tmp_path / "again", conv="standard")
     with pytest.raises(ValueError, match=r"one run for each seed of a recipe.*b and .*again"):
         find_runs([tmp_path / "compressed", tmp_path / "again"])

@@ -213,7 +213,7 @@ def test_unfinished_seeds_are_named(run, tmp_path, capsys):
     study = shutil.copytree(run, tmp_path / "study")
     (study / "seed_1" / "metrics.json").unlink()
     assert release(study, tmp_path / "new") == 0
-    assert f"{study / 'seed_1'}: left out" in capsys.readouterr().err
+    assert f"{study / 'seed_1'}: not finished, and left out" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ from training.cli import (
     run_command,
 )
 from training.compression.recipes import DEFAULT, describe_recipes, parse_recipes
+from training.run_folder import find_runs
 
 _OF_THE_MACHINE = ("--run", "--data_dir", "--output", "--note")
 _SETTINGS = {
@@ -68,7 +69,7 @@ def _compress(parser: Parser, args: argparse.Namespace, argv: Sequence[str] | No
     if rounds < 1:
         raise ValueError(f"`rounds` must be at least 1. Received: rounds={rounds}")
     try:
-        from training.compression.artifacts import Compressor, FineTuning, find_runs
+        from training.compression.artifacts import Compressor, FineTuning
         from training.compression.page import PAGE
         from training.compression.results import collect, require_own_results
     except ImportError as error:
@@ -79,7 +80,7 @@ def _compress(parser: Parser, args: argparse.Namespace, argv: Sequence[str] | No
     runs = find_runs(args.run)
     output = args.output or pathlib.Path(args.run[0]) / "compression"
     require_name(output)
-    compressors = [Compressor(run, tuning, data_dir=args.data_dir, **splits) for run in runs]
+    compressors = [Compressor(run.path, tuning, data_dir=args.data_dir, **splits) for run in runs]
     compressors = [each for each in compressors if any(map(each.applies, recipes))]
     if not compressors:
         raise ValueError(

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 
 from training.cli import Parser, run_command
 from training.reporting.tables import markdown
-from training.run_folder import RunFolder
+from training.run_folder import RunFolder, find_runs
 
 KEPT = 0.0005  # of the accuracy: what rounding may cost
 SAME = 0.002  # of the accuracy: what may differ between machines
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     try:
-        for runs in _find_runs(args.run):
+        for runs in _by_recipe(find_runs(args.run)):
             print(release(runs, args.data_dir, args.output, args.note))
     except (ValueError, OSError) as error:
         parser.error(error)
@@ -114,43 +114,19 @@ def _top1(run: RunFolder) -> float:
     return (run.metrics() or {})["test"]["top1"]
 
 
-def _find_runs(paths: Iterable[pathlib.Path]) -> list[list[RunFolder]]:
-    """Group the finished runs of some folders by their recipes without the seed."""
-    groups: dict[tuple, dict[int, RunFolder]] = {}
-    for path in paths:
-        for run in _finished_runs(path):
-            recipe = run.finished()["recipe"]
-            seed = recipe.pop("seed")
-            network = recipe["dataset"], recipe["model"], recipe["conv"]
-            for (other, settings), seeds in groups.items():
-                if network == other and settings != str(recipe):
-                    raise ValueError(
-                        "`run` must have one recipe for each network, data set and convolution. "
-                        f"Received: run={next(iter(seeds.values())).path} and {run.path}"
-                    )
-            other = groups.setdefault((network, str(recipe)), {}).setdefault(seed, run)
-            if other is not run:
-                raise ValueError(
-                    "`run` must have one run for each seed of a recipe. "
-                    f"Received: run={other.path} and {run.path}"
-                )
-    return [list(seeds.values()) for seeds in groups.values()]
-
-
-def _finished_runs(path: pathlib.Path) -> list[RunFolder]:
-    seeds = sorted(folder for folder in path.glob("seed_*") if folder.is_dir())
-    found = []
-    for run in map(RunFolder, seeds or [path]):
-        try:
-            run.finished()
-            found.append(run)
-        except ValueError as error:
-            if not seeds:
-                raise
-            print(f"{run.path}: left out ({error})", file=sys.stderr)
-    if not found:
-        raise ValueError(f"`run` must have a finished run. Received: run={path}")
-    return found
+def _by_recipe(runs: Iterable[RunFolder]) -> list[list[RunFolder]]:
+    """Group runs that differ in their seed alone; a network has one recipe."""
+    groups: dict[tuple, list[RunFolder]] = {}
+    for run in runs:
+        recipe = run.finished()["recipe"]
+        group = groups.setdefault((recipe["dataset"], recipe["model"], recipe["conv"]), [])
+        if group and group[0].finished()["recipe"] | {"seed": recipe["seed"]} != recipe:
+            raise ValueError(
+                "`run` must have one recipe for each network, data set and convolution. "
+                f"Received: run={group[0].path} and {run.path}"
+            )
+        group.append(run)
+    return list(groups.values())
 
 
 def _model_card(

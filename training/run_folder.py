@@ -19,7 +19,7 @@ import shutil
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -75,10 +75,14 @@ class RunFolder:
         """Return the final metrics, or `None` before the run has finished."""
         return json.loads(self._metrics.read_text()) if self._metrics.is_file() else None
 
+    def is_finished(self) -> bool:
+        """Return whether the run has a trained network and its final metrics."""
+        return self._metrics.is_file() and self.model.is_file()
+
     def finished(self) -> dict[str, Any]:
         """Return the configuration of a run that has finished."""
         config = self.config()
-        if config is None or not (self._metrics.is_file() and self.model.is_file()):
+        if config is None or not self.is_finished():
             raise ValueError(
                 "`run` must be the folder of a finished run; `python -m training.train` with its "
                 f"recipe and workdir finishes one. Received: run={self.path}"
@@ -187,6 +191,34 @@ class RunFolder:
             writer = csv.DictWriter(file, history[0], lineterminator="\n")
             writer.writeheader()
             writer.writerows(history)
+
+
+def find_runs(paths: Iterable[str | os.PathLike[str]]) -> list[RunFolder]:
+    """Return the finished runs in some folders, each a run or a study; others are named.
+
+    Two runs of one recipe with the same seed are a `ValueError`.
+    """
+    found: dict[str, RunFolder] = {}
+    for path in map(pathlib.Path, paths):
+        files = sorted(path.rglob("config.json"))
+        runs = [RunFolder(f.parent) for f in files if "compressed" not in f.relative_to(path).parts]
+        finished = [run for run in runs if run.is_finished()]
+        if not finished:
+            raise ValueError(
+                f"`run` must be the folder of a finished run, or of several. Received: run={path}"
+            )
+        for run in runs:
+            if run not in finished:
+                print(f"{run.path}: not finished, and left out", file=sys.stderr)
+        for run in finished:
+            recipe = json.dumps(run.finished()["recipe"], sort_keys=True)
+            other = found.setdefault(recipe, run)
+            if other.path.resolve() != run.path.resolve():
+                raise ValueError(
+                    "`run` must have one run for each seed of a recipe. "
+                    f"Received: run={other.path} and {run.path}"
+                )
+    return list(found.values())
 
 
 def _atomic() -> ModuleType:

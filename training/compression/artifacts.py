@@ -196,32 +196,6 @@ class Compressor:
         return self._sets[which]
 
 
-def find_runs(paths: Iterable[str | pathlib.Path]) -> list[pathlib.Path]:
-    """Return the folders of the runs in some folders, which are runs or studies."""
-    found = []
-    for path in map(pathlib.Path, paths):
-        runs = [
-            file.parent
-            for file in sorted(path.rglob("metrics.json"))
-            if "compressed" not in file.relative_to(path).parts
-        ]
-        if not runs:
-            raise ValueError(
-                f"`run` must be the folder of a finished training run, or of several. "
-                f"Received: run={path}"
-            )
-        found += runs
-    by_recipe: dict[str, pathlib.Path] = {}
-    for path in (found := list(dict.fromkeys(found))):
-        recipe = json.dumps((RunFolder(path).config() or {}).get("recipe"), sort_keys=True)
-        if by_recipe.setdefault(recipe, path) != path:
-            raise ValueError(
-                "`run` must have one run for each seed of a recipe. "
-                f"Received: run={by_recipe[recipe]} and {path}"
-            )
-    return found
-
-
 def with_pixels(model: keras.Model, spec: Dataset) -> keras.Model:
     """Return a network with normalization before it: from pixels 0 to 255 to `probabilities`."""
     image = keras.Input(model.input_shape[1:], name="image")
