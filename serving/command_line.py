@@ -65,7 +65,7 @@ def run_command(prog: str, action: Callable[[], int]) -> int:
     """Runs a command; its errors are one line on the standard error.
 
     Returns the exit code: the action's, 2 for what cannot be done as asked, 1 for what failed on
-    the way, 130 for Ctrl-C. A closed pipe (`... | head`) is no error to tell of.
+    the way, 130 for Ctrl-C. A closed pipe (`... | head`) is not reported.
     """
     try:
         code = action()

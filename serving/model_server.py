@@ -114,7 +114,7 @@ def _rest_server(
             ws="none",
             h11_max_incomplete_event_size=MAX_HEAD_BYTES,
             lifespan="off",
-            log_level="error",  # what is no HTTP, or offers an upgrade, is no news
+            log_level="error",  # without a line for each bad request or offer to upgrade
             access_log=False,
             timeout_keep_alive=keep_alive_seconds,
             timeout_graceful_shutdown=_GRACE_SECONDS,

@@ -67,8 +67,8 @@ _FLAGS: dict[str, tuple[Callable[[str], Any], object, str]] = {
     "tensorflow_inter_op_parallelism": (_count, 0, "operations at once; 0 lets TensorFlow"),
     "access_log": (str, "-", "a file for the access log, - for stderr, '' for none"),
 }
-# Flags of TensorFlow Serving that mean nothing here are taken, with a warning: the first with these
-# values only, for others would have to change what is served or how safely.
+# TensorFlow Serving's flags without a meaning here are accepted with a warning. These only with the
+# values listed: any other would change what is served, or how safely.
 _ONLY_DEFAULT = {
     "enable_per_model_batching_parameters": ("false", "0"),
     "grpc_socket_path": ("",),
@@ -127,4 +127,4 @@ def _warn_of_ignored(parser: Parser, flags: argparse.Namespace) -> None:
     given = [name for name in (*_ONLY_DEFAULT, *_IGNORED) if getattr(flags, name) is not None]
     if given:
         names = ", ".join(f"--{name}" for name in given)
-        print(f"{parser.prog}: warning: without a meaning here: {names}", file=sys.stderr)
+        print(f"{parser.prog}: warning: ignored, without a meaning here: {names}", file=sys.stderr)

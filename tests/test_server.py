@@ -209,7 +209,7 @@ def test_every_flag_of_tensorflow_serving_is_taken_at_its_default(capsys):
     flags = parse([f"--{flag}" for flag in TENSORFLOW_SERVING.split()])
     assert (flags.model_config_file, flags.batching_parameters_file) == (None, None)
     [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith("python -m serving.server: warning: without a meaning here: ")
+    assert line.startswith("python -m serving.server: warning: ignored, without a meaning here: ")
     assert "--flush_filesystem_caches" in line
     assert "--model_name" not in line
 

@@ -24,7 +24,7 @@ from serving.engine.messages import serialize_examples
 from serving.engine.signature import TensorSpec
 
 _MAX_RANK = 32
-_MAX_DEPTH = 100  # of a request; what is nested deeper is nothing that anyone reads
+_MAX_DEPTH = 100  # deeper than any tensor: values below are not read
 _WHITESPACE = string.whitespace.encode()
 _NOT_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 _TEXT_OR_BRACKET = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]', re.DOTALL)

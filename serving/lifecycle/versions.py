@@ -199,12 +199,12 @@ class ServedModel:
         _ENDED.append(version)
 
     def _keep_polling(self) -> None:
-        said = ""
+        reported = ""
         while not self._closing.wait(self._loading.file_system_poll_wait_seconds):
             try:
                 self.poll()
-                said = ""
+                reported = ""
             except Exception as error:  # or nothing would ever be loaded again
-                if repr(error) != said:
-                    said = repr(error)
+                if repr(error) != reported:
+                    reported = repr(error)
                     _LOGGER.exception("The base path of the model %s was not read", self.name)
