@@ -267,9 +267,11 @@ def test_examples_that_are_refused(prediction):
     assert code == "INVALID_ARGUMENT"
     assert "Feature: x" in words
     request = fill(regression_pb2.RegressionRequest())
-    assert refused(prediction.Regress, request)[0] == "FAILED_PRECONDITION"
+    assert refused(prediction.Regress, request)[0] == "INVALID_ARGUMENT"
     request = fill(classification_pb2.ClassificationRequest(), signature="regress_x_to_y")
-    assert "must give 'classes' or 'scores'" in refused(prediction.Classify, request)[1]
+    code, words = refused(prediction.Classify, request)
+    assert code == "INVALID_ARGUMENT"
+    assert "must give 'classes' or 'scores'" in words
 
 
 def tasks(*methods, name="half"):

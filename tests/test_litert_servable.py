@@ -155,7 +155,7 @@ def test_it_neither_classifies_nor_regresses(running):
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         with pytest.raises(grpc.RpcError) as refused:
             stub.Classify(request, timeout=10)
-    assert refused.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+    assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
 def test_client_sends_files_as_pixels(url, network):

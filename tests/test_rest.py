@@ -458,12 +458,6 @@ def test_examples_that_are_refused(models_url, request_, words):
     assert words in answer["error"]
 
 
-def test_a_signature_of_several_inputs_does_not_classify(url):
-    status, answer = fetch(f"{url}:classify", {"signature_name": "several", "examples": X})
-    assert status == 400
-    assert answer["error"].startswith("Expected one input Tensor.")
-
-
 # ---- bodies and encodings
 
 

@@ -131,20 +131,16 @@ class Servable(ABC):
                 f"Expected {kind} signature method_name to be {method}. "
                 f"Was: {signature.method_name}"
             )
-        if len(signature.inputs) != 1:
-            raise invalid(f"Expected one input Tensor. Received: {sorted(signature.inputs)}")
-        if "inputs" not in signature.inputs:
-            raise ServingError(
-                "FAILED_PRECONDITION",
+        if list(signature.inputs) != ["inputs"]:
+            raise invalid(
                 f"Signature {signature.name!r} must take one input, `inputs`, of serialized "
-                f"tf.Example messages. It takes: {sorted(signature.inputs)}",
+                f"tf.Example messages. It takes: {sorted(signature.inputs)}"
             )
         wanted = [name for name in outputs if name in signature.outputs]
         if not wanted:
-            raise ServingError(
-                "FAILED_PRECONDITION",
+            raise invalid(
                 f"Signature {signature.name!r} must give {' or '.join(map(repr, outputs))}. "
-                f"It gives: {sorted(signature.outputs)}",
+                f"It gives: {sorted(signature.outputs)}"
             )
         return self.predict(signature.name, {"inputs": examples}, wanted)
 
