@@ -216,7 +216,7 @@ def measure(plan: Plan) -> dict[str, Any]:
     settings = _ONEDNN[plan.onednn]
     with ExitStack() as stack:
         runners, prepared, left_out = _start(stack, plan, settings)
-        cases = _in_order(prepared, plan)
+        cases = _in_order(prepared)
         if not any(case.task != "limit" for _, case in cases):
             raise ValueError(
                 f"`forms` must leave something to measure: {'; '.join(left_out)}. "
@@ -273,7 +273,7 @@ def _start(
     return runners, prepared, left_out
 
 
-def _in_order(prepared: dict[str, Prepared], plan: Plan) -> list[tuple[str, Case]]:
+def _in_order(prepared: dict[str, Prepared]) -> list[tuple[str, Case]]:
     """Return pairs of a runner's label and a case, those to compare one after the other."""
     cases = [(name, case) for name, each in prepared.items() for case in each.jobs]
     groups = list(dict.fromkeys(case[:4] for _, case in cases))
