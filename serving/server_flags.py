@@ -83,6 +83,7 @@ _ONLY_DEFAULT = {
 _IGNORED = (
     "enable_grpc_healthcheck_service",
     "enable_profiler",
+    "enable_serialization_as_tensor_content",
     "flush_filesystem_caches",
     "num_load_threads",
     "num_unload_threads",

@@ -201,7 +201,7 @@ TENSORFLOW_SERVING = """
     num_tflite_interpreters_per_pool=1 enable_signature_method_name_check=false
     xla_cpu_compilation_enabled=false xla_gpu_compilation_enabled=false enable_profiler=true
     mixed_precision= skip_initialize_tpu=false thread_pool_factory_config_file=
-    enable_grpc_healthcheck_service=false
+    enable_grpc_healthcheck_service=false enable_serialization_as_tensor_content=false
 """
 
 
