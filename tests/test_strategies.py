@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from tests.training_runs import usage_error
 from training import train
 from training.loop import strategies
 from training.loop.strategies import Execution, make_strategy
@@ -70,14 +71,10 @@ def test_steps_per_execution_must_divide_an_epoch(tmp_path, capsys):
 
 
 def _error_of(tmp_path, capsys, *arguments):
-    """Return the one line that the train command says before it touches the folder."""
     workdir = tmp_path / "run"
-    recipe = ["--recipe", "resnet20_standard_digits", "--workdir", str(workdir)]
-    with pytest.raises(SystemExit, match="2"):
-        train.main([*recipe, *arguments])
+    recipe = ["--recipe", "resnet20_standard_digits", "--workdir", workdir]
+    message = usage_error(capsys, train.main, *recipe, *arguments)
     assert not workdir.exists()
-    message = capsys.readouterr().err
-    assert message.count("\n") == 1
     return message
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import keras_multiception as km
+from tests.training_runs import usage_error
 from training import data, evaluate, train
 from training.loop import network
 from training.recipes import RECIPES, get_recipe
@@ -16,18 +17,17 @@ SMALL = ("epochs=2", "train_split=train[:100]", "test_split=test[:50]")
 RECIPE = "resnet20_standard_digits"
 
 
+def arguments(workdir, *overrides, recipe=RECIPE):
+    return ["--recipe", recipe, "--workdir", str(workdir), "--set", *SMALL, *overrides]
+
+
 def run(workdir, *overrides, recipe=RECIPE, data_dir=None):
-    arguments = ["--recipe", recipe, "--workdir", str(workdir), "--set", *SMALL, *overrides]
-    return train.main([*arguments, *(["--data_dir", str(data_dir)] if data_dir else [])])
+    data = ["--data_dir", str(data_dir)] if data_dir else []
+    return train.main([*data, *arguments(workdir, *overrides, recipe=recipe)])
 
 
-def error_of(capsys, call, *arguments, **options):
-    """Return the one line that a command with bad usage says."""
-    with pytest.raises(SystemExit, match="2"):
-        call(*arguments, **options)
-    message = capsys.readouterr().err
-    assert message.count("\n") == 1
-    return message
+def error_of(capsys, *positional):
+    return usage_error(capsys, train.main, *arguments(*positional))
 
 
 def build(recipe, spec, activation=None):
@@ -126,14 +126,14 @@ class TestFolder:
 
     @pytest.mark.parametrize(("split", "name"), [("train[:100]", "train"), (None, "test")])
     def test_evaluate_agrees_to_the_digit(self, workdir, tmp_path, split, name):
-        arguments = ["--run", str(workdir), "--json", str(tmp_path / "result.json")]
-        assert evaluate.main([*arguments, *(["--split", split] if split else [])]) == 0
+        flags = ["--run", str(workdir), "--json", str(tmp_path / "result.json")]
+        assert evaluate.main([*flags, *(["--split", split] if split else [])]) == 0
         result, metrics = read_json(tmp_path / "result.json"), read_json(workdir / "metrics.json")
         assert {key: result[key] for key in metrics[name]} == metrics[name]
         assert result["parameters"] == metrics["parameters"]
 
     def test_images_of_another_size_than_the_runs(self, workdir, capsys):
-        message = error_of(capsys, evaluate.main, ["--run", str(workdir), "--image_size", "16"])
+        message = usage_error(capsys, evaluate.main, "--run", workdir, "--image_size", 16)
         assert "`image_size` must be that of the run's images, 32. Received" in message
 
 
@@ -148,7 +148,7 @@ class TestFinishedRun:
 
     def test_of_another_configuration_is_refused_and_loses_nothing(self, workdir, capsys):
         before = contents(workdir)
-        message = error_of(capsys, run, workdir, "batch_size=16", "seed=1")
+        message = error_of(capsys, workdir, "batch_size=16", "seed=1")
         assert "Different: batch_size (32 there, 16 now), seed (0 there, 1 now)." in message
         assert contents(workdir) == before
 
@@ -172,7 +172,7 @@ class TestFinishedRun:
         if synchronized:
             assert run(resumable(change), "sync_batch_norm=true") == 0
         else:
-            message = error_of(capsys, run, resumable(change))
+            message = error_of(capsys, resumable(change))
             assert "Different: replicas (2 there, 1 now)." in message
 
 
@@ -189,7 +189,7 @@ class TestFinishedRun:
     ],
 )
 def test_bad_recipes_leave_no_folder(tmp_path, capsys, overrides, message):
-    assert message in error_of(capsys, run, tmp_path / "new", *overrides)
+    assert message in error_of(capsys, tmp_path / "new", *overrides)
     assert not (tmp_path / "new").exists()
 
 
@@ -202,12 +202,12 @@ def test_bad_recipes_leave_no_folder(tmp_path, capsys, overrides, message):
 )
 def test_folder_of_something_else_is_refused(tmp_path, capsys, file, content, message):
     (tmp_path / file).write_text(content)
-    assert message in error_of(capsys, run, tmp_path)
+    assert message in error_of(capsys, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [file]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("usage", "message"),
     [
         ([], "--recipe and --workdir are needed"),
         (["--recipe", "resnet", "--workdir", "x"], "`recipe` is unknown"),
@@ -215,8 +215,8 @@ def test_folder_of_something_else_is_refused(tmp_path, capsys, file, content, me
         (["--epochs", "3"], "unrecognized arguments"),
     ],
 )
-def test_bad_usage_is_one_line(arguments, message, capsys):
-    assert message in error_of(capsys, train.main, arguments)
+def test_bad_usage_is_one_line(usage, message, capsys):
+    assert message in usage_error(capsys, train.main, *usage)
 
 
 def test_list_shows_every_recipe(capsys):
@@ -249,6 +249,5 @@ def test_ten_percent_of_cifar10(tmp_path, shared_tfds):
 @pytest.mark.slow
 def test_digits_recipe_reaches_its_accuracy(tmp_path):
     workdir = tmp_path / "digits"
-    arguments = ["--recipe", "resnet20_multiception_digits", "--workdir", str(workdir)]
-    assert train.main(arguments) == 0
+    assert train.main(["--recipe", "resnet20_multiception_digits", "--workdir", str(workdir)]) == 0
     assert read_json(workdir / "metrics.json")["test"]["top1"] > 0.97

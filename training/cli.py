@@ -69,6 +69,19 @@ def add_page_options(parser: Parser, default: str) -> None:
     parser.add_argument("--render", type=pathlib.Path, metavar="JSON", help=text)
 
 
+def add_data_options(parser: Parser, *names: str) -> None:
+    """Add the options that say where images are and to what they are resized."""
+    for name in names:
+        parser.add_argument(f"--{name}", **_DATA_OPTIONS[name])
+
+
+_DATA_OPTIONS: dict[str, dict[str, Any]] = {
+    "data_dir": {"help": "directory of the data, prepared or images by class"},
+    "archive_dir": {"help": "directory of the data set's original archives"},
+    "image_size": {"type": int, "default": 0, "help": "pixels to resize to (default: as it is)"},
+}
+
+
 def add_changes(parser: Parser, help: str) -> None:
     """Add `--set`, which may come several times."""
     options: dict[str, Any] = {"nargs": "+", "default": [], "metavar": "KEY=VALUE"}

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from training.cli import Parser, require_name, run_command
+from training.cli import Parser, add_data_options, require_name, run_command
 from training.reporting.tables import DASH, markdown
 
 _MISTAKES = 16
@@ -53,9 +53,7 @@ def _make_parser() -> Parser:
     add = parser.add_argument
     add("--dataset", help="data set; of a run, by default its own")
     add("--split", help="split; of a run, by default its own, else test")
-    add("--data_dir", help="directory of the data, prepared or images by class")
-    add("--archive_dir", help="directory of the data set's original archives")
-    add("--image_size", type=int, default=0, help="pixels to resize to; of a run, its own")
+    add_data_options(parser, "data_dir", "archive_dir", "image_size")
     add("--batch_size", type=int, default=256, help="images at once")
     add("--output", type=pathlib.Path, help="path of the files to write, without their suffix")
     add("--json", type=pathlib.Path, help="file to write the result to alone")

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 
-from training.cli import Parser, run_command
+from training.cli import Parser, add_data_options, run_command
 from training.reporting.tables import markdown
 from training.run_folder import RunFolder, find_runs
 
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=pathlib.Path,
         help="folders of finished runs, or of a study's condition with its seeds",
     )
-    parser.add_argument("--data_dir", help="directory of the data, prepared or images by class")
+    add_data_options(parser, "data_dir")
     parser.add_argument("--note", default="", help="what readers must know of the data")
     parser.add_argument(
         "--output", type=pathlib.Path, help="folder to write to; the default is the package's own"

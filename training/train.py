@@ -35,7 +35,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from training.cli import Parser, run_command
+from training.cli import Parser, add_changes, add_data_options, run_command
 from training.loop.strategies import Execution
 from training.paper_tables import NUMERALS
 from training.recipes import RECIPES, describe, get_recipe, paper_cells
@@ -84,16 +84,9 @@ def _make_parser() -> Parser:
         help="the recipe's variant for a laptop: fewer images, epochs",
     )
     parser.add_argument("--workdir", help="folder of the run; the same one resumes it")
-    parser.add_argument("--data_dir", help="directory of the data, prepared or images by class")
-    parser.add_argument("--archive_dir", help="directory of the data set's original archives")
-    parser.add_argument(
-        "--set",
-        action="extend",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="values of the recipe to change, such as epochs=30 kernel_sizes=3-5-7,3-5,3-3",
-    )
+    add_data_options(parser, "data_dir", "archive_dir")
+    changes = "values of the recipe to change, such as epochs=30 kernel_sizes=3-5-7,3-5,3-3"
+    add_changes(parser, changes)
     run = parser.add_argument_group("how to run it, with the same outcome")
     for field in dataclasses.fields(Execution):
         run.add_argument(

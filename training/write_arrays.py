@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Sequence
 
-from training.cli import Parser, run_command
+from training.cli import Parser, add_data_options, run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -17,9 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--dataset", required=True, help="name of the data set")
     add("--output", required=True, help="directory to write a folder for it in")
-    add("--data_dir", help="directory of the data, prepared or images by class")
-    add("--archive_dir", help="directory of the data set's original archives")
-    add("--image_size", type=int, default=0, help="pixels to resize to")
+    add_data_options(parser, "data_dir", "archive_dir", "image_size")
     add("--splits", nargs="+", default=["train", "test"], help="splits to write")
     args = parser.parse_args(argv)
 
