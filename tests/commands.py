@@ -1,6 +1,21 @@
-"""What commands say of wrong arguments."""
+"""Commands killed at a moment, and what they say of wrong arguments."""
+
+import subprocess
+import time
 
 import pytest
+
+
+def kill_when(path, command):
+    """Run a command until a file or folder is there, and kill it at once."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 300
+        while not path.exists():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.kill()
+        process.communicate()
 
 
 def usage_error(capsys, main, arguments):

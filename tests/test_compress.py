@@ -7,12 +7,11 @@ import pathlib
 import subprocess
 import sys
 import tempfile
-import time
 
 import keras
 import numpy as np
 import pytest
-from commands import usage_error
+from commands import kill_when, usage_error
 
 import keras_multiception as km
 from keras_multiception import compression
@@ -173,13 +172,7 @@ def test_killed_in_the_midst_and_repeated_equals_unbroken(tmp_path):
     ]
     subprocess.run(commands[0], check=True)
     checkpoint = runs[1] / "compressed" / "steps" / "prune50.checkpoint" / "checkpoint"
-    with subprocess.Popen(commands[1]) as process:
-        deadline = time.monotonic() + 300
-        while not checkpoint.exists():
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        process.kill()
+    kill_when(checkpoint, commands[1])
     assert not (runs[1] / "compressed" / "prune50").exists()
     subprocess.run(commands[1], check=True)
     for step in ("prune50", "tune"):

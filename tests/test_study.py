@@ -5,9 +5,8 @@ import subprocess
 import sys
 
 import pytest
-from commands import usage_error
+from commands import kill_when, usage_error
 from study_folders import write_runs
-from training_runs import kill
 
 from training.studies.runs import (
     check_networks,
@@ -46,8 +45,8 @@ def test_killed_and_repeated_equals_unbroken(tmp_path):
     unbroken, killed = tmp_path / "unbroken", tmp_path / "killed"
     subprocess.run(command(unbroken, "--set", *TINY), check=True)
 
-    process = subprocess.Popen(command(killed, "--set", *TINY), stdout=subprocess.PIPE, text=True)
-    kill(process, killed / DIGITS[0] / "seed_0", epoch=1)
+    moment = killed / DIGITS[0] / "seed_0" / "checkpoints" / "epoch_0001"
+    kill_when(moment, command(killed, "--set", *TINY))
     assert not (killed / DIGITS[0] / "seed_0" / "metrics.json").exists()
 
     # the training process ends with the study, so that the same command can go on at once
