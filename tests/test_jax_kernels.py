@@ -54,7 +54,8 @@ def passed(layer, x, training, plain):
         return (y * normal(*y.shape, seed=99)).sum(), (y, state)
 
     with km.kernels.plain_operations() if plain else contextlib.nullcontext():
-        gradients, outputs = jax.grad(loss, argnums=(0, 1), has_aux=True)(x, trainable)
+        step = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
+        gradients, outputs = step(x, trainable)
     return jax.tree.leaves((outputs, gradients))
 
 
@@ -106,8 +107,7 @@ def test_what_is_not_supported_stays_plain(arguments):
 
 
 @pytest.mark.parametrize(
-    ("shape", "kernel_sizes"),
-    [((2, 16, 16, 16), (3, 7)), ((1, 1, 1, 2), (3,)), ((2, 8, 4, 4), (1, 9))],
+    ("shape", "kernel_sizes"), [((2, 16, 16, 16), (1, 7)), ((1, 1, 1, 2), (3,))]
 )
 def test_pallas_equals_convolutions(shape, kernel_sizes):
     x, kernels = inputs(*shape, kernel_sizes=kernel_sizes)

@@ -71,6 +71,9 @@ def MobileNetV2(
     Raises:
         ValueError: If an argument is out of its range, or `conv` is a type that does not fit.
 
+    Example:
+        >>> model = km.MobileNetV2(input_shape=(224, 224, 3), classes=1000, alpha=0.5)
+
     Reference:
         Sandler et al., MobileNetV2: Inverted Residuals and Linear Bottlenecks (CVPR 2018).
     """

@@ -48,6 +48,9 @@ def _factory(title: str, blocks: int, se_ratio: float | None = None):  # type: i
         Raises:
             ValueError: If an argument is out of its range.
 
+        Example:
+            >>> model = km.ResNet20(classes=100, conv="dsconv")
+
         Reference:
             He et al., Deep Residual Learning for Image Recognition (CVPR 2016), Section 4.2;
             Hu et al., Squeeze-and-Excitation Networks (CVPR 2018).

@@ -48,6 +48,9 @@ def ShakeShake26(
     Raises:
         ValueError: If an argument is out of its range.
 
+    Example:
+        >>> model = km.ShakeShake26(classes=100, filters=32)
+
     Reference:
         Gastaldi: Shake-Shake regularization (2017).
     """

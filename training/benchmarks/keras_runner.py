@@ -91,7 +91,7 @@ def _possible_forms(forms: tuple[str, ...], left_out: list[str]) -> list[str]:
     backend = keras.backend.backend()
     reasons = {}
     if km.kernels.fused_ops() is None:
-        reasons["fast"] = f"there are no fast forms for {backend}; ours is the plain one"
+        reasons["fast"] = f"there are no fused operations for {backend}; ours are the plain ones"
     if backend != "tensorflow":
         reasons |= dict.fromkeys(("saved_model", *_LITERT), "it needs Keras on TensorFlow")
     elif any(form in forms for form in _LITERT):
