@@ -55,7 +55,8 @@ def train(model, steps=3, optimizer="SGD", callbacks=()):
     rng = np.random.default_rng(0)
     images, labels = rng.normal(size=(4 * steps, 6, 6, 3)), rng.integers(0, 10, 4 * steps)
     loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(getattr(tf_keras.optimizers, optimizer)(0.01), loss)
+    # tracing takes longer than these few steps
+    model.compile(getattr(tf_keras.optimizers, optimizer)(0.01), loss, run_eagerly=True)
     model.fit(images, labels, batch_size=4, callbacks=list(callbacks), verbose=0)
     return model
 

@@ -137,17 +137,6 @@ def graph_operations(path):
     return [node.op for function in functions for node in function.node_def]
 
 
-def test_a_fused_network_answers_like_the_model(exported, signatures, tmp_path, images):
-    km.export_saved_model(exported[0], tmp_path / "fused", dataset="digits", form="merged")
-    serve = tf.saved_model.load(tmp_path / "fused").signatures["serving_uint8"]
-    expected = signatures["serving_uint8"](image=tf.constant(images))["probabilities"]
-    received = serve(image=tf.constant(images))["probabilities"]
-    np.testing.assert_allclose(received, expected, atol=1e-5)
-    name = "DepthwiseConv2dNative"
-    plain, fused = map(graph_operations, (exported[1], tmp_path / "fused"))
-    assert 0 < fused.count(name) < plain.count(name)
-
-
 def test_each_number_of_images_has_its_forms(exported, tmp_path, monkeypatch, capsys):
     measure = fused_model.measure_forms
 
@@ -198,13 +187,15 @@ in_float32 = keras.Sequential(
 def test_logits_are_told_from_probabilities(head, is_logits):
     image = keras.Input((8, 8, 3))
     x = keras.layers.Dense(3)(keras.layers.Flatten()(image))
-    spec = km.preprocessing.Dataset((0.5,) * 3, (0.25,) * 3, (8, 8, 3), ("a", "b", "c"))
-    assert gives_logits(keras.Model(image, head(x)), spec) == is_logits
+    assert gives_logits(keras.Model(image, head(x)), own_data(*"abc", size=8)) == is_logits
 
 
-def test_data_of_ones_own_with_names_that_repeat(tmp_path, images):
-    names = ("crane", "crane", "dog")
-    spec = km.preprocessing.Dataset((0.5,) * 3, (0.25,) * 3, (32, 32, 3), names)
+def own_data(*names, size=32):
+    return km.preprocessing.Dataset((0.5,) * 3, (0.25,) * 3, (size, size, 3), names)
+
+
+def test_data_of_ones_own_with_names_that_repeat_and_a_fused_network(exported, tmp_path, images):
+    spec = own_data("crane", "crane", "dog")
     model, path = small_network(classes=3), tmp_path / "deep" / "model"
     # integers of NumPy, any sequence of sizes, and more classes than there are
     numbers = {"top_k": np.int64(5), "form": "merged", "form_batch_size": range(1, 3)}
@@ -216,6 +207,8 @@ def test_data_of_ones_own_with_names_that_repeat(tmp_path, images):
     assert set(outputs["label"].numpy().tolist()) <= {b"crane", b"dog"}
     expected = model.predict((images / 255 - 0.5) / 0.25, verbose=0)
     np.testing.assert_allclose(outputs["probabilities"], expected, atol=1e-5)
+    plain, fused = (graph_operations(x).count("DepthwiseConv2dNative") for x in (exported[1], path))
+    assert 0 < fused < plain
 
 
 class Subclassed(keras.Model):
@@ -227,67 +220,57 @@ class Subclassed(keras.Model):
         return self.network(x)
 
 
-def test_models_without_a_graph_or_a_single_output_are_refused(tmp_path):
+def test_bad_arguments_leave_nothing(tmp_path):
     subclassed, network = Subclassed(), small_network()
     subclassed(np.zeros((1, 32, 32, 3)))
     named = keras.Model(network.inputs, {"answer": network.outputs[0]})
     whole = keras.Input((32, 32, 3), dtype="uint8")
     whole = keras.Model(whole, network(keras.layers.Rescaling(1 / 255)(whole)))
-    for model in (subclassed, keras.Sequential([keras.layers.Dense(10)]), None):
-        with pytest.raises(ValueError, match="`model` must be a Functional model or a built"):
-            km.export_saved_model(model, tmp_path / "model")
-    with pytest.raises(ValueError, match=r"`model` must give a tensor .* a dictionary of answer"):
-        km.export_saved_model(named, tmp_path / "model")
-    with pytest.raises(ValueError, match=r"`model` must take normalized floats.*dtype=uint8"):
-        km.export_saved_model(whole, tmp_path / "model")
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("names", [(0, 1), ("cat\ndog", "bird"), ("cat", "dog\r"), (b"a", b"b")])
-def test_class_names_must_be_lines(tmp_path, names):
-    spec = km.preprocessing.Dataset((0.5,) * 3, (0.25,) * 3, (32, 32, 3), names)
-    with pytest.raises(ValueError, match="`dataset` must have class names that are strings"):
-        km.export_saved_model(small_network(classes=2), tmp_path / "model", dataset=spec)
-    assert not list(tmp_path.iterdir())
-
-
-def test_bad_arguments_leave_nothing(tmp_path):
-    target = tmp_path / "model"
-    with pytest.raises(ValueError, match=r"`model` must give 10 values"):
-        km.export_saved_model(small_network(classes=3), target)
-    with pytest.raises(ValueError, match="`model` must take one batch of RGB images"):
-        km.export_saved_model(small_network(channels=1), target)
-    with pytest.raises(ValueError, match="`dataset` must be one of"):
-        km.export_saved_model(small_network(), target, dataset="mnist")
-    with pytest.raises(ValueError, match="`form` must be one of"):
-        km.export_saved_model(small_network(), target, form="smaller")
-    for size in (0, 1.5, True, (), (1, "2")):
-        with pytest.raises(ValueError, match="`form_batch_size` must be a positive integer"):
-            km.export_saved_model(small_network(), target, form="auto", form_batch_size=size)
-        with pytest.raises(ValueError, match="`form_batch_size` must be a positive integer"):
-            km.export_saved_model(small_network(), target, form_batch_size=size)
-    for top_k in (0, 1.5, True):
-        with pytest.raises(ValueError, match="`top_k` must be a positive integer"):
-            km.export_saved_model(small_network(), target, top_k=top_k)
+    no_graph = "`model` must be a Functional model or a built"
+    lines = "`dataset` must have class names that are strings"
+    two, target = small_network(classes=2), tmp_path / "model"
+    for model, arguments, message in (
+        (subclassed, {}, no_graph),
+        (keras.Sequential([keras.layers.Dense(10)]), {}, no_graph),
+        (None, {}, no_graph),
+        (named, {}, r"`model` must give a tensor .* a dictionary of answer"),
+        (whole, {}, r"`model` must take normalized floats.*dtype=uint8"),
+        (two, {}, "`model` must give 10 values"),
+        (small_network(channels=1), {}, "`model` must take one batch of RGB images"),
+        (network, {"dataset": "mnist"}, "`dataset` must be one of"),
+        (two, {"dataset": own_data(0, 1)}, lines),
+        (two, {"dataset": own_data("cat\ndog", "bird")}, lines),
+        (two, {"dataset": own_data("cat", "dog\r")}, lines),
+        (two, {"dataset": own_data(b"a", b"b")}, lines),
+        (network, {"form": "smaller"}, "`form` must be one of"),
+        *(
+            (network, {"form": form, "form_batch_size": size}, "`form_batch_size` must be a pos")
+            for size in (0, 1.5, True, (), (1, "2"))
+            for form in ("auto", "plain")
+        ),
+        *((network, {"top_k": x}, "`top_k` must be a positive integer") for x in (0, 1.5, True)),
+    ):
+        with pytest.raises(ValueError, match=message):
+            km.export_saved_model(model, target, **arguments)
     assert not list(tmp_path.iterdir())
     target.mkdir()
-    with pytest.raises(ValueError, match="`path` must not exist"):
-        km.export_saved_model(small_network(), target)
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="`path` must be in a folder that can be written"):
-        km.export_saved_model(small_network(), tmp_path / "file" / "model")
+    for path, message in (
+        (target, "`path` must not exist"),
+        (tmp_path / "file" / "model", "`path` must be in a folder that can be written"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            km.export_saved_model(network, path)
 
 
 def test_an_export_that_fails_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(saved_model, "TOLERANCE", -1.0)
-    with pytest.raises(RuntimeError, match="must answer like"):
-        km.export_saved_model(small_network(), tmp_path / "model")
-    assert not list(tmp_path.iterdir())
-
     def no_space(*args, **kwargs):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(tf.saved_model, "load", no_space)
-    with pytest.raises(OSError, match="No space"):
+    monkeypatch.setattr(saved_model, "TOLERANCE", -1.0)
+    with pytest.raises(RuntimeError, match="must answer like"):
         km.export_saved_model(small_network(), tmp_path / "model")
+    monkeypatch.setattr(saved_model, "fuse", no_space)
+    with pytest.raises(OSError, match="No space"):
+        km.export_saved_model(small_network(), tmp_path / "model", form="merged")
     assert not list(tmp_path.iterdir())

@@ -11,9 +11,8 @@ import numpy as np
 from keras_multiception import atomic
 from keras_multiception.compression.litert_files import float_operators
 from keras_multiception.compression.split_large_kernels import large_kernels_split
-from keras_multiception.compression.tf_keras_models import is_quantized
+from keras_multiception.compression.tf_keras_models import is_quantized, require_batches
 from keras_multiception.fusion import fuse
-from keras_multiception.graphs.equality import fits
 from keras_multiception.graphs.reading import graph_of
 
 QUANTIZATIONS = ("none", "float16", "dynamic", "int8")
@@ -61,10 +60,8 @@ def convert_to_litert(
     """
     _require_model(model)
     _require_quantization(is_quantized(model), quantization, representative_data, integer_io)
-    converter = _converter(model, quantization, integer_io)
-    if representative_data is not None:
-        _calibrate(converter, model, representative_data)
-    content = dedupe_buffers(bytes(converter.convert()))
+    data = None if representative_data is None else _batches(model, representative_data)
+    content = dedupe_buffers(_convert(model, quantization, data, integer_io))
     if quantization == "int8" and (floats := float_operators(content)):
         raise ValueError(
             "`model` must have layers whose 8-bit forms LiteRT has. "
@@ -219,7 +216,9 @@ def _require_quantization(
         )
 
 
-def _converter(model: Any, quantization: str, integer_io: bool) -> Any:
+def _convert(
+    model: Any, quantization: str, data: list[np.ndarray] | None, integer_io: bool
+) -> bytes:
     import tensorflow as tf
 
     is_keras_3, trained = isinstance(model, keras.Model), is_quantized(model)
@@ -234,9 +233,14 @@ def _converter(model: Any, quantization: str, integer_io: bool) -> Any:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if quantization == "float16":
         converter.target_spec.supported_types = [tf.float16]
+    if data is not None:
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.representative_dataset = lambda: (
+            [example[None]] for array in data for example in array
+        )
     if integer_io:
         converter.inference_input_type = converter.inference_output_type = tf.int8
-    return converter
+    return bytes(converter.convert())
 
 
 def _function(model: Any) -> Any:
@@ -256,34 +260,16 @@ def _function(model: Any) -> Any:
     return tf.function(answer, autograph=False).get_concrete_function(spec)
 
 
-def _calibrate(converter: Any, model: Any, data: Any) -> None:
-    """Have a converter find the ranges of an 8-bit model with representative inputs."""
-    import tensorflow as tf
-
+def _batches(model: Any, data: Any) -> list[np.ndarray]:
+    """Return batches of representative inputs, checked."""
     inputs = graph_of(model).inputs if isinstance(model, keras.Model) else model.inputs
     if len(inputs) != 1:
         raise ValueError(
             f"`model` must have one input to be calibrated. Received: {len(inputs)} inputs"
         )
-    try:
-        batches = [data] if hasattr(data, "shape") else list(data)
-    except TypeError:
-        batches = [data]
-    for batch in batches:
-        shape, dtype = tuple(getattr(batch, "shape", ())), getattr(batch, "dtype", None)
-        dtype = getattr(dtype, "name", str(dtype))
-        if not fits(shape, (None, *inputs[0].shape[1:])) or dtype != "float32":
-            raise ValueError(
-                f"`representative_data` must be float32 of shape {tuple(inputs[0].shape)}. "
-                f"Received: {type(batch).__name__} of shape {shape} and dtype {dtype}"
-            )
-    arrays = [np.asarray(batch) for batch in batches]
-    if not sum(map(len, arrays)) or not all(np.isfinite(array).all() for array in arrays):
-        raise ValueError(
-            "`representative_data` must have examples, all of them finite. "
-            f"Received: {sum(map(len, arrays))} examples"
-        )
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-    converter.representative_dataset = lambda: (
-        [example[None]] for array in arrays for example in array
-    )
+    expected = (None, *inputs[0].shape[1:])
+    batches = [data] if hasattr(data, "shape") else data
+    batches = require_batches("representative_data", batches, [expected])
+    if not batches:
+        raise ValueError("`representative_data` must have examples. Received: 0 batches")
+    return [np.asarray(batch) for batch in batches]

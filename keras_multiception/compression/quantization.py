@@ -14,8 +14,11 @@ from keras_multiception.compression.quantization_layout import (
     rewrite_for_quantization,
 )
 from keras_multiception.compression.tf_keras_bridge import to_tf_keras
-from keras_multiception.compression.tf_keras_models import import_tfmot, is_quantized
-from keras_multiception.graphs.equality import fits
+from keras_multiception.compression.tf_keras_models import (
+    import_tfmot,
+    is_quantized,
+    require_batches,
+)
 
 PRESERVABLE = ("sparsity", "clusters")
 # Those whose 8-bit form LiteRT has and the toolkit knows, by their names in tf_keras.
@@ -180,7 +183,10 @@ def calibrate_ranges(model: Any, batches: Iterable) -> None:
     averaged, extreme = _ranges(model)
     if not averaged:
         raise ValueError(f"`model` must be one of `quantize_model`. Received: model={model!r}")
-    batches = _checked_batches(model, batches)
+    shapes = [tuple(x.shape) for x in model.inputs]
+    batches = require_batches("batches", batches, shapes, model.input_names)
+    if len(batches) < 2:
+        raise ValueError(f"`batches` must be at least two. Received: {len(batches)} batches")
     before = [(variable, variable.numpy()) for variable in model.variables]
     try:
         _set_ranges(model, averaged, extreme, batches)
@@ -222,48 +228,3 @@ def _ranges(model: Any) -> tuple[list, list]:
 
 def _own_name(variable: Any) -> str:
     return variable.name.split(":")[0].rsplit("/", 1)[-1]
-
-
-def _checked_batches(model: Any, batches: Any) -> list:
-    """Return the batches as a list: at least two, float32, finite and of the model's shape."""
-    import tensorflow as tf
-
-    try:
-        batches = list(batches)
-    except TypeError:
-        batches = [batches]
-    shapes = [tuple(x.shape) for x in model.inputs]
-    for batch in batches:
-        arrays = tf.nest.flatten(batch)
-        if isinstance(batch, dict) and set(batch) == set(model.input_names):
-            arrays = [batch[name] for name in model.input_names]
-        received = None
-        if len(arrays) != len(shapes):
-            received = f"{len(arrays)} arrays in one of them"
-        elif not all(map(_fits, arrays, shapes)):
-            received = ", ".join(map(_describe, arrays))
-        elif not all(np.isfinite(array).all() for array in arrays):
-            received = "NaN or infinite values"
-        if received:
-            raise ValueError(
-                "`batches` must be an iterable of the model's inputs, float32 and finite, of shape "
-                f"{', '.join(map(str, shapes))}. Received: {received}"
-            )
-    if len(batches) < 2:
-        raise ValueError(f"`batches` must be at least two. Received: {len(batches)} batches")
-    return batches
-
-
-def _fits(array: Any, shape: tuple) -> bool:
-    own, dtype = _shape_and_dtype(array)
-    return dtype == "float32" and fits(own, shape) and own[0] > 0
-
-
-def _describe(array: Any) -> str:
-    shape, dtype = _shape_and_dtype(array)
-    return f"{type(array).__name__} of shape {shape} and dtype {dtype}"
-
-
-def _shape_and_dtype(array: Any) -> tuple[tuple, str]:
-    dtype = getattr(array, "dtype", None)
-    return tuple(getattr(array, "shape", ())), getattr(dtype, "name", str(dtype))

@@ -139,7 +139,8 @@ def _require_known_layers(model: keras.Model) -> None:
 def _is_known(operation: Any) -> bool:
     if not isinstance(operation, layers.Layer):
         return _is_known_function(operation)
-    if operation.quantization_mode is not None or getattr(operation, "lora_enabled", False):
+    changed = (getattr(operation, name, None) for name in ("quantization_mode", "lora_enabled"))
+    if any(changed):
         return False
     activation = getattr(operation, "activation", keras.activations.linear)
     known = _standard_class(operation) is not None or type(operation) in _WRITTEN_OUT

@@ -1,13 +1,14 @@
 """Models of `tf_keras` as TensorFlow's model optimization toolkit (tfmot) takes and makes them."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_multiception.compression.tf_keras_bridge import to_tf_keras
+from keras_multiception.graphs.equality import fits
 
 KINDS = ("standard", "depthwise", "pointwise", "dense")
 
@@ -102,6 +103,47 @@ def is_quantized(model: Any) -> bool:
         for layer in model.layers
         for base in type(layer).__mro__
     )
+
+
+def require_batches(
+    name: str, batches: Any, shapes: Sequence[tuple], names: Sequence[str] = ()
+) -> list:
+    """Return batches of a model's inputs as a list; they must be float32, finite and fit it."""
+    try:
+        batches = list(batches)
+    except TypeError:
+        batches = [batches]
+    for batch in batches:
+        by_name = isinstance(batch, dict) and set(batch) == set(names)
+        arrays = [batch[x] for x in names] if by_name else keras.tree.flatten(batch)
+        received = None
+        if len(arrays) != len(shapes):
+            received = f"{len(arrays)} arrays in one of them"
+        elif not all(map(_fits, arrays, shapes)):
+            received = ", ".join(map(_describe, arrays))
+        elif not all(np.isfinite(x).all() for x in arrays):
+            received = "NaN or infinite values"
+        if received:
+            raise ValueError(
+                f"`{name}` must be batches of the model's inputs, float32 and finite, of shape "
+                f"{', '.join(map(str, shapes))}. Received: {received}"
+            )
+    return batches
+
+
+def _fits(array: Any, expected: tuple) -> bool:
+    shape, dtype = _shape_and_dtype(array)
+    return dtype == "float32" and fits(shape, expected) and shape[0] > 0
+
+
+def _describe(array: Any) -> str:
+    shape, dtype = _shape_and_dtype(array)
+    return f"{type(array).__name__} of shape {shape} and dtype {dtype}"
+
+
+def _shape_and_dtype(array: Any) -> tuple[tuple, str]:
+    dtype = getattr(array, "dtype", None)
+    return tuple(getattr(array, "shape", ())), getattr(dtype, "name", str(dtype))
 
 
 def kernel_layers(model: Any, depthwise: bool) -> dict[Any, list[str]]:
