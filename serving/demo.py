@@ -20,6 +20,7 @@ import numpy as np
 
 from serving import client
 from serving.command_line import Parser, run_command
+from serving.export import load_pretrained, load_run
 from serving.server_process import running_server
 
 if TYPE_CHECKING:
@@ -62,12 +63,9 @@ def notebook_answer(
 
 
 def _compare(flags: argparse.Namespace) -> int:
-    from serving.export import load_pretrained, load_run
-
     image = flags.image or write_digit(flags.base_path.parent / "digit.png")
-    server_flags = ["--access_log=", f"--model_name={MODEL_NAME}"]
-    server_flags.append(f"--model_base_path={flags.base_path}")
-    with running_server(server_flags) as server:
+    model_flags = [f"--model_name={MODEL_NAME}", f"--model_base_path={flags.base_path}"]
+    with running_server([*model_flags, "--access_log="]) as server:
         print(f"Model {MODEL_NAME} is served at {server.url}")
         (served,) = client.predict([image], server.url, model_name=MODEL_NAME)
     if flags.run:
