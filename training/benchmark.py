@@ -31,7 +31,7 @@ from training.cli import (
 )
 
 CONVS = ("standard", "dsconv", "mixconv", "multiception")
-_OF_THE_MACHINE = ("--output", "--note")
+_HOST_FLAGS = ("--output", "--note")
 _SETTINGS = {
     field.name: field.default
     for field in dataclasses.fields(Plan)
@@ -67,7 +67,7 @@ def _measure(args: argparse.Namespace, argv: Sequence[str] | None) -> int:
     plan = _plan(args)
     output.parent.mkdir(parents=True, exist_ok=True)  # fails now rather than at the end
     results = measure(plan)
-    results["command"] = command_of("training.benchmark", argv, _OF_THE_MACHINE)
+    results["command"] = command_of("training.benchmark", argv, _HOST_FLAGS)
     results["note"] = args.note
     from training.benchmarks import page
 

@@ -27,7 +27,7 @@ from training.cli import (
 from training.compression.recipes import DEFAULT, describe_recipes, parse_recipes
 from training.run_folder import find_runs
 
-_OF_THE_MACHINE = ("--run", "--data_dir", "--output", "--note")
+_HOST_FLAGS = ("--run", "--data_dir", "--output", "--note")
 _SETTINGS = {
     "epochs": 2,
     "learning_rate": 0.01,
@@ -97,7 +97,7 @@ def _compress(parser: Parser, args: argparse.Namespace, argv: Sequence[str] | No
                 sys.stdout.flush()
         compressor.forget_images()
     results = collect(compressors, recipes, rounds=rounds, note=args.note)
-    results["command"] = command_of("training.compress", argv, _OF_THE_MACHINE)
+    results["command"] = command_of("training.compress", argv, _HOST_FLAGS)
     PAGE.write(results, output)
     print(f"The results are in {output}.md, .csv, .json and .png.")
     return 0

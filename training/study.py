@@ -38,7 +38,7 @@ from training.studies.runs import (
     train_runs,
 )
 
-_OF_THE_MACHINE = (
+_HOST_FLAGS = (
     "--workdir",
     "--data_dir",
     "--output",
@@ -75,7 +75,7 @@ def _study(args: argparse.Namespace, argv: Sequence[str] | None) -> int:
     output = args.output or args.workdir / "study"
     require_name(output)
     require_own_results(output, runs, args.summary_only)
-    command = command_of("training.study", argv, _OF_THE_MACHINE)
+    command = command_of("training.study", argv, _HOST_FLAGS)
 
     def summarize() -> None:
         summarize_runs(runs, args.workdir, output, command=command, note=args.note)

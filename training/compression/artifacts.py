@@ -273,11 +273,10 @@ def fine_tune(
     *,
     augmentation: dict[str, Any],
     callbacks: Iterable = (),
-) -> list[dict[str, float]]:
+) -> None:
     """Train a classifier of Keras 3 or 2 further in place, or go on from the folder `checkpoint`.
 
-    Returns `loss` and `accuracy` of each epoch trained here. The caller keeps the result and
-    removes the folder.
+    The caller keeps the result and removes the folder.
     """
     module = keras if isinstance(model, keras.Model) else importlib.import_module("tf_keras")
     steps = len(train_set[0]) // tuning.batch_size
@@ -294,7 +293,6 @@ def fine_tune(
     state = tf.train.Checkpoint(model=model, optimizer=model.optimizer, epochs=epochs)
     checkpoints = tf.train.CheckpointManager(state, str(checkpoint), max_to_keep=1)
     checkpoints.restore_or_initialize()
-    history = []
     for epoch in range(int(epochs.numpy()), tuning.epochs):
         batches = data.training_batches(
             *train_set,
@@ -305,7 +303,7 @@ def fine_tune(
             seed=tuning.seed,
             **augmentation,
         )
-        log = model.fit(
+        history = model.fit(
             batches,
             steps_per_epoch=steps,
             epochs=epoch + 1,
@@ -314,12 +312,9 @@ def fine_tune(
             shuffle=False,  # the batches come shuffled
             verbose=2,
         ).history
-        row = {key: float(log[key][-1]) for key in ("loss", "accuracy")}
-        if not math.isfinite(row["loss"]):
+        if not math.isfinite(history["loss"][-1]):
             raise FloatingPointError(
                 f"The loss is not finite in epoch {epoch + 1}; lower `learning_rate` by --set."
             )
-        history.append(row)
         epochs.assign(epoch + 1)
         checkpoints.save()
-    return history
