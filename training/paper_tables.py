@@ -14,23 +14,14 @@ NUMERALS = {1: "I", 2: "II", 3: "III", 4: "IV", 5: "V"}
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One figure of a table.
+    """One figure of a table."""
 
-    Attributes:
-        table: Number of the table, 1 to 5.
-        dataset: A key of `keras_multiception.preprocessing.DATASETS`.
-        model: A name of `keras_multiception.list_models()`.
-        conv: Type of convolution, as in `keras_multiception.create_model`.
-        error: Top-1 test error in percent: the mean of three runs, at their last epoch.
-        kernel_sizes: Kernel sizes of each stage, where they are not the paper's usual ones.
-    """
-
-    table: int
-    dataset: str
-    model: str
-    conv: str
-    error: float
-    kernel_sizes: tuple[tuple[int, ...], ...] | None = None
+    table: int  # 1 to 5
+    dataset: str  # a key of `keras_multiception.preprocessing.DATASETS`
+    model: str  # a name of `keras_multiception.list_models()`
+    conv: str  # type of convolution, as in `keras_multiception.create_model`
+    error: float  # top-1 test error in percent: the mean of three runs, at their last epoch
+    kernel_sizes: tuple[tuple[int, ...], ...] | None = None  # of each stage, where not the usual
 
 
 def cells(table: int) -> list[Cell]:

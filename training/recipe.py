@@ -18,82 +18,41 @@ KernelSizes = tuple[int, ...] | tuple[tuple[int, ...], ...] | None
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the outcome of a training run.
+    """Everything that decides the outcome of a training run, by default as the paper for CIFAR.
 
-    The defaults are those of the paper for the CIFAR data sets.
-
-    Raises:
-        ValueError: If a value is of the wrong type or out of its range.
-
-    Attributes:
-        dataset: A key of `keras_multiception.preprocessing.DATASETS`, or "folder" for a user's
-            own images by class.
-        model: A name of `keras_multiception.list_models()`.
-        conv: Type of convolution, as in `keras_multiception.create_model`.
-        kernel_sizes: `None` for the paper's, one tuple of kernel sizes for every stage, or a
-            tuple of them for each stage.
-        filters: Filters of the first stage; 0 is the network's own number.
-        image_size: Height and width in pixels to resize to; 0 is the data set's own size.
-        train_split: Split to train on, in the notation of TensorFlow Datasets.
-        test_split: Split to measure on after each epoch and at the end.
-        epochs: Number of passes over the training split.
-        batch_size: Images per optimizer step over all devices, unless `accumulate_steps` is
-            more than 1; an epoch drops what is left over.
-        accumulate_steps: Batches whose gradients are averaged into one optimizer step.
-        learning_rate: Highest learning rate, from which the cosine falls.
-        min_learning_rate: Where the cosine ends.
-        warmup_epochs: Epochs in which the learning rate rises to `learning_rate`.
-        schedule_interval: Whether the learning rate changes with each "epoch" or "step".
-        optimizer: One of `OPTIMIZERS`: "sgd" is the paper's, `keras_multiception.optimizers.SGDL2`;
-            "muon" is `keras_multiception.optimizers.ConvMuon`.
-        momentum: Nesterov momentum.
-        l2: Coefficient of the coupled L2 penalty of "sgd"; 0 with "muon".
-        l2_on_vectors: Whether the penalty covers biases and batch normalization too.
-        weight_decay: Decoupled weight decay of "muon" for kernels; 0 with "sgd".
-        clip_norm: Largest global norm of the gradient; 0 is no clipping.
-        ema: Momentum of a moving average of the weights, which is what is measured and kept;
-            0 is none.
-        label_smoothing: Share of each label spread evenly over all classes.
-        mixup: Alpha of the Beta distribution that mixes pairs of images; 0 is none.
-        cutmix: Alpha of the Beta distribution that pastes a part of one image into another; 0
-            is none.
-        pad_and_crop: Pixels of zeros to pad each side with before a random crop; 0 is no crop.
-        flip: Whether to mirror half of the images.
-        sync_batch_norm: Whether batch normalization takes its statistics over all devices.
-        seed: Seed of the initial weights, the order of the images and their augmentation.
-        dtype_policy: Keras dtype policy, one of `POLICIES`.
+    A value of the wrong type or out of its range is a `ValueError`.
     """
 
-    dataset: str
-    model: str
-    conv: str
-    kernel_sizes: KernelSizes = None
-    filters: int = 0
-    image_size: int = 0
-    train_split: str = "train"
-    test_split: str = "test"
-    epochs: int = 300
-    batch_size: int = 128
-    accumulate_steps: int = 1
-    learning_rate: float = 0.1
-    min_learning_rate: float = 5e-5
-    warmup_epochs: int = 0
-    schedule_interval: str = "epoch"
-    optimizer: str = "sgd"
-    momentum: float = 0.9
-    l2: float = 2e-4
-    l2_on_vectors: bool = True
-    weight_decay: float = 0.0
-    clip_norm: float = 0.0
-    ema: float = 0.0
-    label_smoothing: float = 0.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    pad_and_crop: int = 4
-    flip: bool = True
-    sync_batch_norm: bool = False
-    seed: int = 0
-    dtype_policy: str = "float32"
+    dataset: str  # a key of `keras_multiception.preprocessing.DATASETS`, or "folder"
+    model: str  # a name of `keras_multiception.list_models()`
+    conv: str  # type of convolution, as in `keras_multiception.create_model`
+    kernel_sizes: KernelSizes = None  # None for the paper's, for every stage, or stage by stage
+    filters: int = 0  # of the first stage; 0 is the network's own number
+    image_size: int = 0  # height and width in pixels to resize to; 0 is the data set's own
+    train_split: str = "train"  # in the notation of TensorFlow Datasets
+    test_split: str = "test"  # measured after each epoch and at the end
+    epochs: int = 300  # passes over the training split, each without what does not fill a batch
+    batch_size: int = 128  # images over all devices
+    accumulate_steps: int = 1  # batches whose gradients are averaged into one optimizer step
+    learning_rate: float = 0.1  # the highest, from which the cosine falls
+    min_learning_rate: float = 5e-5  # where the cosine ends
+    warmup_epochs: int = 0  # in which the learning rate rises
+    schedule_interval: str = "epoch"  # or "step": when the learning rate changes
+    optimizer: str = "sgd"  # the paper's, `optimizers.SGDL2`; or "muon", `optimizers.ConvMuon`
+    momentum: float = 0.9  # Nesterov's
+    l2: float = 2e-4  # coefficient of the coupled L2 penalty of "sgd"; 0 with "muon"
+    l2_on_vectors: bool = True  # whether the penalty covers biases and batch normalization too
+    weight_decay: float = 0.0  # decoupled, of "muon" for kernels; 0 with "sgd"
+    clip_norm: float = 0.0  # largest global norm of the gradient; 0 is no clipping
+    ema: float = 0.0  # momentum of the average of the weights that is kept; 0 keeps the weights
+    label_smoothing: float = 0.0  # share of each label spread evenly over all classes
+    mixup: float = 0.0  # alpha of the Beta distribution of weights of two images; 0 is none
+    cutmix: float = 0.0  # alpha of the Beta distribution of areas pasted from another; 0 is none
+    pad_and_crop: int = 4  # pixels of zeros around an image before a random crop; 0 is none
+    flip: bool = True  # whether to mirror half of the images
+    sync_batch_norm: bool = False  # whether batch statistics are taken over all devices
+    seed: int = 0  # of the initial weights, the order of the images and their augmentation
+    dtype_policy: str = "float32"  # one of `POLICIES`
 
     def __post_init__(self) -> None:
         require_fields(self, self._checks())

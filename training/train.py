@@ -60,11 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = describe(args.describe) if args.describe else _train(args)
     except ValueError as error:
         parser.error(error)
-    except FloatingPointError as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"{parser.prog}: error: {error}. {_RESUME}", file=sys.stderr)
+    except (FloatingPointError, OSError) as error:
+        advice = f". {_RESUME}" if isinstance(error, OSError) else ""
+        print(f"{parser.prog}: error: {error}{advice}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"Interrupted. {_RESUME}", file=sys.stderr)

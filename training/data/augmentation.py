@@ -12,44 +12,24 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """How images are changed at random.
+    """How images are changed at random; with both mixup and cutmix, a coin decides by batch."""
 
-    Attributes:
-        pad_and_crop: Pixels of zeros around an image before a random crop of its own size.
-        flip: Whether to mirror half of the images.
-        mixup: Alpha of the Beta distribution of the weights that blend an image with another of
-            its batch; 0 is none.
-        cutmix: Alpha of the Beta distribution of the part of an image that another one of its
-            batch keeps; 0 is none. With `mixup` each batch has one of the two, by a coin.
-    """
-
-    pad_and_crop: int = 0
-    flip: bool = False
-    mixup: float = 0.0
-    cutmix: float = 0.0
+    pad_and_crop: int = 0  # pixels of zeros around an image before a random crop of its size
+    flip: bool = False  # whether to mirror half of the images
+    mixup: float = 0.0  # alpha of the Beta distribution of the weights of two images; 0 is none
+    cutmix: float = 0.0  # alpha of the Beta distribution of the area that is kept; 0 is none
 
 
 @dataclasses.dataclass(frozen=True)
 class Draws:
-    """The random choices of one batch.
+    """The random choices of one batch."""
 
-    Attributes:
-        offsets: int32 of shape (batch, 2), row and column of the padded image at which each crop
-            begins.
-        flips: bool of shape (batch,), which crops to mirror.
-        partners: int32 of shape (batch,), which image of the batch each one is mixed with.
-        mixup_weights: float32 of shape (batch,), the share that each image keeps in mixup.
-        cutmix_weights: float32 of shape (batch,), the share of pixels that each image keeps in
-            cutmix.
-        cutmix_masks: bool of shape (batch, height, width, 1), where the partner's pixels go.
-    """
-
-    offsets: np.ndarray
-    flips: np.ndarray
-    partners: np.ndarray
-    mixup_weights: np.ndarray
-    cutmix_weights: np.ndarray
-    cutmix_masks: np.ndarray
+    offsets: np.ndarray  # int32 (batch, 2), row and column of the padded image where a crop begins
+    flips: np.ndarray  # bool (batch,), which crops to mirror
+    partners: np.ndarray  # int32 (batch,), which image of the batch each one is mixed with
+    mixup_weights: np.ndarray  # float32 (batch,), the share that an image keeps in mixup
+    cutmix_weights: np.ndarray  # float32 (batch,), the share of pixels that it keeps in cutmix
+    cutmix_masks: np.ndarray  # bool (batch, height, width, 1), where the partner's pixels go
 
 
 def order(seed: int, epoch: int, examples: int) -> np.ndarray:
