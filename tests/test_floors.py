@@ -66,10 +66,7 @@ def imports_by_folder():
     return folders
 
 
-@pytest.mark.parametrize(
-    "imports",
-    [imports_by_file, pytest.param(imports_by_folder, marks=pytest.mark.xfail(strict=False))],
-)
+@pytest.mark.parametrize("imports", [imports_by_file, imports_by_folder])
 def test_imports_have_no_circle(imports):
     try:
         tuple(graphlib.TopologicalSorter(imports()).static_order())
