@@ -92,16 +92,20 @@ def analyze(
             for x in fields
         ],
     }
+    _draw(output, shares, fields, _first_of_stages(layers, shares["weights"]))
+    write_json(output / "analysis.json", report)
+    return report
+
+
+def _draw(output: pathlib.Path, shares: Shares, fields: Sequence[Any], layers: Any) -> None:
     for name, figure in {
         "shares_by_stage": draw_stages(shares),
         "shares_by_channel": draw_channels(shares),
         "receptive_fields": draw_fields(fields),
-        "kernels": draw_kernels(_first_of_stages(layers, shares["weights"])),
+        "kernels": draw_kernels(layers),
     }.items():
         with replacing(output / f"{name}.png") as temporary:
             figure.savefig(temporary)
-    write_json(output / "analysis.json", report)
-    return report
 
 
 def _top1(model: Any, images: Any, labels: Any, dataset: Any) -> float:
