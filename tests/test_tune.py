@@ -164,7 +164,7 @@ def test_bad_usage_is_one_line(arguments, message, capsys, tmp_path):
 def test_a_tune_json_of_something_else_is_refused(content, tmp_path, capsys):
     (tmp_path / "tune.json").write_text(content)
     message = usage_error(capsys, main, ["--recipe", DIGITS, "--workdir", str(tmp_path)])
-    assert "`workdir` must not have another tune.json than that of a search" in message
+    assert "`workdir` must not have another tune.json than a search's" in message
     assert f"Received: {tmp_path / 'tune.json'}" in message
     assert (tmp_path / "tune.json").read_text() == content
 
@@ -177,9 +177,9 @@ def test_all_over_budget_is_an_error_and_other_searches_are_kept_apart(tmp_path,
     assert "no trial could be trained: all are over the budget" in capsys.readouterr().err
     assert "| over budget |" in (tmp_path / "tune.md").read_text()
     assert not (tmp_path / "winner.json").exists()
-    with pytest.raises(SystemExit):
-        main([*arguments, "parameters=2000"])
-    assert "`workdir` must not hold another search" in capsys.readouterr().err
+    error = usage_error(capsys, main, [*arguments, "parameters=2000"])
+    assert "`workdir` must not hold another configuration" in error
+    assert "budget ({'parameters': 1000} there, {'parameters': 2000} now)" in error
 
 
 def tune_command(workdir, trials=2):

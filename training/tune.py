@@ -29,7 +29,7 @@ from training.cli import Parser, add_changes, attempt, run_command
 from training.data import splits
 from training.recipe import Recipe
 from training.recipes import get_recipe
-from training.run_folder import RECIPE_DEFAULTS, RunFolder
+from training.run_folder import RECIPE_DEFAULTS, RunFolder, require_same
 
 ALGORITHMS = ("random", "bayesian", "hyperband")
 BUDGETS: dict[str, Callable[[str], float]] = {"parameters": int, "latency_ms": float}
@@ -128,19 +128,19 @@ def _require_same(
     path = args.workdir / "tune.json"
     if path.exists():
         try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-            before["recipe"] = RECIPE_DEFAULTS | before["recipe"]
+            before = _flat(json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
-                f"`workdir` must not have another tune.json than that of a search ({error!r}). "
+                f"`workdir` must not have another tune.json than a search's ({error!r}). "
                 f"Received: {path}"
             ) from error
-        if before != json.loads(json.dumps(search)):
-            raise ValueError(
-                "`workdir` must not hold another search, by its tune.json; choose a new folder. "
-                f"Received: workdir={args.workdir}"
-            )
+        require_same(before, _flat(search), args.workdir)
     return search
+
+
+def _flat(search: dict[str, Any]) -> dict[str, Any]:
+    others = {key: search[key] for key in ("budget", "algorithm")}
+    return {**RECIPE_DEFAULTS, **search["recipe"], **others}
 
 
 def _summarize(tuner: Any, args: argparse.Namespace) -> Any:
