@@ -42,8 +42,8 @@ _TENSOR_PRODUCTS = {
 def cost(model: keras.Model, input_shape: Sequence | None = None) -> Cost:
     """Count parameters, multiply-adds, memory and receptive field of a network, layer by layer.
 
-    The counts are those of one inference of one image (a batch of 1). Nothing is run: the graph
-    is walked with shapes alone, nested models and our own layers opened up into their parts.
+    The counts are for one inference of one image (a batch of 1). Nothing is run: the graph is
+    walked with shapes alone, nested models and our own layers opened up into their parts.
 
     - *Parameters*: every weight once, at the first layer that uses it; so a layer that is called
       again counts none.

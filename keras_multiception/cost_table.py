@@ -26,7 +26,7 @@ class LayerCost:
     """What one layer costs in one inference of one image.
 
     Attributes:
-        name: Its name, after that of the model or layer that holds it, if any, and a slash.
+        name: Its name, after the name of the model or layer that holds it, if any, and a slash.
         kind: The name of its class.
         output_shape: Shape of its output without the batch axis; a tuple of shapes for several.
         trainable_parameters: Number of trainable weights not counted at an earlier layer.
@@ -135,11 +135,11 @@ class Cost:
 
     def to_table(self) -> str:
         """Return the costs by layer and by stage, for a terminal."""
-        return "\n\n".join(self._sections(aligned))
+        return "\n\n".join(self._sections(_align))
 
     def to_markdown(self) -> str:
         """Return the costs by layer and by stage as Markdown."""
-        return "\n\n".join(self._sections(markdown))
+        return "\n\n".join(self._sections(_to_markdown))
 
     def to_csv(self) -> str:
         """Return the costs by layer as comma-separated values, in plain numbers, with headings."""
@@ -180,22 +180,20 @@ _HEADINGS = (
 )
 
 
-def aligned(rows: Sequence[Sequence[str]], left: int = 3) -> str:
-    """Lay out rows, the headings first, for a terminal; the first `left` columns align left."""
+def _align(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(
-            cell.ljust(width) if column < left else cell.rjust(width)
+            cell.ljust(width) if column < 3 else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
     )
 
 
-def markdown(rows: Sequence[Sequence[str]], left: int = 3) -> str:
-    """Lay out rows, the headings first, as Markdown; the first `left` columns align left."""
+def _to_markdown(rows: Sequence[Sequence[str]]) -> str:
     headings, *body = rows
-    rules = [":--" if column < left else "--:" for column in range(len(headings))]
+    rules = [":--" if column < 3 else "--:" for column in range(len(headings))]
     return "\n".join(f"| {' | '.join(row)} |" for row in (headings, rules, *body))
 
 

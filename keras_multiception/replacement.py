@@ -95,7 +95,7 @@ def replace_convolutions(
         kernel_sizes: Kernel sizes of the new convolutions: one list for all, such as (3, 5); a
             list of three, one for each third of the convolutions from the input on; or a function
             from the layer to a list. The default is the paper's (3, 5, 7), (3, 5) and (3, 3) for
-            Multiception and callables, that of `km.conv_bn` for the rest.
+            Multiception and callables, the one of `km.conv_bn` for the rest.
         where: A function from a layer to a boolean, a list of names, or a regular expression that
             matches whole names; a pair goes by its depthwise layer. The default is all but those
             that read an image, of 4 channels or fewer, and those that make an output.
@@ -278,10 +278,8 @@ def _chooser(
     """Return the function from a site to the reason why `where` leaves it out, or `None`."""
     if where is None:
         return functools.partial(_why_not_by_default, model=model, calls=calls)
-    if callable(where):
-        return lambda site: None if where(site.layer) else "`where` leaves it out"
-    chosen = _match(where, [site.layer.name for site in sites])
-    return lambda site: None if site.layer.name in chosen else "`where` leaves it out"
+    chosen = where if callable(where) else _match(where, [site.layer.name for site in sites])
+    return lambda site: None if chosen(site.layer) else "`where` leaves it out"
 
 
 def _why_not_by_default(site: Site, model: keras.Model, calls: Calls) -> str | None:
@@ -293,7 +291,8 @@ def _why_not_by_default(site: Site, model: keras.Model, calls: Calls) -> str | N
     return None
 
 
-def _match(where: Any, names: list[str]) -> set[str]:
+def _match(where: Any, names: list[str]) -> Callable[[Any], bool]:
+    """Return the function from a layer to whether `where` names it."""
     if isinstance(where, str):
         try:
             chosen = {name for name in names if re.fullmatch(where, name)}
@@ -313,7 +312,7 @@ def _match(where: Any, names: list[str]) -> set[str]:
             "`where` must be None, a function of a layer, or the names, as a list or a regular "
             f"expression, of convolutions larger than 1x1. Received: {unknown[0]!r}.{hint}"
         )
-    return chosen
+    return lambda layer: layer.name in chosen
 
 
 def align(conv: Any, shape: tuple, explicit: Sides | None = None) -> tuple[Sides, Sides]:

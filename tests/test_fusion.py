@@ -367,7 +367,7 @@ def test_a_batch_norm_of_another_precision_stays():
             "`form` must be one of separate, merged, dense, auto. Received: form='fast'",
         ),
         ({"batch_size": 0}, "`batch_size` must be a positive integer. Received: batch_size=0"),
-        ({"inputs": np.ones((1, 3))}, "`inputs` must fit those of the model"),
+        ({"inputs": np.ones((1, 3))}, "`inputs` must fit the model's"),
     ],
 )
 def test_bad_arguments(kwargs, message):

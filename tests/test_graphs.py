@@ -224,7 +224,7 @@ def test_inputs_to_compare_with_may_be_given_by_name():
     model = keras.Model([b, a], layers.Concatenate()([layers.ReLU()(b), a]))
     images = {name: RNG.normal(size=(2, 8, 8, size)) for size, name in ((3, "b"), (5, "a"))}
     assert fuse(model, inputs=images).fusion_report.difference == 0
-    with pytest.raises(ValueError, match="`inputs` must fit those of the model"):
+    with pytest.raises(ValueError, match="`inputs` must fit the model's"):
         fuse(model, inputs={"b": images["b"]})
 
 

@@ -82,7 +82,7 @@ class Convolution:
         )
 
     def split(self, values: np.ndarray) -> list[np.ndarray]:
-        """Split values for each output into those of the branches."""
+        """Split values for each output by branch."""
         return np.split(values, np.cumsum(count_outputs(self.kind, self.branches))[:-1])
 
     def then(self, scale: np.ndarray, shift: np.ndarray) -> "Convolution":

@@ -50,7 +50,7 @@ def sample_inputs(model: keras.Model, inputs: Any = None) -> Any:
     shapes = [tuple(getattr(x, "shape", ())) for x in tree.flatten(inputs)]
     if len(shapes) != len(expected) or not all(map(fits, shapes, expected)):
         raise ValueError(
-            f"`inputs` must fit those of the model, {', '.join(map(str, expected))}. "
+            f"`inputs` must fit the model's, {', '.join(map(str, expected))}. "
             f"Received: inputs of the shapes {', '.join(map(str, shapes))}"
         )
     return inputs

@@ -74,7 +74,7 @@ def _require_size(size: Any, found: dict, layers: list[str] | None) -> tuple[int
     sizes = sorted({size for name in chosen for size in found[name].kernel_sizes})
     if size not in sizes:
         raise ValueError(
-            "`size` must be that of a branch in the chosen layers: "
+            "`size` must be the size of a branch in the chosen layers: "
             f"{', '.join(map(size_name, sizes)) or 'there are no such layers'}. "
             f"Received: size={size}, layers={layers}"
         )

@@ -28,7 +28,7 @@ class ScaleShares:
     NaN; everywhere else they sum to 1.
 
     Attributes:
-        layer: Name of the layer, after that of the model that holds it, if any, and a slash.
+        layer: Name of the layer, after the name of the model that holds it, if any, and a slash.
         kernel_sizes: Tuple of (height, width) pairs, the kernel size of each branch.
         branches: Array of shape (branches,), the share of each branch in the layer.
         channels: Array of shape (branches, input channels), its share in each input channel.
@@ -98,7 +98,7 @@ def weight_shares(model: keras.Model) -> list[ScaleShares]:
                          * norm(W[b, c])
 
     is the standard deviation that this channel alone gives the layer's output, by the moving
-    variance. A share is the strength of a branch, summed over its channels, in that of all.
+    variance. A share is the strength of a branch, summed over its channels, by the sum of all.
 
     Args:
         model: A trained model that has `MulticeptionConv2D` layers, as in `multiception_layers`.
@@ -117,8 +117,8 @@ def energy_shares(model: keras.Model, images: Any) -> list[ScaleShares]:
     """Share out each layer by what its branches do on a batch of images.
 
     The energy of a branch is the variance, over images and positions, of what it adds to the
-    outputs of the pointwise convolution, summed over these; that of one input channel in one
-    branch is the same of this channel alone. Covariances of branches are left out. Energies go
+    outputs of the pointwise convolution, summed over these; the energy of one input channel in
+    one branch is the same of this channel alone. Covariances of branches are left out. Energies go
     with the square of the strengths of `weight_shares`.
 
     Args:
@@ -204,7 +204,7 @@ def _strengths(layer: MulticeptionConv2D) -> np.ndarray:
 
 
 def _energies(layer: MulticeptionConv2D, x: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return the energy of each branch, and that of each channel of each branch."""
+    """Return the energy of each branch, and of each channel of each branch."""
     kernel = _effective_kernel(layer)
     # what batch norm subtracts and adds has no part in a variance
     branches = [
