@@ -132,12 +132,3 @@ def test_needs_jax(tmp_path):
     with pytest.raises(ValueError, match="KERAS_BACKEND=jax"):
         fit.train(RECIPE, tmp_path / "run", execution=DEVICE)
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-    "other",
-    [{"strategy": "mirrored"}, {"jit": "false"}, {"steps_per_execution": 2}, {"loop": "gpu"}],
-)
-def test_executions_that_do_not_go_together_are_refused(other):
-    with pytest.raises(ValueError, match="`loop` must be keras or device"):
-        Execution(**{"loop": "device", **other})

@@ -90,22 +90,11 @@ def test_evaluation_uses_the_average_and_training_does_not():
     expected = [keras.ops.convert_to_numpy(v) for v in model.trainable_variables]
     assert losses[-1] == pytest.approx(model.evaluate(X, Y, verbose=0)[0], rel=1e-5)
 
-    plain = compiled(normalize=True)
-    mean = None
-
-    def average(*_):
-        nonlocal mean
-        weights = [keras.ops.convert_to_numpy(v) for v in plain.trainable_variables]
-        mean = (
-            weights
-            if mean is None
-            else [0.9 * m + 0.1 * w for m, w in zip(mean, weights, strict=True)]
-        )
-
-    for _ in range(2):
-        for begin in range(0, 32, 8):
-            plain.train_on_batch(X[begin : begin + 8], Y[begin : begin + 8])
-            average()
+    plain, mean = compiled(normalize=True), None
+    for begin in 2 * [*range(0, 32, 8)]:
+        plain.train_on_batch(X[begin : begin + 8], Y[begin : begin + 8])
+        new = [keras.ops.convert_to_numpy(v) for v in plain.trainable_variables]
+        mean = new if mean is None else [0.9 * m + 0.1 * w for m, w in zip(mean, new, strict=True)]
     for one, other in zip(expected, mean, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 

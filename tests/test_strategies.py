@@ -20,6 +20,10 @@ CLUSTER = {"worker": ["127.0.0.1:0", "127.0.0.1:0"]}
         ({"strategy": "mirrored", "cpu_replicas": -1}, "`cpu_replicas` must be at least 0"),
         ({"strategy": "mirrored", "jit": "true"}, "`jit` must be .* not true with a strategy"),
         ({"steps_per_execution": 0}, "`steps_per_execution` must be at least 1. Received: s"),
+        ({"loop": "gpu"}, "`loop` must be keras or device"),
+        ({"loop": "device", "strategy": "mirrored"}, "`loop` must be keras or device"),
+        ({"loop": "device", "jit": "false"}, "`loop` must be keras or device"),
+        ({"loop": "device", "steps_per_execution": 2}, "`loop` must be keras or device"),
     ],
 )
 def test_executions_that_make_no_sense_are_refused(arguments, message):
