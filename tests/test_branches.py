@@ -200,7 +200,7 @@ def test_every_parameter_is_trained_and_the_file_loads(tmp_path):
     rng = np.random.default_rng(0)
     new.fit(rng.normal(size=(8, 8, 8, 3)), rng.normal(size=(8, 4)), verbose=0)
     for old, weight in zip(before, new.trainable_weights, strict=True):
-        # a batch norm behind takes constants off again
+        # a batch norm after it takes constants off again
         if not weight.path.endswith(("bias", "depthwise_bn/beta")):
             assert not np.array_equal(old, ops.convert_to_numpy(weight)), weight.path
     new.save(tmp_path / "model.keras")
@@ -220,7 +220,7 @@ def test_every_parameter_is_trained_and_the_file_loads(tmp_path):
         ({"remove": ("c", 7)}, r"`remove` must list pairs .*Received: remove=\('c', 7\)"),
         ({"remove": 7}, "`remove` must list pairs"),
         ({"remove": [("b", 3)]}, "`remove` must leave each layer a branch.*'b'"),
-        ({"keep": 1, "shares": []}, "`shares` must be those of the model"),
+        ({"keep": 1, "shares": []}, "`shares` must describe the model"),
         ({"keep": 1, "model": keras.Sequential([keras.Input((4,))])}, "MulticeptionConv2D"),
     ],
 )

@@ -105,7 +105,7 @@ def test_file(tmp_path, floats, answers):
     assert operators(path) == operators(str(path)) == operators(floats)
     np.testing.assert_allclose(LiteRTModel(path).predict(IMAGES), answers, atol=1e-5)
     missing = tmp_path / "missing" / "model.tflite"
-    with pytest.raises(ValueError, match="`path` must be that of a file"):
+    with pytest.raises(ValueError, match="`path` must be a file, not a folder"):
         save_litert(b"content", tmp_path)
     with pytest.raises(ValueError, match=f"`path` must be in a folder .* Received: path={missing}"):
         save_litert(b"content", missing)

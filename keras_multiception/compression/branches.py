@@ -70,7 +70,7 @@ def weakest_branches(
     received = [(entry.layer, entry.kernel_sizes) for entry in shares]
     if received != expected:
         raise ValueError(
-            "`shares` must be those of the model, one entry for each MulticeptionConv2D. "
+            "`shares` must describe the model, one entry for each MulticeptionConv2D. "
             f"Received: shares of {[name for name, _ in received]}"
         )
     branches = []

@@ -35,7 +35,7 @@ def convert_to_litert(
       other, they are found by running `representative_data` (post-training quantization).
 
     A model of Keras 3 is fused first, see `km.fuse`. Depthwise convolutions of more than 25 weights
-    a channel, such as 7x7, become sums of smaller ones: LiteRT has fast CPU kernels for no others.
+    a channel, as 7x7, become sums of smaller ones: LiteRT has fast CPU kernels for no others.
 
     Args:
         model: A Functional or built Sequential model of Keras 3 or of `tf_keras`.
@@ -78,7 +78,7 @@ def save_litert(content: bytes, path: str | os.PathLike) -> None:
         path: Path of the file, in a folder that exists and can be written; else a ValueError.
     """
     if os.path.isdir(path):
-        raise ValueError(f"`path` must be that of a file. Received: the folder {path}")
+        raise ValueError(f"`path` must be a file, not a folder. Received: path={path}")
     if not os.access(os.path.dirname(os.path.abspath(path)), os.W_OK):
         raise ValueError(f"`path` must be in a folder that can be written. Received: path={path}")
     with atomic.replacing(path) as temporary:

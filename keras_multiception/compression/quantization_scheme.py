@@ -109,7 +109,7 @@ class _Registry(tfmot.quantization.keras.QuantizeRegistry):
     def supports(self, layer: Any) -> bool:
         if type(layer).__name__ in ("Multiply", "Rescaling"):
             return True
-        # those of the combinations call every layer without weights supported
+        # combined schemes claim to support every layer without weights
         return self._default.supports(layer) and self._base.supports(layer)
 
     def get_quantize_config(self, layer: Any) -> Any:

@@ -58,7 +58,7 @@ def size_report(model: Any) -> dict[str, int]:
 
     Returns:
         A dictionary of integers: `raw`, the bytes as they are; `deflated`, as in a zip file (zlib
-        at level 9); `weights`, those of `raw` that are weights and other constants; `entropy`,
+        at level 9); `weights`, the part of `raw` that is weights and other constants; `entropy`,
         `raw` with each of these arrays at its bound.
     """
     content = _content(model)

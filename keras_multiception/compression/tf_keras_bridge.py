@@ -99,7 +99,7 @@ def to_tf_keras(model: keras.Model, inputs: Any = None) -> Any:
 
 
 class _Builder:
-    """Calls the layers of Keras 2 that stand for those of Keras 3."""
+    """Calls the layers of Keras 2 in place of the layers of Keras 3."""
 
     def __init__(self) -> None:
         self.built: dict[int, Callable] = {}  # by the id of a layer

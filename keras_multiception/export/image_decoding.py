@@ -1,6 +1,6 @@
 """JPEG and PNG files inside a TensorFlow graph: measured by their headers, decoded, turned upright.
 
-The pixels are those of `keras_multiception.images`. A file of some kilobytes may stand for
+The pixels equal what `keras_multiception.images` decodes. A file of some kilobytes may stand for
 gigabytes of pixels, so the size comes before the decoder.
 """
 

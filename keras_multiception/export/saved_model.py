@@ -18,7 +18,7 @@ from keras_multiception.graphs.reading import graph_of
 from keras_multiception.layers.arguments import is_positive_integer, standardize_integer
 from keras_multiception.preprocessing import Dataset, get_dataset
 
-# How far the probabilities of the written SavedModel may be from those of the model.
+# How far the written SavedModel's probabilities may be from the model's.
 TOLERANCE = 1e-4
 LABELS_FILE = "assets.extra/labels.txt"
 FUSION_FILE = "assets.extra/fusion.json"
