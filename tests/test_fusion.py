@@ -141,7 +141,7 @@ def test_batch_norms_without_a_convolution_of_their_own():
     y = layers.ReLU()(y)
     y = layers.BatchNormalization(name="before_pooling")(y)
     y = layers.GlobalAveragePooling2D()(y)
-    y = layers.Dense(3, name="dense")(layers.Dropout(0.5, name="dropout")(y))
+    y = layers.Dense(3, name="before_flat")(layers.Dropout(0.5, name="dropout")(y))
     y = layers.Dense(3, activation="softmax")(layers.BatchNormalization(name="flat")(y))
     fused = fuse(randomize(keras.Model(inputs, y)))
     report = fused.fusion_report
