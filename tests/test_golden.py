@@ -168,7 +168,16 @@ def random_state(shapes):
     return state
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+LONG_ON_JAX = ("senet56", "shakenet26") if keras.backend.backend() == "jax" else ()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name.startswith(LONG_ON_JAX) else [])
+        for name in NETWORKS
+    ],
+)
 def test_network_equals_the_numpy_reference(name):
     """With weights of the names and shapes that the released code has."""
     state = random_state(json.loads((GOLDEN / "state_shapes.json").read_text())[name])
