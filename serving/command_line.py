@@ -62,10 +62,10 @@ def boolean(text: str) -> bool:
 
 
 def run_command(prog: str, action: Callable[[], int]) -> int:
-    """Runs a command; its errors are one line on the standard error.
+    """Runs a command, with errors of one line; returns the exit code.
 
-    Returns the exit code: the action's, 2 for what cannot be done as asked, 1 for what failed on
-    the way, 130 for Ctrl-C. A closed pipe (`... | head`) is not reported.
+    It is the action's, 2 for what cannot be done as asked, 1 for what failed on the way, 130 for
+    Ctrl-C. A closed pipe (`... | head`) is not reported.
     """
     try:
         code = action()

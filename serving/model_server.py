@@ -61,11 +61,7 @@ class ModelServer:
 def model_server(
     config: ModelServerConfig, listener: socket.socket, options: ServerOptions = DEFAULT_OPTIONS
 ) -> Iterator[ModelServer]:
-    """Serves models while the `with` block runs, REST on `listener`; at its end open calls finish.
-
-    Raises a `ValueError` or a `ServingError` if the configuration cannot be served, and an
-    `OSError` if gRPC's port is in use.
-    """
+    """Serves models in the `with` block, REST on `listener`; at its end open calls finish."""
     telemetry = Telemetry()
     enough = _enough_threads(options.loading)
     host = f"[{options.host}]" if ":" in options.host else options.host

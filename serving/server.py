@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import quote
 
 from serving.command_line import MAX_PORT, run_command
@@ -77,11 +77,7 @@ def running(
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Opens the socket that REST listens on; port 0 takes a free one.
-
-    Raises a `ValueError` if there is no such port, and an `OSError` if it is in use, or the address
-    is not this machine's.
-    """
+    """Opens the socket that REST listens on; port 0 takes a free one."""
     if not 0 <= port <= MAX_PORT:
         raise ValueError(
             f"`rest_api_port` must be from 0 to {MAX_PORT}. Received: rest_api_port={port}"
@@ -101,10 +97,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serves until SIGTERM or SIGINT, then lets open requests finish and exits with 0.
-
-    Returns the exit code of a server that failed: see `run_command`.
-    """
+    """Serves until SIGTERM or SIGINT, then lets open requests finish; returns an exit code."""
     flags = parse(arguments)
     _on_stop_signals(_exit_at_once)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -164,17 +157,13 @@ def _options(flags: argparse.Namespace) -> ServerOptions:
     if flags.monitoring_config_file:
         prometheus = read_config(flags.monitoring_config_file, MonitoringConfig).prometheus_config
         metrics_path = (prometheus.path or METRICS_PATH) if prometheus.enable else None
-    given = vars(flags)
-    loading = Loading(
-        batching=batching,
-        **{name: given[name] for name in Loading.__dataclass_fields__ if name in given},
-    )
-    return ServerOptions(
-        host=flags.rest_api_host,
-        loading=loading,
-        metrics_path=metrics_path,
-        **{name: given[name] for name in ServerOptions.__dataclass_fields__ if name in given},
-    )
+
+    def options(kind: type, **more: object) -> dict[str, Any]:
+        return more | {name: v for name, v in vars(flags).items() if name in kind.__annotations__}
+
+    loading = Loading(**options(Loading, batching=batching))
+    more = {"host": flags.rest_api_host, "loading": loading, "metrics_path": metrics_path}
+    return ServerOptions(**options(ServerOptions, **more))
 
 
 def _write_access_log(file: str) -> None:

@@ -19,11 +19,7 @@ class ServerProcess(NamedTuple):
 
 @contextlib.contextmanager
 def running_server(flags: Sequence[str]) -> Iterator[ServerProcess]:
-    """Runs `python -m serving.server` on free ports while the `with` block runs.
-
-    Raises:
-        RuntimeError: If the server does not start.
-    """
+    """Runs `python -m serving.server` on free ports while the `with` block runs."""
     command = [sys.executable, "-m", "serving.server", "--port=0", "--rest_api_port=0", *flags]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:

@@ -13,9 +13,9 @@ from serving.model_server import ServerOptions, model_server
 LABELS = ["dark", "bright"]
 
 
-def export_light(path):
+def export_light(path, labels=LABELS):
     module = tf.Module()
-    module.labels = tf.constant(LABELS)
+    module.labels = tf.constant(labels)
 
     def classify(bright):
         probabilities = tf.stack([1 - bright, bright], axis=1)

@@ -4,11 +4,16 @@ import contextlib
 import functools
 import gc
 import pathlib
+import shutil
+import struct
 import tempfile
+import zlib
 
 import tensorflow as tf
+from google.protobuf import text_format
 
 from serving import server
+from serving.config_files import ModelServerConfig
 from serving.model_server import ServerOptions, model_server
 
 _FOLDER = tempfile.TemporaryDirectory()
@@ -33,11 +38,31 @@ def served(config, **options):
         yield running
 
 
-def export_signatures(path, **functions):
-    """Writes a SavedModel of functions with input signatures."""
-    module = tf.Module()
-    module.functions = list(functions.values())
-    tf.saved_model.save(module, str(path), functions)
+def models_config(base, more=""):
+    """Models laid out: `m` (version 7), `half` (1, labeled stable, and 2), `tf1`, `a/b:c` (5)."""
+    if not (base / "m").exists():
+        shutil.copytree(saved(export_various), base / "m" / "7")
+        for version in (1, 2):
+            shutil.copytree(saved(export_half_plus, version), base / "half" / str(version))
+        shutil.copytree(saved(export_half_plus_tf1, 2), base / "tf1" / "5")
+    text = f"""model_config_list {{
+      config {{ name: "m" base_path: "{base}/m" }}
+      config {{
+        name: "half" base_path: "{base}/half" model_version_policy {{ all {{}} }}
+        version_labels {{ key: "stable" value: 1 }}
+      }}
+      config {{ name: "tf1" base_path: "{base}/tf1" }}
+      config {{ name: "a/b:c" base_path: "{base}/tf1" version_labels {{ key: "x/y" value: 5 }} }}
+      {more}
+    }}"""
+    return text_format.Parse(text, ModelServerConfig())
+
+
+def export_signatures(path, *functions, module=None):
+    """Writes a SavedModel of functions with input signatures, under their own names."""
+    module = module or tf.Module()
+    module.functions = functions
+    tf.saved_model.save(module, str(path), {f.__name__: f for f in functions})
 
 
 def signature(**inputs):
@@ -60,15 +85,15 @@ def export_half_plus(path, offset):
         return tf.io.parse_example(inputs, features)["x"] / 2 + module.offset
 
     @signature(x=([None], tf.float32))
-    def half_plus(x):
+    def serving_default(x):
         return {"y": x / 2 + module.offset}
 
     @signature(inputs=([None], tf.string))
-    def regress(inputs):
+    def regress_x_to_y(inputs):
         return {"outputs": parse(inputs)[:, None]}
 
     @signature(inputs=([None], tf.string))
-    def classify(inputs):
+    def classify_x_to_y(inputs):
         y = parse(inputs)
         classes = tf.tile([["y", "minus y"]], [tf.size(y), 1])
         return {"classes": classes, "scores": tf.stack([y, -y], 1)}
@@ -85,20 +110,14 @@ def export_half_plus(path, offset):
             "x": tf.io.VarLenFeature(tf.float32),
         }
         parsed = tf.io.parse_example(inputs, names)
-        texts = tf.sparse.to_dense(parsed["text"])
-        whole = tf.strings.as_string(tf.sparse.to_dense(parsed["whole"]))
-        floats = tf.strings.as_string(tf.sparse.to_dense(parsed["x"]), shortest=True)
+        texts, whole, floats = (tf.sparse.to_dense(parsed[name]) for name in names)
+        whole = tf.strings.as_string(whole)
+        floats = tf.strings.as_string(floats, shortest=True)
         return {"classes": tf.concat([texts, whole, floats], 1)}
 
-    signatures = {
-        "serving_default": half_plus,
-        "regress_x_to_y": regress,
-        "classify_x_to_y": classify,
-        "scores": scores,
-        "features": features,
-    }
-    module.functions = list(signatures.values())
-    tf.saved_model.save(module, str(path), signatures)
+    export_signatures(
+        path, serving_default, regress_x_to_y, classify_x_to_y, scores, features, module=module
+    )
 
 
 def export_half_plus_tf1(path, offset):
@@ -176,5 +195,12 @@ def export_various(path):
         numbers = {"byte": byte, "whole": whole, "large": large, "half": half, "single": single}
         return {"flag": flag, **numbers}
 
-    functions = (serving_default, several, strings, string, text, image_shape, scalar, finite)
-    export_signatures(path, types=types, **{f.__name__: f for f in functions})
+    others = (strings, string, text, image_shape, scalar, finite, types)
+    export_signatures(path, serving_default, several, *others)
+
+
+def png_header(width, height):
+    """A PNG that claims a size and holds no pixels."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    return b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", 0)

@@ -30,10 +30,7 @@ def test_what_was_dropped_is_raised_again():
         with pytest.raises(KeyboardInterrupt):
             check()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-def test_it_is_raised_at_once_as_ever():
-    with pytest.raises(KeyboardInterrupt), record_sigint():
+    with pytest.raises(KeyboardInterrupt), record_sigint():  # at once, as ever
         signal.raise_signal(signal.SIGINT)
 
 

@@ -6,12 +6,11 @@ import json
 import re
 import shutil
 import subprocess
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import requests
-import tensorflow as tf
+from light_model import export_light, write_image
 from PIL import Image
 from saved_models import export_half_plus, saved, served
 from selenium import webdriver
@@ -23,38 +22,19 @@ from test_floors import ROOT
 
 from serving.config_files import ModelServerConfig
 from serving.lifecycle.loading import Loading
+from serving.version_folder import LABELS_FILE
 
 SECONDS = 60
-CLASSES = ("dark", "<b>bright</b>", "neither")
-
-
-def export_brightness(path):
-    """A model with the contract of `serving.export`: it tells dark from bright."""
-    module = tf.Module()
-
-    def probability(file):
-        image = tf.io.decode_image(file, channels=3, expand_animations=False)
-        bright = tf.reduce_mean(tf.cast(image, tf.float32)) / 255
-        return tf.stack([0.9 * (1 - bright), 0.9 * bright, 0.1])
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
-    def serve(image_bytes):
-        scores = tf.map_fn(probability, image_bytes, fn_output_signature=tf.float32)
-        scores = tf.ensure_shape(scores, [None, len(CLASSES)])
-        class_id = tf.argmax(scores, axis=-1)
-        label = tf.gather(tf.constant(CLASSES), class_id)
-        return {"probabilities": scores, "class_id": class_id, "label": label}
-
-    tf.saved_model.save(module, str(path), {"serving_bytes": serve})
-    (path / "assets.extra").mkdir()
-    (path / "assets.extra" / "labels.txt").write_text("\n".join(CLASSES))
+CLASSES = ["dark", "<b>bright</b>"]
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """A server of a model for images, a plain one, and one with a version that does not load."""
     folder = tmp_path_factory.mktemp("page")
-    export_brightness(folder / "brightness" / "1")
+    export_light(folder / "brightness" / "1", CLASSES)
+    (folder / "brightness" / "1" / "assets.extra").mkdir()
+    (folder / "brightness" / "1" / LABELS_FILE).write_text("\n".join(CLASSES))
     shutil.copytree(saved(export_half_plus, 2), folder / "half" / "1")
     shutil.copytree(folder / "half" / "1", folder / "broken" / "1")
     (folder / "broken" / "2").mkdir()
@@ -66,7 +46,7 @@ def server(tmp_path_factory):
     config.model_config_list.config[0].version_labels["stable"] = 1
     loading = Loading(file_system_poll_wait_seconds=0)
     with served(config, loading=loading) as running:
-        yield SimpleNamespace(url=running.url, folder=folder)
+        yield running
 
 
 def test_the_page_is_one_document_that_may_only_talk_to_its_server(server):
@@ -91,14 +71,16 @@ def test_the_state_tells_models_versions_labels_and_failures(server):
     state = requests.get(f"{server.url}/page.json", timeout=SECONDS).json()
     assert state["metrics_path"] == "/monitoring/prometheus/metrics"
     models = {model["name"]: model for model in state["models"]}
-    assert models["brightness"]["signatures"] == ["serving_bytes"]
+    assert "serving_bytes" in models["brightness"]["signatures"]
     assert models["brightness"]["labels"] == {"stable": 1}
-    assert tuple(models["brightness"]["class_names"]) == CLASSES
+    assert models["brightness"]["class_names"] == CLASSES
     assert models["half"]["class_names"] == []
     [failed, loaded] = models["broken"]["versions"]
     assert (loaded["version"], loaded["state"], loaded["error_message"]) == (1, "AVAILABLE", "")
-    assert (failed["version"], failed["state"]) == (2, "END")
-    assert failed["error_message"]
+    assert (failed["version"], failed["state"], failed["error_code"]) == (2, "END", "UNKNOWN")
+    answer = requests.get(f"{server.url}/v1/models/broken", timeout=SECONDS).json()
+    message = answer["model_version_status"][0]["status"]["error_message"]
+    assert message == failed["error_message"] != ""
 
 
 @pytest.fixture(scope="module")
@@ -166,15 +148,14 @@ def text(browser, selector):
     return browser.find_element(By.CSS_SELECTOR, selector).text
 
 
-def image_file(path, value, form="PNG"):
-    Image.fromarray(np.full((20, 30, 3), value, "uint8")).save(path, form)
-    return path
+def choose(page, file, awaited):
+    page.find_element(By.ID, "file").send_keys(str(file))
+    until(page, lambda: page.find_elements(By.CSS_SELECTOR, f"#answer {awaited}"))
 
 
 def scores(page):
-    lines = page.find_elements(By.CSS_SELECTOR, ".scores li")
-    cells = [[cell.text for cell in line.find_elements(By.TAG_NAME, "span")] for line in lines]
-    return dict(cells)
+    cells = [cell.text for cell in page.find_elements(By.CSS_SELECTOR, ".scores li span")]
+    return dict(zip(cells[::2], cells[1::2], strict=True))
 
 
 @pytest.mark.slow
@@ -189,21 +170,17 @@ def test_models_versions_and_health_are_shown(page):
 @pytest.mark.slow
 @pytest.mark.parametrize(("value", "label"), [(0, CLASSES[0]), (255, CLASSES[1])])
 def test_an_image_is_answered_with_its_scores(page, tmp_path, value, label):
-    file = image_file(tmp_path / "<i>image.png", value)
-    page.find_element(By.ID, "file").send_keys(str(file))
-    until(page, lambda: page.find_elements(By.CSS_SELECTOR, "#answer .label"))
+    choose(page, write_image(tmp_path / "<i>image.png", value), ".label")
     assert text(page, "#answer .label") == label
-    assert scores(page)[label] == "90.0 %"
-    assert scores(page)["neither"] == "10.0 %"
+    assert scores(page) == dict.fromkeys(CLASSES, "0.0 %") | {label: "100.0 %"}
     assert "<i>image.png" in text(page, "#file-name")
-    assert page.find_element(By.ID, "preview").get_property("naturalWidth") == 30
+    assert page.find_element(By.ID, "preview").get_property("naturalWidth") == 6
     assert page.find_elements(By.CSS_SELECTOR, "#answer b, #file-name i") == []
 
 
 @pytest.mark.slow
 def test_the_command_shown_answers_as_the_page_does(page, large_image):
-    page.find_element(By.ID, "file").send_keys(str(large_image))
-    until(page, lambda: page.find_elements(By.CSS_SELECTOR, "#answer pre"))
+    choose(page, large_image, "pre")
     command = page.find_element(By.CSS_SELECTOR, "#answer pre").get_property("textContent")
     assert "IMAGE" in command
     labels = labels_by_shell(command.replace("IMAGE", f"'{large_image}'"))
@@ -228,8 +205,7 @@ def test_an_image_can_be_dropped(page):
 @pytest.mark.slow
 def test_what_is_no_image_is_refused_with_the_servers_words(page, tmp_path):
     (tmp_path / "letter.png").write_bytes(b"Dear server")
-    page.find_element(By.ID, "file").send_keys(str(tmp_path / "letter.png"))
-    until(page, lambda: page.find_elements(By.CSS_SELECTOR, "#answer .failure"))
+    choose(page, tmp_path / "letter.png", ".failure")
     assert "image" in text(page, "#answer .failure").lower()
 
 

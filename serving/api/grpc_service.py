@@ -60,8 +60,7 @@ def grpc_server(
 ) -> Iterator[int]:
     """Serves models at `HOST:PORT` while the `with` block runs; yields the port.
 
-    Port 0 takes a free one. At the end, open calls have `grace_seconds` to finish. `options` are
-    gRPC channel arguments, over our own. Raises an `OSError` if it cannot listen there.
+    At the end, open calls have `grace_seconds` to finish.
     """
     server = grpc.server(
         ThreadPoolExecutor(max_threads, "grpc"), options=[*_OPTIONS, *options], compression=None

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 import orjson
+import tensorflow as tf
 from tensorflow.core.example import example_pb2, feature_pb2
 
 from serving.engine import errors
 from serving.engine.errors import ServingError
 from serving.engine.messages import serialize_examples
-from serving.engine.signature import TensorSpec
 
 _MAX_RANK = 32
 _MAX_DEPTH = 100  # deeper than any tensor: values below are not read
@@ -50,10 +50,7 @@ def loads(body: bytes) -> Any:
 
 
 def dumps(content: Any) -> bytes:
-    """Writes dictionaries, lists, text, numbers and what `number_array` returns as JSON.
-
-    A lone surrogate, which UTF-8 has no form for, is an escape.
-    """
+    """Writes JSON; a lone surrogate, which UTF-8 has no form for, is an escape."""
     try:
         return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
     except orjson.JSONEncodeError:
@@ -80,7 +77,7 @@ def read_request(body: bytes) -> tuple[dict, str]:
     return request, signature_name
 
 
-def read_inputs(request: Mapping, specs: Mapping[str, TensorSpec]) -> dict[str, np.ndarray]:
+def read_inputs(request: Mapping, specs: Mapping[str, tf.TensorSpec]) -> dict[str, np.ndarray]:
     """Turns `instances` (a list of rows) or `inputs` (columns) into an array for each input."""
     if ("instances" in request) == ("inputs" in request):
         raise _invalid(
@@ -96,10 +93,7 @@ def read_inputs(request: Mapping, specs: Mapping[str, TensorSpec]) -> dict[str, 
 
 
 def write_outputs(outputs: Mapping[str, np.ndarray], by_row: bool) -> dict:
-    """The body of a predict response: `predictions`, a list of rows, or `outputs`, by name.
-
-    A single output goes without its name.
-    """
+    """The body of a predict response, by row or by name; a single output goes without its name."""
     if by_row:
         return {"predictions": _to_rows(outputs)}
     values = {name: _to_json(name, array) for name, array in outputs.items()}
@@ -147,7 +141,7 @@ def _with_tokens(value: Any) -> Any:
     return value if token is None else orjson.Fragment(token)
 
 
-def _columns_from_rows(instances: Any, specs: Mapping[str, TensorSpec]) -> dict:
+def _columns_from_rows(instances: Any, specs: Mapping[str, tf.TensorSpec]) -> dict:
     if not isinstance(instances, list) or not instances:
         raise _invalid("'instances' must be a list that is not empty.", instances)
     if not _is_named(instances[0]):
@@ -160,7 +154,7 @@ def _columns_from_rows(instances: Any, specs: Mapping[str, TensorSpec]) -> dict:
     return {name: [row[name] for row in instances] for name in specs}
 
 
-def _columns_by_name(inputs: Any, specs: Mapping[str, TensorSpec]) -> dict:
+def _columns_by_name(inputs: Any, specs: Mapping[str, tf.TensorSpec]) -> dict:
     if not _is_named(inputs) and len(specs) == 1:
         return dict.fromkeys(specs, inputs)
     if not _is_named(inputs) or not inputs.keys() >= specs.keys():
@@ -168,7 +162,7 @@ def _columns_by_name(inputs: Any, specs: Mapping[str, TensorSpec]) -> dict:
     return {name: inputs[name] for name in specs}  # TF Serving ignores other keys, too
 
 
-def _to_array(spec: TensorSpec, value: Any) -> np.ndarray:
+def _to_array(spec: tf.TensorSpec, value: Any) -> np.ndarray:
     """Turns nested lists into an array; as in TF Serving, floats are rounded, integers are not."""
     shape, flat = _flatten(spec, value)
     if spec.dtype.name == "string":
@@ -194,7 +188,7 @@ def _to_array(spec: TensorSpec, value: Any) -> np.ndarray:
         raise _unfit(spec, max(flat, key=abs)) from error
 
 
-def _flatten(spec: TensorSpec, value: Any) -> tuple[list[int], list]:
+def _flatten(spec: tf.TensorSpec, value: Any) -> tuple[list[int], list]:
     shape: list[int] = []
     flat = [value]
     while list in (types := set(map(type, flat))):
@@ -305,7 +299,7 @@ def _to_bytes(what: str, item: Any) -> bytes:
         raise _invalid(f"{what} must hold string values.", item) from error
 
 
-def _unfit(spec: TensorSpec, item: Any) -> ServingError:
+def _unfit(spec: tf.TensorSpec, item: Any) -> ServingError:
     return _invalid(f"Input `{spec.name}` must hold {spec.dtype.name} values.", item)
 
 

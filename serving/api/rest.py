@@ -64,10 +64,9 @@ _INTERNAL_ERROR = "Internal error; the server's log has the reason."
 
 
 class RestApi:
-    """Answers TF Serving's REST calls.
+    """TF Serving's REST calls, answered by models in the executor's threads.
 
-    Models run in the executor's threads. There are `timeout_seconds` for a body to come, and again
-    for the model to answer.
+    There are `timeout_seconds` for a body to come, and again for the model to answer.
     """
 
     def __init__(
@@ -84,10 +83,7 @@ class RestApi:
         routes: Sequence[BaseRoute] = (),
         cors: bool = False,
     ) -> Starlette:
-        """Makes the ASGI application, with other routes before it.
-
-        With `cors`, browsers may call it from pages of other servers.
-        """
+        """Makes the application; with `cors`, pages of other servers may call it."""
         if metrics_path and not metrics_path.startswith("/"):
             raise ValueError(
                 "`metrics_path`, the `path` of a MonitoringConfig, must begin with '/'. "
@@ -170,7 +166,7 @@ class RestApi:
             encoding = request.headers.get("content-encoding", "")
             body = decompress(sent) if "gzip" in encoding.lower() else sent
             call.request_bytes = len(body)
-            return json_codec.dumps(_ANSWERS[call.api](find, body))
+            return json_codec.dumps(_ANSWERS[call.api](find, *json_codec.read_request(body)))
 
         answering = asyncio.get_running_loop().run_in_executor(self._executor, answer)
         try:
@@ -182,11 +178,7 @@ class RestApi:
 
 
 async def read_body(request: Request, timeout_seconds: float) -> bytes:
-    """Reads a request's body as it comes.
-
-    Raises HTTP's 413 if it is too large (before it is read, where its length is announced) and 408
-    if it does not come in time.
-    """
+    """Reads a request's body: HTTP's 413 if it is, or is said to be, too large, 408 if too late."""
     body = bytearray()
     try:
         async with asyncio.timeout(timeout_seconds):
@@ -215,22 +207,19 @@ def decompress(body: bytes) -> bytes:
     return text
 
 
-def _predict(find: Callable[[], Servable], body: bytes) -> dict:
-    request, signature_name = json_codec.read_request(body)
+def _predict(find: Callable[[], Servable], request: dict, signature_name: str) -> dict:
     servable = find()  # as in TF Serving, after the body is known to be JSON
     arrays = json_codec.read_inputs(request, servable.signature(signature_name).inputs)
     outputs = servable.predict(signature_name, arrays)
     return json_codec.write_outputs(outputs, by_row="instances" in request)
 
 
-def _classify(find: Callable[[], Servable], body: bytes) -> dict:
-    request, signature_name = json_codec.read_request(body)
+def _classify(find: Callable[[], Servable], request: dict, signature_name: str) -> dict:
     examples = json_codec.read_examples(request)
     return json_codec.write_classes(*find().classify(signature_name, examples))
 
 
-def _regress(find: Callable[[], Servable], body: bytes) -> dict:
-    request, signature_name = json_codec.read_request(body)
+def _regress(find: Callable[[], Servable], request: dict, signature_name: str) -> dict:
     examples = json_codec.read_examples(request)
     return {"results": json_codec.number_array(find().regress(signature_name, examples))}
 

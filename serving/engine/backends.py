@@ -24,11 +24,7 @@ _FAILURES = (tf.errors.OpError, UnicodeDecodeError)
 
 
 class SavedModelServable(Servable):
-    """One version of a model: a SavedModel folder.
-
-    With `batching`, concurrent calls run as one. Raises a `ServingError` if the folder holds no
-    SavedModel that loads.
-    """
+    """One version of a model: a SavedModel folder; with `batching`, concurrent calls run as one."""
 
     def __init__(
         self,
@@ -98,7 +94,7 @@ class LiteRTServable(Servable):
     """One version of a model: a folder with a LiteRT file that has at least one signature.
 
     An interpreter answers one call at a time, on one thread, so there are several: by default as
-    many as processors. Calls are not batched. Raises a `ServingError` if the file does not load.
+    many as processors. Calls are not batched.
     """
 
     def __init__(

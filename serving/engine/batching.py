@@ -79,19 +79,15 @@ def can_batch(signature: Signature) -> bool:
     outputs = [spec.shape for spec in signature.outputs.values()]
     return (
         bool(inputs)
-        and all(shape is not None and shape[:1] == (None,) for shape in (*inputs, *outputs))
-        and all(shape is not None and None not in shape[1:] for shape in inputs)
+        and all(shape.rank and shape[0] is None for shape in (*inputs, *outputs))
+        and all(shape[1:].is_fully_defined() for shape in inputs)
     )
 
 
 def batched(
     function: Callable[..., dict[str, tf.Tensor]], signature: Signature, batching: Batching
 ) -> Callable[[Sequence[tf.Tensor]], Sequence[tf.Tensor]]:
-    """Makes the batched form of a signature's function.
-
-    It takes the inputs' tensors and returns the outputs', both in the signature's order, and may be
-    called from many threads.
-    """
+    """The batched form of a signature's function, from tensors to tensors in its order."""
     specs = [tf.TensorSpec(s.shape, s.dtype) for s in signature.inputs.values()]
 
     @tf.function(input_signature=specs, autograph=False)

@@ -105,10 +105,7 @@ def multi_inference(
 def serialize_examples(
     examples: Sequence[example_pb2.Example], context: example_pb2.Example | None = None
 ) -> np.ndarray:
-    """Makes an array of examples as strings, each with the features of the context added.
-
-    Adds them to the messages, too.
-    """
+    """Makes an array of strings of examples, to each of which it adds the context's features."""
     if not examples:
         raise invalid("Input is empty.")
     shared = context.features.feature if context else {}
@@ -160,11 +157,7 @@ def write_tensor(array: np.ndarray) -> tensor_pb2.TensorProto:
 
 
 def replay_warmup(servable: Servable) -> int:
-    """Answers a version's warm-up requests, so that its first users need not wait.
-
-    They are a TFRecord of `PredictionLog` messages. Returns how many there were. Raises a
-    `ServingError` if the file is damaged, has over 1,000 records, or a request fails.
-    """
+    """Answers a version's warm-up requests, a TFRecord of `PredictionLog`; returns how many."""
     path = servable.path / WARMUP_FILE
     if not path.is_file():
         return 0

@@ -20,16 +20,14 @@ from serving.engine.signature import DEFAULT_SIGNATURE, Signature
 
 CLASSIFY, REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
 MAX_IMAGE_PIXELS = 2**26
-# The formats that an exported graph decodes, by how their files start.
-_FORMATS = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG"}
+_MAGIC = (b"\xff\xd8\xff", b"\x89PNG")  # how JPEG and PNG start, which an exported graph decodes
 
 
 class Servable(ABC):
     """One version of a model, loaded.
 
-    `signature_defs` holds the `SignatureDef` messages that metadata calls report. With
-    `checks_method_names`, signatures classify and regress only if their method name says so; what
-    TensorFlow 2 saves says `predict` throughout.
+    With `checks_method_names`, signatures classify and regress only if their method name says so;
+    what TensorFlow 2 saves says `predict` throughout.
     """
 
     def __init__(
@@ -64,11 +62,7 @@ class Servable(ABC):
         inputs: Mapping[str, np.ndarray],
         output_filter: Sequence[str] = (),
     ) -> dict[str, np.ndarray]:
-        """Calls a signature; strings come and go as arrays of `bytes` objects.
-
-        Raises a `ServingError`: INVALID_ARGUMENT if the signature is unknown or the inputs or the
-        filter do not fit it, else the status of the operation that failed.
-        """
+        """Calls a signature; strings come and go as arrays of `bytes` objects."""
         signature = self.signature(signature_name)
         wanted = signature.filter_outputs(output_filter)
         arrays = signature.check_inputs(inputs)
@@ -146,26 +140,19 @@ class Servable(ABC):
 
 
 def check_image_size(values: Iterable[bytes | str]) -> None:
-    """Refuses encoded images that are small to send and huge to decode, by their header alone.
-
-    Whatever is no image of a known format is let through.
-    """
+    """Refuses JPEG and PNG files that are small to send and huge to decode, by their headers."""
     for value in values:
-        if not isinstance(value, bytes):
+        if not isinstance(value, bytes) or not value.startswith(_MAGIC):
             continue
-        for start, format_name in _FORMATS.items():
-            if value.startswith(start):
-                _check_pixels(value, format_name)
-
-
-def _check_pixels(value: bytes, format_name: str) -> None:
-    try:
-        with Image.open(io.BytesIO(value), formats=[format_name]) as image:
-            width, height = image.size
-        received = f"{width} x {height}" if width * height > MAX_IMAGE_PIXELS else ""
-    except Image.DecompressionBombError as error:
-        received = str(error)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
-        return  # TensorFlow will say what is wrong with it
-    if received:
-        raise invalid(f"An image must have at most {MAX_IMAGE_PIXELS} pixels. Received: {received}")
+        try:
+            with Image.open(io.BytesIO(value), formats=["JPEG", "PNG"]) as image:
+                width, height = image.size
+            received = f"{width} x {height}" if width * height > MAX_IMAGE_PIXELS else ""
+        except Image.DecompressionBombError as error:
+            received = str(error)
+        except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
+            continue  # TensorFlow will say what is wrong with it
+        if received:
+            raise invalid(
+                f"An image must have at most {MAX_IMAGE_PIXELS} pixels. Received: {received}"
+            )

@@ -15,48 +15,13 @@ DEFAULT_SIGNATURE = "serving_default"
 
 
 @dataclass(frozen=True)
-class TensorSpec:
-    """A tensor's name, dtype and shape in a signature.
-
-    `None` in the shape is a free dimension; `None` in place of the shape is any rank.
-    """
-
-    name: str
-    dtype: tf.DType
-    shape: tuple[int | None, ...] | None
-
-    def check(self, value: np.ndarray) -> np.ndarray:
-        """Refuses an array of another dtype or shape; text and bytes become objects."""
-        value = np.asarray(value)
-        if value.dtype.kind in "SU":
-            value = value.astype(object)
-        if value.dtype != np.dtype(self.dtype.as_numpy_dtype):
-            raise invalid(
-                f"Input `{self.name}` must be of dtype {self.dtype.name}. "
-                f"Received: dtype={value.dtype}"
-            )
-        if not self._fits(value.shape):
-            raise invalid(
-                f"Input `{self.name}` must be of shape {_shape_text(self.shape or ())}. "
-                f"Received: shape={_shape_text(value.shape)}"
-            )
-        return value
-
-    def _fits(self, shape: tuple[int, ...]) -> bool:
-        return self.shape is None or (
-            len(self.shape) == len(shape)
-            and all(own in (None, size) for own, size in zip(self.shape, shape, strict=True))
-        )
-
-
-@dataclass(frozen=True)
 class Signature:
     """What one signature takes and gives; its method name is `tensorflow/serving/predict`, ..."""
 
     name: str
     method_name: str
-    inputs: Mapping[str, TensorSpec]
-    outputs: Mapping[str, TensorSpec]
+    inputs: Mapping[str, tf.TensorSpec]
+    outputs: Mapping[str, tf.TensorSpec]
 
     @classmethod
     def from_proto(cls, name: str, definition: meta_graph_pb2.SignatureDef) -> Signature:
@@ -71,7 +36,7 @@ class Signature:
                 f"Signature {self.name!r} takes the inputs {sorted(self.inputs)}. "
                 f"Received: inputs={sorted(inputs)}"
             )
-        return {name: spec.check(inputs[name]) for name, spec in self.inputs.items()}
+        return {name: _check(spec, inputs[name]) for name, spec in self.inputs.items()}
 
     def filter_outputs(self, output_filter: Sequence[str]) -> Sequence[str]:
         """The names of the outputs to return: all of them without a filter."""
@@ -86,16 +51,28 @@ class Signature:
         return output_filter or list(self.outputs)
 
 
-def _specs(infos: Mapping[str, meta_graph_pb2.TensorInfo]) -> dict[str, TensorSpec]:
-    shapes = {name: tf.TensorShape(info.tensor_shape) for name, info in infos.items()}
+def _specs(infos: Mapping[str, meta_graph_pb2.TensorInfo]) -> dict[str, tf.TensorSpec]:
     return {
-        name: TensorSpec(
-            name,
-            tf.as_dtype(info.dtype),
-            None if shapes[name].rank is None else tuple(shapes[name]),
-        )
+        name: tf.TensorSpec(tf.TensorShape(info.tensor_shape), tf.as_dtype(info.dtype), name)
         for name, info in infos.items()
     }
+
+
+def _check(spec: tf.TensorSpec, value: np.ndarray) -> np.ndarray:
+    """Refuses an array of another dtype or shape; text and bytes become objects."""
+    value = np.asarray(value)
+    if value.dtype.kind in "SU":
+        value = value.astype(object)
+    if value.dtype != np.dtype(spec.dtype.as_numpy_dtype):
+        raise invalid(
+            f"Input `{spec.name}` must be of dtype {spec.dtype.name}. Received: dtype={value.dtype}"
+        )
+    if not spec.shape.is_compatible_with(value.shape):
+        raise invalid(
+            f"Input `{spec.name}` must be of shape {_shape_text(spec.shape)}. "
+            f"Received: shape={_shape_text(value.shape)}"
+        )
+    return value
 
 
 def _shape_text(shape: Iterable[int | None]) -> str:

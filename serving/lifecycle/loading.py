@@ -57,10 +57,7 @@ DEFAULT_LOADING = Loading()
 
 
 def load(folder: Path, version: int, loading: Loading = DEFAULT_LOADING) -> Servable:
-    """Loads a version and replays its warm-up requests; a `ServingError` if either fails.
-
-    Where LiteRT models are preferred and there is one, that is the version, else its SavedModel.
-    """
+    """Loads a version, its LiteRT file if one is there and preferred, and replays its warm-up."""
     checks = loading.enable_signature_method_name_check
     servable: Servable
     if loading.prefer_tflite_model and (folder / LITERT_FILE).is_file():
@@ -76,10 +73,7 @@ def load(folder: Path, version: int, loading: Loading = DEFAULT_LOADING) -> Serv
 
 
 def find_versions(base_path: Path) -> dict[int, Path]:
-    """The version folders under a base path by number; none if it cannot be read.
-
-    What a symbolic link leads out of the base path is left out.
-    """
+    """The version folders in a base path, by number; those that links lead out of it are not."""
     try:
         base = base_path.resolve()
         folders = [path for path in base_path.iterdir() if path.is_dir()]

@@ -25,8 +25,7 @@ class Models:
     """The models that a configuration names, served while the context is open.
 
     A label that is in use moves to loaded versions only; with
-    `allow_version_labels_for_unavailable_models`, a new one may be given to any. Raises a
-    `ValueError` if the configuration, or on entering the context a model, cannot be served.
+    `allow_version_labels_for_unavailable_models`, a new one may be given to any.
     """
 
     def __init__(
@@ -85,10 +84,7 @@ class Models:
         return labels[label]
 
     def reload(self, config: ModelServerConfig) -> None:
-        """Takes up another configuration; models that both name keep serving meanwhile.
-
-        Raises a `ValueError` or `ServingError`, and changes nothing, if it cannot be served.
-        """
+        """Takes up another configuration, or changes nothing if it cannot be served."""
         configs = _model_configs(config)
         with self._reload_lock, contextlib.ExitStack() as undo:
             for name, wanted in configs.items():  # before any new model is loaded in vain
@@ -138,10 +134,7 @@ class Models:
 
 @contextlib.contextmanager
 def following(models: Models, path: str | Path | None, poll_wait_seconds: float) -> Iterator[None]:
-    """Rereads a model config file while the context is open, and reloads when it has changed.
-
-    0 seconds, or no file, reads no more.
-    """
+    """Rereads a model config file while the context is open; 0 seconds, or no file, never."""
     if not (path and poll_wait_seconds):
         yield
         return

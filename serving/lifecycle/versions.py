@@ -58,13 +58,9 @@ def not_found(name: str, version: int | None) -> ServingError:
 class ServedModel:
     """The versions under a base path that a policy asks for, kept up to date in the context.
 
-    The base path holds one folder per version, named by an integer; anything else in it is ignored.
-    A version is unloaded once the ones that the policy asks for have loaded, and calls that have
-    begun finish on the version they began with. A version that does not load leaves the others
-    serving and is tried again, at once when its files change. Deleting the latest version rolls
-    back to the one before; an empty or unreadable base path changes nothing.
-
-    Entering the context raises a `ValueError` if there is no version to serve, or none that loads.
+    A version is unloaded once its successors have loaded, and calls that have begun finish on it.
+    One that does not load leaves the others serving and is tried again, at once when its files
+    change. Deleting the latest rolls back; an empty or unreadable base path changes nothing.
     """
 
     def __init__(
@@ -89,15 +85,10 @@ class ServedModel:
         self._poll_lock = threading.Lock()
 
     def __enter__(self) -> ServedModel:
-        if not self.base_path.is_dir():
-            raise ValueError(
-                "`model_base_path` must be a folder that exists. "
-                f"Received: model_base_path={str(self.base_path)!r}"
-            )
         if not aspired_versions(self.policy, find_versions(self.base_path)):
             raise ValueError(
-                "`model_base_path` must hold at least one version folder, named by an integer, "
-                "that the version policy asks for. "
+                "`model_base_path` must be a folder with at least one version folder, named by an "
+                "integer, that the version policy asks for. "
                 f"Received: model_base_path={str(self.base_path)!r}"
             )
         self.poll()

@@ -10,6 +10,7 @@ import base64
 import functools
 import hashlib
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 from starlette.requests import Request
@@ -26,10 +27,7 @@ _MAX_LABELS_BYTES = 2**20
 
 
 def page_routes(models: Models, metrics_path: str | None = None) -> list[Route]:
-    """The page at `/`, and at `/page.json` what it shows, read again and again.
-
-    Without a path of Prometheus' metrics, it shows no latencies.
-    """
+    """The page at `/`, and what it shows at `/page.json`; latencies come from the metrics."""
     document, headers = _document()
 
     def page(_: Request) -> Response:
@@ -52,15 +50,7 @@ def _describe(model: ServedModel) -> dict:
         signatures, labels_file = [], None
     return {
         "name": model.name,
-        "versions": [
-            {
-                "version": status.version,
-                "state": status.state,
-                "error_code": status.error_code,
-                "error_message": status.error_message,
-            }
-            for status in model.status()
-        ],
+        "versions": [asdict(status) for status in model.status()],
         "labels": dict(model.labels),
         "signatures": [name for name in signatures if not name.startswith("__")],
         "class_names": _class_names(labels_file) if labels_file else (),
