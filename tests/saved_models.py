@@ -195,8 +195,20 @@ def export_various(path):
         numbers = {"byte": byte, "whole": whole, "large": large, "half": half, "single": single}
         return {"flag": flag, **numbers}
 
-    others = (strings, string, text, image_shape, scalar, finite, types)
+    @signature(times=([], tf.int32))
+    def slow(times):
+        matrix = tf.eye(500)
+        for _ in tf.range(times):
+            matrix = tf.linalg.matmul(matrix, matrix)
+        return {"y": matrix[0, 0]}
+
+    others = (strings, string, text, image_shape, scalar, finite, types, slow)
     export_signatures(path, serving_default, several, *others)
+
+
+def png(pixels):
+    """A PNG file's bytes."""
+    return tf.io.encode_png(pixels).numpy()
 
 
 def png_header(width, height):

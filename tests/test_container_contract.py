@@ -6,7 +6,6 @@ daemon that can build `serving/Dockerfile`.
 
 import base64
 import contextlib
-import io
 import shutil
 import socket
 import subprocess
@@ -19,7 +18,7 @@ import grpc
 import numpy as np
 import pytest
 import requests
-from PIL import Image
+from saved_models import png, png_header
 from tensorflow_serving.apis import (
     classification_pb2,
     get_model_metadata_pb2,
@@ -36,11 +35,7 @@ pytestmark = pytest.mark.slow
 SECONDS = 120
 SETTINGS = ROOT / "serving"
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype="uint8")
-FILES = []
-for pixels in IMAGES:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    FILES.append(buffer.getvalue())
+FILES = [png(pixels) for pixels in IMAGES]
 
 
 @contextlib.contextmanager
@@ -86,13 +81,6 @@ def served_by_container(models):
         subprocess.run(["docker", "stop", name], capture_output=True, check=True)
 
 
-def has_docker():
-    return (
-        shutil.which("docker")
-        and subprocess.run(["docker", "info"], capture_output=True).returncode == 0
-    )
-
-
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     """A model and the folder of models in which it is `digits`, version 1."""
@@ -107,16 +95,16 @@ def exported(tmp_path_factory):
 def server(request, exported):
     """The REST URL and the gRPC address of a server of that model."""
     _, models = exported
-    if request.param == "ours":
-        serving = served_by_process([sys.executable, "-m", "serving.server"], models)
-    elif request.param == "container":
-        if not has_docker():
+    ours = [sys.executable, "-m", "serving.server"]
+    program = {"ours": ours[0], "container": "docker"}.get(request.param, request.param)
+    if not shutil.which(program):
+        pytest.skip(f"{program} is not on the PATH")
+    if request.param == "container":
+        if subprocess.run(["docker", "info"], capture_output=True, check=False).returncode:
             pytest.skip("there is no Docker daemon on this machine")
         serving = served_by_container(models)
     else:
-        if not shutil.which(request.param):
-            pytest.skip("tensorflow_model_server is not on the PATH")
-        serving = served_by_process([request.param], models)
+        serving = served_by_process(ours if request.param == "ours" else [program], models)
     with serving as (url, address):
         wait_until(lambda: versions(url) == {1: "AVAILABLE"})
         yield url, address
@@ -138,13 +126,13 @@ def versions(url):
         return {version: s for version, s in client.states().items() if s != "END"}
 
 
-@contextlib.contextmanager
-def prediction_service(address):
-    with grpc.insecure_channel(address) as channel:
+@pytest.fixture
+def stub(server):
+    with grpc.insecure_channel(server[1]) as channel:
         yield prediction_service_pb2_grpc.PredictionServiceStub(channel)
 
 
-def test_status_and_metadata(server):
+def test_status_and_metadata(server, stub):
     url, address = server
     signatures = {"serving_default", "serving_uint8", "serving_bytes", "classify"}
     metadata = requests.get(f"{url}/v1/models/digits/metadata", timeout=SECONDS).json()
@@ -153,8 +141,7 @@ def test_status_and_metadata(server):
     request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
     request.model_spec.name = "digits"
     message = get_model_metadata_pb2.SignatureDefMap()
-    with prediction_service(address) as stub:
-        assert stub.GetModelMetadata(request).metadata["signature_def"].Unpack(message)
+    assert stub.GetModelMetadata(request).metadata["signature_def"].Unpack(message)
     assert message.signature_def["classify"].method_name == "tensorflow/serving/classify"
 
 
@@ -175,8 +162,8 @@ def test_predict(server, exported, api):
             assert [answer.label for answer in answers] == labels
 
 
-def test_classify(server, exported):
-    url, address = server
+def test_classify(server, stub, exported):
+    url, _ = server
     best = np.argsort(-notebook_answer(exported[0], IMAGES), axis=1)[:, :3].astype(str).tolist()
     examples = [{"image/encoded": {"b64": base64.b64encode(file).decode()}} for file in FILES]
     body = {"signature_name": "classify", "examples": examples}
@@ -188,19 +175,14 @@ def test_classify(server, exported):
     for file in FILES:
         example = request.input.example_list.examples.add()
         example.features.feature["image/encoded"].bytes_list.value.append(file)
-    with prediction_service(address) as stub:
-        results = stub.Classify(request).result.classifications
+    results = stub.Classify(request).result.classifications
     assert [[each.label for each in result.classes] for result in results] == best
 
 
 def test_an_image_bomb_is_an_invalid_argument(server):
     url, _ = server
-    header = b"IHDR" + (65_500).to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0"
-    bomb = b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4, "big") + header + bytes(32)
-    body = {
-        "signature_name": "serving_bytes",
-        "instances": [{"b64": base64.b64encode(bomb).decode()}],
-    }
+    bomb = base64.b64encode(png_header(65_500, 65_500)).decode()
+    body = {"signature_name": "serving_bytes", "instances": [{"b64": bomb}]}
     url = f"{url}/v1/models/digits:predict"
     response = requests.post(url, json=body, timeout=SECONDS)
     assert response.status_code == 400

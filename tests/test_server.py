@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,9 +13,8 @@ import urllib.error
 import urllib.request
 
 import pytest
-import tensorflow as tf
 from commands import usage_error
-from saved_models import export_signatures, signature
+from saved_models import export_various, saved
 
 from serving import server
 from serving.server_flags import parse
@@ -22,48 +22,39 @@ from serving.server_flags import parse
 
 @pytest.fixture(scope="module")
 def base_path(tmp_path_factory):
-    """A base path that holds version 3 of a model which takes its time."""
-    folder = tmp_path_factory.mktemp("slow")
-
-    @signature(x=([None], tf.float32))
-    def serving_default(x):
-        # Enough work in the graph for a signal to arrive meanwhile, where x asks for it.
-        matrix = tf.fill([700, 700], x[0])
-        for _ in tf.range(tf.where(x[0] == 1, 40, 1)):
-            matrix = tf.linalg.matmul(matrix, matrix) * 0
-        return {"y": x + matrix[0, 0]}
-
-    export_signatures(folder / "3", serving_default)
+    """A base path that holds version 3 of a model with a signature that takes its time."""
+    folder = tmp_path_factory.mktemp("various")
+    shutil.copytree(saved(export_various), folder / "3")
     return folder
 
 
-def predict(url, values):
-    body = json.dumps({"instances": values}).encode()
+def predict(url, **request):
+    body = json.dumps(request).encode()
     with urllib.request.urlopen(f"{url}:predict", body, timeout=30) as response:
-        return json.load(response)["predictions"]
+        return json.load(response)
 
 
 def test_the_command_serves_until_sigterm_and_finishes_what_has_begun(base_path, tmp_path):
     """With config files of all kinds, a label, batching, own metrics and an access log."""
-    models, batching, monitoring, log = (
-        tmp_path / name for name in ("models", "batching", "monitoring", "access.log")
-    )
-    models.write_text(
-        f'''model_config_list {{ config {{
+    texts = {
+        "models": f'''model_config_list {{ config {{
           name: "m" base_path: "{base_path}" model_platform: "tensorflow"
           model_version_policy {{ all {{}} }} version_labels {{ key: "stable" value: 3 }}
-        }} }}'''
-    )
-    batching.write_text("max_batch_size { value: 4 }")
-    monitoring.write_text('prometheus_config { enable: true path: "/own/metrics" }')
+        }} }}''',
+        "batching": "max_batch_size { value: 4 }",
+        "monitoring": 'prometheus_config { enable: true path: "/own/metrics" }',
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    log = tmp_path / "access.log"
     flags = [
         "--port=0",
         "--rest_api_port=0",
-        f"--model_config_file={models}",
+        f"--model_config_file={tmp_path}/models",
         "--model_config_file_poll_wait_seconds=1",
         "--enable_batching",
-        f"--batching_parameters_file={batching}",
-        f"--monitoring_config_file={monitoring}",
+        f"--batching_parameters_file={tmp_path}/batching",
+        f"--monitoring_config_file={tmp_path}/monitoring",
         "--allow_version_labels_for_unavailable_models=true",
         "--rest_api_timeout_in_ms=20000",
         "--max_num_load_retries=2",
@@ -81,19 +72,20 @@ def test_the_command_serves_until_sigterm_and_finishes_what_has_begun(base_path,
             assert found, ready + process.stderr.read()
             assert re.fullmatch(r"Serving gRPC at 127\.0\.0\.1:\d+\n", process.stdout.readline())
             model = f"{found[1]}/v1/models/m"
-            assert predict(f"{model}/labels/stable", [2.0]) == [2.0]
+            assert predict(f"{model}/labels/stable", inputs=[2.0]) == {"outputs": [3.0]}
             with pytest.raises(urllib.error.HTTPError, match="400"):
-                predict(model, [2.0] * 5)
+                predict(model, inputs=[2.0] * 5)
             with urllib.request.urlopen(f"{found[1]}/own/metrics", timeout=20) as page:
                 assert b":tensorflow:serving:request_count" in page.read()
             answers = []
-            call = threading.Thread(target=lambda: answers.append(predict(model, [1.0, 2.0])))
+            slow = {"signature_name": "slow", "inputs": 300}
+            call = threading.Thread(target=lambda: answers.append(predict(model, **slow)))
             call.start()
             time.sleep(0.3)
             process.send_signal(signal.SIGTERM)
             assert process.wait(timeout=30) == 0
             call.join()
-            assert answers == [[1.0, 2.0]]
+            assert answers == [{"outputs": 1.0}]
             assert process.stdout.read() == ""
             lines = [json.loads(line) for line in log.read_text().splitlines()]
             assert [line["code"] for line in lines] == [200, 400, 200]
@@ -209,7 +201,7 @@ def test_the_container_s_entry_point_names_a_folder_beside_a_config_file(capsys)
 
 def test_running_serves_and_gives_its_port_back(base_path):
     with server.running(base_path, model_name="m") as url:
-        assert predict(f"{url}/v1/models/m", [3.0]) == [3.0]
+        assert predict(f"{url}/v1/models/m", inputs=[2.0]) == {"outputs": [3.0]}
         port = int(url.rpartition(":")[2])
         with pytest.raises(OSError, match=rf"Port {port} of 127\.0\.0\.1 is already in use\."):  # noqa: SIM117
             with server.running(base_path, rest_api_port=port):
@@ -224,7 +216,7 @@ def test_running_on_ipv6(base_path):
     except OSError:
         pytest.skip("this machine has no IPv6 loopback")
     with server.running(base_path, rest_api_host="::1") as url:
-        assert predict(f"{url}/v1/models/default", [3.0]) == [3.0]
+        assert predict(f"{url}/v1/models/default", inputs=[2.0]) == {"outputs": [3.0]}
 
 
 @pytest.mark.parametrize(
