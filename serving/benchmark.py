@@ -29,7 +29,7 @@ import numpy as np
 from tabulate import tabulate
 
 from serving.command_line import Parser, ignore_sigint, number, run_command, whole_number
-from serving.server_process import running_server
+from serving.server import running_server
 
 if TYPE_CHECKING:
     from serving.engine.servable import Servable

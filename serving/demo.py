@@ -21,7 +21,7 @@ import numpy as np
 from serving import client
 from serving.command_line import Parser, run_command
 from serving.export import load_pretrained, load_run
-from serving.server_process import running_server
+from serving.server import running_server
 
 if TYPE_CHECKING:
     import keras

@@ -14,11 +14,12 @@ import logging
 import os
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from urllib.parse import quote
 
 from serving.command_line import MAX_PORT, run_command
@@ -74,6 +75,30 @@ def running(
         options = ServerOptions(rest_api_host, loading=Loading(file_system_poll_wait_seconds))
         with model_server(config, listener, options) as server:
             yield server.url
+
+
+class ServerProcess(NamedTuple):
+    """Where a server that runs in another process is."""
+
+    url: str
+    grpc_address: str
+    process_id: int
+
+
+@contextmanager
+def running_server(flags: Sequence[str]) -> Iterator[ServerProcess]:
+    """Runs `python -m serving.server` on free ports while the `with` block runs."""
+    command = [sys.executable, "-m", "serving.server", "--port=0", "--rest_api_port=0", *flags]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            lines = [next(iter(process.stdout or ()), "").strip() for _ in range(2)]
+            if " at http" not in lines[0]:
+                raise RuntimeError("The server did not start: see the message above.")
+            url, address = (line.split(" at ")[-1] for line in lines)
+            yield ServerProcess(url.split("/v1/")[0], address, process.pid)
+        finally:
+            process.terminate()
+            process.wait(timeout=60)
 
 
 def listen(host: str, port: int) -> socket.socket:

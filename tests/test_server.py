@@ -78,7 +78,7 @@ def test_the_command_serves_until_sigterm_and_finishes_what_has_begun(base_path,
             with urllib.request.urlopen(f"{found[1]}/own/metrics", timeout=20) as page:
                 assert b":tensorflow:serving:request_count" in page.read()
             answers = []
-            slow = {"signature_name": "slow", "inputs": 300}
+            slow = {"signature_name": "slow", "inputs": 1500}
             call = threading.Thread(target=lambda: answers.append(predict(model, **slow)))
             call.start()
             time.sleep(0.3)

@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 
 from serving.benchmark import grpc_sender, rest_sender
-from serving.server_process import running_server
+from serving.server import running_server
 
 ROW = np.arange(8, dtype=np.float32)
 

@@ -42,15 +42,11 @@ class Loading:
     num_tflite_interpreters_per_pool: int = 1
 
     def __post_init__(self) -> None:
-        for name in (
-            "file_system_poll_wait_seconds",
-            "max_num_load_retries",
-            "load_retry_interval_micros",
-        ):
-            if getattr(self, name) < 0:
-                raise ValueError(
-                    f"`{name}` must not be negative. Received: {name}={getattr(self, name)}"
-                )
+        if self.file_system_poll_wait_seconds < 0:
+            raise ValueError(
+                "`file_system_poll_wait_seconds` must not be negative. "
+                f"Received: file_system_poll_wait_seconds={self.file_system_poll_wait_seconds}"
+            )
 
 
 DEFAULT_LOADING = Loading()
