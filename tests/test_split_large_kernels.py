@@ -20,9 +20,7 @@ from keras_multiception.compression import (  # noqa: E402
     quantize_model,
 )
 from keras_multiception.compression.litert_files import litert_kernels  # noqa: E402
-from keras_multiception.compression.quantization_layout import (  # noqa: E402
-    rewrite_for_quantization,
-)
+from keras_multiception.compression.quantization import rewrite_for_quantization  # noqa: E402
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(size=(6, 12, 10, 3)).astype("float32")
@@ -46,7 +44,7 @@ def depthwise(library, shape=(12, 10, 3), **arguments):
 
 
 def largest_depthwise(content):
-    kernels = [kernel for _, kind, kernel in litert_kernels(content) if kind == "depthwise"]
+    kernels = [kernel for kind, kernel in litert_kernels(content) if kind == "depthwise"]
     return max(kernel.shape[1] * kernel.shape[2] for kernel in kernels)
 
 
@@ -156,7 +154,7 @@ def test_quantization_aware_training_of_parts_keeps_zeros_and_frozen_weights():
         np.testing.assert_array_equal(aware.get_layer(name).get_weights()[0], weights)
     content = convert_to_litert(aware, "int8")
     assert not float_operators(content)
-    written = [w for _, kind, w in litert_kernels(content) if w.shape[1:] == (3, 7, 3)]
+    written = [w for kind, w in litert_kernels(content) if w.shape[1:] == (3, 7, 3)]
     zeros = [
         kernel[part.rows, part.columns, :, 0] == 0
         for part in parts_of((7, 7))

@@ -157,7 +157,7 @@ def test_keras_and_tf_keras_keep_their_meaning(legacy):
 
 CODE = """
 import os
-from keras_multiception.compression.tf_keras_models import import_tfmot
+from keras_multiception.compression.tf_keras_bridge import import_tfmot
 tfmot = import_tfmot()
 import keras, tensorflow as tf
 legacy = os.environ.get("TF_USE_LEGACY_KERAS")

@@ -3,20 +3,20 @@
 import contextlib
 import itertools
 import os
+import pathlib
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_multiception import atomic
-from keras_multiception.compression.litert_files import float_operators
+from keras_multiception.compression.litert_files import dedupe_buffers, float_operators
+from keras_multiception.compression.quantization import is_quantized, require_batches
 from keras_multiception.compression.split_large_kernels import large_kernels_split
-from keras_multiception.compression.tf_keras_models import is_quantized, require_batches
 from keras_multiception.fusion import fuse
-from keras_multiception.graphs.reading import graph_of
+from keras_multiception.graphs.reading import graph_of, require_graph
 
 QUANTIZATIONS = ("none", "float16", "dynamic", "int8")
-PROBABILITIES = "probabilities"
 
 
 def convert_to_litert(
@@ -77,10 +77,11 @@ def save_litert(content: bytes, path: str | os.PathLike) -> None:
         content: Bytes, of `convert_to_litert`.
         path: Path of the file, in a folder that exists and can be written; else a ValueError.
     """
-    if os.path.isdir(path):
-        raise ValueError(f"`path` must be a file, not a folder. Received: path={path}")
-    if not os.access(os.path.dirname(os.path.abspath(path)), os.W_OK):
-        raise ValueError(f"`path` must be in a folder that can be written. Received: path={path}")
+    path = pathlib.Path(path)
+    if path.is_dir() or not os.access(path.absolute().parent, os.W_OK):
+        raise ValueError(
+            f"`path` must be a file in a folder that can be written. Received: path={path}"
+        )
     with atomic.replacing(path) as temporary:
         temporary.write_bytes(content)
 
@@ -93,67 +94,13 @@ def output_names(model: Any) -> list[str]:
     """
     graph = graph_of(model) if isinstance(model, keras.Model) else model
     if len(graph.outputs) == 1 and _is_softmax(graph.outputs[0]):
-        return [PROBABILITIES]
+        return ["probabilities"]
     names: list[str] = []
     for own in graph.output_names:
         base = own.removeprefix("quant_")
         numbered = (f"{base}_{number}" for number in itertools.count(1))
         names.append(next(x for x in itertools.chain([base], numbered) if x not in names))
     return names
-
-
-def dedupe_buffers(content: bytes) -> bytes:
-    """Write a LiteRT file anew, smaller; it computes the same.
-
-    - Inputs and outputs are named as its signatures name them: TensorFlow Serving calls a file by
-      the names of its tensors and passes over its signatures (`tflite_session.cc`).
-    - What is equal is written once. Above all these are the zero points, eight bytes for every
-      channel of a kernel although each of them is 0.
-    - A constant keeps the name of one operation that it comes from, of the many that were folded;
-      what flows between operators has none.
-    - Constants begin at multiples of 16 bytes, as the format (`schema.fbs`) asks.
-    """
-    from ai_edge_litert import schema_py_generated as schema
-
-    model = schema.ModelT.InitFromPackedBuf(content)
-    for graph in model.subgraphs:
-        for tensor in graph.tensors:
-            data = model.buffers[tensor.buffer].data
-            is_constant = data is not None and len(data) > 0
-            tensor.name = tensor.name.split(b";")[-1] if is_constant else b""
-    for signature in model.signatureDefs:
-        tensors = model.subgraphs[signature.subgraphIndex].tensors
-        for tensor in (*signature.inputs, *signature.outputs):
-            tensors[tensor.tensorIndex].name = tensor.name
-    builder = _sharing_builder(len(content))
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
-
-
-def _sharing_builder(size: int) -> Any:
-    """Return a builder of flatbuffers that writes equal vectors and strings once."""
-    import flatbuffers
-
-    class SharingBuilder(flatbuffers.Builder):
-        def __init__(self, size: int) -> None:
-            super().__init__(size)
-            self._written: dict = {}
-
-        def StartVector(self, size: int, count: int, alignment: int) -> Any:
-            return super().StartVector(size, count, 16 if size == 1 else alignment)
-
-        def CreateNumpyVector(self, array: np.ndarray) -> int:
-            return self._once((array.dtype.str, array.tobytes()), super().CreateNumpyVector, array)
-
-        def CreateString(self, text: Any) -> int:
-            return self._once(text, super().CreateString, text)
-
-        def _once(self, key: Any, write: Any, value: Any) -> int:
-            if key not in self._written:
-                self._written[key] = write(value)
-            return self._written[key]
-
-    return SharingBuilder(size)
 
 
 def _is_softmax(tensor: Any) -> bool:
@@ -167,22 +114,20 @@ def _is_softmax(tensor: Any) -> bool:
 
 def _require_model(model: Any) -> None:
     if isinstance(model, keras.Model):
-        known = graph_of(model) is not None
+        require_graph(model)
+        if keras.backend.backend() != "tensorflow":
+            raise ValueError(
+                "`model` must be one of Keras' TensorFlow backend. "
+                f"Received: a model of {keras.backend.backend()}"
+            )
     else:
         import tf_keras
 
-        is_model = isinstance(model, tf_keras.Model)
-        known = is_model and bool(model.built and getattr(model, "inputs", None))
-    if not known:
-        raise ValueError(
-            "`model` must be a Functional model or a built Sequential one of Keras 3 or tf_keras. "
-            f"Received: model={model!r}"
-        )
-    if isinstance(model, keras.Model) and keras.backend.backend() != "tensorflow":
-        raise ValueError(
-            "`model` must be one of Keras' TensorFlow backend. "
-            f"Received: a model of {keras.backend.backend()}"
-        )
+        if not isinstance(model, tf_keras.Model) or not getattr(model, "inputs", None):
+            raise ValueError(
+                "`model` must be a Functional model or a built Sequential one of Keras 3 or "
+                f"tf_keras. Received: model={model!r}"
+            )
     half = [x for x in model._flatten_layers() if x.compute_dtype in ("float16", "bfloat16")]
     if half:
         raise ValueError(
@@ -191,29 +136,28 @@ def _require_model(model: Any) -> None:
         )
 
 
-def _require_quantization(
-    trained: bool, quantization: str, representative_data: Any, integer_io: bool
-) -> None:
+def _require_quantization(trained: bool, quantization: str, data: Any, integer_io: bool) -> None:
     """Check the arguments of `convert_to_litert` for a model trained with quantization or not."""
-    if quantization not in QUANTIZATIONS:
-        raise ValueError(
-            f"`quantization` must be one of {', '.join(QUANTIZATIONS)}. Received: {quantization=}"
-        )
-    if integer_io and quantization != "int8":
-        raise ValueError(
-            f'`integer_io` needs `quantization="int8"`. Received: {integer_io=}, {quantization=}'
-        )
-    if trained and quantization != "int8":
-        raise ValueError(
-            '`quantization` must be "int8" for a model of quantization-aware training. '
-            f"Received: {quantization=}"
-        )
-    if (quantization == "int8" and not trained) != (representative_data is not None):
-        raise ValueError(
-            '`representative_data` must be given for `quantization="int8"` without '
-            "quantization-aware training, and only then. "
-            f"Received: representative_data={type(representative_data).__name__}, {quantization=}"
-        )
+    is_int8 = quantization == "int8"
+    problems = {
+        f"`quantization` must be one of {', '.join(QUANTIZATIONS)}": (
+            quantization not in QUANTIZATIONS
+        ),
+        '`integer_io` needs `quantization="int8"`': integer_io and not is_int8,
+        '`quantization` must be "int8" for a model of quantization-aware training': (
+            trained and not is_int8
+        ),
+        '`representative_data` must be given for `quantization="int8"` without '
+        "quantization-aware training, and only then": (
+            (is_int8 and not trained) != (data is not None)
+        ),
+    }
+    for problem, occurs in problems.items():
+        if occurs:
+            raise ValueError(
+                f"{problem}. Received: {quantization=}, {integer_io=}, "
+                f"representative_data={type(data).__name__}"
+            )
 
 
 def _convert(

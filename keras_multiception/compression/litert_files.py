@@ -138,19 +138,20 @@ def operators(model: str | os.PathLike | bytes) -> list[Operator]:
     Example:
         >>> [operator.name for operator in operators("resnet20.tflite")]
     """
-    file = _File(model)
-    types = _names(file.schema.TensorType)
+    file = _unpack(read_litert(model))
+    types = _names("TensorType")
     found = []
-    for graph in file.graphs():
-        type_of = [types[graph.Tensors(i).Type()] for i in range(graph.TensorsLength())]
-        inputs, outputs = set(_indices(graph, "Inputs")), set(_indices(graph, "Outputs"))
-        for operator, name in file.operators(graph):
-            read, written = _indices(operator, "Inputs"), _indices(operator, "Outputs")
-            is_border = (name == "QUANTIZE" and inputs.issuperset(read)) or (
-                name == "DEQUANTIZE" and outputs.issuperset(written)
+    for graph in file.subgraphs:
+        for operator, name in _named_operators(file, graph):
+            # optional inputs that are absent have the index -1
+            read, written = ([i for i in x if i >= 0] for x in (operator.inputs, operator.outputs))
+            is_border = (name == "QUANTIZE" and set(read) <= set(graph.inputs)) or (
+                name == "DEQUANTIZE" and set(written) <= set(graph.outputs)
             )
-            kinds = [tuple(type_of[i] for i in indices) for indices in (read, written)]
-            found.append(Operator(name, kinds[0], kinds[1], is_border))
+            before, after = (
+                tuple(types[graph.tensors[i].type] for i in x) for x in (read, written)
+            )
+            found.append(Operator(name, before, after, is_border))
     return found
 
 
@@ -173,39 +174,34 @@ def float_operators(model: str | os.PathLike | bytes) -> list[Operator]:
     ]
 
 
-def litert_buffers(model: str | os.PathLike | bytes) -> list[np.ndarray]:
+def litert_buffers(content: bytes) -> list[np.ndarray]:
     """Return all constants of a LiteRT model, each once, in the file's own dtypes."""
-    file = _File(model)
-    arrays = {}
-    for graph in file.graphs():
-        for tensor in map(graph.Tensors, range(graph.TensorsLength())):
-            array = file.constant(tensor)
-            if array is not None:
-                arrays[tensor.Buffer()] = array
-    return list(arrays.values())
+    file = _unpack(content)
+    tensors = {tensor.buffer: tensor for graph in file.subgraphs for tensor in graph.tensors}
+    arrays = (_constant(file, tensor) for tensor in tensors.values())
+    return [array for array in arrays if array is not None]
 
 
-def litert_kernels(model: str | os.PathLike | bytes) -> list[tuple[str, str, np.ndarray]]:
-    """Return (name, kind, values) of the kernels of a LiteRT model, in the order of the file.
+def litert_kernels(content: bytes) -> list[tuple[str, np.ndarray]]:
+    """Return (kind, values) of the kernels of a LiteRT model, in the order of the file.
 
     Kinds are those of `kernel_kinds`. In 8-bit kernels 0 stands for zero.
     """
-    file = _File(model)
+    file = _unpack(content)
     found = {}
-    for graph in file.graphs():
-        named = list(file.operators(graph))
+    for graph in file.subgraphs:
+        named = list(_named_operators(file, graph))
         # float16 weights are converted before the operator
-        source = {x.Outputs(0): x.Inputs(0) for x, name in named if name == "DEQUANTIZE"}
+        source = {x.outputs[0]: x.inputs[0] for x, name in named if name == "DEQUANTIZE"}
         for operator, name in named:
-            if name not in _KINDS:
-                continue
-            index = operator.Inputs(1)
-            tensor = graph.Tensors(source.get(index, index))
-            array = file.constant(tensor)
-            if array is not None:
-                is_pointwise = _KINDS[name] == "standard" and array.shape[1:3] == (1, 1)
-                kind = "pointwise" if is_pointwise else _KINDS[name]
-                found[tensor.Buffer()] = (tensor.Name().decode(), kind, array)
+            if name in _KINDS:
+                index = operator.inputs[1]
+                tensor = graph.tensors[source.get(index, index)]
+                array = _constant(file, tensor)
+                if array is not None:
+                    is_pointwise = _KINDS[name] == "standard" and array.shape[1:3] == (1, 1)
+                    kind = "pointwise" if is_pointwise else _KINDS[name]
+                    found[tensor.buffer] = (kind, array)
     return list(found.values())
 
 
@@ -228,41 +224,81 @@ def read_litert(model: Any) -> bytes:
     return content
 
 
-class _File:
-    """What is in a LiteRT file, by the schema of its format."""
+def dedupe_buffers(content: bytes) -> bytes:
+    """Write a LiteRT file anew, smaller; it computes the same.
 
-    def __init__(self, model: Any) -> None:
-        from ai_edge_litert import schema_py_generated as schema
-
-        self.schema: Any = schema
-        self.content = schema.Model.GetRootAs(read_litert(model))
-        self._builtins = _names(schema.BuiltinOperator)
-
-    def graphs(self) -> Iterator[Any]:
-        return map(self.content.Subgraphs, range(self.content.SubgraphsLength()))
-
-    def operators(self, graph: Any) -> Iterator[tuple[Any, str]]:
-        """Yield the operators of a graph and their names."""
-        for operator in map(graph.Operators, range(graph.OperatorsLength())):
-            code = self.content.OperatorCodes(operator.OpcodeIndex())
-            # files from before the builtins were more than 127 have theirs in the first field only
-            name = self._builtins[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
-            yield operator, code.CustomCode().decode() if name == "CUSTOM" else name
-
-    def constant(self, tensor: Any) -> np.ndarray | None:
-        """Return what a tensor holds, `None` if it is computed."""
-        data = self.content.Buffers(tensor.Buffer()).DataAsNumpy()
-        if isinstance(data, int) or not len(data):  # 0: the buffer is empty
-            return None
-        dtype = np.dtype(_names(self.schema.TensorType)[tensor.Type()].lower())
-        return data.view(dtype).reshape(tensor.ShapeAsNumpy())
+    - Inputs and outputs are named as its signatures name them: TensorFlow Serving calls a file by
+      the names of its tensors and passes over its signatures (`tflite_session.cc`).
+    - What is equal is written once. Above all these are the zero points, eight bytes for every
+      channel of a kernel although each of them is 0.
+    - A constant keeps the name of one operation that it comes from, of the many that were folded;
+      what flows between operators has none.
+    - Constants begin at multiples of 16 bytes, as the format (`schema.fbs`) asks.
+    """
+    file = _unpack(content)
+    for graph in file.subgraphs:
+        for tensor in graph.tensors:
+            is_constant = _constant(file, tensor) is not None
+            tensor.name = tensor.name.split(b";")[-1] if is_constant else b""
+    for signature in file.signatureDefs:
+        tensors = file.subgraphs[signature.subgraphIndex].tensors
+        for tensor in (*signature.inputs, *signature.outputs):
+            tensors[tensor.tensorIndex].name = tensor.name
+    builder = _sharing_builder(len(content))
+    builder.Finish(file.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
 
 
-def _names(enumeration: type) -> dict[int, str]:
-    return {value: name for name, value in vars(enumeration).items() if not name.startswith("__")}
+def _sharing_builder(size: int) -> Any:
+    """Return a builder of flatbuffers that writes equal vectors and strings once."""
+    import flatbuffers
+
+    class SharingBuilder(flatbuffers.Builder):
+        def __init__(self, size: int) -> None:
+            super().__init__(size)
+            self._written: dict = {}
+
+        def StartVector(self, size: int, count: int, alignment: int) -> Any:
+            return super().StartVector(size, count, 16 if size == 1 else alignment)
+
+        def CreateNumpyVector(self, array: np.ndarray) -> int:
+            return self._once((array.dtype.str, array.tobytes()), super().CreateNumpyVector, array)
+
+        def CreateString(self, text: Any) -> int:
+            return self._once(text, super().CreateString, text)
+
+        def _once(self, key: Any, write: Any, value: Any) -> int:
+            if key not in self._written:
+                self._written[key] = write(value)
+            return self._written[key]
+
+    return SharingBuilder(size)
 
 
-def _indices(table: Any, name: str) -> list[int]:
-    """Return the tensors that a table of the file reads or writes; optional ones may be absent."""
-    get, length = getattr(table, name), getattr(table, f"{name}Length")()
-    return [get(i) for i in range(length) if get(i) >= 0]
+def _unpack(content: bytes) -> Any:
+    from ai_edge_litert import schema_py_generated as schema
+
+    return schema.ModelT.InitFromPackedBuf(content)
+
+
+def _names(enumeration: str) -> dict[int, str]:
+    from ai_edge_litert import schema_py_generated as schema
+
+    return {value: name for name, value in vars(getattr(schema, enumeration)).items()}
+
+
+def _named_operators(file: Any, graph: Any) -> Iterator[tuple[Any, str]]:
+    builtins = _names("BuiltinOperator")
+    for operator in graph.operators:
+        code = file.operatorCodes[operator.opcodeIndex]
+        # files from before the builtins were more than 127 have theirs in the first field only
+        name = builtins[max(code.builtinCode, code.deprecatedBuiltinCode)]
+        yield operator, code.customCode.decode() if name == "CUSTOM" else name
+
+
+def _constant(file: Any, tensor: Any) -> np.ndarray | None:
+    """Return what a tensor holds, `None` if it is computed."""
+    data = file.buffers[tensor.buffer].data
+    if data is None or not len(data):
+        return None
+    return data.view(_names("TensorType")[tensor.type].lower()).reshape(tensor.shape)

@@ -1,17 +1,12 @@
 """Weights set to zero, or to few values, while a network trains on."""
 
-import numbers
 import operator
+from collections.abc import Callable
 from typing import Any
 
-from keras_multiception.compression.tf_keras_models import (
-    apply_masks,
-    copy_tf_keras,
-    import_tfmot,
-    kernel_layers,
-    plain_tf_keras,
-    wrap,
-)
+import keras
+
+from keras_multiception.compression.tf_keras_bridge import import_tfmot, to_tf_keras
 from keras_multiception.layers.arguments import is_positive_integer, standardize_integer
 
 
@@ -65,13 +60,25 @@ def prune_model(
     Reference:
         Zhu, Gupta: To prune, or not to prune (2017).
     """
-    _require_schedule(sparsity, initial_sparsity, begin_step, end_step, frequency)
-    _require_blocks(blocks, sparsity, depthwise)
-    new = plain_tf_keras(model)
-    found = kernel_layers(new, depthwise)
-    found = _in_blocks(found, verbose) if blocks else found
+    if blocks not in (None, "2:4") or (blocks and (sparsity != 0.5 or depthwise)):
+        raise ValueError(
+            "`blocks` must be None, or '2:4' with sparsity=0.5 and depthwise=False. "
+            f"Received: blocks={blocks!r}, sparsity={sparsity}, depthwise={depthwise}"
+        )
     schedule = _make_schedule(initial_sparsity, sparsity, begin_step, end_step, frequency)
-    return _wrap_pruned(new, found, schedule, blocks)
+    new = _plain_tf_keras(model)
+    found = _kernel_layers(new, depthwise)
+    found = _in_blocks(found, verbose) if blocks else found
+
+    def wrapper_of(layer: Any) -> Any:
+        if layer not in found:
+            return layer
+        layer.get_prunable_weights = lambda: [getattr(layer, name) for name in found[layer]]
+        shape = (2, 4) if blocks else None
+        prune = import_tfmot().sparsity.keras.prune_low_magnitude
+        return prune(layer, schedule, sparsity_m_by_n=shape)
+
+    return _wrap(new, wrapper_of)
 
 
 def pruning_callback() -> Any:
@@ -86,7 +93,7 @@ def strip_pruning(model: Any) -> Any:
         model: A `tf_keras.Model` by `prune_model`, otherwise a ValueError; it stays as it is.
     """
     _require_wrappers(model, "pruned", "prune_model")
-    return copy_tf_keras(import_tfmot().sparsity.keras.strip_pruning(model))
+    return _copy_tf_keras(import_tfmot().sparsity.keras.strip_pruning(model))
 
 
 def cluster_model(
@@ -127,8 +134,8 @@ def cluster_model(
             "`clusters` must be an integer of at least 2, or 3 with preserve_sparsity=True. "
             f"Received: clusters={clusters!r}"
         )
-    new = plain_tf_keras(model)
-    found = kernel_layers(new, depthwise)
+    new = _plain_tf_keras(model)
+    found = _kernel_layers(new, depthwise)
     return _wrap_clustered(new, found, operator.index(clusters), preserve_sparsity)
 
 
@@ -139,7 +146,7 @@ def strip_clustering(model: Any) -> Any:
         model: A `tf_keras.Model` by `cluster_model`, otherwise a ValueError; it stays as it is.
     """
     _require_wrappers(model, "clustered", "cluster_model")
-    return copy_tf_keras(import_tfmot().clustering.keras.strip_clustering(model))
+    return _copy_tf_keras(import_tfmot().clustering.keras.strip_clustering(model))
 
 
 def mean_gradient() -> Any:
@@ -186,59 +193,30 @@ def _wrap_clustered(
         layer.get_clusterable_weights = lambda: [(name, getattr(layer, name)) for name in names]
         return wrapper
 
-    return wrap(model, wrapper_of)
-
-
-def _wrap_pruned(model: Any, found: dict[Any, list[str]], schedule: Any, blocks: str | None) -> Any:
-    def wrapper_of(layer: Any) -> Any:
-        if layer not in found:
-            return layer
-        layer.get_prunable_weights = lambda: [getattr(layer, name) for name in found[layer]]
-        return import_tfmot().sparsity.keras.prune_low_magnitude(
-            layer, schedule, sparsity_m_by_n=(2, 4) if blocks else None
-        )
-
-    return wrap(model, wrapper_of)
-
-
-def _require_schedule(
-    sparsity: Any, initial_sparsity: Any, begin_step: Any, end_step: Any, frequency: Any
-) -> None:
-    def is_in(x: Any, kind: Any, end: Any) -> bool:
-        return isinstance(x, kind) and not isinstance(x, bool) and 0 <= x < end
-
-    def require(name: str, value: Any, fits: bool, expected: str) -> None:
-        if not fits:
-            raise ValueError(f"`{name}` must be {expected}. Received: {name}={value!r}")
-
-    standardize_integer(end_step, "end_step")
-    standardize_integer(frequency, "frequency")
-    require("sparsity", sparsity, is_in(sparsity, numbers.Real, 1), "a number in 0..1, without 1")
-    fits = is_in(initial_sparsity, numbers.Real, 1) and initial_sparsity <= sparsity
-    require("initial_sparsity", initial_sparsity, fits, "a number in 0..`sparsity`")
-    fits = is_in(begin_step, numbers.Integral, end_step)
-    require("begin_step", begin_step, fits, "an integer from 0 to before `end_step`")
+    return _wrap(model, wrapper_of)
 
 
 def _make_schedule(
     initial_sparsity: float, sparsity: float, begin_step: int, end_step: int, frequency: int
 ) -> Any:
-    """Return a schedule whose last masks are those of `end_step`."""
+    """Return a schedule whose last choice of zeros is at `end_step`."""
+    end_step = standardize_integer(end_step, "end_step")
+    frequency = standardize_integer(frequency, "frequency")
+    if not 0 <= initial_sparsity <= sparsity < 1:
+        raise ValueError(
+            "`sparsity` must be a number in 0..1, without 1, and `initial_sparsity` one in "
+            f"0..`sparsity`. Received: sparsity={sparsity}, initial_sparsity={initial_sparsity}"
+        )
+    if begin_step not in range(end_step):
+        raise ValueError(
+            "`begin_step` must be an integer from 0 to before `end_step`. "
+            f"Received: begin_step={begin_step}, end_step={end_step}"
+        )
     frequency = min(frequency, end_step - begin_step)
     begin_step = end_step - (end_step - begin_step) // frequency * frequency
     return import_tfmot().sparsity.keras.PolynomialDecay(
         initial_sparsity, sparsity, begin_step, end_step, frequency=frequency
     )
-
-
-def _require_blocks(blocks: str | None, sparsity: float, depthwise: bool) -> None:
-    if blocks not in (None, "2:4"):
-        raise ValueError(f"`blocks` must be None or '2:4'. Received: blocks={blocks!r}")
-    if blocks and (sparsity != 0.5 or depthwise):
-        raise ValueError(
-            "`blocks` need sparsity=0.5 and depthwise=False. "
-            f"Received: blocks={blocks!r}, sparsity={sparsity}, depthwise={depthwise}"
-        )
 
 
 def _in_blocks(found: dict[Any, list[str]], verbose: bool) -> dict[Any, list[str]]:
@@ -259,3 +237,98 @@ def _in_blocks(found: dict[Any, list[str]], verbose: bool) -> dict[Any, list[str
     if dense and verbose:
         print(f"Left dense, their input channels not in blocks of 4: {', '.join(dense)}")
     return fit
+
+
+def _kernel_layers(model: Any, depthwise: bool) -> dict[Any, list[str]]:
+    """Return the layers of a `tf_keras.Model` with kernels to compress, and their names."""
+    found = {}
+    for layer in model._flatten_layers():
+        kinds = kernel_kinds(layer)
+        names = [name for name, kind in kinds.items() if kind != "depthwise" or depthwise]
+        if names:
+            found[layer] = names
+    if not found:
+        raise ValueError(
+            "`model` must have standard, pointwise or dense kernels, or depthwise ones with "
+            f"depthwise=True. Received: model={model!r}"
+        )
+    return found
+
+
+def kernel_kinds(layer: Any) -> dict[str, str]:
+    """Return the kind of each kernel of a layer of either Keras by its name.
+
+    Kinds are `"standard"`, `"depthwise"`, `"pointwise"` and `"dense"`.
+    """
+    import tf_keras
+
+    is_keras_3 = isinstance(layer, keras.layers.Layer)
+    layers = keras.layers if is_keras_3 else tf_keras.layers
+    if isinstance(layer, layers.SeparableConv2D):
+        return {"depthwise_kernel": "depthwise", "pointwise_kernel": "pointwise"}
+    if isinstance(layer, layers.DepthwiseConv2D):
+        return {"kernel" if is_keras_3 else "depthwise_kernel": "depthwise"}
+    if isinstance(layer, layers.Conv2D | layers.Conv2DTranspose):
+        return {"kernel": "pointwise" if max(layer.kernel_size) == 1 else "standard"}
+    return {"kernel": "dense"} if isinstance(layer, layers.Dense) else {}
+
+
+def _plain_tf_keras(model: Any) -> Any:
+    """Return a `tf_keras.Model` without wrappers that shares nothing with the model, of either."""
+    import tf_keras
+
+    if isinstance(model, keras.Model):
+        return to_tf_keras(model)
+    functional = isinstance(model, tf_keras.Model) and getattr(model, "_is_graph_network", False)
+    if not functional or is_wrapped(model):
+        raise ValueError(
+            "`model` must be a Keras 3 model, or one of tf_keras that is Functional or a built "
+            f"Sequential one and has no wrappers. Received: model={model!r}"
+        )
+    return _copy_tf_keras(model)
+
+
+def _copy_tf_keras(model: Any) -> Any:
+    """Return an uncompiled copy of a `tf_keras.Model` with its weights."""
+    import tf_keras
+
+    copy = tf_keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    for old, new in zip(model._flatten_layers(), copy._flatten_layers(), strict=True):
+        new.trainable = old.trainable
+    return copy
+
+
+def is_wrapped(model: Any) -> bool:
+    """Tell whether a `tf_keras.Model` has layers in wrappers."""
+    import tf_keras
+
+    return any(isinstance(x, tf_keras.layers.Wrapper) for x in model._flatten_layers())
+
+
+def _wrap(model: Any, wrapper_of: Callable[[Any], Any]) -> Any:
+    """Return a `tf_keras.Model` of the same layers, each as `wrapper_of` returns it."""
+    import tf_keras
+
+    def clone(layer: Any) -> Any:
+        if isinstance(layer, tf_keras.Model):
+            return tf_keras.models.clone_model(layer, clone_function=clone)
+        return wrapper_of(layer)
+
+    return tf_keras.models.clone_model(model, clone_function=clone)
+
+
+def apply_masks(model: Any) -> set[str]:
+    """Give wrapped layers their masked or clustered weights; return `"pruned"`, `"clustered"`.
+
+    A forward pass does the same; training may have stopped after a step of the optimizer.
+    """
+    found = set()
+    for layer in model._flatten_layers():
+        if hasattr(layer, "pruning_obj"):
+            layer.pruning_obj.weight_mask_op()
+            found.add("pruned")
+        elif hasattr(layer, "update_clustered_weights_associations"):
+            layer.update_clustered_weights_associations()
+            found.add("clustered")
+    return found

@@ -1,27 +1,20 @@
 """Quantization-aware training: networks that learn with the rounding of their 8-bit form."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_multiception.compression.pruning import mean_gradient
-from keras_multiception.compression.quantization_layout import (
-    MERGES,
-    follows_convolution,
-    is_input,
-    rewrite_for_quantization,
-)
-from keras_multiception.compression.tf_keras_bridge import to_tf_keras
-from keras_multiception.compression.tf_keras_models import (
-    import_tfmot,
-    is_quantized,
-    require_batches,
-)
+from keras_multiception.compression.split_large_kernels import Pairs, Part, divide, is_large
+from keras_multiception.compression.tf_keras_bridge import import_tfmot, to_tf_keras, with_weights
+from keras_multiception.graphs.equality import fits
 
 PRESERVABLE = ("sparsity", "clusters")
-# Those whose 8-bit form LiteRT has and the toolkit knows, by their names in tf_keras.
+CONVOLUTIONS = ("Conv2D", "DepthwiseConv2D", "SeparableConv2D")
+MERGES = ("Add", "Average", "Multiply")
+# Activations whose 8-bit form LiteRT has and the toolkit knows, by their names in tf_keras.
 ACTIVATIONS = ("gelu", "linear", "relu", "sigmoid", "softmax", "tanh")
 RANGE_ENDS = ("_min", "_max")
 STEP = 0.001  # by how much of the difference the toolkit moves a range with each batch
@@ -70,29 +63,13 @@ def quantize_model(model: Any, preserve: tuple[str, ...] | list[str] = ()) -> An
         )
     if isinstance(model, keras.Model):
         model = to_tf_keras(model)
-    _require_functional(model)
-    return _quantize(model, tuple(preserve))
+    from keras_multiception.compression.quantization_scheme import Scheme
 
-
-def _quantize(model: Any, preserve: tuple[str, ...]) -> Any:
-    from keras_multiception.compression.quantization_scheme import make_scheme
-
-    registry = make_scheme(preserve, set()).get_quantize_registry()
-    reasons = [
-        f"{type(layer).__name__} {layer.name} ({reason})"
-        for layer in model.layers
-        if (reason := _why_not_quantizable(model, layer, registry)) is not None
-    ]
-    if is_quantized(model):
-        reasons = ["the wrappers of quantization-aware training"]
-    if reasons:
-        raise ValueError(
-            f"`model` must consist of layers that can be quantized. Received: {', '.join(reasons)}"
-        )
+    _require_quantizable(model, Scheme(preserve))
     rewritten, fixed = rewrite_for_quantization(model)
     toolkit = import_tfmot().quantization.keras
     annotated = toolkit.quantize_annotate_model(rewritten)
-    quantized = toolkit.quantize_apply(annotated, make_scheme(preserve, fixed))
+    quantized = toolkit.quantize_apply(annotated, Scheme(preserve, fixed))
     _keep_frozen(quantized)
     _average_cluster_gradients(quantized)
     return quantized
@@ -118,7 +95,16 @@ def _average_cluster_gradients(quantized: Any) -> None:
                 variables["clst_impl"].cluster_gradient_aggregation = mean_gradient()
 
 
-def _require_functional(model: Any) -> None:
+def is_quantized(model: Any) -> bool:
+    """Tell whether a model has the wrappers of quantization-aware training."""
+    return any(
+        base.__name__ in ("QuantizeWrapper", "QuantizeLayer")
+        for layer in model.layers
+        for base in type(layer).__mro__
+    )
+
+
+def _require_quantizable(model: Any, scheme: Any) -> None:
     import tf_keras
 
     if (
@@ -131,9 +117,20 @@ def _require_functional(model: Any) -> None:
             "`model` must be a model of Keras 3 or a Functional one of tf_keras, and return a "
             f"tensor or a list. Received: model={model!r}"
         )
+    reasons = [
+        f"{type(layer).__name__} {layer.name} ({reason})"
+        for layer in model.layers
+        if (reason := _why_not_quantizable(model, layer, scheme)) is not None
+    ]
+    if is_quantized(model):
+        reasons = ["the wrappers of quantization-aware training"]
+    if reasons:
+        raise ValueError(
+            f"`model` must consist of layers that can be quantized. Received: {', '.join(reasons)}"
+        )
 
 
-def _why_not_quantizable(model: Any, layer: Any, registry: Any) -> str | None:
+def _why_not_quantizable(model: Any, layer: Any, scheme: Any) -> str | None:
     import tf_keras
 
     kind = type(layer).__name__
@@ -143,22 +140,129 @@ def _why_not_quantizable(model: Any, layer: Any, registry: Any) -> str | None:
         return "called more than once"
     if layer.compute_dtype != "float32" or layer.dtype != "float32":
         return layer.dtype_policy.name if kind != "InputLayer" else layer.dtype
-    if is_input(layer) or kind in MERGES:
+    if kind in ("InputLayer", *MERGES):
         return None
     is_image = len(layer.output.shape) == 4
     if kind == "BatchNormalization":
         last = layer.axis in ([len(layer.output.shape) - 1], -1)
-        if not last or not (is_image or follows_convolution(model, layer)):
+        if not last or not (is_image or _follows_convolution(model, layer)):
             return "not after a convolution or dense layer"
         return None
     if kind == "Rescaling":
         return None if is_image else "not of images"
-    if kind != "SeparableConv2D" and not registry.supports(layer):
+    if kind != "SeparableConv2D" and not scheme.supports(layer):
         return "not supported"
     activation = getattr(getattr(layer, "activation", None), "__name__", "linear")
     if activation == "swish":
         return None if kind == "Activation" else "activation swish, not as a layer of its own"
     return None if activation in ACTIVATIONS else f"activation {activation}"
+
+
+def rewrite_for_quantization(model: Any) -> tuple[Any, set[str]]:
+    """Rebuild a Functional `tf_keras.Model` so that each of its operations has an 8-bit form.
+
+    LiteRT has one only for what follows a convolution or an addition of two. So
+
+    - a batch norm that does not follow a convolution or dense layer gets a 1x1 depthwise
+      convolution with ones before it, which it can be folded into,
+    - `Rescaling` with an offset becomes a 1x1 depthwise convolution,
+    - `Average` becomes `Add` and `Rescaling`,
+    - `Add` and `Multiply` of more than two inputs become several of two,
+    - depthwise convolutions that LiteRT is slow with become sums of smaller ones.
+
+    Each layer must be called once. The names of the 1x1 depthwise convolutions are returned, too.
+    """
+    import tensorflow as tf
+    import tf_keras
+
+    made: dict[str, Any] = {}  # the outputs by the names of the model's layers
+    fixed: set[str] = set()
+
+    def replace(tensors: Any) -> Any:
+        return tf.nest.map_structure(lambda x: made[x._keras_history.layer.name], tensors)
+
+    for layer in model.layers:
+        if type(layer).__name__ == "InputLayer":
+            made[layer.name] = type(layer).from_config(layer.get_config()).output
+        else:
+            made[layer.name] = _call_rewritten(model, layer, replace(layer.input), fixed)
+    rewritten = tf_keras.Model(replace(model.input), replace(model.output), name=model.name)
+    return rewritten, fixed
+
+
+def _call_rewritten(model: Any, layer: Any, x: Any, fixed: set[str]) -> Any:
+    from tf_keras import layers
+
+    def scale(name: str, *weights: np.ndarray) -> Any:
+        fixed.add(name)
+        unit = layers.DepthwiseConv2D(1, use_bias=len(weights) > 1, trainable=False, name=name)
+        return with_weights(unit, weights)(x)
+
+    kind, name = type(layer), layer.name
+    if kind.__name__ == "BatchNormalization" and not _follows_convolution(model, layer):
+        x = scale(f"{name}_unit", np.ones((1, 1, x.shape[-1], 1)))
+    elif kind.__name__ == "Rescaling" and np.any(layer.offset):
+        factors, offsets = (np.broadcast_to(v, x.shape[-1]) for v in (layer.scale, layer.offset))
+        return scale(name, factors.reshape(1, 1, -1, 1), offsets)
+    elif kind.__name__ == "Average":
+        return layers.Rescaling(1 / len(x), name=name)(_in_pairs(layers.Add, f"{name}_sum", x))
+    elif kind.__name__ in MERGES:
+        return _in_pairs(kind, name, x)
+    elif (division := _division(layer)) is not None:
+        return _call_in_parts(layer, x, *division)
+    copy = with_weights(kind.from_config(layer.get_config()), layer.get_weights())
+    return copy(x, **layer._inbound_nodes[0].call_kwargs)
+
+
+def _in_pairs(kind: Any, name: str, xs: Sequence) -> Any:
+    y, *others = xs
+    for index, x in enumerate(others, start=1):
+        y = kind(name=name if index == len(others) else f"{name}_{index}")([y, x])
+    return y
+
+
+def _call_in_parts(layer: Any, x: Any, padding: Pairs, parts: Sequence[Part]) -> Any:
+    """Call a large depthwise convolution as a sum of smaller ones; the first has the bias."""
+    from tf_keras import layers
+
+    is_linear = layer.activation.__name__ == "linear"
+    total = layer.name if is_linear else f"{layer.name}_sum"
+    kernel, *bias = layer.get_weights()
+    x = layers.ZeroPadding2D(padding, name=f"{layer.name}_padded")(x)
+    ys: list = []
+    for index, part in enumerate(parts):
+        name = f"{layer.name}_part_{index}" if len(parts) > 1 else total
+        weights = [kernel[part.rows, part.columns], *(bias if index == 0 else [])]
+        changes = {"name": name, "kernel_size": part.kernel_size, "use_bias": len(weights) > 1}
+        config = layer.get_config() | changes | {"padding": "valid", "activation": "linear"}
+        cropped = layers.Cropping2D(part.crop, name=f"{name}_input")(x)
+        ys.append(with_weights(type(layer).from_config(config), weights)(cropped))
+    y = _in_pairs(layers.Add, total, ys)
+    return y if is_linear else layers.ReLU(name=layer.name)(y)
+
+
+def _division(layer: Any) -> tuple[Pairs, list[Part]] | None:
+    """Return what `divide` does, and `None` where parts could not be trained as the whole."""
+    if not is_large(layer) or layer.depthwise_constraint is not None:
+        return None
+    if layer.activation.__name__ not in ("linear", "relu"):
+        return None
+    return divide(layer, tuple(layer.input.shape[1:3]))
+
+
+def _follows_convolution(model: Any, norm: Any) -> bool:
+    """Tell whether a batch norm can be folded into the layer before it."""
+    import tensorflow as tf
+
+    layer = norm.input._keras_history.layer
+    read = [x.input for x in model.layers] + [model.outputs]
+    readers = [x for x in read if layer in [t._keras_history.layer for t in tf.nest.flatten(x)]]
+    return (
+        type(layer).__name__ in (*CONVOLUTIONS, "Dense")
+        and layer.activation.__name__ == "linear"
+        and _division(layer) is None
+        and len(readers) == 1
+    )
 
 
 def calibrate_ranges(model: Any, batches: Iterable) -> None:
@@ -228,3 +332,24 @@ def _ranges(model: Any) -> tuple[list, list]:
 
 def _own_name(variable: Any) -> str:
     return variable.name.split(":")[0].rsplit("/", 1)[-1]
+
+
+def require_batches(
+    name: str, batches: Any, shapes: Sequence[tuple], names: Sequence[str] = ()
+) -> list:
+    """Return batches of a model's inputs as a list; they must be float32, finite and fit it."""
+    batches = list(batches) if isinstance(batches, Iterable) else [batches]
+    for batch in batches:
+        by_name = isinstance(batch, dict) and set(batch) == set(names)
+        tensors = [batch[x] for x in names] if by_name else keras.tree.flatten(batch)
+        arrays = [np.asarray(x) for x in tensors]
+        if len(arrays) != len(shapes) or not all(
+            x.dtype == "float32" and fits(x.shape, shape) and len(x) and np.isfinite(x).all()
+            for x, shape in zip(arrays, shapes, strict=True)
+        ):
+            raise ValueError(
+                f"`{name}` must be batches of the model's inputs, float32 and finite, of shape "
+                f"{', '.join(map(str, shapes))}. Received: {len(arrays)} arrays, "
+                f"{', '.join(f'{x.dtype} of shape {x.shape}' for x in arrays)}"
+            )
+    return batches

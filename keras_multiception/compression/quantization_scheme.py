@@ -4,11 +4,12 @@ To be imported where it is used: it imports the toolkit.
 """
 
 import copy
+from collections.abc import Collection
 from typing import Any
 
 import tensorflow as tf
 
-from keras_multiception.compression.tf_keras_models import import_tfmot
+from keras_multiception.compression.tf_keras_bridge import import_tfmot
 
 tfmot: Any = import_tfmot()
 from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import (  # noqa: E402
@@ -69,87 +70,69 @@ class DepthwiseConfig(default_8bit_quantize_registry.Default8BitQuantizeConfig):
         }
 
 
-def make_scheme(preserve: tuple[str, ...], fixed: set[str]) -> Any:
-    """Return a scheme for `tfmot.quantization.keras.quantize_apply`.
+class Scheme(
+    tfmot.quantization.keras.QuantizeScheme,
+    tfmot.quantization.keras.QuantizeRegistry,
+    tfmot.quantization.keras.QuantizeLayoutTransform,
+):
+    """A scheme for `tfmot.quantization.keras.quantize_apply`, with its registry and layout.
 
-    `preserve` is as in `quantize_model`; `fixed` names the 1x1 depthwise convolutions whose kernels
-    are constants.
+    It knows more layers than the toolkit's, and corrects the layout, which leaves weights without
+    their quantizer in two places: it means no quantization of the output, but says none at all, of
+    a convolution before a ReLU; and it gives convolutions before a concatenation the default of
+    their class. `preserve` is as in `quantize_model`; `fixed` names the 1x1 depthwise convolutions
+    whose kernels are constants.
     """
-    combine = tfmot.experimental.combine
-    if "clusters" in preserve:
-        base = combine.Default8BitClusterPreserveQuantizeScheme("sparsity" in preserve)
-    elif "sparsity" in preserve:
-        base = combine.Default8BitPrunePreserveQuantizeScheme()
-    else:
-        base = tfmot.quantization.keras.default_8bit.Default8BitQuantizeScheme()
-    return _Scheme(base, fixed, "sparsity" in preserve)
 
-
-class _Scheme(tfmot.quantization.keras.QuantizeScheme):
-    def __init__(self, base: Any, fixed: set[str], preserve_sparsity: bool) -> None:
-        self._base = base
-        self._fixed = fixed
-        self._preserve_sparsity = preserve_sparsity
+    def __init__(self, preserve: Collection[str], fixed: Collection[str] = ()) -> None:
+        combine, default = tfmot.experimental.combine, tfmot.quantization.keras.default_8bit
+        self._sparse, self._fixed = "sparsity" in preserve, fixed
+        if "clusters" in preserve:
+            base = combine.Default8BitClusterPreserveQuantizeScheme(self._sparse)
+        elif self._sparse:
+            base = combine.Default8BitPrunePreserveQuantizeScheme()
+        else:
+            base = default.Default8BitQuantizeScheme()
+        self._layout, self._registry = base.get_layout_transformer(), base.get_quantize_registry()
+        self._default = default.Default8BitQuantizeRegistry()
 
     def get_layout_transformer(self) -> Any:
-        return _LayoutTransform(self._base, self.get_quantize_registry(), self._fixed)
+        """Return what changes a model's layers."""
+        return self
 
     def get_quantize_registry(self) -> Any:
-        return _Registry(self._base.get_quantize_registry(), self._preserve_sparsity)
-
-
-class _Registry(tfmot.quantization.keras.QuantizeRegistry):
-    """That of the base, and the layers of our networks that it does not know."""
-
-    def __init__(self, base: Any, preserve_sparsity: bool) -> None:
-        self._base = base
-        self._preserve_sparsity = preserve_sparsity
-        self._default = tfmot.quantization.keras.default_8bit.Default8BitQuantizeRegistry()
+        """Return what knows how each layer is quantized."""
+        return self
 
     def supports(self, layer: Any) -> bool:
-        if type(layer).__name__ in ("Multiply", "Rescaling"):
-            return True
+        """Tell whether a layer can be quantized."""
         # combined schemes claim to support every layer without weights
-        return self._default.supports(layer) and self._base.supports(layer)
+        known = self._default.supports(layer) and self._registry.supports(layer)
+        return known or type(layer).__name__ in ("Multiply", "Rescaling")
 
     def get_quantize_config(self, layer: Any) -> Any:
+        """Return how a layer is quantized."""
         kind = type(layer).__name__
         if kind == "DepthwiseConv2D":
-            return DepthwiseConfig(self._preserve_sparsity)
+            return DepthwiseConfig(self._sparse)
         if kind in ("Multiply", "Rescaling"):
             return OutputConfig()
-        return self._base.get_quantize_config(layer)
-
-
-class _LayoutTransform(tfmot.quantization.keras.QuantizeLayoutTransform):
-    """That of the base, which leaves weights without their quantizer in two places.
-
-    It means no quantization of the output, but says none at all, of a convolution before a ReLU;
-    and it gives convolutions before a concatenation the default of their class.
-    """
-
-    def __init__(self, base: Any, registry: _Registry, fixed: set[str]) -> None:
-        self._base = base
-        self._registry = registry
-        self._fixed = fixed
+        return self._registry.get_quantize_config(layer)
 
     def apply(self, model: Any, layer_quantize_map: Any) -> Any:
-        model, configs = self._base.get_layout_transformer().apply(model, layer_quantize_map)
+        """Change a model's layers, and say how each is quantized."""
+        model, configs = self._layout.apply(model, layer_quantize_map)
         for layer in model.layers:
             if type(layer).__name__ not in WEIGHTS or layer.name not in configs:
                 continue
             name = getattr(layer.activation, "__name__", type(layer.activation).__name__)
             is_chosen = configs[layer.name].get("quantize_config") is not None
             joined = name == "NoOpActivation" or (is_chosen and name in FUSED_ACTIVATIONS)
-            configs[layer.name]["quantize_config"] = self._config(layer, joined)
+            if layer.name in self._fixed:
+                config = OutputConfig(not joined)
+            else:
+                config = copy.copy(self.get_quantize_config(layer))  # the base shares them
+                if joined:  # with the next layer, which is where the output is quantized
+                    config.activation_attrs = []
+            configs[layer.name]["quantize_config"] = config
         return model, configs
-
-    def _config(self, layer: Any, joined: bool) -> Any:
-        """Return how weights and activation are quantized; `joined` means not the latter."""
-        if layer.name in self._fixed:
-            return OutputConfig(not joined)
-        config = self._registry.get_quantize_config(layer)
-        if joined:
-            config = copy.copy(config)  # the base has one for all layers of a class
-            config.activation_attrs = []
-        return config

@@ -8,13 +8,15 @@ import keras
 import numpy as np
 
 from keras_multiception.compression.litert_files import litert_buffers, litert_kernels, read_litert
-from keras_multiception.compression.pruning import strip_clustering, strip_pruning
-from keras_multiception.compression.tf_keras_models import (
-    KINDS,
+from keras_multiception.compression.pruning import (
     apply_masks,
     is_wrapped,
-    kernels,
+    kernel_kinds,
+    strip_clustering,
+    strip_pruning,
 )
+
+KINDS = ("standard", "depthwise", "pointwise", "dense")
 
 
 def sparsity_report(model: Any) -> dict[str, dict[str, Any]]:
@@ -38,10 +40,10 @@ def sparsity_report(model: Any) -> dict[str, dict[str, Any]]:
         >>> sparsity_report(strip_pruning(pruned))["pointwise"]["sparsity"]
     """
     content = _content(model)
-    found = kernels(_plain(model)) if content is None else litert_kernels(content)
-    kinds = [kind for kind in KINDS if kind in {k for _, k, _ in found}]
-    report = {kind: _counts([x for _, k, x in found if k == kind]) for kind in kinds}
-    return {**report, "total": _counts([x for _, _, x in found])}
+    found = _kernels(_plain(model)) if content is None else litert_kernels(content)
+    by_kind = {kind: [x for k, x in found if k == kind] for kind in KINDS}
+    report = {kind: _counts(arrays) for kind, arrays in by_kind.items() if arrays}
+    return {**report, "total": _counts([x for _, x in found])}
 
 
 def size_report(model: Any) -> dict[str, int]:
@@ -108,6 +110,15 @@ def _plain(model: Any) -> Any:
             f"Received: model={model!r}"
         )
     return model
+
+
+def _kernels(model: Any) -> list[tuple[str, np.ndarray]]:
+    """Return (kind, values) of the kernels of a built model of either Keras."""
+    return [
+        (kind, np.asarray(keras.ops.convert_to_numpy(getattr(layer, name))))
+        for layer in model._flatten_layers()
+        for name, kind in kernel_kinds(layer).items()
+    ]
 
 
 def _counts(arrays: list[np.ndarray]) -> dict[str, Any]:

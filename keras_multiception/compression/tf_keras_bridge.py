@@ -1,5 +1,6 @@
 """Keras 3 models as models of `tf_keras`, which is Keras 2: the toolkit takes no others."""
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -93,9 +94,45 @@ def to_tf_keras(model: keras.Model, inputs: Any = None) -> Any:
     )
     legacy = tf_keras.Model(own, walk(graph, own, _Builder().call), name=model.name)
     inputs = sample_inputs(model, inputs)
-    answers = _linear_outputs(legacy, tree.map_structure(np.asarray, inputs))
-    require_equal_answers(model, answers, inputs)
+    linear = tf_keras.Model(legacy.input, [_before_saturation(y) for y in legacy.outputs])
+    answers = linear(tree.map_structure(np.asarray, inputs), training=False)
+    require_equal_answers(model, [np.asarray(y) for y in tree.flatten(answers)], inputs)
     return legacy
+
+
+def import_tfmot() -> Any:
+    """Import the toolkit, which would make `tf.keras` Keras 2 for the whole process if it could.
+
+    It sets an environment variable by which `tf.keras`, at its first use, chooses its version. So
+    that first use comes before, and the variable is put back.
+    """
+    import tensorflow as tf
+    import tf_keras  # noqa: F401 (it makes `tf.compat.v2.keras` anew)
+
+    for lazy in (tf.keras, tf.compat.v2.keras):
+        lazy.layers  # noqa: B018
+    variable = "TF_USE_LEGACY_KERAS"
+    before = os.environ.get(variable)
+    try:
+        import tensorflow_model_optimization as tfmot
+    finally:
+        os.environ.pop(variable, None)
+        if before is not None:
+            os.environ[variable] = before
+    return tfmot
+
+
+def with_weights(layer: Any, weights: Sequence[np.ndarray]) -> Callable:
+    """Return a function that calls a layer, at the first time with the weights it is to have."""
+
+    def call(x: Any, **kwargs: Any) -> Any:
+        first = not layer.built
+        y = layer(x, **kwargs)
+        if first and weights:
+            layer.set_weights(weights)
+        return y
+
+    return call
 
 
 class _Builder:
@@ -137,17 +174,13 @@ def _require_known_layers(model: keras.Model) -> None:
 
 
 def _is_known(operation: Any) -> bool:
-    if not isinstance(operation, layers.Layer):
-        return _is_known_function(operation)
-    changed = (getattr(operation, name, None) for name in ("quantization_mode", "lora_enabled"))
-    if any(changed):
-        return False
-    activation = getattr(operation, "activation", keras.activations.linear)
-    known = _standard_class(operation) is not None or type(operation) in _WRITTEN_OUT
-    return known and keras.activations.serialize(activation) in _ACTIVATIONS
-
-
-def _is_known_function(operation: Any) -> bool:
+    if isinstance(operation, layers.Layer):
+        is_plain = not any(
+            getattr(operation, name, None) for name in ("quantization_mode", "lora_enabled")
+        )
+        activation = getattr(operation, "activation", keras.activations.linear)
+        known = _standard_class(operation) is not None or type(operation) in _WRITTEN_OUT
+        return is_plain and known and keras.activations.serialize(activation) in _ACTIVATIONS
     name, xs = type(operation).__name__, operation._inbound_nodes[0].arguments.args
     if not type(operation).__module__.startswith("keras.src.") or name not in _OPERATIONS:
         return False
@@ -171,7 +204,7 @@ def _build(operation: Any, name: str) -> Callable:
         return _make(kind, name, **arguments)
     if type(operation) in _WRITTEN_OUT:
         return _WRITTEN_OUT[type(operation)](operation, name)
-    return _with_weights(_standard(operation, name), operation.get_weights())
+    return with_weights(_standard(operation, name), operation.get_weights())
 
 
 def _make(kind: str, name: str, **arguments: Any) -> Any:
@@ -189,25 +222,12 @@ def _standard(layer: Any, name: str) -> Any:
     return _make(kind.__name__, name, **arguments)
 
 
-def _with_weights(layer: Any, weights: Sequence[np.ndarray]) -> Callable:
-    """Return a function that calls a layer, at the first time with the weights it is to have."""
-
-    def call(x: Any) -> Any:
-        first = not layer.built
-        y = layer(x)
-        if first and weights:
-            layer.set_weights(weights)
-        return y
-
-    return call
-
-
 def _multiception(layer: Any, name: str) -> Callable:
     norm, branches = layer.depthwise_bn, []
     statistics = [np.split(w, len(layer.kernel_sizes)) for w in norm.get_weights()]
     for index, conv in enumerate(layer.depthwise_convs):
         part = f"{name}_depthwise_{index}"
-        bn = _with_weights(_standard(norm, f"{part}_bn"), [w[index] for w in statistics])
+        bn = with_weights(_standard(norm, f"{part}_bn"), [w[index] for w in statistics])
         branches.append(_chain(_build(conv, part), bn))
     concat = _make("Concatenate", f"{name}_concat", dtype=layer.dtype_policy.name)
     last, activation = _end(layer, name, "pointwise_bn")
@@ -231,13 +251,8 @@ def _mix_conv(layer: Any, name: str) -> Callable:
         # channels of images are cropped with a layer that every tool knows: the last two axes,
         # which are width and channels, as if they were height and width
         crop = ((0, 0), (end - layer.group_channels[index], ends[-1] - end))
-        channels = _make(
-            "Cropping2D",
-            f"{part}_channels",
-            cropping=crop,
-            data_format="channels_first",
-            dtype=dtype,
-        )
+        arguments = {"cropping": crop, "data_format": "channels_first", "dtype": dtype}
+        channels = _make("Cropping2D", f"{part}_channels", **arguments)
         padding = [side // 2 if max(layer.strides) > 1 else 0 for side in size]
         pad = _make("ZeroPadding2D", f"{part}_pad", padding=padding, dtype=dtype)
         groups.append(_chain(channels, *([pad] if any(padding) else []), _build(conv, part)))
@@ -274,32 +289,17 @@ _WRITTEN_OUT: dict[type, Callable] = {
 }
 
 
-def _linear_outputs(legacy: Any, inputs: Any) -> list[np.ndarray]:
-    """Return the outputs of a model of Keras 2, before softmax, sigmoid and tanh."""
+def _before_saturation(y: Any) -> Any:
+    """Return an output of a model of Keras 2 before a softmax, sigmoid or tanh at its end."""
     import tf_keras
 
-    last = [y.node.layer for y in legacy.outputs]
-    saturates = [
-        isinstance(x, tf_keras.layers.Softmax)
-        or getattr(getattr(x, "activation", None), "__name__", "") in _SATURATING
-        for x in last
-    ]
-    ends = [
-        y.node.keras_inputs[0] if is_last else y
-        for y, is_last in zip(legacy.outputs, saturates, strict=True)
-    ]
-    values = tree.flatten(tf_keras.Model(legacy.input, ends)(inputs, training=False))
-    return [
-        np.asarray(_without_activation(layer, value) if is_last else value)
-        for layer, value, is_last in zip(last, values, saturates, strict=True)
-    ]
-
-
-def _without_activation(layer: Any, x: Any) -> Any:
-    if not hasattr(layer, "activation"):
-        return x
-    activation, layer.activation = layer.activation, lambda y: y
-    try:
-        return layer(x)
-    finally:
-        layer.activation = activation
+    layer = y.node.layer
+    saturates = getattr(getattr(layer, "activation", None), "__name__", "") in _SATURATING
+    if isinstance(layer, tf_keras.layers.Softmax) or (
+        saturates and isinstance(layer, tf_keras.layers.Activation)
+    ):
+        return y.node.keras_inputs[0]
+    if not saturates:
+        return y
+    linear = type(layer).from_config(layer.get_config() | {"activation": None, "name": None})
+    return with_weights(linear, layer.get_weights())(y.node.keras_inputs[0])
