@@ -74,7 +74,7 @@ def test_failing_runs_are_reported_and_the_others_go_on(tmp_path):
     assert f"{DIGITS[0]}_batch_size=32, seed 0: " in result.stdout
     page = " ".join((tmp_path / "study.md").read_text().split())
     assert f"1 of 2 runs have no result yet: {DIGITS[0]}_batch_size=100000, seed 0" in page
-    assert "| ResNet-20 on digits | DSConv; batch_size 32 | 1 of 1 |" in page
+    assert "| ResNet-20 on digits | DSConv | 32 |" in page
 
 
 def test_runs_of_another_study_are_left_to_it(tmp_path, capfd):

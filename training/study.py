@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from training.cli import (
     Parser,
     add_changes,
+    add_data_options,
     add_page_options,
     attempt,
     command_of,
@@ -27,7 +28,7 @@ from training.cli import (
     run_command,
 )
 from training.loop.strategies import LOOPS
-from training.studies.results import collect, require_own_results
+from training.studies.results import PAGE, collect, require_own_results
 from training.studies.runs import (
     Run,
     check_networks,
@@ -60,8 +61,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _study(args: argparse.Namespace, argv: Sequence[str] | None) -> int:
     if args.render:
-        from training.studies.page import PAGE  # imports Matplotlib
-
         PAGE.render(args.render)
         return 0
     names = [*recipes_of_tables(args.table, args.models, args.datasets), *args.recipe]
@@ -99,8 +98,6 @@ def summarize_runs(
     note: str = "",
 ) -> None:
     """Write what the runs of a study measured, finished or not."""
-    from training.studies.page import PAGE  # imports Matplotlib
-
     with _alone(workdir):
         PAGE.write(collect(runs, command=command, note=note), output)
 
@@ -129,7 +126,7 @@ def _parser() -> Parser:
     add("--quick", action="store_true", help="the recipes' variants for a laptop")
     add("--workdir", type=pathlib.Path, help="folder of the run folders")
     add_page_options(parser, "study in the workdir")
-    add("--data_dir", help="directory of the data, prepared or images by class")
+    add_data_options(parser, "data_dir")
     parallel = "processes at a time; auto is one for each GPU, or one without any"
     add("--parallel", default="auto", metavar="N", help=parallel)
     add("--loop", choices=LOOPS, default="keras", help="as of training.train (%(default)s)")

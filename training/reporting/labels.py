@@ -40,14 +40,10 @@ def model_label(model: str) -> str:
     return MODELS.get(model, model)
 
 
-def dataset_label(dataset: str) -> str:
-    """Return what to call a data set."""
-    return DATASETS.get(dataset, dataset)
-
-
 def network_label(recipe: dict[str, Any]) -> str:
     """Return what to call the network and data set of a recipe."""
-    return f"{model_label(recipe['model'])} on {dataset_label(recipe['dataset'])}"
+    dataset = recipe["dataset"]
+    return f"{model_label(recipe['model'])} on {DATASETS.get(dataset, dataset)}"
 
 
 def value_label(key: str, value: Any) -> str:

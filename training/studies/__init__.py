@@ -1,1 +1,1 @@
-"""The parts of `python -m training.study`: its runs, statistics, tables and figures."""
+"""The parts of `python -m training.study`: its runs, and the page of their results."""

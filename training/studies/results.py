@@ -1,29 +1,51 @@
-"""The results of a study, as one dictionary made from its run folders.
-
-The page of a study is made from this dictionary alone, so that its file suffices to make it again.
-"""
+"""The results of a study: one dictionary made from its run folders, and the page made from it."""
 
 import csv
 import dataclasses
-import itertools
 import json
 import pathlib
 import shlex
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from training.paper_tables import CELLS
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+
+from training.paper_tables import CELLS, SOURCE
 from training.recipes import TYPES, recipe_for_cell
-from training.reporting.stats import TEST, compare, deviation, mean
-from training.reporting.tables import require_own_output
+from training.reporting.figures import make_figure, style, thousands
+from training.reporting.labels import (
+    COLORS,
+    network_label,
+    settings_label,
+    value_label,
+    varying_keys,
+)
+from training.reporting.stats import TEST, Comparison, compare, deviation, mean
+from training.reporting.tables import (
+    DASH,
+    Page,
+    Row,
+    machine_label,
+    markdown,
+    mean_and_deviation,
+    number,
+    record_label,
+    require_own_output,
+)
 from training.studies.runs import Condition, Run
 
 Results = dict[str, Any]
 # Keys of a recipe that make the network of a cell; the others make its training.
 _CELL_KEYS = ("dataset", "model", "conv", "kernel_sizes")
-# Errors on other images are no two measurements of one thing.
-_DATA_KEYS = ("dataset", "test_split")
+# Only errors of one network on the same images are compared.
+_GROUP_KEYS = ("dataset", "model", "test_split")
+_METRICS = {"error": "%", "train_error": "%", "images_per_second": "images/s", "seconds": "s"}
+_TICKS = (1, 1.5, 2, 3, 4, 5, 7, 10, 15, 20, 30, 40, 50, 70, 100)
 
 
 def collect(runs: Sequence[Run], *, command: str = "", note: str = "") -> Results:
@@ -37,15 +59,13 @@ def collect(runs: Sequence[Run], *, command: str = "", note: str = "") -> Result
         _condition(condition, [run for run in runs if run.condition == condition], environments)
         for condition in dict.fromkeys(run.condition for run in runs)
     ]
-    places = list(dict.fromkeys(map(_place, conditions)))
-    conditions.sort(key=lambda c: (places.index(_place(c)), TYPES.index(c["recipe"]["conv"])))
+    groups = list(dict.fromkeys(map(_group, conditions)))
+    conditions.sort(key=lambda c: (groups.index(_group(c)), TYPES.index(c["recipe"]["conv"])))
     return {
         "command": command,
         "note": note,
         "environments": environments,
         "conditions": conditions,
-        "test": TEST,
-        "comparisons": _comparisons(conditions),
         "missing": [str(run) for run in runs if not run.folder.metrics()],
     }
 
@@ -56,51 +76,23 @@ def require_own_results(output: pathlib.Path, runs: Sequence[Run], summary_only:
     own |= {str(run) for run in runs if run.folder.metrics() or not summary_only}
 
     def names_in(results: Results) -> dict[str, str]:
-        labels = [each["label"] for each in results["conditions"]]
-        names = (
-            f"{each['label']}, seed {run['seed']}"
-            for each in results["conditions"]
-            for run in each["runs"]
-        )
-        return {name: name for name in (*labels, *names)}
+        names = []
+        for each in results["conditions"]:
+            names.append(each["label"])
+            names += [f"{each['label']}, seed {run['seed']}" for run in each["runs"]]
+        return {name: name for name in names}
 
     require_own_output(output, names_in, own)
 
 
-def _comparisons(conditions: Sequence[Results]) -> list[Results]:
-    """Compare every two conditions whose recipes differ in one key, on the same test images."""
-    found = []
-    for second, first in itertools.combinations(conditions, 2):
-        ours, theirs = first["recipe"], second["recipe"]
-        keys = [key for key in ours if ours[key] != theirs[key]]
-        errors = [{run["seed"]: run["error"] for run in c["runs"]} for c in (first, second)]
-        comparison = compare(*errors)
-        if len(keys) != 1 or keys[0] in _DATA_KEYS or comparison is None:
-            continue
-        papers = [
-            c["paper"]["error"] for c in (first, second) if c["paper"] and keys[0] in _CELL_KEYS
-        ]
-        found.append(
-            {
-                "first": first["label"],
-                "second": second["label"],
-                "key": keys[0],
-                **dataclasses.asdict(comparison),
-                "paper": round(papers[0] - papers[1], 2) if len(papers) == 2 else None,
-            }
-        )
-    return found
-
-
-def _place(condition: Results) -> tuple[str, str]:
-    return condition["recipe"]["dataset"], condition["recipe"]["model"]
+def _group(condition: Results) -> tuple[str, ...]:
+    return tuple(condition["recipe"][key] for key in _GROUP_KEYS)
 
 
 def _condition(condition: Condition, runs: list[Run], environments: list[dict]) -> Results:
     finished = [(run, metrics) for run in runs if (metrics := run.folder.metrics())]
     measured = [_run(run, metrics, environments) for run, metrics in finished]
     errors = [run["error"] for run in measured]
-    speeds = [run["images_per_second"] for run in measured]
     recipe = _plain(dataclasses.asdict(condition.recipe))
     del recipe["seed"]
     first = finished[0][1] if finished else {}
@@ -110,12 +102,10 @@ def _condition(condition: Condition, runs: list[Run], environments: list[dict]) 
         "recipe": recipe,
         "paper": _paper(recipe),
         "planned": len(runs),
-        "n": len(errors),
         "mean": mean(errors),
         "sd": deviation(errors),
         "parameters": first.get("parameters", {}).get("trainable"),
         "multiply_adds": first.get("multiply_adds"),
-        "images_per_second": statistics.median(speeds) if speeds else None,
         "runs": measured,
     }
 
@@ -157,3 +147,168 @@ def _paper(recipe: Results) -> Results | None:
 
 def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
+
+
+def differences(conditions: Sequence[Results]) -> Iterator[tuple[Results, Comparison | None]]:
+    """Compare each condition with the reference of its network, data set and test images.
+
+    The reference is the first Multiception condition there, or the first one. Yields it for each
+    condition, with `None` where there is nothing to compare.
+    """
+    references: dict[tuple[str, ...], Results] = {}
+    for each in sorted(conditions, key=lambda each: each["recipe"]["conv"] != "multiception"):
+        references.setdefault(_group(each), each)
+    for each in conditions:
+        reference = references[_group(each)]
+        errors = ({run["seed"]: run["error"] for run in c["runs"]} for c in (each, reference))
+        yield reference, None if each is reference else compare(*errors)
+
+
+def _to_rows(results: Results) -> Iterator[Row]:
+    conditions = results["conditions"]
+    for each, (reference, comparison) in zip(conditions, differences(conditions), strict=True):
+        recipe, sizes = each["recipe"], each["recipe"]["kernel_sizes"]
+        cell = {"label": each["label"]}
+        cell |= {key: recipe[key] for key in ("dataset", "model", "conv")}
+        cell |= {"kernel_sizes": sizes and value_label("kernel_sizes", sizes)}
+        cell |= {"epochs": recipe["epochs"]}
+        for metric in ("parameters", "multiply_adds"):
+            yield Row("study", cell, None, metric, each[metric])
+        if each["paper"]:
+            yield Row("study", cell, None, "error of the paper", each["paper"]["error"], "%")
+        if comparison:
+            for name, value in dataclasses.asdict(comparison).items():
+                metric = f"{name} of the difference from {reference['label']}"
+                yield Row("study", cell, None, metric, value)
+        for run in each["runs"]:
+            machine = machine_label(results["environments"][run["environment"]]["hardware"])
+            for metric, unit in _METRICS.items():
+                yield Row("study", cell, run["seed"], metric, run[metric], unit, machine)
+
+
+def _to_markdown(results: Results, figure: str) -> str:
+    conditions, missing = results["conditions"], results["missing"]
+    sections = ["# Top-1 test errors of a study"]
+    sections += [f"`{results['command']}`" if results["command"] else "", results["note"]]
+    if missing:
+        planned = sum(each["planned"] for each in conditions)
+        text = f"{len(missing)} of {planned} runs have no result yet: {'; '.join(missing)}."
+        sections.append(f"**Not complete**: {text}")
+    sections += [_table(conditions), _legend(conditions), _differing(conditions)]
+    sections += [f"![Learning curves, and errors against parameters]({figure})"]
+    sections += ["## How it was made", _environments(results)]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _table(conditions: Sequence[Results]) -> str:
+    varying = varying_keys([each["recipe"] for each in conditions])
+    titles = "parameters, multiply-adds, n, error (%), paper (%), difference, 95 % CI, p"
+    rows = [("network and data set", "convolution", *varying, *titles.split(", "))]
+    for each, (reference, comparison) in zip(conditions, differences(conditions), strict=True):
+        recipe, paper = each["recipe"], each["paper"]
+        difference, interval, p_value = DASH, DASH, DASH
+        if each is reference:
+            difference = "reference"
+        elif comparison:
+            difference = f"{comparison.difference:+.2f}"
+            if comparison.low is not None:
+                interval = f"{comparison.low:+.2f} to {comparison.high:+.2f}"
+                p_value = f"{comparison.p_value:.2g}"
+        cells = (
+            *(value_label(key, recipe[key]) for key in ("conv", *varying)),
+            number(each["parameters"], ","),
+            number(each["multiply_adds"], ","),
+            f"{len(each['runs'])} of {each['planned']}",
+            mean_and_deviation(each["mean"], each["sd"]),
+            f"{paper['error']:.2f}" if paper else DASH,
+        )
+        rows.append((network_label(recipe), *cells, difference, interval, p_value))
+    return markdown(rows, left=2 + len(varying))
+
+
+def _legend(conditions: Sequence[Results]) -> str:
+    """Say what the cells of the table hold."""
+    text = "Errors: mean ± standard deviation over the n seeds."
+    if any(each["paper"] for each in conditions):
+        text += f" Paper: the mean of three runs ({SOURCE})."
+    if len(set(map(_group, conditions))) < len(conditions):
+        text += f" Differences in percentage points from the reference; {TEST}."
+    return text
+
+
+def _differing(conditions: Sequence[Results]) -> str:
+    """Return where recipes differ from the paper's, with all values that they have there."""
+    ours: dict[str, dict[str, None]] = {}
+    theirs: dict[str, dict[str, None]] = {}
+    for each in conditions:
+        for key, (own, paper) in (each["paper"] or {"differing": {}})["differing"].items():
+            ours.setdefault(key, {})[str(own)] = None
+            theirs.setdefault(key, {})[str(paper)] = None
+    texts = (f"{key} {' or '.join(ours[key])} (paper: {' or '.join(theirs[key])})" for key in ours)
+    return f"**Not the paper's recipe**: {', '.join(texts)}." if ours else ""
+
+
+def _environments(results: Results) -> str:
+    runs = [run for each in results["conditions"] for run in each["runs"]]
+    lines = []
+    for index, each in enumerate(results["environments"]):
+        count = sum(run["environment"] == index for run in runs)
+        lines.append(f"- {count} runs: {record_label(each)}")
+    lines += ["", "One run of each condition alone, to be given a `--workdir`:", ""]
+    return "\n".join((*lines, *(f"    {each['command']}" for each in results["conditions"])))
+
+
+def _draw(results: Results) -> Figure:
+    """Draw learning curves beside errors against parameters: a row for each network and data set.
+
+    A line is the mean over the seeds, its band from the best to the worst one; bars are a standard
+    deviation.
+    """
+    groups: dict[str, list[Results]] = {}
+    for each in results["conditions"]:
+        if each["runs"]:
+            groups.setdefault(network_label(each["recipe"]), []).append(each)
+    varying = varying_keys([each["recipe"] for each in results["conditions"]])
+    figure = make_figure(11, 4 * max(1, len(groups)))
+    axes = figure.subplots(max(1, len(groups)), 2, squeeze=False)
+    for (curves, sizes), (title, conditions) in zip(axes, groups.items(), strict=False):
+        convs = [each["recipe"]["conv"] for each in conditions]
+        keys = varying if varying and len(set(convs)) == 1 else ["conv", *varying]
+        colors: Any = [COLORS[conv] for conv in convs]
+        if len(set(convs)) < len(convs):
+            colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(convs)))
+        for each, color in sorted(
+            zip(conditions, colors, strict=True), key=lambda pair: pair[0]["mean"]
+        ):
+            label = f"{settings_label(each['recipe'], keys)}: {each['mean']:.2f} %"
+            _draw_curve(curves, each, color=color, label=label)
+            place = each["parameters"], each["mean"]
+            sizes.errorbar(*place, each["sd"], fmt="o", ms=7, capsize=4, color=color, zorder=3)
+        _style_curves(curves, title)
+        sizes.margins(0.25)
+        sizes.xaxis.set_major_locator(MaxNLocator(5))
+        sizes.xaxis.set_major_formatter(FuncFormatter(thousands))
+        style(sizes, x="trainable parameters", y="top-1 test error (%)")
+    return figure
+
+
+def _draw_curve(ax: Axes, condition: Results, **look: Any) -> None:
+    by_epoch = list(zip(*(run["error_by_epoch"] for run in condition["runs"]), strict=True))
+    epochs = range(1, len(by_epoch) + 1)
+    ax.plot(epochs, [statistics.fmean(errors) for errors in by_epoch], lw=1.6, zorder=3, **look)
+    lowest, highest = [min(errors) for errors in by_epoch], [max(errors) for errors in by_epoch]
+    ax.fill_between(epochs, lowest, highest, color=look["color"], alpha=0.18, lw=0, zorder=2)
+
+
+def _style_curves(ax: Axes, title: str) -> None:
+    ax.set_yscale("log")
+    low, high = ax.get_ylim()
+    ax.set_yticks([tick for tick in _TICKS if low <= tick <= high])
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    style(ax, title=title, x="epoch", y="top-1 test error (%)", grid="y")
+    ax.legend(framealpha=1, edgecolor="none", fontsize=8, loc="upper right", handlelength=1.4)
+
+
+PAGE = Page(_to_rows, _to_markdown, {"": _draw})
