@@ -43,22 +43,14 @@ def running(
 ) -> Iterator[str]:
     """Serves the latest version under a base path over REST while the `with` block runs.
 
-    For several models, gRPC, batching and the rest see `serving.model_server.model_server`.
-
-    Args:
-        model_base_path: The folder that holds one SavedModel folder per version.
-        model_name: The model's name in the URL.
-        rest_api_port: The port to listen on; 0 takes a free one.
-        rest_api_host: The address to listen on.
-        file_system_poll_wait_seconds: Seconds between two looks for a new version; 0 looks once.
+    The arguments are the server's flags. For several models, gRPC and batching see
+    `serving.model_server.model_server`.
 
     Yields:
-        The server's URL, `http://HOST:PORT`: what `serving.client.predict` takes. The model is at
-        `/v1/models/NAME` under it.
+        The server's URL, `http://HOST:PORT`: what `serving.client.predict` takes.
 
     Raises:
-        ValueError: If the base path is missing, holds no version or a latest one that does not
-            load, or if the name or a number is not one that can be used.
+        ValueError: If there is no version that loads, or an argument cannot be used.
         OSError: If the port is in use, or the address is not this machine's.
 
     Example:

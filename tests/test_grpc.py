@@ -7,6 +7,7 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+from google.protobuf import message_factory, text_format
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from hypothesis import HealthCheck, given, settings
@@ -20,14 +21,18 @@ from tensorflow_serving.apis import (
     inference_pb2,
     input_pb2,
     model_management_pb2,
+    model_service_pb2,
     model_service_pb2_grpc,
     predict_pb2,
+    prediction_service_pb2,
     prediction_service_pb2_grpc,
     regression_pb2,
 )
 
 from serving.config_files import single_model
 
+PREDICTION_SERVICE = prediction_service_pb2.DESCRIPTOR.services_by_name["PredictionService"]
+MODEL_SERVICE = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"]
 CLASSIFY, REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
 
 
@@ -93,10 +98,10 @@ def regress_request(signature="regress_x_to_y", name="half"):
     return fill(regression_pb2.RegressionRequest(), name, signature)
 
 
-def refused(method, request, code="INVALID_ARGUMENT", words=""):
+def refused(method, request, code="INVALID_ARGUMENT"):
     with pytest.raises(grpc.RpcError) as caught:
         method(request, timeout=20)
-    assert (caught.value.code().name, caught.value.details()[: len(words)]) == (code, words)
+    assert caught.value.code().name == code
     return caught.value.details()
 
 
@@ -137,39 +142,9 @@ def test_output_filter(prediction):
     assert set(prediction.Predict(request).outputs) == {"classes", "scores"}
     request.output_filter.append("scores")
     assert set(prediction.Predict(request).outputs) == {"scores"}
-    request.output_filter.append("scores")
-    refused(prediction.Predict, request, words="duplicate output tensor alias: scores")
-    request.output_filter[1] = "nope"
-    refused(prediction.Predict, request, words="output tensor alias not found")
 
 
-@pytest.mark.parametrize(
-    ("spec", "code", "words"),
-    [
-        ({"name": "nope"}, "NOT_FOUND", "Servable not found for request: Latest(nope)"),
-        ({"name": ""}, "INVALID_ARGUMENT", "ModelSpec has no name specified."),
-        ({"version": 9}, "NOT_FOUND", "Servable not found for request: Specific(half, 9)"),
-        ({"label": "nope"}, "INVALID_ARGUMENT", "Unrecognized servable version label: nope"),
-        ({"name": "nope", "label": "a"}, "INVALID_ARGUMENT", "Unrecognized servable version label"),
-        ({"signature": "nope"}, "FAILED_PRECONDITION", 'Serving signature key "nope" not found.'),
-        ({"x": [[1.0]]}, "INVALID_ARGUMENT", "Input `x` must be of shape"),
-    ],
-)
-def test_predict_refuses_what_is_not_there(prediction, spec, code, words):
-    refused(prediction.Predict, predict_request(**spec), code, words)
-
-
-def test_predict_refuses_inputs_that_do_not_fit(prediction):
-    refused(prediction.Predict, predict_pb2.PredictRequest(), words="Missing ModelSpec")
-    nothing = fill(predict_pb2.PredictRequest())
-    assert "takes the inputs ['x']. Received: inputs=[]" in refused(prediction.Predict, nothing)
-    request = predict_request()
-    request.inputs["x"].tensor_content = b"odd"
-    assert "is not a valid TensorProto" in refused(prediction.Predict, request)
-    bomb = tensor_pb2.TensorProto(dtype=types_pb2.DT_FLOAT, float_val=[1])
-    bomb.tensor_shape.dim.add(size=2**40)
-    request.inputs["x"].CopyFrom(bomb)
-    assert "more than 268435456" in refused(prediction.Predict, request)
+def test_a_string_is_not_repeated_beyond_the_limit(prediction):
     request = fill(predict_pb2.PredictRequest(), signature="classify_x_to_y")
     bomb = tensor_pb2.TensorProto(dtype=types_pb2.DT_STRING, string_val=[b"x" * 2**20])
     bomb.tensor_shape.dim.add(size=300)
@@ -218,17 +193,6 @@ def test_the_context_is_shared_by_all_examples(prediction):
     assert "more than 268435456" in refused(prediction.Classify, bomb)
 
 
-def test_examples_that_are_refused(prediction):
-    request = regress_request()
-    request.input.Clear()
-    refused(prediction.Regress, request, words="Input is empty.")
-    request.input.example_list.examples.add()
-    assert "Feature: x" in refused(prediction.Regress, request)
-    refused(prediction.Regress, regress_request(""))
-    words = refused(prediction.Classify, classify_request("regress_x_to_y"))
-    assert "must give 'classes' or 'scores'" in words
-
-
 def tasks(*methods, name="half"):
     request = inference_pb2.MultiInferenceRequest(input=examples())
     for method, kind in methods:
@@ -267,33 +231,17 @@ def test_multi_inference(prediction):
     assert classified.model_spec.signature_name == "scores"
 
 
-def test_multi_inference_refuses(prediction):
-    twice = tasks((REGRESS, "regress_x_to_y"), (REGRESS, "regress_x_to_y"))
-    refused(prediction.MultiInference, twice, words="Duplicate evaluation")
-    other = tasks(("tensorflow/serving/predict", "serving_default"))
-    refused(prediction.MultiInference, other, "UNIMPLEMENTED")
-    unnamed = tasks((REGRESS, "regress_x_to_y"), name="")
-    assert "empty model name" in refused(prediction.MultiInference, unnamed)
-    mixed = tasks((REGRESS, "regress_x_to_y"), (CLASSIFY, "scores"))
-    mixed.tasks[1].model_spec.name = "tf1"
-    assert "the same model name" in refused(prediction.MultiInference, mixed)
-    refused(prediction.MultiInference, tasks())
-
-
 # ---- metadata, status, configuration
 
 
 def test_metadata(prediction):
     request = fill(get_model_metadata_pb2.GetModelMetadataRequest(), "tf1")
-    assert "at least one metadata_field" in refused(prediction.GetModelMetadata, request)
     request.metadata_field.append("signature_def")
     response = prediction.GetModelMetadata(request)
     signatures = get_model_metadata_pb2.SignatureDefMap()
     assert response.metadata["signature_def"].Unpack(signatures)
     assert signatures.signature_def["regress_x_to_y"].method_name == REGRESS
     assert response.model_spec.version.value == 5
-    request.metadata_field.append("nope")
-    assert "nope is not supported" in refused(prediction.GetModelMetadata, request)
 
 
 def test_status(model):
@@ -304,11 +252,6 @@ def test_status(model):
         statuses = model.GetModelStatus(ask(**spec)).model_version_status
         told = [(v.version, v.State.Name(v.state), v.status.error_code) for v in statuses]
         assert told == [(version, "AVAILABLE", 0) for version in versions]
-    for spec, words in (
-        ({"name": "nope"}, "Could not find any versions of model nope"),
-        ({"version": 7}, "Could not find version 7 of model half"),
-    ):
-        refused(model.GetModelStatus, ask(**spec), "NOT_FOUND", words)
 
 
 def test_reload_config(model, prediction, base):
@@ -323,7 +266,59 @@ def test_reload_config(model, prediction, base):
     request.config.CopyFrom(models_config(base))
     model.HandleReloadConfigRequest(request)
     refused(prediction.Predict, predict_request(name="third"), "NOT_FOUND")
-    refused(model.HandleReloadConfigRequest, model_management_pb2.ReloadConfigRequest())
+
+
+# ---- what is refused
+
+INVALID = "INVALID_ARGUMENT"
+HALF, INPUT = 'model_spec { name: "half" }', f"input {{ {examples()} }}"
+REGRESSION = 'model_spec { name: "half" signature_name: "regress_x_to_y" }'
+OTHER_TASK = 'tasks { model_spec { name: "tf1" } }'
+TASK = f'tasks {{ {REGRESSION} method_name: "{REGRESS}" }}'
+
+
+def x(values, *sizes):
+    dims = " ".join(f"dim {{ size: {size} }}" for size in sizes)
+    tensor = f"dtype: DT_FLOAT {values} tensor_shape {{ {dims} }}"
+    return f'{HALF} inputs {{ key: "x" value {{ {tensor} }} }}'
+
+
+@pytest.mark.parametrize(
+    ("api", "request_", "code", "words"),
+    [
+        ("Predict", "", INVALID, "Missing ModelSpec"),
+        ("Predict", 'model_spec { name: "" }', INVALID, "no name specified"),
+        ("Predict", 'model_spec { name: "no" }', "NOT_FOUND", "Latest(no)"),
+        ("Predict", HALF + "model_spec { version { value: 9 } }", "NOT_FOUND", "Specific(half, 9)"),
+        ("Predict", HALF + 'model_spec { version_label: "a" }', INVALID, "label: a"),
+        ("Predict", 'model_spec { version_label: "a" name: "no" }', INVALID, "label: a"),
+        ("Predict", HALF + 'model_spec { signature_name: "a" }', "FAILED_PRECONDITION", 'key "a"'),
+        ("Predict", HALF, INVALID, "takes the inputs ['x']. Received: inputs=[]"),
+        ("Predict", x("float_val: 1", 1, 1), INVALID, "Input `x` must be of shape"),
+        ("Predict", x('tensor_content: "odd"', 2), INVALID, "not a valid TensorProto"),
+        ("Predict", x("float_val: 1", 2**40), INVALID, "more than 268435456"),
+        ("Predict", x("", 0) + ' output_filter: ["y", "y"]', INVALID, "duplicate output"),
+        ("Predict", x("", 0) + ' output_filter: "no"', INVALID, "alias not found"),
+        ("Regress", REGRESSION, INVALID, "Input is empty."),
+        ("Regress", HALF + INPUT, INVALID, "must take one input"),
+        ("Classify", REGRESSION + INPUT, INVALID, "give 'classes' or 'scores'"),
+        ("MultiInference", INPUT, INVALID, "at least one task"),
+        ("MultiInference", TASK * 2 + INPUT, INVALID, "Duplicate evaluation"),
+        ("MultiInference", "tasks {}" + INPUT, INVALID, "empty model name"),
+        ("MultiInference", f"tasks {{ {HALF} }}" + INPUT, "UNIMPLEMENTED", "method_name"),
+        ("MultiInference", TASK + OTHER_TASK + INPUT, INVALID, "the same model name"),
+        ("GetModelMetadata", HALF, INVALID, "at least one metadata_field"),
+        ("GetModelMetadata", HALF + ' metadata_field: "no"', INVALID, "not supported"),
+        ("GetModelStatus", 'model_spec { name: "no" }', "NOT_FOUND", "any versions of model no"),
+        ("GetModelStatus", HALF + "model_spec { version { value: 7 } }", "NOT_FOUND", "version 7"),
+        ("HandleReloadConfigRequest", "", INVALID, "model_config_list"),
+    ],
+)
+def test_requests_that_are_refused(prediction, model, api, request_, code, words):
+    stub = prediction if hasattr(prediction, api) else model
+    services = {**PREDICTION_SERVICE.methods_by_name, **MODEL_SERVICE.methods_by_name}
+    message = message_factory.GetMessageClass(services[api].input_type)()
+    assert words in refused(getattr(stub, api), text_format.Merge(request_, message), code)
 
 
 # ---- the standard services
@@ -368,7 +363,7 @@ tensors = st.builds(
     st.binary(max_size=20),
     st.lists(st.floats(width=32), max_size=4),
 )
-EXPECTED = {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "UNIMPLEMENTED"}
+EXPECTED = {"OK", INVALID, "NOT_FOUND", "FAILED_PRECONDITION", "UNIMPLEMENTED"}
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))

@@ -161,7 +161,6 @@ def scores(page):
 @pytest.mark.slow
 def test_models_versions_and_health_are_shown(page):
     assert text(page, "#health") == "3 versions available, 1 failed"
-    assert page.find_element(By.ID, "health").get_attribute("data-state") == "bad"
     cards = [card.text for card in page.find_elements(By.CSS_SELECTOR, "#models .card")]
     assert "1 stable\nAVAILABLE" in cards[0].replace(" AVAILABLE", "\nAVAILABLE")
     assert "FAILED" in cards[2]
@@ -219,7 +218,6 @@ def test_latencies_are_shown_as_histograms(page, server):
     card = page.find_element(By.XPATH, "//article[h3='half predict REST']")
     plot = card.find_element(By.CSS_SELECTOR, ".plot")
     assert "p99" in plot.get_attribute("aria-label")
-    assert max(bar.size["height"] for bar in plot.find_elements(By.TAG_NAME, "div")) > 90
     figures = dict(zip(("Calls", "p50", "p90", "p99"), card.text.splitlines()[-7::2], strict=True))
     assert figures["Calls"] == "20"
 

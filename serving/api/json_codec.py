@@ -28,12 +28,9 @@ _MAX_DEPTH = 100  # deeper than any tensor: values below are not read
 _WHITESPACE = string.whitespace.encode()
 _NOT_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 _TEXT_OR_BRACKET = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]', re.DOTALL)
-_JSON_TYPES: dict[str, set[type]] = {
-    "b": {bool},
-    "i": {int},
-    "u": {int},
-    "f": {int, float},
-}  # by NumPy kind
+# By NumPy kind.
+_JSON_TYPES: dict[str, set[type]] = {"b": {bool}, "i": {int}, "u": {int}, "f": {int, float}}
+_FEATURE_KINDS = {str: "bytes", dict: "bytes", bool: "int64", int: "int64", float: "float"}
 
 
 def loads(body: bytes) -> Any:
@@ -252,8 +249,8 @@ def _read_example(features: Any) -> example_pb2.Example:
 
 
 def _fill(feature: feature_pb2.Feature, name: str, items: list) -> None:
-    kinds = {_feature_kind(name, item) for item in items}
-    if len(kinds) > 1:
+    kinds = {_FEATURE_KINDS.get(type(item)) for item in items}
+    if len(kinds) > 1 or None in kinds:
         raise _invalid(f"Feature `{name}` must hold values of one type.", items)
     if kinds == {"bytes"}:
         feature.bytes_list.value.extend(_to_bytes(f"Feature `{name}`", item) for item in items)
@@ -264,16 +261,6 @@ def _fill(feature: feature_pb2.Feature, name: str, items: list) -> None:
             feature.int64_list.value.extend(map(int, items))
         except ValueError as error:
             raise _invalid(f"Feature `{name}` must hold int64 values.", items) from error
-
-
-def _feature_kind(name: str, item: Any) -> str:
-    if isinstance(item, str) or _is_base64(item):
-        return "bytes"
-    if isinstance(item, bool | int):
-        return "int64"
-    if isinstance(item, float):
-        return "float"
-    raise _invalid(f"Feature `{name}` has an element of an unexpected JSON type.", item)
 
 
 def _is_named(value: Any) -> bool:
