@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import uvicorn
 from starlette.applications import Starlette
@@ -17,7 +17,7 @@ from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from serving.api.grpc_service import grpc_server
 from serving.api.rest import METRICS_PATH, RestApi
-from serving.lifecycle.loading import DEFAULT_LOADING, Loading
+from serving.lifecycle.loading import Loading
 from serving.lifecycle.models import Models
 from serving.page import page_routes
 from serving.telemetry import Telemetry
@@ -33,7 +33,7 @@ class ServerOptions:
 
     host: str = "127.0.0.1"  # that the REST port is listened on, for gRPC too
     port: int | None = None  # gRPC's: 0 takes a free one, `None` serves no gRPC
-    loading: Loading = DEFAULT_LOADING
+    loading: Loading = field(default_factory=Loading)
     allow_version_labels_for_unavailable_models: bool = False
     rest_api_num_threads: int | None = None  # `None` for enough to fill a batch
     grpc_max_threads: int | None = None
@@ -42,9 +42,6 @@ class ServerOptions:
     rest_api_enable_cors_support: bool = False
     grpc_channel_arguments: Sequence[tuple[str, int | str]] = ()
     metrics_path: str | None = METRICS_PATH  # from the slash on; `None` for no metrics
-
-
-DEFAULT_OPTIONS = ServerOptions()
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ class ModelServer:
 
 @contextmanager
 def model_server(
-    config: ModelServerConfig, listener: socket.socket, options: ServerOptions = DEFAULT_OPTIONS
+    config: ModelServerConfig, listener: socket.socket, options: ServerOptions
 ) -> Iterator[ModelServer]:
     """Serves models in the `with` block, REST on `listener`; at its end open calls finish."""
     telemetry = Telemetry()

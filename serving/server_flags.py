@@ -23,12 +23,8 @@ def _channel_arguments(text: str) -> list[tuple[str, int | str]]:
     return [(key, int(v) if v.lstrip("-").isdecimal() else v) for key, _, v in pairs]
 
 
-_port, _count, _some, _seconds = (
-    whole_number(0, MAX_PORT),
-    whole_number(),
-    whole_number(1),
-    number(),
-)
+_count, _some, _port = whole_number(), whole_number(1), whole_number(0, MAX_PORT)
+_seconds = number()
 
 # Flag: its type, its default, what it is.
 _FLAGS: dict[str, tuple[Callable[[str], Any], object, str]] = {
@@ -46,11 +42,7 @@ _FLAGS: dict[str, tuple[Callable[[str], Any], object, str]] = {
     "model_config_file": (_file, None, "a ModelServerConfig, in place of name and base path"),
     "model_config_file_poll_wait_seconds": (_seconds, 0.0, "between two readings; 0 reads it once"),
     "allow_version_labels_for_unavailable_models": (boolean, False, "for new labels only"),
-    "file_system_poll_wait_seconds": (
-        _seconds,
-        1.0,
-        "between looks for versions; 0 looks once",
-    ),
+    "file_system_poll_wait_seconds": (_seconds, 1.0, "between looks for versions; 0 looks once"),
     "max_num_load_retries": (_count, 5, "tries again of a version that did not load"),
     "load_retry_interval_micros": (_count, 60_000_000, "microseconds between such tries"),
     "enable_model_warmup": (boolean, True, "replay a version's warm-up requests first"),

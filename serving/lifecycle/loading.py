@@ -49,10 +49,7 @@ class Loading:
             )
 
 
-DEFAULT_LOADING = Loading()
-
-
-def load(folder: Path, version: int, loading: Loading = DEFAULT_LOADING) -> Servable:
+def load(folder: Path, version: int, loading: Loading) -> Servable:
     """Loads a version, its LiteRT file if one is there and preferred, and replays its warm-up."""
     checks = loading.enable_signature_method_name_check
     servable: Servable

@@ -14,7 +14,7 @@ from tensorflow_serving.config.model_server_config_pb2 import ModelConfig, Model
 from serving.config_files import read_config
 from serving.engine.errors import ServingError, invalid
 from serving.engine.servable import Servable
-from serving.lifecycle.loading import DEFAULT_LOADING, Loading, VersionPolicy
+from serving.lifecycle.loading import Loading, VersionPolicy
 from serving.lifecycle.versions import ServedModel, VersionStatus, not_found
 
 _LOGGER = logging.getLogger("serving")
@@ -31,7 +31,7 @@ class Models:
     def __init__(
         self,
         config: ModelServerConfig,
-        loading: Loading = DEFAULT_LOADING,
+        loading: Loading,
         allow_version_labels_for_unavailable_models: bool = False,
     ):
         self.config = config

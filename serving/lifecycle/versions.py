@@ -13,7 +13,6 @@ from pathlib import Path
 from serving.engine.errors import ServingError, from_exception
 from serving.engine.servable import Servable
 from serving.lifecycle.loading import (
-    DEFAULT_LOADING,
     Loading,
     Snapshot,
     VersionPolicy,
@@ -67,7 +66,7 @@ class ServedModel:
         self,
         name: str,
         base_path: str | Path,
-        loading: Loading = DEFAULT_LOADING,
+        loading: Loading,
         policy: VersionPolicy | None = None,
     ):
         if not name:
