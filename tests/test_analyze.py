@@ -8,7 +8,7 @@ import pytest
 from commands import usage_error
 
 from keras_multiception.layers import MulticeptionConv2D
-from training import analyze, data, scales
+from training import analyze, data
 from training.run_folder import RunFolder
 
 PICTURES = ("kernels.png", "receptive_fields.png", "shares_by_channel.png", "shares_by_stage.png")
@@ -106,7 +106,7 @@ def test_one_layer(run, tmp_path, monkeypatch, capsys):
         asked.append(name)
         raise ValueError("This is enough.")
 
-    monkeypatch.setattr(scales, "effective_receptive_field", ask)
+    monkeypatch.setattr(analyze, "effective_receptive_field", ask)
     arguments = ("--split", "test[:10]", "--layer", "stage1_conv", "--output", tmp_path)
     assert "This is enough." in error_of(capsys, "--run", run, *arguments)
     assert asked == ["stage1_conv"]
@@ -139,4 +139,5 @@ class TestErrors:
 
     def test_output_is_a_file(self, run, tmp_path, capsys):
         (tmp_path / "file").write_text("")
-        assert "File exists" in error_of(capsys, "--run", run, "--output", tmp_path / "file")
+        assert main("--run", run, "--output", tmp_path / "file") == 1
+        assert "File exists" in capsys.readouterr().err
