@@ -6,6 +6,7 @@ import http.client
 import json
 import shutil
 import socket
+import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -83,6 +84,31 @@ def test_an_offer_to_upgrade_is_ignored(url, offer, chunked, packets):
             assert (status, json.loads(answer)) == (200, ANSWER)
         connection.sendall(b"GET /v1/models/m HTTP/1.1\r\nHost: x\r\n" + UPGRADES[offer] + b"\r\n")
         assert read_answer(connection)[0] == 200
+
+
+JAVA = """
+import java.net.URI;
+import java.net.http.*;
+class Predict {
+    public static void main(String[] arguments) throws Exception {
+        var body = HttpRequest.BodyPublishers.ofString("{\\"instances\\": [2.0]}");
+        var request = HttpRequest.newBuilder(URI.create(arguments[0])).POST(body).build();
+        var client = HttpClient.newHttpClient();
+        client.send(request, HttpResponse.BodyHandlers.ofString());
+        System.out.print(client.send(request, HttpResponse.BodyHandlers.ofString()).body());
+    }
+}
+"""
+
+
+@pytest.mark.slow
+def test_the_client_of_java_is_answered(url, tmp_path):
+    if not shutil.which("javac"):
+        pytest.skip("no JDK is on this machine")
+    (tmp_path / "Predict.java").write_text(JAVA)
+    command = ["java", str(tmp_path / "Predict.java"), f"{url}/v1/models/m:predict"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert json.loads(done.stdout) == ANSWER, done.stderr
 
 
 def test_an_idle_connection_is_kept_for_as_long_as_the_flag_says(url):
