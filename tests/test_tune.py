@@ -9,8 +9,6 @@ import keras
 import keras_tuner
 import pytest
 from commands import kill_when, usage_error
-from hypothesis import given
-from hypothesis import strategies as st
 
 from keras_multiception.applications.classifier import PAPER_KERNEL_SIZES
 from training import data
@@ -21,10 +19,8 @@ from training.tuning import (
     PAGE,
     RecipeHyperModel,
     TrialResult,
-    find_winner,
     make_tuner,
     measure_latency,
-    pareto_front,
 )
 
 DIGITS = "resnet20_multiception_digits"
@@ -42,12 +38,15 @@ def values_of(hypermodel, **values):
     return hypermodel.recipe(hp)
 
 
-@pytest.mark.parametrize("conv", ["multiception", "mixconv", "dsconv"])
+@pytest.mark.parametrize("conv", ["standard", "dsconv", "mixconv", "multiception"])
 def test_default_is_the_recipe(conv):
     recipe = values_of(digits_space(f"resnet20_{conv}_digits"))
     assert (recipe.conv, recipe.filters, recipe.learning_rate, recipe.l2) == (conv, 16, 0.1, 2e-4)
     if conv == "multiception":
         assert recipe.kernel_sizes == PAPER_KERNEL_SIZES
+    recipe = values_of(digits_space(f"resnet20_{conv}_digits", ["kernel_sizes=5", "l2=0"]))
+    assert recipe.kernel_sizes in ((5,), ((5,),) * 3)
+    assert recipe.l2 == 0
 
 
 def test_values_of_a_trial_go_into_its_recipe():
@@ -57,14 +56,6 @@ def test_values_of_a_trial_go_into_its_recipe():
     assert (recipe.conv, recipe.filters, recipe.l2) == ("mixconv", 24, 1e-3)
     standard = values_of(digits_space(), conv="standard", kernel_sizes_1="3-7")
     assert standard.kernel_sizes is None
-
-
-@pytest.mark.parametrize("conv", ["standard", "dsconv", "multiception"])
-def test_default_keeps_kernel_sizes_and_what_is_zero(conv):
-    changes = ["kernel_sizes=5", "l2=0"]
-    recipe = values_of(digits_space(f"resnet20_{conv}_digits", changes))
-    assert recipe.kernel_sizes in ((5,), ((5,),) * 3)
-    assert recipe.l2 == 0
 
 
 def test_muon_is_tuned_by_its_decay():
@@ -92,9 +83,6 @@ def test_hyperband_shortens_the_schedule():
 def test_last_tenth_of_the_training_split_is_held_out(split, kept, held_out):
     recipe = hold_out(get_recipe(DIGITS, [f"train_split={split}"]))
     assert (recipe.train_split, recipe.test_split) == (kept, held_out)
-
-
-def test_a_split_of_ones_own_to_validate_on():
     own = hold_out(get_recipe(DIGITS, ["train_split=train[10%:]"]), "train[:10%]")
     assert (own.train_split, own.test_split) == ("train[10%:]", "train[:10%]")
 
@@ -262,26 +250,9 @@ def result(name, accuracy, parameters, status="trained"):
     return TrialResult(str(name), recipe, status, accuracy, parameters, latency)
 
 
-@given(st.lists(st.tuples(st.integers(0, 20), st.integers(1, 20)), min_size=1, max_size=12))
-def test_nothing_beats_the_front_and_the_front_beats_the_rest(trials):
-    results = [result(i, accuracy, cost) for i, (accuracy, cost) in enumerate(trials)]
-    front = pareto_front(results, "parameters")
-
-    def beats(one, other):
-        at_least = one.accuracy >= other.accuracy and one.parameters <= other.parameters
-        return at_least and (one.accuracy, one.parameters) != (other.accuracy, other.parameters)
-
-    assert not any(beats(one, other) for one in results for other in front)
-    points = {(each.accuracy, each.parameters) for each in front}
-    for each in results:
-        own = (each.accuracy, each.parameters)
-        assert own in points or any(beats(other, each) for other in front)
-    assert find_winner(results).accuracy == front[-1].accuracy
-
-
 def test_page_and_figure_of_a_search(tmp_path):
     trials = [
-        result(0, 0.7, 190_000),
+        result(0, 0.8, 190_000),
         result(1, None, 400_000, "over budget"),
         result(2, 0.8, 150_000),
         result(3, None, None, "failed"),
@@ -290,8 +261,8 @@ def test_page_and_figure_of_a_search(tmp_path):
     PAGE.write_files(results | {"trials": trials}, tmp_path / "tune")
     page = " ".join((tmp_path / "tune.md").read_text().split())
     assert "The winner is trial 2" in page
-    assert "| **2** | Multiception | 3-5, 3, 3 | trained | parameters, latency_ms | 16 |" in page
-    assert "| 1 | Multiception | 3-5, 3, 3 | over budget | - | 16 |" in page
+    assert "| 2 | Multiception | 3-5, 3, 3 | trained | 16 |" in page
+    assert "| 1 | Multiception | 3-5, 3, 3 | over budget | 16 |" in page
     rows = to_csv(PAGE.to_rows(results | {"trials": trials})).splitlines()
     assert 'tune,2,multiception,"3-5, 3, 3",16,0.1,0.0002,0.0,5,trained,,accuracy,0.8,,' in rows
     assert 'tune,3,multiception,"3-5, 3, 3",16,0.1,0.0002,0.0,5,failed,,accuracy,,,' in rows

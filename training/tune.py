@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from keras_multiception.atomic import write_json
-from training.cli import Parser, add_changes, attempt, run_command
+from training.cli import Parser, add_changes, add_data_options, attempt, run_command
 from training.data import splits
 from training.recipe import Recipe
 from training.recipes import get_recipe
@@ -120,11 +120,7 @@ def _require_same(
     args: argparse.Namespace, recipe: Recipe, budget: dict[str, float]
 ) -> dict[str, Any]:
     """Return what is searched, for tune.json; refuse a workdir where something else was."""
-    search = {
-        "recipe": dataclasses.asdict(recipe),
-        "budget": budget,
-        "algorithm": args.algorithm,
-    }
+    search = {"recipe": dataclasses.asdict(recipe), "budget": budget, "algorithm": args.algorithm}
     path = args.workdir / "tune.json"
     if path.exists():
         try:
@@ -186,16 +182,13 @@ def _parser() -> Parser:
     add("--recipe", required=True, help="name of a recipe, or a .json file")
     add("--quick", action="store_true", help="its variant for a laptop, for trials")
     add("--workdir", type=pathlib.Path, required=True, help="folder of the search")
-    add("--data_dir", help="directory of the data, prepared or images by class")
+    add_data_options(parser, "data_dir")
     add("--trials", type=int, default=20, help="at most (%(default)s)")
     add("--algorithm", choices=ALGORITHMS, default="bayesian", help="default: %(default)s")
     budget = "most that a network may cost: parameters=N, latency_ms=N for one image, or both"
     add("--budget", nargs="+", default=[], metavar="COST=MOST", help=budget)
-    add(
-        "--validation_split", help="split to measure on, if not the last tenth of that for training"
-    )
-    changes = "values of the recipe to change, for the trials and the winner"
-    add_changes(parser, changes)
+    add("--validation_split", help="split to measure on, if not the last tenth for training")
+    add_changes(parser, "values of the recipe to change, for the trials and the winner")
     return parser
 
 

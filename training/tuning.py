@@ -11,7 +11,6 @@ import numpy as np
 from keras_tuner.src.distribute import utils as dist_utils  # these two have no public name
 from keras_tuner.src.engine.trial import TrialStatus
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from keras_multiception.applications.classifier import PAPER_KERNEL_SIZES
@@ -48,7 +47,6 @@ _BETWEEN = {
     "sgd": {"learning_rate": (0.01, 0.4), "l2": (1e-5, 5e-3)},
     "muon": {"learning_rate": (0.01, 0.4), "weight_decay": (1e-3, 0.5)},
 }
-_UNTRAINED = ("over budget", "diverged")
 
 
 class RecipeHyperModel(keras_tuner.HyperModel):
@@ -210,19 +208,14 @@ class _RunFolderOracle(keras_tuner.Oracle):
         self._retry_queue += [i for i in begun if i not in self._retry_queue]
 
 
-class _RandomOracle(_RunFolderOracle, keras_tuner.oracles.RandomSearchOracle):
-    pass
-
-
-class _BayesianOracle(_RunFolderOracle, keras_tuner.oracles.BayesianOptimizationOracle):
-    pass
-
-
-class _HyperbandOracle(_RunFolderOracle, keras_tuner.oracles.HyperbandOracle):
-    pass
-
-
-_ORACLES = {"random": _RandomOracle, "bayesian": _BayesianOracle, "hyperband": _HyperbandOracle}
+_ORACLES = {
+    name: type(f"_{oracle.__name__}", (_RunFolderOracle, oracle), {})
+    for name, oracle in {
+        "random": keras_tuner.oracles.RandomSearchOracle,
+        "bayesian": keras_tuner.oracles.BayesianOptimizationOracle,
+        "hyperband": keras_tuner.oracles.HyperbandOracle,
+    }.items()
+}
 
 
 def is_worker() -> bool:
@@ -255,16 +248,12 @@ def make_tuner(
 
 @dataclasses.dataclass(frozen=True)
 class TrialResult:
-    """A trial of a search; what was not measured of it is `None`.
-
-    `status` is "trained", "over budget", "diverged", "failed" or "unfinished", `accuracy` the top-1
-    accuracy on the validation split.
-    """
+    """A trial of a search; what was not measured of it is `None`."""
 
     name: str
     recipe: Recipe
-    status: str
-    accuracy: float | None
+    status: str  # trained, over budget, diverged, failed or unfinished
+    accuracy: float | None  # top-1, on the validation split
     parameters: int | None
     latency_ms: float | None
 
@@ -275,25 +264,14 @@ def trial_results(tuner: RecipeTuner) -> list[TrialResult]:
     for name, trial in sorted(tuner.oracle.trials.items(), key=lambda item: int(item[0])):
         metrics = {key: trial.metrics.get_last_value(key) for key in trial.metrics.metrics}
         status = {"FAILED": "failed", "COMPLETED": "trained"}.get(trial.status, "unfinished")
-        for reason in _UNTRAINED:
+        for reason in ("over budget", "diverged"):
             status = reason if reason.replace(" ", "_") in metrics else status
         accuracy = metrics[OBJECTIVE.name] if status == "trained" else None
-        parameters = metrics.get("parameters")
-        parameters = None if parameters is None else int(parameters)
+        parameters = int(metrics["parameters"]) if "parameters" in metrics else None
         recipe = tuner.hypermodel.recipe(trial.hyperparameters)
         latency = metrics.get("latency_ms")
         results.append(TrialResult(name, recipe, status, accuracy, parameters, latency))
     return results
-
-
-def pareto_front(results: Sequence[TrialResult], cost: str) -> list[TrialResult]:
-    """Return the trials that no other one beats in both accuracy and cost, the cheapest first."""
-    trained = [each for each in results if each.status == "trained"]
-    front: list[TrialResult] = []
-    for each in sorted(trained, key=lambda each: (getattr(each, cost), -_accuracy(each))):
-        if not front or _accuracy(each) > _accuracy(front[-1]):
-            front.append(each)
-    return front
 
 
 def find_winner(results: Sequence[TrialResult]) -> TrialResult | None:
@@ -307,44 +285,35 @@ def _accuracy(result: TrialResult) -> float:
 
 
 def _to_rows(results: dict[str, Any]) -> Iterator[Row]:
-    units = {"accuracy": "", "parameters": "", "latency_ms": "ms"}
     for each in results["trials"]:
         values = dataclasses.asdict(each.recipe) | {"kernel_sizes": _sizes_label(each.recipe)}
         cell = {"trial": each.name, **{key: values[key] for key in (*TUNED, "epochs")}}
-        for metric, unit in units.items():
-            value = getattr(each, metric)
-            yield Row("tune", cell | {"status": each.status}, None, metric, value, unit)
+        cell["status"] = each.status
+        for metric, unit in {"accuracy": "", "parameters": "", "latency_ms": "ms"}.items():
+            yield Row("tune", cell, None, metric, getattr(each, metric), unit)
 
 
 def _to_markdown(results: dict[str, Any], figure: str) -> str:
     trials: list[TrialResult] = results["trials"]
-    fronts = {cost: pareto_front(trials, cost) for cost in COSTS}
-    winner = find_winner(trials)
-    titles = "trial, convolution, kernel sizes, status, on the front of, filters, learning rate"
-    titles += ", L2 or weight decay, epochs, accuracy, parameters, ms an image"
+    titles = "trial, convolution, kernel sizes, status, filters, learning rate, "
+    titles += "L2 or weight decay, accuracy, parameters, ms an image"
     rows = [tuple(titles.split(", "))]
     for each in sorted(trials, key=_accuracy, reverse=True):
         recipe = each.recipe
-        rows.append(
-            (
-                f"**{each.name}**" if each is winner else each.name,
-                value_label("conv", recipe.conv),
-                _sizes_label(recipe),
-                each.status,
-                ", ".join(cost for cost, front in fronts.items() if each in front) or DASH,
-                str(recipe.filters),
-                f"{recipe.learning_rate:.3g}",
-                f"{recipe.l2 or recipe.weight_decay:.2g}",
-                str(recipe.epochs),
-                number(each.accuracy, ".2%"),
-                number(each.parameters, ","),
-                number(each.latency_ms, ".2f"),
-            )
+        cells = (
+            str(recipe.filters),
+            f"{recipe.learning_rate:.3g}",
+            f"{recipe.l2 or recipe.weight_decay:.2g}",
+            number(each.accuracy, ".2%"),
+            number(each.parameters, ","),
+            number(each.latency_ms, ".2f"),
         )
+        conv = value_label("conv", recipe.conv)
+        rows.append((each.name, conv, _sizes_label(recipe), each.status, *cells))
     best = "No trial has been trained."
-    if winner:
+    if winner := find_winner(trials):
         best = f"The winner is trial {winner.name}; `--recipe winner.json` trains by it."
-    table = markdown(rows, left=5)
+    table = markdown(rows, left=4)
     parts = ("# A search for networks", results["introduction"], best, table)
     return "\n\n".join((*parts, f"![Accuracy against cost]({figure})")) + "\n"
 
@@ -355,34 +324,26 @@ def _sizes_label(recipe: Recipe) -> str:
 
 
 def _draw(results: dict[str, Any]) -> Figure:
-    """Draw the accuracy of every trained trial against its parameters and its latency."""
+    """Draw the accuracy of every trained trial against its parameters and its latency.
+
+    A ring is the winner, a dashed line the budget.
+    """
     trained = [each for each in results["trials"] if each.status == "trained"]
-    figure = make_figure(10, 4.8, h_pad=0.1)
+    winner = find_winner(trained)
+    figure = make_figure(10, 4.8)
     axes = figure.subplots(1, len(COSTS), sharey=True)
     for ax, (cost, label) in zip(axes, COSTS.items(), strict=True):
-        front, winner = pareto_front(trained, cost), find_winner(trained)
         for each in trained:
             place, color = (getattr(each, cost), each.accuracy), COLORS[each.recipe.conv]
-            ax.scatter(*place, 52, color, alpha=1 if each in front else 0.45, lw=0, zorder=3)
-            if each is winner:
-                ax.scatter(*place, 150, "none", edgecolors="black", lw=1, zorder=4)
-        line = [(getattr(each, cost), each.accuracy) for each in front]
-        line += (
-            [(max(getattr(each, cost) for each in trained), front[-1].accuracy)] if front else []
-        )
-        x, y = zip(*line, strict=True) if line else ((), ())
-        ax.step(x, y, where="post", color=DARK, lw=1.2, zorder=2)
+            edge = "black" if each is winner else "none"
+            ax.scatter(*place, 60, color, edgecolors=edge, lw=1.5, zorder=3)
         if cost in results["budget"]:
             ax.axvline(results["budget"][cost], color=DARK, ls="--", lw=1, zorder=1)
         ax.xaxis.set_major_locator(MaxNLocator(5))
+        ax.xaxis.set_major_formatter(FuncFormatter(thousands))
         ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         style(ax, x=label, y="top-1 accuracy on the validation split" if ax is axes[0] else "")
-    axes[0].xaxis.set_major_formatter(FuncFormatter(thousands))
-    handles = convolution_handles(each.recipe.conv for each in trained)
-    handles.append(Line2D([], [], color=DARK, lw=1.2, label="Pareto front"))
-    handles.append(Line2D([], [], color="black", marker="o", mfc="none", ls="", label="winner"))
-    handles.append(Line2D([], [], color=DARK, ls="--", lw=1, label="budget"))
-    legend_above(figure, handles)
+    legend_above(figure, convolution_handles(each.recipe.conv for each in trained))
     return figure
 
 
