@@ -7,8 +7,9 @@ from training.benchmarks.runner import Case, Job, Prepared
 
 
 def prepare(plan):
-    cases = [Case("inference", "resnet20", "dsconv", 1, form) for form in plan.forms]
-    work = {cases[0][:4]: {"flop": 1.0, "bytes": 1.0}}
+    sizes = plan.inference_batch_sizes
+    cases = [Case("inference", "resnet20", "dsconv", n, form) for n in sizes for form in plan.forms]
+    work = {case[:4]: {"flop": 1.0, "bytes": 1.0} for case in cases}
     if plan.models == ("vgg",):
         raise ValueError("`model` must be another one. Received: model=vgg")
     if plan.models == ("absent",):

@@ -2,12 +2,12 @@
 
     python -m training.benchmark
     python -m training.benchmark --quick
-    python -m training.benchmark --model resnet20 resnet50 --conv multiception --set onednn=both
+    python -m training.benchmark --model resnet20 resnet50 --conv multiception --set rounds=9
     KERAS_BACKEND=jax python -m training.benchmark --forms plain separate dense
     python -m training.benchmark --render training/results/benchmark_resnet20.json
 
-Everything takes turns, round by round, on the same cores, so that the ratios hold where absolute
-times drift with the load of the machine. What stands for what is in the page that it writes.
+All forms of a network at a task take turns on the same cores, so that their ratios hold where
+absolute times drift with the load of the machine; the page is written each time that one is done.
 """
 
 import argparse
@@ -57,21 +57,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _measure(args: argparse.Namespace, argv: Sequence[str] | None) -> int:
-    if args.render:
-        from training.benchmarks import page  # imports Matplotlib
+    from training.benchmarks import page  # imports Matplotlib
 
+    if args.render:
         page.PAGE.render(args.render)
         return 0
     output = args.output or pathlib.Path("runs/benchmark")
     require_name(output)
     plan = _plan(args)
     output.parent.mkdir(parents=True, exist_ok=True)  # fails now rather than at the end
-    results = measure(plan)
-    results["command"] = command_of("training.benchmark", argv, _HOST_FLAGS)
-    results["note"] = args.note
-    from training.benchmarks import page
-
-    page.PAGE.write(page.summarize(results), output)
+    command = command_of("training.benchmark", argv, _HOST_FLAGS)
+    for results in measure(plan):
+        results |= {"command": command, "note": args.note}
+        page.PAGE.write(page.summarize(results), output)
     print(f"The results are in {output}.md, .csv, .json and .png.")
     return 0
 
@@ -81,9 +79,7 @@ def _plan(args: argparse.Namespace) -> Plan:
     backend = os.environ.get("KERAS_BACKEND", "tensorflow")
     if backend not in ("tensorflow", "jax"):
         raise ValueError(f"`KERAS_BACKEND` must be tensorflow or jax. Received: {backend}")
-    if backend != "tensorflow" and settings["onednn"] == "both":
-        raise ValueError(f"`onednn` is about TensorFlow alone. Received: onednn=both on {backend}")
-    forms = [form for name, (_, parts) in CHOICES.items() if name in args.forms for form in parts]
+    forms = [form for name, parts in CHOICES.items() if name in args.forms for form in parts]
     return Plan(tuple(args.model), tuple(args.conv), tuple(args.task), tuple(forms), **settings)
 
 

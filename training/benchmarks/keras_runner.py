@@ -1,4 +1,4 @@
-"""The runner of Keras: every form of every network, and the peak of the machine."""
+"""The runner of Keras: every form of every network, and the limits of the machine."""
 
 import contextlib
 import io
@@ -6,6 +6,7 @@ import itertools
 import pathlib
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import keras
@@ -13,14 +14,19 @@ import numpy as np
 
 import keras_multiception as km
 from keras_multiception.machine import describe, gpu_names, import_tensorflow
-from training.benchmarks import peak
 from training.benchmarks.runner import Case, Job, Plan, Prepared
 
 # small, so that many steps on one random batch stay finite
 OPTIMIZER = {"learning_rate": 1e-3, "momentum": 0.9, "nesterov": True}
 _DATASET = "cifar10"  # whose number of classes the networks have
-_FUSED = ("separate", "merged", "dense", "auto")
 _LITERT = ("litert", "litert_threads")
+_ACTIVATIONS = {"Activation", "ReLU"}
+_MOVE_NOTHING = {
+    *("Concatenate", "Dropout", "Flatten", "InputLayer", "Reshape", "Split", "ZeroPadding2D")
+}
+_PASSES = 3  # of a training step, in forward passes
+# bytes of each of three arrays to stream: far more than a cache holds
+_STREAM, _STREAM_ON_GPU = 64 * 2**20, 2**30
 
 
 def prepare(plan: Plan) -> Prepared:
@@ -40,7 +46,7 @@ def prepare(plan: Plan) -> Prepared:
     forms = _possible_forms(plan.forms, ready.left_out)
     if "plain" in forms:
         dtype = keras.DTypePolicy(plan.dtype_policy).compute_dtype
-        ready.jobs |= peak.make_jobs(plan.threads, dtype)
+        ready.jobs |= _limit_jobs(plan.threads, dtype)
     for name, conv in plan.networks():
         try:
             model = km.create_model(name, conv=conv)
@@ -52,7 +58,13 @@ def prepare(plan: Plan) -> Prepared:
                 ready.jobs |= _training_jobs(plan, name, conv, form)
         if "inference" in plan.tasks:
             ready.jobs |= _inference_jobs(plan, model, (name, conv), forms)
-        ready.work |= _work(plan, model, (name, conv))
+        trained, fused = km.cost(model), km.cost(km.fuse(model, verbose=False))
+        for task in ("train_step", "fit"):
+            work = count_work(trained, plan.batch_size, training=True)
+            ready.work[task, name, conv, plan.batch_size] = work
+        for size in plan.inference_batch_sizes:
+            work = count_work(fused, size, training=False)
+            ready.work["inference", name, conv, size] = work
     return ready
 
 
@@ -72,18 +84,6 @@ def make_fit(model: keras.Model, x: Any, y: Any, steps: int) -> Callable[[], Any
         return lambda: model.fit(batches, shuffle=False, verbose=0)
     images, classes = (np.concatenate([array] * steps) for array in (x, y))
     return lambda: model.fit(images, classes, batch_size=len(x), shuffle=False, verbose=0)
-
-
-def _work(plan: Plan, model: keras.Model, network: tuple[str, str]) -> dict[tuple, dict]:
-    trained, fused = km.cost(model), km.cost(km.fuse(model, verbose=False))
-    counts = {
-        (task, *network, plan.batch_size): peak.count_work(trained, plan.batch_size, training=True)
-        for task in ("train_step", "fit")
-    }
-    return counts | {
-        ("inference", *network, size): peak.count_work(fused, size, training=False)
-        for size in plan.inference_batch_sizes
-    }
 
 
 def _possible_forms(forms: tuple[str, ...], left_out: list[str]) -> list[str]:
@@ -147,11 +147,11 @@ def _inference_jobs(
 ) -> dict[Case, Job]:
     _give_moments(model)
     separate = km.fuse(model, verbose=False)
-    exported = None
-    jobs = {}
+    if not separate.fusion_report.forms:  # no depthwise convolution: every form is the same
+        forms = [form for form in forms if form not in ("merged", "dense", "auto")]
+    exported = _saved_model(model, plan.inference_batch_sizes) if "saved_model" in forms else None
+    jobs: dict[Case, Job] = {}
     for size, form in itertools.product(plan.inference_batch_sizes, forms):
-        if form in ("merged", "dense", "auto") and not separate.fusion_report.forms:
-            continue  # no depthwise convolution: every form is the same
         images, _ = _batch(model, size)
         if gpu_names():  # as PyTorch's, they are there before
             images = keras.ops.convert_to_tensor(images)
@@ -159,12 +159,12 @@ def _inference_jobs(
             run = km.inference_function(model)
         elif form == "separate":
             run = km.inference_function(separate)
-        elif form in _FUSED:
-            run = km.inference_function(km.fuse(model, form, size, verbose=False))
-        elif form == "saved_model":
-            run = exported = exported or _saved_model(model, plan.inference_batch_sizes)
-        else:
+        elif exported and form == "saved_model":
+            run = exported
+        elif form in _LITERT:
             run = _litert(separate, 1 if form == "litert" else plan.threads)
+        else:
+            run = km.inference_function(km.fuse(model, form, size, verbose=False))
         job = Job(_traced_under(form, _answering(run, images)))
         jobs[Case("inference", *network, size, form)] = job
     return jobs
@@ -257,3 +257,55 @@ def _jax_step(model: keras.Model, x: Any, y: Any) -> Callable[[], Any]:
         return loss.block_until_ready()
 
     return run
+
+
+def count_work(cost: Any, batch_size: int, training: bool) -> dict[str, float]:
+    """Count the `flop` and `bytes` of a step or call, by the `km.cost` of one image.
+
+    With the measured rates of a matrix product and of a stream through memory, they make a
+    roofline, as if nothing overlapped and no output were still in a cache when it is read: no hard
+    bound, but a network that runs one operation after the other rarely beats it.
+
+    Operations read their inputs and write their outputs once; weights are read once a batch.
+    What need not exist moves nothing: padding, splits, concatenations, reshapes, dropout, and at
+    inference, counted on the network of `km.fuse`, activations. Training is three forward passes
+    (itself, and the gradients of inputs and of weights) of the network as it is.
+    """
+    skipped = _MOVE_NOTHING if training else _MOVE_NOTHING | _ACTIVATIONS
+    passes = _PASSES if training else 1
+    traffic = sum(layer.traffic for layer in cost.layers if layer.kind not in skipped)
+    return {
+        "flop": passes * 2 * cost.multiply_adds * batch_size,
+        "bytes": passes * (traffic * batch_size + 4 * cost.parameters),
+    }
+
+
+def _limit_jobs(threads: int, dtype: str) -> dict[Case, Job]:
+    """Make the measurements of the machine, in 10^9 operations and in 10^9 bytes moved."""
+    size, stream_bytes = (8192, _STREAM_ON_GPU) if gpu_names() else (2048, _STREAM)
+    stream = _stream_on_gpu() if gpu_names() else _stream(threads)
+    rng = np.random.default_rng(0)
+    a, b = (keras.ops.convert_to_tensor(rng.normal(size=(size, size)), dtype) for _ in range(2))
+    product = Job(lambda: _wait(keras.ops.matmul(a, b)), 2 * size**3 / 1e9)
+    return {
+        Case("limit", "", "", 0, "product"): product,
+        Case("limit", "", "", 0, "stream"): Job(stream, 3 * stream_bytes / 1e9),
+    }
+
+
+def _stream(threads: int) -> Callable[[], Any]:
+    """Add two arrays into a third, a part in each thread: nothing is allocated."""
+    size = _STREAM // 4 // threads
+    parts = [[np.ones(size, "float32") for _ in range(3)] for _ in range(threads)]
+    pool = ThreadPoolExecutor(threads)
+    return lambda: list(pool.map(lambda part: np.add(part[0], part[1], out=part[2]), parts))
+
+
+def _stream_on_gpu() -> Callable[[], Any]:
+    a, b = (keras.ops.ones((_STREAM_ON_GPU // 4,)) for _ in range(2))
+    return lambda: _wait(keras.ops.add(a, b))
+
+
+def _wait(x: Any) -> Any:
+    """Wait for the end of a computation, by one number of its result."""
+    return np.asarray(keras.ops.convert_to_numpy(keras.ops.ravel(x)[:1]))

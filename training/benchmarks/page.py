@@ -6,16 +6,9 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import LogLocator, NullLocator
 
-from training.reporting.figures import (
-    DARK,
-    GRAY,
-    convolution_handles,
-    legend_above,
-    make_figure,
-    style,
-)
+from training.reporting.figures import DARK, convolution_handles, legend_above, make_figure, style
 from training.reporting.labels import COLORS, CONVOLUTIONS, model_label
 from training.reporting.stats import spread
 from training.reporting.tables import DASH, Page, Row, machine_label, markdown, number, record_label
@@ -50,20 +43,13 @@ BASES = {
     "vs_plain": (("plain", "grouped"), "plain Keras layers"),
     "vs_torch": (("torch_channels_last",), "PyTorch, channels last"),
 }
-_BASE_SIDES = ("keras", "torch")  # not one with oneDNN off beside it
 _LIMIT_LABEL = "serial limit"
-# up to which ratio of the ends of an axis which ticks are apart
-_TICKS = {
-    6: (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 8),
-    40: (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20),
-    float("inf"): (0.001, 0.01, 0.1, 1, 10, 100, 1000),
-}
 _METHOD = """\
 A ratio says how many times as fast a form is as its base, for the same network and batch: the
 base's time by the form's, taken in every round, here as the median and, in brackets, the lowest
 and highest. All forms take turns within a round, and the order is reversed with every round;
-each turn begins with one call that is not timed. Ratios of one table compare; milliseconds drift
-with the load of the machine. PyTorch is this project's own reference of the paper's networks, in
+each turn begins with one call that is not timed. Ratios compare; milliseconds drift with the load
+of the machine. PyTorch is this project's own reference of the paper's networks, in
 a process of its own on the same cores, trained for two steps before its inference is timed.
 "Fused" networks, the SavedModel and LiteRT are without batch norms (`km.fuse`); the SavedModel
 answers each batch size in the forms that were measured as the fastest for it. Keras is called
@@ -71,8 +57,8 @@ through `km.inference_function`; every answer ends as a NumPy array."""
 _LIMIT = """\
 Serial limit: all multiply-adds at the speed of the measured matrix product, then all inputs and
 outputs of all operations at that of the measured stream, nothing overlapped and nothing cached;
-training counts three forward passes (`training/benchmarks/peak.py`). "Of the limit" is the share
-of this roofline that the median reaches; op by op a network can hardly pass 100 %."""
+training counts three forward passes. "Of the limit" is the share of this roofline that the median
+reaches; op by op a network can hardly pass 100 %."""
 _MEMORY = """\
 Resident memory of a fresh process, in MB: with the network built, and at most during two steps."""
 
@@ -86,21 +72,21 @@ def summarize(results: Results) -> Results:
     `vs_plain` and `vs_torch` (how many times as fast as these, round by round), `limit_ms` and
     `of_limit`, what share of the limit the median reaches.
     """
-    rows = [row for row in results["rows"] if row["task"] != "limit"]
-    limits = {
-        row["form"]: spread([1 / seconds for seconds in row["seconds"]])
-        for row in results["rows"]
-        if row["task"] == "limit" and row["side"] == "keras"
-    }
-    bases = {(_group(r), r["form"]): r["seconds"] for r in rows if r["side"] in _BASE_SIDES}
+    rates: dict[str, list[float]] = {}
+    for row in results["rows"]:
+        if row["task"] == "limit":
+            rates.setdefault(row["form"], []).extend(1 / seconds for seconds in row["seconds"])
+    limits = {form: spread(values) for form, values in rates.items()}
+    rows = [dict(row) for row in results["rows"] if row["task"] != "limit"]
+    seconds_of = {(_group(row), row["form"]): row["seconds"] for row in rows}
     for row in rows:
         median = statistics.median(row["seconds"])
         row["milliseconds"] = spread([1000 * value for value in row["seconds"]])
         row["images_per_second"] = row["batch_size"] / median
         for name, (forms, _) in BASES.items():
-            base = next((bases[_group(row), f] for f in forms if (_group(row), f) in bases), None)
-            pairs = zip(base or (), row["seconds"], strict=bool(base))
-            row[name] = base and spread([theirs / ours for theirs, ours in pairs])
+            keys = [(_group(row), form) for form in forms if (_group(row), form) in seconds_of]
+            pairs = zip(seconds_of[keys[0]], row["seconds"], strict=True) if keys else ()
+            row[name] = spread([theirs / ours for theirs, ours in pairs]) if keys else None
         row["limit_ms"] = row["of_limit"] = None
         if limits and row["work"]:
             product, stream = (1e9 * limits[name]["median"] for name in ("product", "stream"))
@@ -136,11 +122,6 @@ def _to_markdown(results: Results, figure: str) -> str:
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _form_label(row: Results) -> str:
-    suffix = row["side"].partition(",")[2]
-    return FORMS[row["form"]] + (f",{suffix}" if suffix else "")
-
-
 def _task_label(row: Results) -> str:
     return f"{TASKS[row['task']]}, batch {row['batch_size']}"
 
@@ -160,8 +141,8 @@ def _ratios(results: Results) -> Iterator[str]:
             convs = [conv for conv in CONVOLUTIONS if conv in {row["conv"] for row in own}]
             cells: dict = {}
             for row in own:
-                if row["form"] not in base_forms or row["side"] not in _BASE_SIDES:
-                    key = _task_label(row), _form_label(row)
+                if row["form"] not in base_forms:
+                    key = _task_label(row), FORMS[row["form"]]
                     cells.setdefault(key, {})[row["conv"]] = _ratio(row[base])
             table = [("", "form", *(CONVOLUTIONS[conv] for conv in convs))]
             for key, by_conv in cells.items():
@@ -186,7 +167,7 @@ def _measurements(results: Results) -> list[tuple[str, ...]]:
             f"{row['images_per_second']:,.0f}",
             str(times["n"]),
         )
-        rows.append((_network_label(row), _task_label(row), _form_label(row), *cells))
+        rows.append((_network_label(row), _task_label(row), FORMS[row["form"]], *cells))
     return rows
 
 
@@ -221,7 +202,9 @@ def _draw(results: Results) -> Figure:
     rows = [row for row in rows if row["task"] not in ("fit", "branches")] or rows
     models = list(dict.fromkeys(row["model"] for row in rows)) or [""]
     titles = list(dict.fromkeys(_task_label(row) for row in rows)) or [""]
-    lines = _lines(rows)
+    measured = {row["form"] for row in rows} - set(BASES["vs_plain"][0])
+    lines = list(dict.fromkeys(label for form, label in FORMS.items() if form in measured))
+    lines += [_LIMIT_LABEL] if any(row["limit_ms"] for row in rows) else []
     width, height = 2.2 + 3.1 * len(titles), 1.1 + (0.8 + 0.42 * len(lines)) * len(models)
     figure = make_figure(width, height, w_pad=0.06, h_pad=0.1)
     axes = figure.subplots(len(models), len(titles), squeeze=False, sharex="col")
@@ -237,49 +220,27 @@ def _draw(results: Results) -> Figure:
     return figure
 
 
-def _lines(rows: list[Results]) -> list[str]:
-    """Return the names of the forms to show, from top to bottom."""
-    order = list(FORMS)
-    shown = sorted(
-        (row for row in rows if row["form"] not in ("plain", "grouped") or "," in row["side"]),
-        key=lambda row: (order.index(row["form"]), row["side"]),
-    )
-    names = list(dict.fromkeys(map(_form_label, shown)))
-    return [*names, _LIMIT_LABEL] if any(row["limit_ms"] for row in rows) else names
-
-
 def _draw_panel(ax: Axes, rows: list[Results], lines: list[str]) -> None:
-    convs = [conv for conv in COLORS if conv in {row["conv"] for row in rows}]
+    ax.set_xscale("log")
     for line in range(0, len(lines), 2):
         ax.axhspan(line - 0.5, line + 0.5, color="#f5f6f7", lw=0, zorder=0)
     ax.axvline(1, color=DARK, lw=1.2, zorder=2)
-    values = [1.0]
+    ax.plot((0.5, 2), (0, 0), alpha=0)  # so much is always in sight
+    convs = [conv for conv in COLORS if conv in {row["conv"] for row in rows}]
     for row in rows:
         offset = (convs.index(row["conv"]) - (len(convs) - 1) / 2) * 0.66 / max(len(convs), 3)
         color, ratio = COLORS[row["conv"]], row["vs_plain"]
-        if _form_label(row) in lines:
-            place = lines.index(_form_label(row)) + offset
+        if FORMS[row["form"]] in lines:
+            place = lines.index(FORMS[row["form"]]) + offset
             ends = ratio["low"], ratio["high"]
             ax.plot(ends, (place, place), color=color, lw=2, alpha=0.45, zorder=2)
             ax.plot(ratio["median"], place, "o", color=color, ms=5, mec="white", mew=0.6, zorder=3)
-            values += ends
-        if row["form"] == "plain" and row["limit_ms"] and "," not in row["side"]:
-            limit = 1 / row["of_limit"]
+        elif row["limit_ms"]:
             place = lines.index(_LIMIT_LABEL) + offset
-            ax.plot(limit, place, "D", mfc="white", mec=color, ms=4.5, mew=1.4, zorder=3)
-            values.append(limit)
-    measured = {_form_label(row) for row in rows} | {_LIMIT_LABEL}
-    for line in (line for line, name in enumerate(lines) if name not in measured):
-        ax.text(
-            0.5, line, "\N{EN DASH}", color=GRAY, va="center", transform=ax.get_yaxis_transform()
-        )
-    low, high = min(values) / 1.15, max(values) * 1.15
-    ax.set_xscale("log")
-    ax.set_xlim(min(ax.get_xlim()[0], low), max(ax.get_xlim()[1], high))
-    span = ax.get_xlim()[1] / ax.get_xlim()[0]
-    ax.xaxis.set_major_locator(FixedLocator(next(t for most, t in _TICKS.items() if span < most)))
+            ax.plot(1 / row["of_limit"], place, "D", mfc="white", mec=color, ms=4.5, mew=1.4)
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}x"))
+    ax.xaxis.set_major_formatter("{x:g}x")
     ax.set_yticks(range(len(lines)), lines)
     ax.set_ylim(len(lines) - 0.5, -0.5)
 

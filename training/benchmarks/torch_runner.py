@@ -5,6 +5,7 @@ modules have the names of `km.load_torch_state_dict`, so that weights can go fro
 """
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -115,12 +116,12 @@ def _make_inference(network: nn.Module, x: torch.Tensor) -> Callable[[], Any]:
 def create_model(name: str, conv: str, classes: int = _CLASSES) -> nn.Module:
     """Build a network that takes images, channels first, and gives logits."""
     if name == "mobilenetv2":
-        return _MobileNetV2(conv, classes)
+        return _mobilenetv2(conv, classes)
     if name not in BLOCKS:
         raise ValueError(
             f"`name` must be one of {', '.join(BLOCKS)}, mobilenetv2. Received: name={name!r}"
         )
-    return _ResNet(BLOCKS[name], conv, classes)
+    return _resnet(BLOCKS[name], conv, classes)
 
 
 class _Multiception(nn.Module):
@@ -157,17 +158,15 @@ class _MixConv(nn.ModuleList):
         return torch.cat([conv(group) for conv, group in zip(self, groups, strict=True)], 1)
 
 
-class _SeparableConv(nn.Module):
-    """A depthwise convolution with the stride, a 1x1 convolution with a bias, batch norm."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int):
-        super().__init__()
-        self.depthwise = _conv(inputs, inputs, 3, stride, groups=inputs)
-        self.pointwise = nn.Conv2d(inputs, outputs, 1)
-        self.bn = nn.BatchNorm2d(outputs)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.bn(self.pointwise(self.depthwise(x)))
+def _separable_conv(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+    """Make a depthwise convolution with the stride, a 1x1 convolution with a bias, batch norm."""
+    return nn.Sequential(
+        OrderedDict(
+            depthwise=_conv(inputs, inputs, 3, stride, groups=inputs),
+            pointwise=nn.Conv2d(inputs, outputs, 1),
+            bn=nn.BatchNorm2d(outputs),
+        )
+    )
 
 
 class _BasicBlock(nn.Module):
@@ -186,28 +185,19 @@ class _BasicBlock(nn.Module):
         return torch.relu(y + self.downsample(x))
 
 
-class _ResNet(nn.Module):
-    """The 6n + 2 layers of the CIFAR ResNets."""
-
-    def __init__(self, blocks: int, conv: str, classes: int):
-        super().__init__()
-        self.conv1 = _conv(3, 16, 3)
-        self.bn1 = nn.BatchNorm2d(16)
-        width = 16
-        for stage, filters in enumerate((16, 32, 64)):
-            layer = nn.Sequential()
-            for block in range(blocks):
-                stride = 2 if stage and not block else 1
-                layer.append(_BasicBlock(width, filters, stride, conv, stage))
-                width = filters
-            self.add_module(f"layer{stage + 1}", layer)
-        self.fc = nn.Linear(width, classes)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = torch.relu(self.bn1(self.conv1(x)))
-        for stage in (1, 2, 3):
-            x = self.get_submodule(f"layer{stage}")(x)
-        return self.fc(x.mean((2, 3)))
+def _resnet(blocks: int, conv: str, classes: int) -> nn.Sequential:
+    """Make the 6n + 2 layers of a CIFAR ResNet."""
+    layers: dict[str, nn.Module] = {}
+    width = 16
+    for stage, filters in enumerate((16, 32, 64)):
+        layer = nn.Sequential()
+        for block in range(blocks):
+            stride = 2 if stage and not block else 1
+            layer.append(_BasicBlock(width, filters, stride, conv, stage))
+            width = filters
+        layers[f"layer{stage + 1}"] = layer
+    stem = {"conv1": _conv(3, 16, 3), "bn1": nn.BatchNorm2d(16), "relu": nn.ReLU()}
+    return nn.Sequential(OrderedDict(**stem, **layers, **_mean(), fc=nn.Linear(width, classes)))
 
 
 class _InvertedResidual(nn.Module):
@@ -235,26 +225,23 @@ class _InvertedResidual(nn.Module):
         return x + self.conv(x) if self.adds else self.conv(x)
 
 
-class _MobileNetV2(nn.Module):
-    """MobileNetV2 with the first convolution at stride 1, as the paper has it for STL-10."""
+def _mobilenetv2(conv: str, classes: int) -> nn.Sequential:
+    """Make MobileNetV2 with the first convolution at stride 1, as the paper has it for STL-10."""
+    width = STEM_FILTERS
+    features = nn.Sequential(_conv_bn(3, width, 3).append(nn.ReLU6()))
+    for stage, (expansion, filters, blocks, first_stride) in enumerate(STAGES):
+        kind = conv if stage < REPLACEABLE_STAGES else None
+        for block in range(blocks):
+            stride = 1 if block else first_stride
+            features.append(_InvertedResidual(width, filters, stride, expansion, kind, stage))
+            width = filters
+    features.append(_conv_bn(width, HEAD_FILTERS, 1).append(nn.ReLU6()))
+    classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(HEAD_FILTERS, classes))
+    return nn.Sequential(OrderedDict(features=features, **_mean(), classifier=classifier))
 
-    def __init__(self, conv: str, classes: int):
-        super().__init__()
-        width = STEM_FILTERS
-        self.features = nn.Sequential(_conv_bn(3, width, 3).append(nn.ReLU6()))
-        for stage, (expansion, filters, blocks, first_stride) in enumerate(STAGES):
-            kind = conv if stage < REPLACEABLE_STAGES else None
-            for block in range(blocks):
-                stride = 1 if block else first_stride
-                self.features.append(
-                    _InvertedResidual(width, filters, stride, expansion, kind, stage)
-                )
-                width = filters
-        self.features.append(_conv_bn(width, HEAD_FILTERS, 1).append(nn.ReLU6()))
-        self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(HEAD_FILTERS, classes))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.classifier(self.features(x).mean((2, 3)))
+def _mean() -> dict[str, nn.Module]:
+    return {"pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}
 
 
 def _conv(
@@ -275,7 +262,7 @@ def _conv_bn(
 
 CONVOLUTIONS: dict[str, Callable[..., nn.Module]] = {
     "standard": lambda inputs, outputs, stride, _: _conv_bn(inputs, outputs, 3, stride),
-    "dsconv": lambda inputs, outputs, stride, _: _SeparableConv(inputs, outputs, stride),
+    "dsconv": lambda inputs, outputs, stride, _: _separable_conv(inputs, outputs, stride),
     "mixconv": lambda inputs, outputs, stride, _: _MixConv(inputs, outputs, stride, (3, 5, 7)),
     "multiception": _Multiception,
 }
