@@ -10,14 +10,23 @@ and writes zoo_costs.json, .csv, .md and .png.
 """
 
 import argparse
-import functools
 import pathlib
 import sys
 import typing
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from training.cli import Parser, run_command
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from training.cli import Parser, attempt, run_command
+from training.reporting.figures import (
+    convolution_handles,
+    legend_above,
+    make_figure,
+    style,
+    thousands,
+)
 from training.reporting.labels import COLORS, CONVOLUTIONS, MODELS
 from training.reporting.tables import DASH, Page, Row, aligned, markdown
 
@@ -29,30 +38,30 @@ _QUANTITIES = {"trainable_parameters": "parameters", "multiply_adds": "multiply-
 def main(argv: Sequence[str] | None = None) -> int:
     """Count from the command line."""
     parser = Parser(prog="python -m training.costs", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("model", nargs="?", help="a network, as of km.list_models()")
-    parser.add_argument("--conv", default="multiception", help=f"one of {', '.join(CONVOLUTIONS)}")
-    parser.add_argument("--classes", type=int, default=10)
-    parser.add_argument("--input_size", type=int, help="height and width of the images")
-    parser.add_argument("--format", choices=("table", "markdown", "csv"), default="table")
-    parser.add_argument("--table5", action="store_true", help="compare with the paper's Table V")
-    parser.add_argument("--zoo", action="store_true", help="count every network")
-    parser.add_argument(
-        "--output", type=pathlib.Path, default=RESULTS, help="folder for the files of --zoo"
-    )
+    add = parser.add_argument
+    add("model", nargs="?", help="a network, as of km.list_models()")
+    add("--conv", default="multiception", help=f"one of {', '.join(CONVOLUTIONS)}")
+    add("--classes", type=int, default=10)
+    add("--input_size", type=int, help="height and width of the images")
+    add("--format", choices=("table", "markdown", "csv"), default="table")
+    add("--table5", action="store_true", help="compare with the paper's Table V")
+    add("--zoo", action="store_true", help="count every network")
+    add("--output", type=pathlib.Path, default=RESULTS, help="folder for the files of --zoo")
     args = parser.parse_args(argv)
     if sum(map(bool, (args.model, args.table5, args.zoo))) != 1:
         parser.error("one of a model, --table5 and --zoo must be given")
-    try:
-        if args.table5:
-            text = table5()
-        elif args.zoo:
-            PAGE.write(count_zoo(), args.output / "zoo_costs")
-            text = f"Wrote zoo_costs.json, .csv, .md and .png to {args.output}"
-        else:
-            text = _count_model(args)
-    except (ValueError, OSError) as error:
-        parser.error(error)
-    print(text, end="" if text.endswith("\n") else "\n")
+    return attempt(parser, lambda: _count(args))
+
+
+def _count(args: argparse.Namespace) -> int:
+    if args.table5:
+        text = table5()
+    elif args.zoo:
+        PAGE.write(count_zoo(), args.output / "zoo_costs")
+        text = f"Wrote zoo_costs.json, .csv, .md and .png to {args.output}"
+    else:
+        text = _count_model(args)
+    print(text.removesuffix("\n"))
     return 0
 
 
@@ -119,18 +128,8 @@ def _to_markdown(results: dict[str, Any], figure: str) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def _draw(results: dict[str, Any]) -> Any:
+def _draw(results: dict[str, Any]) -> Figure:
     """Draw parameters and multiply-adds by stage, the types of convolution side by side."""
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
-
-    from training.reporting.figures import (
-        convolution_handles,
-        legend_above,
-        make_figure,
-        style,
-        thousands,
-    )
-
     convs = [conv for conv in COLORS if conv != "mixconv_depthwise"]
     panels: dict[str, dict[str, dict]] = {}
     for network in results["networks"]:
@@ -160,30 +159,30 @@ PAGE = Page(_to_rows, _to_markdown, {"": _draw})
 
 
 class Table5Row(typing.NamedTuple):
-    """A row of the paper's Table V: parameters with standard and with Multiception convolution.
+    """A row of the paper's Table V: trainable parameters, and how they change in percent.
 
-    `printed` is what the paper prints, with the change between the two in percent; `released` is
-    what the code counts that Section VI of the paper points to.
+    Each pair is of standard and of Multiception convolution. `released` is what the code counts
+    that Section VI of the paper points to.
     """
 
     dataset: str
     model: str
     classes: int
-    printed: tuple[str, str]
+    printed: tuple[str, str]  # in millions
     released: tuple[int, int]
-    printed_change: float
+    change: float
 
 
-_RESNET50 = ("0.7586M", "0.5094M"), (758554, 509434), -32.85
+_RESNET50 = ("0.7586", "0.5094"), (758554, 509434), -32.85
 TABLE5 = (
-    Table5Row("cifar10", "resnet20", 10, ("0.2724M", "0.1899M"), (272474, 189434), -30.30),
+    Table5Row("cifar10", "resnet20", 10, ("0.2724", "0.1899"), (272474, 189434), -30.30),
     Table5Row("cifar10", "resnet50", 10, *_RESNET50),
-    Table5Row("cifar10", "seresnet56", 10, ("0.8679M", "0.5886M"), (867866, 585530), -32.18),
-    Table5Row("cifar10", "shakeshake26", 10, ("26.78M", "17.57M"), (26777546, 17565354), -34.39),
-    Table5Row("cifar100", "resnet50", 100, ("0.7644M", "0.5153M"), (764404, 515284), -32.59),
-    Table5Row("cifar100", "shakeshake26", 100, ("26.81M", "17.59M"), (26812196, 17600004), -34.39),
+    Table5Row("cifar10", "seresnet56", 10, ("0.8679", "0.5886"), (867866, 585530), -32.18),
+    Table5Row("cifar10", "shakeshake26", 10, ("26.78", "17.57"), (26777546, 17565354), -34.39),
+    Table5Row("cifar100", "resnet50", 100, ("0.7644", "0.5153"), (764404, 515284), -32.59),
+    Table5Row("cifar100", "shakeshake26", 100, ("26.81", "17.59"), (26812196, 17600004), -34.39),
     Table5Row("stl10", "resnet50", 10, *_RESNET50),
-    Table5Row("imagenet32x32", "resnet50", 1000, ("0.8229M", "0.5738M"), (822904, 573784), -30.27),
+    Table5Row("imagenet32x32", "resnet50", 1000, ("0.8229", "0.5738"), (822904, 573784), -30.27),
 )
 _TYPES = ("standard", "multiception")
 # Shake-Shake blocks of unchanged shape hold a shortcut in the released code that never acts.
@@ -198,18 +197,17 @@ def table5() -> str:
     for row in TABLE5:
         ours = [_trainable_parameters(row.model, row.classes, conv) for conv in _TYPES]
         cells: list[str] = []
-        for index, conv in enumerate(_TYPES):
-            printed, released, own = row.printed[index], row.released[index], ours[index]
-            cells += [printed, f"{released:,}", f"{own:,}"]
+        counts = zip(_TYPES, row.printed, row.released, ours, strict=True)
+        for conv, printed, released, own in counts:
+            cells += [f"{printed}M", f"{released:,}", f"{own:,}"]
             for note in _differences(printed, released, own):
                 notes.setdefault(note, []).append(f"{row.model} on {row.dataset}, {conv}")
-        change = f"{row.printed_change:.2f}%", f"{100 * (ours[1] / ours[0] - 1):.2f}%"
+        change = f"{row.change:.2f}%", f"{100 * (ours[1] / ours[0] - 1):.2f}%"
         rows.append((row.dataset, row.model, *cells, *change))
     sentences = [f"- {'; '.join(networks)}: {note}" for note, networks in notes.items()]
     return "\n\n".join((aligned(rows, left=2), "\n".join(sentences)))
 
 
-@functools.cache
 def _trainable_parameters(model: str, classes: int, conv: str) -> int:
     import keras_multiception as km
 
@@ -218,13 +216,10 @@ def _trainable_parameters(model: str, classes: int, conv: str) -> int:
 
 def _differences(printed: str, released: int, ours: int) -> Iterator[str]:
     """Yield a sentence for each way in which the counts of one network differ."""
-    digits = len(printed.removesuffix("M").partition(".")[2])
+    digits = len(printed.partition(".")[2])
     # the paper rounds some figures and cuts others off
-    if abs(float(printed.removesuffix("M")) - released / 1e6) >= 10**-digits:
-        yield (
-            f"the paper prints {printed}, where the code its authors released counts "
-            f"{released:,} ({released / 1e6:.{digits}f}M); it does not say how."
-        )
+    if abs(float(printed) - released / 1e6) >= 10**-digits:
+        yield f"the paper prints {printed}M where its released code counts {released:,}."
     if released - ours == _UNUSED:
         yield (
             f"{_UNUSED:,} of the released code's parameters are of shortcuts that blocks of "
