@@ -105,14 +105,10 @@ def test_dropped_are_the_least_shares():
     indices = {x.index for x in weakest_branches(model, threshold=middle) if x.layer == "a"}
     assert indices == {order[2]}
     assert weakest_branches(model, threshold=0) == []
-    strongest = [int(np.argmax(x.branches)) for x in shares]
-    gone = {(x.layer, x.index) for x in weakest_branches(model, threshold=1)}
-    assert gone == {
-        (x.layer, i)
-        for x, best in zip(shares, strongest, strict=True)
-        for i in range(len(x.kernel_sizes))
-        if i != best
-    }
+    best = {x.layer: int(np.argmax(x.branches)) for x in shares}
+    gone = weakest_branches(model, threshold=1)
+    assert len(gone) == 7 - 3
+    assert all(best[x.layer] != x.index for x in gone)
 
 
 @pytest.mark.backend

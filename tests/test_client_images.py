@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from keras_multiception import images
-from keras_multiception.export.image_decoding import decode_images
+from keras_multiception.export.signatures import decode_images
 from serving.client import Client
 from serving.clients.image_batches import (
     MAX_BATCH_BYTES,

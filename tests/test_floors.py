@@ -78,7 +78,6 @@ def test_library_uses_a_backend_only_where_it_must():
     allowed = {
         "saved_model.py",
         "signatures.py",
-        "image_decoding.py",
         "inference.py",
         "machine.py",
         "receptive_field.py",

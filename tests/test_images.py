@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import ExifTags
 
 from keras_multiception import images
-from keras_multiception.export.image_decoding import decode_images, read_orientation
+from keras_multiception.export.signatures import decode_images, read_orientation
 
 SIZE = (24, 32)
 PIXELS = np.random.default_rng(0).integers(0, 256, (*SIZE, 4), "uint8")

@@ -259,7 +259,6 @@ def test_small_kernels_stay_as_they_are(plain):
     ("arguments", "message"),
     [
         ({"sparsity": 1.0}, r"`sparsity` must be a number in 0..1.*Received: sparsity=1.0"),
-        ({"sparsity": float("nan")}, "`sparsity` must be a number in 0..1"),
         ({"end_step": 2.5}, "`end_step` must be a positive integer. Received: end_step=2.5"),
         ({"initial_sparsity": 0.9}, "and `initial_sparsity` one in 0..`sparsity`"),
         ({"begin_step": 4}, "`begin_step` must be an integer from 0 to before `end_step`"),
@@ -271,11 +270,9 @@ def test_small_kernels_stay_as_they_are(plain):
         ({"model": "resnet20"}, "`model` must be a Keras 3 model, or one of tf_keras"),
         ({"model": tf_keras.Sequential()}, "`model` must be a Keras 3 model, or one of tf_keras"),
         ({"clusters": 1}, "`clusters` must be an integer of at least 2.*Received: clusters=1"),
-        ({"clusters": 4.0}, "`clusters` must be an integer of at least 2"),
         ({"clusters": True}, "`clusters` must be an integer of at least 2"),
         ({"clusters": 2, "preserve_sparsity": True}, "or 3 with preserve_sparsity=True"),
         ({"clusters": 216}, "less than the weights of the largest kernel, 216"),
-        ({"clusters": 4, "model": "resnet20"}, "`model` must be a Keras 3 model, or one of tf_k"),
     ],
 )
 def test_bad_arguments(plain, arguments, message):

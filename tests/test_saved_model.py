@@ -10,7 +10,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 import keras_multiception as km
 from keras_multiception.export import saved_model
-from keras_multiception.export.signatures import gives_logits
+from keras_multiception.export.saved_model import gives_logits
 from keras_multiception.fusion import fused_model
 
 RNG = np.random.default_rng(0)

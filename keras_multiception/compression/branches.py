@@ -62,16 +62,14 @@ def weakest_branches(
         )
     if keep is not None:
         keep = standardize_integer(keep, "keep")
-    if threshold is not None and not 0 <= threshold <= 1:
+    elif not 0 <= threshold <= 1:
         raise ValueError(f"`threshold` must be in 0..1. Received: threshold={threshold}")
     found = multiception_layers(model)
     shares = weight_shares(model) if shares is None else shares
-    expected = [(name, layer.kernel_sizes) for name, layer in found.items()]
-    received = [(entry.layer, entry.kernel_sizes) for entry in shares]
-    if received != expected:
+    if {x.layer: x.kernel_sizes for x in shares} != {k: x.kernel_sizes for k, x in found.items()}:
         raise ValueError(
             "`shares` must describe the model, one entry for each MulticeptionConv2D. "
-            f"Received: shares of {[name for name, _ in received]}"
+            f"Received: shares of {[entry.layer for entry in shares]}"
         )
     branches = []
     for entry in shares:
@@ -162,14 +160,12 @@ def _without(
 
 def _named_branches(found: Mapping[str, Any], remove: Any) -> list[Branch]:
     pairs = list(remove) if isinstance(remove, Iterable) else [remove]
-    if not all(
-        isinstance(x, list | tuple) and len(x) == 2 and isinstance(x[0], str) for x in pairs
-    ):
+    if not all(isinstance(x, list | tuple) and len(x) == 2 for x in pairs):
         raise ValueError(
             "`remove` must list pairs of the name of a layer and a kernel size. "
             f"Received: remove={remove!r}"
         )
-    branches = []
+    branches: dict[Branch, None] = {}  # a set that keeps its order
     for name, size in pairs:
         (size,) = standardize_kernel_sizes([size])
         sizes = found[name].kernel_sizes if name in found else ()
@@ -179,15 +175,14 @@ def _named_branches(found: Mapping[str, Any], remove: Any) -> list[Branch]:
                 "`remove` must name layers of the model and kernel sizes that they have: "
                 f"{has}. Received: ({name!r}, {size})"
             )
-        branches += [Branch(name, i, size) for i, other in enumerate(sizes) if other == size]
-    branches = list(dict.fromkeys(branches))
+        branches |= {Branch(name, i, size): None for i, own in enumerate(sizes) if own == size}
     for name, count in collections.Counter(branch.layer for branch in branches).items():
         if count == len(found[name].kernel_sizes):
             raise ValueError(
                 "`remove` must leave each layer a branch. "
                 f"Received: all kernel sizes of {name!r}, remove={remove}"
             )
-    return branches
+    return [*branches]
 
 
 def _copy_branches(old: Any, new: Any, kept: Sequence[int]) -> None:

@@ -188,7 +188,7 @@ def _convert(
 
 
 def _function(model: Any) -> Any:
-    """Return a model's inference as a concrete function of TensorFlow with its batch size open."""
+    """Return a model's inference as a concrete function with its batch size open."""
     import tensorflow as tf
 
     inputs = graph_of(model).input if isinstance(model, keras.Model) else model.input
@@ -206,12 +206,11 @@ def _function(model: Any) -> Any:
 
 def _batches(model: Any, data: Any) -> list[np.ndarray]:
     """Return batches of representative inputs, checked."""
-    inputs = graph_of(model).inputs if isinstance(model, keras.Model) else model.inputs
-    if len(inputs) != 1:
+    if len(model.inputs) != 1:
         raise ValueError(
-            f"`model` must have one input to be calibrated. Received: {len(inputs)} inputs"
+            f"`model` must have one input to be calibrated. Received: {len(model.inputs)} inputs"
         )
-    expected = (None, *inputs[0].shape[1:])
+    expected = (None, *model.inputs[0].shape[1:])
     batches = [data] if hasattr(data, "shape") else data
     batches = require_batches("representative_data", batches, [expected])
     if not batches:

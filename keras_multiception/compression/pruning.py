@@ -1,5 +1,6 @@
 """Weights set to zero, or to few values, while a network trains on."""
 
+import importlib
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -260,10 +261,8 @@ def kernel_kinds(layer: Any) -> dict[str, str]:
 
     Kinds are `"standard"`, `"depthwise"`, `"pointwise"` and `"dense"`.
     """
-    import tf_keras
-
     is_keras_3 = isinstance(layer, keras.layers.Layer)
-    layers = keras.layers if is_keras_3 else tf_keras.layers
+    layers: Any = keras.layers if is_keras_3 else importlib.import_module("tf_keras.layers")
     if isinstance(layer, layers.SeparableConv2D):
         return {"depthwise_kernel": "depthwise", "pointwise_kernel": "pointwise"}
     if isinstance(layer, layers.DepthwiseConv2D):
@@ -307,7 +306,7 @@ def is_wrapped(model: Any) -> bool:
 
 
 def _wrap(model: Any, wrapper_of: Callable[[Any], Any]) -> Any:
-    """Return a `tf_keras.Model` of the same layers, each as `wrapper_of` returns it."""
+    """Return a model of Keras 2 of the same layers, each as `wrapper_of` returns it."""
     import tf_keras
 
     def clone(layer: Any) -> Any:

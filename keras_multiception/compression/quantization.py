@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from keras_multiception.compression.pruning import mean_gradient
-from keras_multiception.compression.split_large_kernels import Pairs, Part, divide, is_large
+from keras_multiception.compression.split_large_kernels import Pairs, Part, divide
 from keras_multiception.compression.tf_keras_bridge import import_tfmot, to_tf_keras, with_weights
 from keras_multiception.graphs.equality import fits
 
@@ -16,7 +16,6 @@ CONVOLUTIONS = ("Conv2D", "DepthwiseConv2D", "SeparableConv2D")
 MERGES = ("Add", "Average", "Multiply")
 # Activations whose 8-bit form LiteRT has and the toolkit knows, by their names in tf_keras.
 ACTIVATIONS = ("gelu", "linear", "relu", "sigmoid", "softmax", "tanh")
-RANGE_ENDS = ("_min", "_max")
 STEP = 0.001  # by how much of the difference the toolkit moves a range with each batch
 
 
@@ -70,27 +69,21 @@ def quantize_model(model: Any, preserve: tuple[str, ...] | list[str] = ()) -> An
     toolkit = import_tfmot().quantization.keras
     annotated = toolkit.quantize_annotate_model(rewritten)
     quantized = toolkit.quantize_apply(annotated, Scheme(preserve, fixed))
-    _keep_frozen(quantized)
-    _average_cluster_gradients(quantized)
+    _correct_wrappers(quantized)
     return quantized
 
 
-def _keep_frozen(quantized: Any) -> None:
-    """Take the kernels of frozen layers, which the toolkit trains, out of what is trained."""
+def _correct_wrappers(quantized: Any) -> None:
+    """Do not train kernels of frozen layers, and move clusters by mean gradients, not by sums.
+
+    The toolkit has no options for these here.
+    """
     for wrapper in quantized.layers:
         layer = getattr(wrapper, "layer", None)
         if layer is not None and not layer.trainable:
             wrapper._non_trainable_weights += wrapper._trainable_weights
             wrapper._trainable_weights[:] = []
-
-
-def _average_cluster_gradients(quantized: Any) -> None:
-    """Make each of the few values of a kernel move by the mean gradient of its weights.
-
-    The toolkit takes their sum, and has no option for it here as it has in clustering.
-    """
-    for layer in quantized.layers:
-        for _, _, variables in getattr(layer, "_weight_vars", ()):
+        for _, _, variables in getattr(wrapper, "_weight_vars", ()):
             if "clst_impl" in variables:
                 variables["clst_impl"].cluster_gradient_aggregation = mean_gradient()
 
@@ -243,7 +236,7 @@ def _call_in_parts(layer: Any, x: Any, padding: Pairs, parts: Sequence[Part]) ->
 
 def _division(layer: Any) -> tuple[Pairs, list[Part]] | None:
     """Return what `divide` does, and `None` where parts could not be trained as the whole."""
-    if not is_large(layer) or layer.depthwise_constraint is not None:
+    if type(layer).__name__ != "DepthwiseConv2D" or layer.depthwise_constraint is not None:
         return None
     if layer.activation.__name__ not in ("linear", "relu"):
         return None
@@ -301,7 +294,7 @@ def calibrate_ranges(model: Any, batches: Iterable) -> None:
 
 
 def _set_ranges(model: Any, averaged: list, extreme: list, batches: list) -> None:
-    before = [(x, x.numpy()) for x in model.variables if not _own_name(x).endswith(RANGE_ENDS)]
+    before = [(x, x.numpy()) for x in model.variables if not _is_range(x)]
     for variable in extreme:
         variable.assign(np.zeros_like(variable.numpy()))
     found = []
@@ -317,21 +310,22 @@ def _set_ranges(model: Any, averaged: list, extreme: list, batches: list) -> Non
 
 
 def _ranges(model: Any) -> tuple[list, list]:
-    """Return the variables of ranges: moving averages, and the extremes of the inputs."""
+    """Return the variables of ranges: moving averages, and the extremes of the inputs.
+
+    The ranges of kernels are always up to date.
+    """
     averaged: list = []
     extreme: list = []
     for layer in getattr(model, "layers", ()):
         for variable in layer.non_trainable_variables:
-            name = _own_name(variable)
-            if not name.endswith(RANGE_ENDS) or "kernel" in name:
-                continue  # kernels' ranges are always theirs
-            of_input = type(layer).__name__ == "QuantizeLayer"
-            (extreme if of_input else averaged).append(variable)
+            if _is_range(variable) and "kernel" not in variable.name.rsplit("/", 1)[-1]:
+                of_input = type(layer).__name__ == "QuantizeLayer"
+                (extreme if of_input else averaged).append(variable)
     return averaged, extreme
 
 
-def _own_name(variable: Any) -> str:
-    return variable.name.split(":")[0].rsplit("/", 1)[-1]
+def _is_range(variable: Any) -> bool:
+    return variable.name.split(":")[0].endswith(("_min", "_max"))
 
 
 def require_batches(

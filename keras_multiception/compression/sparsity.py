@@ -17,6 +17,7 @@ from keras_multiception.compression.pruning import (
 )
 
 KINDS = ("standard", "depthwise", "pointwise", "dense")
+_FILES = (str, os.PathLike, bytes, bytearray, memoryview)
 
 
 def sparsity_report(model: Any) -> dict[str, dict[str, Any]]:
@@ -39,8 +40,8 @@ def sparsity_report(model: Any) -> dict[str, dict[str, Any]]:
     Example:
         >>> sparsity_report(strip_pruning(pruned))["pointwise"]["sparsity"]
     """
-    content = _content(model)
-    found = _kernels(_plain(model)) if content is None else litert_kernels(content)
+    is_file = isinstance(model, _FILES)
+    found = litert_kernels(read_litert(model)) if is_file else _kernels(_plain(model))
     by_kind = {kind: [x for k, x in found if k == kind] for kind in KINDS}
     report = {kind: _counts(arrays) for kind, arrays in by_kind.items() if arrays}
     return {**report, "total": _counts([x for _, x in found])}
@@ -63,12 +64,12 @@ def size_report(model: Any) -> dict[str, int]:
         at level 9); `weights`, the part of `raw` that is weights and other constants; `entropy`,
         `raw` with each of these arrays at its bound.
     """
-    content = _content(model)
-    if content is None:
+    if isinstance(model, _FILES):
+        content = read_litert(model)
+        arrays = litert_buffers(content)
+    else:
         arrays = [np.asarray(array) for array in _plain(model).get_weights()]
         content = b"".join(array.tobytes() for array in arrays)
-    else:
-        arrays = litert_buffers(content)
     weights = sum(array.nbytes for array in arrays)
     return {
         "raw": len(content),
@@ -78,16 +79,9 @@ def size_report(model: Any) -> dict[str, int]:
     }
 
 
-def _content(model: Any) -> bytes | None:
-    """Return the bytes of a file, and `None` for a model."""
-    is_file = isinstance(model, str | os.PathLike | bytes | bytearray | memoryview)
-    return read_litert(model) if is_file else None
-
-
 def _plain(model: Any) -> Any:
     """Return a model without wrappers."""
-    is_keras_3 = isinstance(model, keras.Model)
-    if not is_keras_3:
+    if not isinstance(model, keras.Model):
         import tf_keras
 
         if not isinstance(model, tf_keras.Model):
@@ -97,7 +91,7 @@ def _plain(model: Any) -> Any:
             )
     if not model.built:
         raise ValueError(f"`model` must be built. Received: model={model!r}")
-    if is_keras_3:
+    if isinstance(model, keras.Model):
         return model
     found = apply_masks(model)
     if "pruned" in found:

@@ -8,6 +8,7 @@ The convolutions with parts of the kernel add up to the same.
 import contextlib
 import functools
 import itertools
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -48,11 +49,15 @@ def parts_of(kernel_size: tuple[int, int], dilation: tuple[int, int] = (1, 1)) -
 
 
 def divide(layer: Any, size: tuple[int | None, ...]) -> tuple[Pairs, list[Part]] | None:
-    """Divide a depthwise convolution that `is_large`, for an input of a height and width.
+    """Divide a depthwise convolution of either Keras, for an input of a height and width.
 
     Returned are the zeros around the input and the parts that meet more than these; `None` if the
-    zeros depend on a size that is unknown.
+    layer is no large depthwise convolution, or the zeros depend on a size that is unknown.
     """
+    if type(layer).__name__ != "DepthwiseConv2D" or layer.data_format != "channels_last":
+        return None
+    if math.prod(layer.kernel_size) <= LIMIT:
+        return None
     margins: Any = ((0, 0), (0, 0))
     if layer.padding == "same":
         margins = tuple(map(_margin, size, layer.kernel_size, layer.strides, layer.dilation_rate))
@@ -66,24 +71,16 @@ def divide(layer: Any, size: tuple[int | None, ...]) -> tuple[Pairs, list[Part]]
     return margins, [part for part in parts if all(map(meets, part.crop, margins, size))]
 
 
-def is_large(layer: Any) -> bool:
-    """Tell whether a layer is a depthwise convolution, of either Keras, with too many weights."""
-    if type(layer).__name__ != "DepthwiseConv2D" or layer.data_format != "channels_last":
-        return False
-    height, width = layer.kernel_size
-    return height * width > LIMIT
-
-
 @contextlib.contextmanager
 def large_kernels_split(model: Any) -> Iterator[None]:
     """Make the large depthwise convolutions of a model compute in parts while it is traced."""
-    large = [layer for layer in model._flatten_layers() if is_large(layer)]
+    depthwise = [x for x in model._flatten_layers() if type(x).__name__ == "DepthwiseConv2D"]
     try:
-        for layer in large:
+        for layer in depthwise:
             layer.call = functools.partial(_call, layer, layer.call)
         yield
     finally:
-        for layer in large:
+        for layer in depthwise:
             del layer.call
 
 

@@ -10,19 +10,28 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_multiception import atomic
 from keras_multiception.fusion import fuse
 from keras_multiception.fusion.operations import FORMS
-from keras_multiception.graphs.reading import graph_of
+from keras_multiception.graphs.reading import graph_of, resolve_output
 from keras_multiception.layers.arguments import is_positive_integer, standardize_integer
-from keras_multiception.preprocessing import Dataset, get_dataset
+from keras_multiception.preprocessing import Dataset, get_dataset, preprocess_input
 
 # How far the written SavedModel's probabilities may be from the model's.
 TOLERANCE = 1e-4
 LABELS_FILE = "assets.extra/labels.txt"
 FUSION_FILE = "assets.extra/fusion.json"
 BATCH_SIZES = (1, 32)  # that the forms of an exported network are chosen for
+_LINEAR = keras.activations.linear
+_PASSING_ON = tuple(
+    getattr(keras.layers, name) for name in ("Dropout", "Flatten", "Identity", "Reshape")
+)
+# Names, in lower case, of layers and of operations of `keras.ops` that are activations. A linear
+# one leaves logits, and the softmax of a log softmax is right.
+_ACTIVATIONS = {name.replace("_", "") for name in dir(keras.activations)} | {"prelu"}
+_ACTIVATIONS -= {"linear", "logsoftmax"}
 
 
 def export_saved_model(
@@ -159,7 +168,7 @@ def _write(
 
     from keras_multiception.export import signatures
 
-    logits = signatures.gives_logits(model, spec)
+    logits = gives_logits(model, spec)
     archive = keras.export.ExportArchive()
     for network in networks.values():
         archive.track(network)
@@ -171,7 +180,7 @@ def _write(
     updater.replace_method_name("classify", signatures.CLASSIFY_METHOD, tags="serve")
     updater.save()
     for images in sorted({2, *networks} - {0}):
-        signatures.require_equal_answers(model, path, spec, logits, TOLERANCE, images)
+        _require_equal_answers(model, path, spec, logits, images)
     labels = path / LABELS_FILE
     labels.parent.mkdir()
     labels.write_text("".join(f"{name}\n" for name in spec.class_names), encoding="utf-8")
@@ -223,3 +232,87 @@ def fit_image_shape(model: keras.Model, spec: Dataset) -> Dataset:
         own or usual for own, usual in zip(input_shape[1:3], spec.image_shape[:2], strict=True)
     )
     return dataclasses.replace(spec, image_shape=(height, width, 3))
+
+
+def _require_equal_answers(
+    model: keras.Model, path: pathlib.Path, spec: Dataset, logits: bool, count: int
+) -> None:
+    """Compare every signature of a SavedModel with the model, on `count` random images."""
+    import tensorflow as tf
+
+    images, expected = _answers(model, spec, count)
+    if logits:
+        expected = keras.ops.convert_to_numpy(keras.ops.softmax(expected))
+    files = tf.stack([tf.io.encode_png(image) for image in images])
+    examples = tf.constant([_example(file) for file in files.numpy()])
+    served = tf.saved_model.load(path).signatures
+    answers = {
+        "serving_default": served["serving_default"](image=tf.constant(images, tf.float32)),
+        "serving_uint8": served["serving_uint8"](image=tf.constant(images)),
+        "serving_bytes": served["serving_bytes"](image_bytes=files),
+        "classify": served["classify"](inputs=examples),
+    }
+    for name, outputs in answers.items():
+        if name == "classify":
+            difference = _classify_difference(outputs, expected, spec)
+        else:
+            difference = np.abs(outputs["probabilities"].numpy() - expected).max()
+        if not difference <= TOLERANCE:
+            raise RuntimeError(
+                f"The signature {name} of the written SavedModel must answer like the model. "
+                f"Received: probabilities that differ by {difference}; nothing was kept"
+            )
+
+
+def _classify_difference(outputs: Mapping[str, Any], expected: np.ndarray, spec: Dataset) -> float:
+    """Return how far scores are from the largest ones, and from those of classes so named."""
+    scores = outputs["scores"].numpy()
+    largest = np.sort(expected)[:, ::-1][:, : scores.shape[1]]
+    names = np.array([name.encode() for name in spec.class_names], object)
+    named = outputs["classes"].numpy()[:, :, None] == names
+    distances = np.where(named, np.abs(scores[:, :, None] - expected[:, None]), np.inf)
+    return max(np.abs(scores - largest).max(), distances.min(axis=-1).max())
+
+
+def gives_logits(model: keras.Model, spec: Dataset) -> bool:
+    """Tell whether a classifier leaves out the softmax.
+
+    It does not if its answers are probabilities, not negative and 1 in sum, or come out of some
+    other activation than the linear one.
+    """
+    _, answers = _answers(model, spec, 2)
+    if (answers >= 0).all() and np.allclose(answers.sum(axis=-1), 1, atol=1e-2):
+        return False
+    last = _last_operation(model)
+    is_activation = type(last).__name__.lower() in _ACTIVATIONS
+    return not is_activation and getattr(last, "activation", None) in (None, _LINEAR)
+
+
+def _answers(model: keras.Model, spec: Dataset, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return random images and what a model says to them."""
+    images = np.random.default_rng(0).integers(0, 256, (count, *spec.image_shape), dtype="uint8")
+    return images, model.predict_on_batch(preprocess_input(images, spec)).astype("float32")
+
+
+def _last_operation(model: keras.Model) -> keras.Operation:
+    """Return what computes a model's output, operations aside that only pass it on."""
+    graph = graph_of(model)
+    if graph is None:
+        return model
+    output = graph.outputs[0]
+    while True:
+        operation, node, _ = resolve_output(output)._keras_history
+        is_linear = type(operation) is keras.layers.Activation and operation.activation is _LINEAR
+        if not is_linear and type(operation) not in _PASSING_ON:
+            return operation
+        output = operation._inbound_nodes[node].input_tensors[0]
+
+
+def _example(file: bytes) -> bytes:
+    import tensorflow as tf
+
+    from keras_multiception.export.signatures import ENCODED_IMAGE
+
+    feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[file]))
+    features = tf.train.Features(feature={ENCODED_IMAGE: feature})
+    return tf.train.Example(features=features).SerializeToString()

@@ -1,20 +1,30 @@
-"""The signatures of an exported classifier: ways to hand it images, and to be answered."""
+"""What an exported classifier computes: image files decoded, images preprocessed, answers named.
+
+A file is measured by its header before it is decoded, because some kilobytes may stand for
+gigabytes of pixels. The pixels equal what `keras_multiception.images` decodes.
+"""
 
 import functools
-import pathlib
 from collections.abc import Callable, Mapping
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_multiception.export.image_decoding import decode_images
-from keras_multiception.graphs.reading import graph_of, resolve_output
+from keras_multiception.images import FLIPPED, GRAPH_FORMATS, MIRRORED, ORIENTATION, TRANSPOSED
 from keras_multiception.preprocessing import Dataset, preprocess_input
 
 # How TF Serving's classify call finds its signatures, and what this one's examples hold.
 CLASSIFY_METHOD = "tensorflow/serving/classify"
 ENCODED_IMAGE = "image/encoded"
+MAX_IMAGE_PIXELS = 2**25
+# Files that run through the decoder at a time; each may need 15 bytes for each of its pixels.
+_PARALLEL_FILES = 4
+_JPEG, _PNG = GRAPH_FORMATS["JPEG"], GRAPH_FORMATS["PNG"]
+_PNG_HEADER_BYTES = 24
+_UPRIGHT = 1
+_EXIF_FIELD_BYTES = 12
+_MAX_SEGMENTS = 64  # of a JPEG to look at for EXIF data; cameras write them first
 
 
 def make_signatures(
@@ -30,7 +40,6 @@ def make_signatures(
     class_names = np.array(spec.class_names)
 
     images = [None, *model.input_shape[1:3], 3]
-    strings = tf.TensorSpec([None], tf.string)
 
     # Functions of their own, so that the signatures share one graph of each.
     @tf.function(input_signature=[tf.TensorSpec(images, tf.float32)])
@@ -42,7 +51,7 @@ def make_signatures(
         scores = tf.cast(scores, tf.float32)
         return tf.nn.softmax(scores) if logits else scores
 
-    @tf.function(input_signature=[strings])
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
     def decode(files: tf.Tensor) -> tf.Tensor:
         return decode_images(files, size)
 
@@ -72,101 +81,127 @@ def make_signatures(
     }
 
 
-def require_equal_answers(
-    model: keras.Model,
-    path: pathlib.Path,
-    spec: Dataset,
-    logits: bool,
-    tolerance: float,
-    count: int = 2,
-) -> None:
-    """Compare every signature of a SavedModel with the model, on `count` random images.
+def decode_images(files: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
+    """Decode JPEG and PNG files to RGB and resize them, in graph mode.
 
-    A probability that differs by more than `tolerance` is a RuntimeError.
+    The images are of shape `(batch, height, width, 3)`, pixels 0 to 255. A JPEG is turned upright
+    by the orientation in its EXIF data. If a file is another, damaged or of more than
+    `MAX_IMAGE_PIXELS`, the graph raises `tf.errors.InvalidArgumentError`.
     """
-    images, expected = _answers(model, spec, count)
-    if logits:
-        expected = keras.ops.convert_to_numpy(keras.ops.softmax(expected))
-    files = tf.stack([tf.io.encode_png(image) for image in images])
-    examples = tf.constant([_example(file) for file in files.numpy()])
-    signatures = tf.saved_model.load(path).signatures
-    answers = {
-        "serving_default": signatures["serving_default"](image=tf.constant(images, tf.float32)),
-        "serving_uint8": signatures["serving_uint8"](image=tf.constant(images)),
-        "serving_bytes": signatures["serving_bytes"](image_bytes=files),
-        "classify": signatures["classify"](inputs=examples),
-    }
-    for name, outputs in answers.items():
-        if name == "classify":
-            difference = _classify_difference(outputs, expected, spec)
-        else:
-            difference = np.abs(outputs["probabilities"].numpy() - expected).max()
-        if not difference <= tolerance:
-            raise RuntimeError(
-                f"The signature {name} of the written SavedModel must answer like the model. "
-                f"Received: probabilities that differ by {difference}; nothing was kept"
-            )
+
+    def decode(file: tf.Tensor) -> tf.Tensor:
+        with tf.control_dependencies(_requirements(file)):
+            file = tf.identity(file)
+        image, orientation = tf.cond(
+            _starts_with(file, _JPEG),
+            lambda: (
+                # as accurate as Pillow: the default differs from it by up to 3
+                tf.io.decode_jpeg(file, channels=3, dct_method="INTEGER_ACCURATE"),
+                read_orientation(file),
+            ),
+            lambda: (tf.io.decode_png(file, channels=3), tf.constant(_UPRIGHT)),
+        )
+        stored_size = tf.where(_is_one_of(orientation, TRANSPOSED), size[::-1], size)
+        image = tf.image.resize(image, stored_size, antialias=True)
+        image = tf.ensure_shape(_turn_upright(image, orientation), [*size, 3])
+        return tf.clip_by_value(image, 0.0, 255.0)
+
+    spec = tf.TensorSpec([*size, 3], tf.float32)
+    return tf.map_fn(decode, files, fn_output_signature=spec, parallel_iterations=_PARALLEL_FILES)
 
 
-def _classify_difference(
-    outputs: Mapping[str, tf.Tensor], expected: np.ndarray, spec: Dataset
-) -> float:
-    """Return how far scores are from the largest ones, and from those of classes so named."""
-    scores = outputs["scores"].numpy()
-    largest = np.sort(expected)[:, ::-1][:, : scores.shape[1]]
-    names = np.array([name.encode() for name in spec.class_names], object)
-    named = outputs["classes"].numpy()[:, :, None] == names
-    distances = np.where(named, np.abs(scores[:, :, None] - expected[:, None]), np.inf)
-    return max(np.abs(scores - largest).max(), distances.min(axis=-1).max())
+def _requirements(file: tf.Tensor) -> list[tf.Operation]:
+    known = tf.debugging.Assert(
+        _starts_with(file, _JPEG) | _starts_with(file, _PNG),
+        ["An image must be a JPEG or PNG file: convert it to one of them."],
+    )
+
+    def png_shape() -> tf.Tensor:
+        header = tf.strings.substr(file, 0, _PNG_HEADER_BYTES) + b"\0" * _PNG_HEADER_BYTES
+        size = tf.strings.substr(header, _PNG_HEADER_BYTES - 8, 8)
+        return tf.io.decode_raw(size, tf.int32, little_endian=False)
+
+    def jpeg_shape() -> tf.Tensor:
+        return tf.io.extract_jpeg_shape(file, tf.int32)[:2]
+
+    with tf.control_dependencies([known]):
+        shape = tf.cond(_starts_with(file, _JPEG), jpeg_shape, png_shape)
+        pixels = tf.reduce_prod(tf.abs(tf.cast(shape, tf.int64)))
+    small = tf.debugging.Assert(
+        pixels <= MAX_IMAGE_PIXELS,
+        [f"An image must have at most {MAX_IMAGE_PIXELS} pixels. Received:", pixels],
+    )
+    return [known, small]
 
 
-def gives_logits(model: keras.Model, spec: Dataset) -> bool:
-    """Tell whether a classifier leaves out the softmax.
+def read_orientation(file: tf.Tensor) -> tf.Tensor:
+    """Read the EXIF orientation of a JPEG file, 1 to 8; 1, which is upright, if it has none.
 
-    It does not if its answers are probabilities, not negative and 1 in sum, or come out of some
-    other activation than the linear one.
+    Exif 2.3 (CIPA DC-008-2012), sections 4.5 to 4.7: the data are a segment of the file and begin
+    like a TIFF file, in whose first directory the field 0x0112 is the orientation.
     """
-    _, answers = _answers(model, spec, 2)
-    if (answers >= 0).all() and np.allclose(answers.sum(axis=-1), 1, atol=1e-2):
-        return False
-    last = _last_operation(model)
-    if type(last).__name__.lower() in _ACTIVATIONS:
-        return False
-    return getattr(last, "activation", None) in (None, keras.activations.linear)
+    data = tf.io.decode_raw(file, tf.uint8)
+    size = tf.size(data)
+
+    def number(position: tf.Tensor, count: int = 2, little_endian: bool = False) -> tf.Tensor:
+        places = range(count) if little_endian else reversed(range(count))
+        found = tf.zeros_like(position)
+        for index, place in enumerate(places):
+            byte = tf.gather(data, tf.clip_by_value(position + index, 0, size - 1))
+            found += tf.cast(byte, tf.int32) * 256**place
+        return found
+
+    def is_exif(position: tf.Tensor) -> tf.Tensor:
+        return (
+            (number(position) == 0xFFE1)
+            & (number(position + 4) == 0x4578)  # "Exif", two zeros
+            & (number(position + 6) == 0x6966)
+            & (number(position + 8) == 0)
+        )
+
+    def is_before_exif(position: tf.Tensor) -> tf.Tensor:
+        marker = number(position)
+        others = (marker >= 0xFFC0) & (marker != 0xFFDA) & (position + 4 < size)  # no pixels yet
+        return others & ~is_exif(position)
+
+    def next_segment(position: tf.Tensor) -> list[tf.Tensor]:
+        filled = number(position) == 0xFFFF  # a marker may begin with more than one 0xFF
+        length = tf.maximum(number(position + 2), 2)
+        return [position + tf.where(filled, 1, 2 + length)]
+
+    [position] = tf.while_loop(
+        is_before_exif, next_segment, [tf.constant(2)], maximum_iterations=_MAX_SEGMENTS
+    )
+
+    def from_directory() -> tf.Tensor:
+        start = position + 10
+        little_endian = number(start) == 0x4949
+
+        def value(place: tf.Tensor, count: int = 2) -> tf.Tensor:
+            return tf.where(little_endian, number(place, count, True), number(place, count))
+
+        directory = start + value(start + 4, 4)
+        fields = directory + 2 + _EXIF_FIELD_BYTES * tf.range(value(directory))
+        ours = fields[value(fields) == ORIENTATION]
+        found = value(tf.concat([ours, [size]], 0)[0] + 8)
+        known = (tf.size(ours) > 0) & (found >= 1) & (found <= 8)
+        return tf.where(known, found, _UPRIGHT)
+
+    return tf.cond(is_exif(position), from_directory, lambda: tf.constant(_UPRIGHT))
 
 
-def _answers(model: keras.Model, spec: Dataset, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return random images and what a model says to them."""
-    images = np.random.default_rng(0).integers(0, 256, (count, *spec.image_shape), dtype="uint8")
-    return images, model.predict_on_batch(preprocess_input(images, spec)).astype("float32")
+def _turn_upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
+    def turned(x: tf.Tensor, orientations: tuple[int, ...], function: Callable) -> tf.Tensor:
+        return tf.cond(_is_one_of(orientation, orientations), lambda: function(x), lambda: x)
+
+    image = turned(image, TRANSPOSED, lambda x: tf.transpose(x, [1, 0, 2]))
+    image = turned(image, MIRRORED, lambda x: tf.reverse(x, [1]))
+    return turned(image, FLIPPED, lambda x: tf.reverse(x, [0]))
 
 
-def _last_operation(model: keras.Model) -> keras.Operation:
-    """Return what computes a model's output, passthrough operations aside."""
-    graph = graph_of(model)
-    if graph is None:
-        return model
-    output = resolve_output(graph.outputs[0])
-    while _is_passthrough(output._keras_history.operation):
-        operation, node, _ = output._keras_history
-        output = resolve_output(operation._inbound_nodes[node].input_tensors[0])
-    return output._keras_history.operation
+def _is_one_of(orientation: tf.Tensor, orientations: tuple[int, ...]) -> tf.Tensor:
+    return tf.reduce_any(tf.equal(orientation, orientations))
 
 
-# Names, in lower case, of layers and of operations of `keras.ops` that are activations. A linear
-# one leaves logits, and the softmax of a log softmax is right.
-_ACTIVATIONS = {name.replace("_", "") for name in dir(keras.activations)} | {"prelu"}
-_ACTIVATIONS -= {"linear", "logsoftmax"}
-
-
-def _is_passthrough(operation: keras.Operation) -> bool:
-    layers = keras.layers
-    if type(operation) is layers.Activation:
-        return operation.activation is keras.activations.linear
-    return type(operation) in (layers.Dropout, layers.Flatten, layers.Identity, layers.Reshape)
-
-
-def _example(file: bytes) -> bytes:
-    feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[file]))
-    features = tf.train.Features(feature={ENCODED_IMAGE: feature})
-    return tf.train.Example(features=features).SerializeToString()
+def _starts_with(file: tf.Tensor, start: bytes) -> tf.Tensor:
+    return tf.equal(tf.strings.substr(file, 0, len(start)), start)
