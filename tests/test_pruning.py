@@ -44,13 +44,6 @@ def plain():
     return small()
 
 
-def dense(kernel):
-    layer = tf_keras.layers.Dense(kernel.shape[1], use_bias=False)
-    model = tf_keras.Sequential([tf_keras.Input((kernel.shape[0],)), layer])
-    layer.set_weights([kernel])
-    return model
-
-
 def train(model, steps=3, optimizer="SGD", callbacks=()):
     rng = np.random.default_rng(0)
     images, labels = rng.normal(size=(4 * steps, 6, 6, 3)), rng.integers(0, 10, 4 * steps)
@@ -101,17 +94,6 @@ def test_sparsity_is_reached(depthwise):
     require_plain(sparse, pruned)
     for a, b in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(a, b)
-
-
-def test_zeros_are_the_smallest_weights_and_stay():
-    kernel = np.random.default_rng(0).permutation(np.arange(1.0, 33)).reshape(4, 8)
-    model = dense(kernel)
-    pruned = prune_model(model, 0.5, end_step=1)
-    pruned.compile(tf_keras.optimizers.SGD(0.0), "mse")
-    pruned.fit(np.ones((6, 4)), np.zeros((6, 8)), 2, callbacks=[pruning_callback()], verbose=0)
-    (after,) = strip_pruning(pruned).get_weights()
-    np.testing.assert_array_equal(after, np.where(kernel > 16, kernel, 0))
-    np.testing.assert_array_equal(model.get_weights()[0], kernel)
 
 
 @pytest.mark.slow
@@ -177,11 +159,6 @@ def test_zeros_stay_zero_in_eight_bits(depthwise):
     assert lost["depthwise"] < 0.5
 
 
-def test_the_callback_is_needed(plain):
-    with pytest.raises(Exception, match="UpdatePruningStep callback"):
-        train(prune_model(plain, 0.5, end_step=2), 1)
-
-
 @pytest.mark.parametrize("depthwise", [False, True])
 def test_kernels_have_few_values_which_train(depthwise):
     model = network()
@@ -195,15 +172,6 @@ def test_kernels_have_few_values_which_train(depthwise):
     assert not np.array_equal(np.unique(before), np.unique(after.get_layer("last").kernel))
     require_plain(after, clustered)
     assert sparsity_report(model)["dense"]["distinct"] == 80
-
-
-def test_each_weight_becomes_a_value_near_it():
-    centers = np.repeat([-5.0, 0.0, 4.0], 20)
-    kernel = np.random.default_rng(0).permutation(centers).reshape(6, 10)
-    noise = np.random.default_rng(1).uniform(-0.1, 0.1, kernel.shape)
-    (after,) = strip_clustering(cluster_model(dense(kernel + noise), 3)).get_weights()
-    np.testing.assert_allclose(after, kernel, atol=0.2)
-    assert len(np.unique(after)) == 3
 
 
 @pytest.mark.parametrize("quantized", [False, True])
@@ -229,23 +197,6 @@ def test_zeros_of_pruning_stay(plain):
     report = sparsity_report(clustered)
     assert report["dense"]["distinct"] <= 5
     assert report["dense"]["sparsity"] >= 0.59
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("preserve", [("clusters",), ("sparsity", "clusters")])
-def test_values_and_zeros_stay_in_eight_bits(preserve):
-    model, sparse = network(), "sparsity" in preserve
-    if sparse:
-        model = strip_pruning(prune(model, 2, 0.6))
-    clustered = strip_clustering(train(cluster_model(model, 5, preserve_sparsity=sparse)))
-    content = convert_to_litert(train(quantize_model(clustered, preserve=preserve)), "int8")
-    before, after = sparsity_report(clustered), sparsity_report(content)
-    # a dense kernel has one scale; each channel of a convolution has its own, and so its own bytes
-    assert 2 <= after["dense"]["distinct"] <= 5
-    assert after["dense"]["sparsity"] >= before["dense"]["sparsity"]
-    if sparse:
-        for kind in ("standard", "pointwise"):
-            assert after[kind]["sparsity"] >= before[kind]["sparsity"] >= 0.59, kind
 
 
 def test_small_kernels_stay_as_they_are(plain):

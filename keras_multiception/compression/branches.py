@@ -62,7 +62,7 @@ def weakest_branches(
         )
     if keep is not None:
         keep = standardize_integer(keep, "keep")
-    elif not 0 <= threshold <= 1:
+    if threshold is not None and not 0 <= threshold <= 1:
         raise ValueError(f"`threshold` must be in 0..1. Received: threshold={threshold}")
     found = multiception_layers(model)
     shares = weight_shares(model) if shares is None else shares

@@ -285,26 +285,22 @@ def calibrate_ranges(model: Any, batches: Iterable) -> None:
     if len(batches) < 2:
         raise ValueError(f"`batches` must be at least two. Received: {len(batches)} batches")
     before = [(variable, variable.numpy()) for variable in model.variables]
+    others = [(variable, value) for variable, value in before if not _is_range(variable)]
+    found = []
     try:
-        _set_ranges(model, averaged, extreme, batches)
+        for variable in extreme:
+            variable.assign(np.zeros_like(variable.numpy()))
+        for batch in batches:
+            old = [variable.numpy() for variable in averaged]
+            model(batch, training=True)
+            new = [variable.numpy() for variable in averaged]
+            found.append([a + (b - a) / STEP for a, b in zip(old, new, strict=True)])
+            for variable, value in (*zip(averaged, found[-1], strict=True), *others):
+                variable.assign(value)
     except BaseException:
         for variable, value in before:
             variable.assign(value)
         raise
-
-
-def _set_ranges(model: Any, averaged: list, extreme: list, batches: list) -> None:
-    before = [(x, x.numpy()) for x in model.variables if not _is_range(x)]
-    for variable in extreme:
-        variable.assign(np.zeros_like(variable.numpy()))
-    found = []
-    for batch in batches:
-        old = [variable.numpy() for variable in averaged]
-        model(batch, training=True)
-        new = [variable.numpy() for variable in averaged]
-        found.append([a + (b - a) / STEP for a, b in zip(old, new, strict=True)])
-        for variable, value in (*zip(averaged, found[-1], strict=True), *before):
-            variable.assign(value)
     for variable, *values in zip(averaged, *found[len(found) // 2 :], strict=True):
         variable.assign(np.mean(values, axis=0))
 

@@ -92,7 +92,7 @@ def to_tf_keras(model: keras.Model, inputs: Any = None) -> Any:
         ),
         graph.input,
     )
-    legacy = tf_keras.Model(own, walk(graph, own, _Builder().call), name=model.name)
+    legacy = tf_keras.Model(own, walk(graph, own, _caller()), name=model.name)
     inputs = sample_inputs(model, inputs)
     linear = tf_keras.Model(legacy.input, [_before_saturation(y) for y in legacy.outputs])
     answers = linear(tree.map_structure(np.asarray, inputs), training=False)
@@ -135,25 +135,25 @@ def with_weights(layer: Any, weights: Sequence[np.ndarray]) -> Callable:
     return call
 
 
-class _Builder:
-    """Calls the layers of Keras 2 in place of the layers of Keras 3."""
+def _caller() -> Callable:
+    """Return a function that calls the layers of Keras 2 in place of those of Keras 3."""
+    built: dict[int, Callable] = {}  # by the id of a layer
+    names: set[str] = set()
 
-    def __init__(self) -> None:
-        self.built: dict[int, Callable] = {}  # by the id of a layer
-        self.names: set[str] = set()
-
-    def call(self, path: tuple[str, ...], operation: Any, *args: Any, **kwargs: Any) -> Any:
+    def call(path: tuple[str, ...], operation: Any, *args: Any, **kwargs: Any) -> Any:
         if graph_of(operation) is not None:
             raise ValueError(
                 "`model` must call nested models on tensors of the type and rank of their inputs. "
                 f"Received: {operation.name}, called on {tree.flatten((args, kwargs))}"
             )
         name = operation.name
-        if id(operation) not in self.built:
-            name = "_".join((*path, name)) if name in self.names else name
-            self.built[id(operation)] = _build(operation, unique_name(name, self.names))
+        if id(operation) not in built:
+            name = "_".join((*path, name)) if name in names else name
+            built[id(operation)] = _build(operation, unique_name(name, names))
         is_merge = not isinstance(operation, layers.Layer) and len(args) > 1
-        return self.built[id(operation)](list(args) if is_merge else first_argument(args, kwargs))
+        return built[id(operation)](list(args) if is_merge else first_argument(args, kwargs))
+
+    return call
 
 
 def _require_known_layers(model: keras.Model) -> None:
@@ -175,12 +175,9 @@ def _require_known_layers(model: keras.Model) -> None:
 
 def _is_known(operation: Any) -> bool:
     if isinstance(operation, layers.Layer):
-        is_plain = not any(
-            getattr(operation, name, None) for name in ("quantization_mode", "lora_enabled")
-        )
         activation = getattr(operation, "activation", keras.activations.linear)
         known = _standard_class(operation) is not None or type(operation) in _WRITTEN_OUT
-        return is_plain and known and keras.activations.serialize(activation) in _ACTIVATIONS
+        return known and keras.activations.serialize(activation) in _ACTIVATIONS
     name, xs = type(operation).__name__, operation._inbound_nodes[0].arguments.args
     if not type(operation).__module__.startswith("keras.src.") or name not in _OPERATIONS:
         return False

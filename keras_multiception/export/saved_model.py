@@ -1,5 +1,6 @@
 """A Keras model as a SavedModel that takes images as they are and names its answers."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -107,12 +108,9 @@ def _free_path(path: str | os.PathLike) -> pathlib.Path:
     path = pathlib.Path(path)
     if path.exists():
         raise ValueError(f"`path` must not exist yet. Received: path={path}")
-    try:
+    with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        writable = os.access(path.parent, os.W_OK)
-    except OSError:
-        writable = False
-    if not writable:
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise ValueError(f"`path` must be in a folder that can be written. Received: path={path}")
     return path
 
@@ -196,19 +194,13 @@ def _write(
 def fit_image_shape(model: keras.Model, spec: Dataset) -> Dataset:
     """Return the spec of a data set with a model's image size, where the model has a fixed one.
 
-    It is a ValueError if the model takes no RGB images or takes integers, has another number of
-    classes, or gives a dictionary.
+    It is a ValueError if the model takes no RGB images or takes integers, or gives anything but a
+    value for each class.
     """
     if not hasattr(model, "input_shape"):
         raise ValueError(
             "`model` must be a Functional model or a built Sequential one. "
             f"Received: model={model!r}"
-        )
-    output = getattr(graph_of(model), "output", None)
-    if isinstance(output, dict):
-        raise ValueError(
-            "`model` must give a tensor of class probabilities or logits. "
-            f"Received: a dictionary of {', '.join(map(str, output))}"
         )
     input_shape, output_shape = model.input_shape, model.output_shape
     classes = len(spec.class_names)
@@ -223,10 +215,12 @@ def fit_image_shape(model: keras.Model, spec: Dataset) -> Dataset:
             "`model` must take normalized floats. "
             f"Received: an input of dtype={dtype}, which would cut them off"
         )
-    if not isinstance(output_shape, tuple) or output_shape[1:] != (classes,):
+    output = getattr(graph_of(model), "output", None)
+    is_one = isinstance(output_shape, tuple) and not isinstance(output, dict)
+    if not is_one or output_shape[1:] != (classes,):
         raise ValueError(
             f"`model` must give {classes} values for each image, one for each class of the data "
-            f"set. Received: model.output_shape={output_shape}"
+            f"set, in one tensor. Received: model.output={output}"
         )
     height, width = (
         own or usual for own, usual in zip(input_shape[1:3], spec.image_shape[:2], strict=True)
@@ -254,7 +248,8 @@ def _require_equal_answers(
     }
     for name, outputs in answers.items():
         if name == "classify":
-            difference = _classify_difference(outputs, expected, spec)
+            scores = outputs["scores"].numpy()
+            difference = np.abs(scores - np.sort(expected)[:, : -scores.shape[1] - 1 : -1]).max()
         else:
             difference = np.abs(outputs["probabilities"].numpy() - expected).max()
         if not difference <= TOLERANCE:
@@ -262,16 +257,6 @@ def _require_equal_answers(
                 f"The signature {name} of the written SavedModel must answer like the model. "
                 f"Received: probabilities that differ by {difference}; nothing was kept"
             )
-
-
-def _classify_difference(outputs: Mapping[str, Any], expected: np.ndarray, spec: Dataset) -> float:
-    """Return how far scores are from the largest ones, and from those of classes so named."""
-    scores = outputs["scores"].numpy()
-    largest = np.sort(expected)[:, ::-1][:, : scores.shape[1]]
-    names = np.array([name.encode() for name in spec.class_names], object)
-    named = outputs["classes"].numpy()[:, :, None] == names
-    distances = np.where(named, np.abs(scores[:, :, None] - expected[:, None]), np.inf)
-    return max(np.abs(scores - largest).max(), distances.min(axis=-1).max())
 
 
 def gives_logits(model: keras.Model, spec: Dataset) -> bool:
