@@ -113,17 +113,15 @@ def test_one_layer(run, tmp_path, monkeypatch, capsys):
 
 
 class TestErrors:
-    def test_unfinished_run(self, tmp_path, capsys):
-        message = error_of(capsys, "--run", tmp_path, "--output", tmp_path / "out")
-        assert "`run` must be the folder of a finished run" in message
-        assert not (tmp_path / "out").exists()
-
-    def test_a_run_without_multiception(self, tmp_path, capsys):
+    def test_runs(self, tmp_path, capsys):
         def conv(filters, kernel_sizes, strides, name):
             return keras.layers.Conv2D(filters, 3, strides, name=name)
 
-        folder = save_run(tmp_path / "run", conv)
-        message = error_of(capsys, "--run", folder, "--output", tmp_path / "out")
+        arguments = ["--output", tmp_path / "out", "--run"]
+        message = error_of(capsys, *arguments, tmp_path)
+        assert "`run` must be the folder of a finished run" in message
+        assert not (tmp_path / "out").exists()
+        message = error_of(capsys, *arguments, save_run(tmp_path / "run", conv))
         assert "that has MulticeptionConv2D layers" in message
 
     @pytest.mark.parametrize(

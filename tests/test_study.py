@@ -103,38 +103,35 @@ def test_summary_of_what_is_there(tmp_path, capsys):
     assert "a few digits" in page
 
 
-def test_a_summary_of_other_conditions_is_not_lost(tmp_path, capsys):
-    shared = ["--seeds", "1", "--workdir", str(tmp_path), "--summary_only"]
-    assert main(["--recipe", *DIGITS, *shared]) == 1
+def test_a_summary_of_other_runs_is_not_lost(tmp_path, capsys):
+    there, empty = ["--workdir", str(tmp_path / "there")], ["--workdir", str(tmp_path / "empty")]
+    runs = plan_runs(plan_conditions(DIGITS), 2, tmp_path / "there")
+    write_runs(runs, lambda recipe, seed: 5.0 + seed)
+    shared = ["--summary_only", "--output", str(tmp_path / "study"), "--recipe"]
+    assert main([*shared, *DIGITS, "--seeds", "2", *there]) == 0
     page = (tmp_path / "study.md").read_text()
-    error = usage_error(capsys, main, ["--recipe", DIGITS[0], *shared])
-    assert "`output` must not be the results of other runs" in error
-    assert f"{DIGITS[1]}. Received" in error
-    assert (tmp_path / "study.md").read_text() == page
-    assert main(["--recipe", *DIGITS, f"{DIGITS[0]}", *shared]) == 1  # what was there, and more
-    assert main(["--recipe", DIGITS[0], *shared, "--output", str(tmp_path / "one")]) == 1
-
-
-def test_a_summary_of_runs_that_are_not_there_is_not_lost(tmp_path, capsys):
-    there, empty = tmp_path / "there", tmp_path / "empty"
-    write_runs(plan_runs(plan_conditions(DIGITS), 2, there), lambda recipe, seed: 5.0 + seed)
-    shared = ["--recipe", *DIGITS, "--summary_only", "--output", str(tmp_path / "study")]
-    assert main([*shared, "--seeds", "2", "--workdir", str(there)]) == 0
-    page = (tmp_path / "study.md").read_text()
-    for arguments in (["--seeds", "1", "--workdir", str(there)], ["--workdir", str(empty)]):
+    for lost, arguments in {
+        DIGITS[1]: [DIGITS[0], "--seeds", "2", *there],
+        f"{DIGITS[1]}, seed 1": [*DIGITS, "--seeds", "1", *there],
+        f"{DIGITS[1]}, seed 0": [*DIGITS, *empty],
+    }.items():
         error = usage_error(capsys, main, [*shared, *arguments])
         assert "`output` must not be the results of other runs" in error
-        assert f"{DIGITS[1]}, seed 1" in error
+        assert lost in error
         assert (tmp_path / "study.md").read_text() == page
+    assert main([*shared, *DIGITS, "resnet20_standard_digits", "--seeds", "2", *there]) == 1
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ("--table 7", "`table` must be 1, 2, 3, 4 or 5. Received: table=7"),
-        ("--table 1 --models vgg", "`models` must be of the tables asked for: resnet20, "),
-        ("--table 2 --datasets cifar10", "`datasets` must be of the tables asked for: stl10. "),
-        ("--table 1 --models resnet20 --datasets cifar100", "leave no cell of the tables"),
+        ("--table 1 --models vgg", "`models` must be of what the tables have: resnet20, "),
+        ("--table 2 --datasets cifar10", "`datasets` must be of what the tables have: stl10. "),
+        (
+            "--table 1 --models resnet20 --datasets cifar100",
+            "`datasets` must be of what the tables have: cifar10. ",
+        ),
         ("--table 1 --seeds 0", "`seeds` must be at least 1"),
         ("--table 1 --parallel 0", "`parallel` must be auto or at"),
         ("--table 1 --output .", "`output` must be a path of files"),
@@ -168,10 +165,9 @@ def test_gpus_are_those_made_visible(visible, gpus, monkeypatch):
 def test_tables_name_their_recipes_once():
     assert len(recipes_of_tables([1])) == 18
     assert len(recipes_of_tables([4])) == 16
-    both = recipes_of_tables([1, 5], ["resnet20"], ["cifar10"])
-    assert both == [
-        *(f"resnet20_{conv}_cifar10" for conv in ("dsconv", "mixconv", "multiception", "standard"))
-    ]
+    convs = ("dsconv", "mixconv", "multiception", "standard")
+    names = [f"resnet20_{conv}_cifar10" for conv in convs]
+    assert recipes_of_tables([1, 5], ["resnet20"], ["cifar10"]) == names
 
 
 def test_grid_tries_every_combination():

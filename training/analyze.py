@@ -148,18 +148,13 @@ def _cases(shares: list[ScaleShares]) -> Iterator[tuple[dict[str, Any], Any, lis
 def _layer_report(shares: Shares, index: int) -> dict[str, Any]:
     entries = {measure: entries[index] for measure, entries in shares.items()}
     first = entries["weights"]
-    return {
-        "layer": first.layer,
-        "stage": first.stage,
-        "kernel_sizes": [size_name(size) for size in first.kernel_sizes],
-        **{
-            measure: {
-                "branches": [_number(share) for share in entry.branches],
-                "channels": [[_number(share) for share in branch] for branch in entry.channels],
-            }
-            for measure, entry in entries.items()
-        },
-    }
+    sizes = [size_name(size) for size in first.kernel_sizes]
+    report: dict[str, Any] = {"layer": first.layer, "stage": first.stage, "kernel_sizes": sizes}
+    for measure, entry in entries.items():
+        channels = [[_number(share) for share in branch] for branch in entry.channels]
+        branches = [_number(share) for share in entry.branches]
+        report[measure] = {"branches": branches, "channels": channels}
+    return report
 
 
 def _number(share: float) -> float | None:
@@ -179,8 +174,8 @@ def _tables(report: dict[str, Any]) -> Iterator[str]:
 
     rows = [("layer", "kernels reach", "95 % within")]
     for field in report["receptive_fields"]:
-        side = field["side_of_95_percent"]
-        rows.append((field["layer"], _reach(field["theoretical"]), f"{side}x{side}"))
+        reach, side = _reach(field["theoretical"]), field["side_of_95_percent"]
+        rows.append((field["layer"], reach, f"{side}x{side}"))
     yield "Receptive field, in pixels\n" + aligned(rows, left=1)
 
     cases = {(case["size"], case["stage"]): case for case in report["left_out"]}
@@ -250,15 +245,12 @@ def draw_channels(shares: Shares) -> Figure:
 
 def draw_fields(fields: Sequence[EffectiveReceptiveField]) -> Figure:
     """Draw effective receptive fields, each with the square that holds 95 % of it."""
-    columns = min(4, len(fields))
-    rows = math.ceil(len(fields) / columns)
-    figure = Figure((0.8 + 2.5 * columns, 3 * rows), 150, layout="compressed")
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for ax in axes.flat:
-        ax.set_axis_off()
-    for ax, field in zip(axes.flat, fields, strict=False):
+    figure = Figure((0.8 + 2.5 * len(fields), 3), 150, layout="compressed")
+    axes = figure.subplots(1, len(fields), squeeze=False)
+    for ax, field in zip(axes.flat, fields, strict=True):
         # the square root shows the faint rim as well
         image = ax.imshow(field.map, "magma", norm=PowerNorm(0.5, 0, 1))
+        ax.set_axis_off()
         side = field.side(0.95)
         top, left = (position - side / 2 for position in field.center)
         ax.add_patch(Rectangle((left, top), side, side, fill=False, color="white", lw=0.8))

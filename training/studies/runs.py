@@ -72,7 +72,7 @@ class Run:
 def recipes_of_tables(
     tables: Iterable[int], models: Sequence[str] = (), datasets: Sequence[str] = ()
 ) -> list[str]:
-    """Return the names of the recipes that make the cells of the paper's tables, each once.
+    """Return the names of the recipes of the paper's tables, each once.
 
     `models` and `datasets` are those to keep; none keeps all.
     """
@@ -82,20 +82,11 @@ def recipes_of_tables(
         for name in kept:
             if name not in there:
                 raise ValueError(
-                    f"`{key}s` must be of the tables asked for: {', '.join(there)}. "
+                    f"`{key}s` must be of what the tables have: {', '.join(there)}. "
                     f"Received: {key}s={name}"
                 )
-    names = [
-        recipe_name(recipe_for_cell(cell))
-        for cell in found
-        if (not models or cell.model in models) and (not datasets or cell.dataset in datasets)
-    ]
-    if found and not names:
-        raise ValueError(
-            "`models` and `datasets` leave no cell of the tables asked for. "
-            f"Received: models={' '.join(models)}, datasets={' '.join(datasets)}"
-        )
-    return list(dict.fromkeys(names))
+        found = [cell for cell in found if not kept or getattr(cell, key) in kept]
+    return list(dict.fromkeys(recipe_name(recipe_for_cell(cell)) for cell in found))
 
 
 def plan_conditions(
