@@ -91,7 +91,6 @@ def test_tables_numbers_and_pictures(run, tmp_path, capsys):
 
     out = capsys.readouterr().out
     cells = [line.split() for line in out.splitlines()]
-    assert ["stage", "share", "by", "3x3", "5x5"] in cells
     assert ["left", "out", "stage1", "stage2", "all"] in cells
     assert ["nothing", f"{report['top1']:.2%}"] in cells
     assert ["5x5", f"{report['left_out'][4]['top1']:.2%}", "-"] in [line[:3] for line in cells]

@@ -2,9 +2,9 @@
 
     python -m training.analyze --run runs/digits --output runs/digits/analysis
 
-Prints how much each kernel size counts, how far the network sees, and the accuracy when one
-kernel size is left out without retraining. Writes the numbers in full as analysis.json, and four
-pictures: shares by stage, shares by channel, effective receptive fields and learned kernels.
+Prints the accuracy when one kernel size is left out without retraining. Writes analysis.json, which
+has how much each kernel size counts and how far the network sees as well, and four pictures: shares
+by stage, shares by channel, effective receptive fields and learned kernels.
 """
 
 import math
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def run() -> int:
         report = analyze(args.run, args.output, args.split, args.data_dir, args.layer)
-        print("\n\n".join((*_tables(report), f"The files are in {args.output}.")))
+        print(f"{_table(report)}\n\nThe files are in {args.output}.")
         return 0
 
     return attempt(parser, run)
@@ -162,33 +162,16 @@ def _number(share: float) -> float | None:
     return None if math.isnan(share) else float(share)
 
 
-def _tables(report: dict[str, Any]) -> Iterator[str]:
-    """Yield the tables of a report for reading."""
-    stages = list(report["stages"]["weights"])
-    sizes = list(dict.fromkeys(case["size"] for case in report["left_out"]))
-    rows = [("stage", "share by", *sizes)]
-    for stage in stages:
-        for measure, shares in report["stages"].items():
-            rows.append((stage, measure, *(number(shares[stage].get(s), ".1%") for s in sizes)))
-    yield "Share of each kernel size\n" + aligned(rows, left=2)
-
-    rows = [("layer", "kernels reach", "95 % within")]
-    for field in report["receptive_fields"]:
-        reach, side = _reach(field["theoretical"]), field["side_of_95_percent"]
-        rows.append((field["layer"], reach, f"{side}x{side}"))
-    yield "Receptive field, in pixels\n" + aligned(rows, left=1)
-
+def _table(report: dict[str, Any]) -> str:
+    """Return the accuracies when a kernel size is left out, for reading."""
     cases = {(case["size"], case["stage"]): case for case in report["left_out"]}
-    columns = [*stages, "all"] if len(stages) > 1 else ["all"]
-    rows = [("left out", *columns), ("nothing", *[""] * (len(columns) - 1), _top1(report))]
-    rows += [(size, *(_top1(cases.get((size, stage))) for stage in columns)) for size in sizes]
+    stages = [*report["stages"]["weights"], "all"]
+    rows = [("left out", *stages), ("nothing", *[""] * (len(stages) - 1), _top1(report))]
+    for size in dict.fromkeys(size for size, _ in cases):
+        rows.append((size, *(_top1(cases.get((size, stage))) for stage in stages)))
     title = f"Top-1 on {report['examples']:,} images, without retraining"
     note = "* layers that have no other kernel size become constant"
-    yield f"{title}\n{aligned(rows, left=1)}\n{note}"
-
-
-def _reach(theoretical: Any) -> str:
-    return "unknown" if theoretical is None else size_name(theoretical)
+    return f"{title}\n{aligned(rows, left=1)}\n{note}"
 
 
 def _top1(case: dict[str, Any] | None) -> str:
@@ -254,7 +237,8 @@ def draw_fields(fields: Sequence[EffectiveReceptiveField]) -> Figure:
         side = field.side(0.95)
         top, left = (position - side / 2 for position in field.center)
         ax.add_patch(Rectangle((left, top), side, side, fill=False, color="white", lw=0.8))
-        text = f"95 % in {side}x{side}, kernels reach {_reach(field.theoretical)}"
+        reach = "unknown" if field.theoretical is None else size_name(field.theoretical)
+        text = f"95 % in {side}x{side}, kernels reach {reach}"
         ax.set_title(f"{field.layer}\n{text}", fontsize=8)
     _add_colorbar(figure, image, axes, "gradient of the central unit")
     return figure
