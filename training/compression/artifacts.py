@@ -244,15 +244,12 @@ def prepare(
     if isinstance(model, keras.Model):
         model = with_pixels(model, spec)
         model = compression.to_tf_keras(model, 255 * (sample_inputs(model, None) % 1))
-    if kind.startswith("prune"):
-        in_blocks = kind == "prune2to"
+    if kind == "prune":
         wrapped = compression.prune_model(
             model,
-            0.5 if in_blocks else count / 100,
+            count / 100,
             end_step=max(1, round(_PRUNING_ENDS * total_steps)),
             frequency=max(1, total_steps // 50),
-            blocks="2:4" if in_blocks else None,
-            depthwise=kind == "prunedw",
         )
         return wrapped, [compression.pruning_callback()], compression.strip_pruning
     pruned = any(name.startswith("prune") for name in before)

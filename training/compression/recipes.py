@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 CONVERSIONS = ("float16", "dynamic", "int8")
 # By name, with N for a number: what it gives, and the steps. A step is `fuse`; one that trains,
-# `tune`, `quantize`, `prune2to4`, or `prune`, `prunedw`, `cluster` and `branches` with a number;
-# or what LiteRT's converter does.
+# `tune`, `quantize`, or `prune`, `cluster` and `branches` with a number; or what LiteRT's converter
+# does.
 _RECIPES = {
     "float": ("The trained network as it is, float32.", ()),
     "fused": ("Batch norms folded (`km.fuse`), float32.", ("fuse",)),
@@ -16,9 +16,7 @@ _RECIPES = {
     "ptq": ("Fused, int8 throughout, ranges from training images.", ("fuse", "int8")),
     "tuned": ("Trained further as the others below are, fused, float32.", ("tune", "fuse")),
     "qat": ("Quantization-aware training, int8 throughout.", ("quantize", "int8")),
-    "prune2to4": ("Two of each four weights pruned (2:4 blocks), float32.", ("prune2to4",)),
     "pruneN": ("N % of the weights pruned by magnitude, float32.", ("pruneN",)),
-    "prunedwN": ("N % pruned, depthwise kernels too, float32.", ("prunedwN",)),
     "clusterN": ("Weights of each kernel clustered to N values, float32.", ("clusterN",)),
     "branchesN": (
         "Kernel branches with under N % of their layer's weights removed, fused, float32.",
@@ -35,8 +33,7 @@ _RECIPES = {
 }
 _DEFAULT_NUMBERS = {"pqat": 50, "cqat": 16}
 _LIMITS = {"cluster": (2, 256), "cqat": (2, 256)}
-DEFAULT = "float fused float16 dynamic ptq tuned qat prune50 prune80 prune2to4 pqat cluster16 cqat"
-DEFAULT += " branches40"
+DEFAULT = "float fused float16 dynamic ptq tuned qat prune50 prune80 pqat cluster16 cqat branches40"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,16 +1,14 @@
 """The results of several compressed runs, as one dictionary, and how long the artifacts take."""
 
+import functools
 import json
 import pathlib
 import statistics
-import tempfile
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 
-import keras_multiception as km
 from keras_multiception import compression
 from keras_multiception.machine import describe
 from keras_multiception.preprocessing import Dataset
@@ -117,48 +115,26 @@ def _artifact(recipe: Compression, pairs: list[tuple[Compressor, Results]]) -> R
 def time_artifacts(
     artifacts: Mapping[Hashable, tuple[pathlib.Path, Dataset]], rounds: int
 ) -> dict[Hashable, dict[str, dict[str, list[float]]]]:
-    """Time `model.tflite` files in turns, and a `model.keras` beside one as a SavedModel.
+    """Time LiteRT files in turns.
 
-    Returns, for each name and runtime ("LiteRT, 1 thread", "LiteRT, 2 threads", "SavedModel"),
-    `batch_1_ms` and `images_per_second`: a value a round.
+    Returns, for each name and "LiteRT, 1 thread" and "LiteRT, 2 threads", `batch_1_ms` and
+    `images_per_second`: a value a round.
     """
     calls: dict = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for index, (name, (path, spec)) in enumerate(artifacts.items()):
-            images = np.random.default_rng(0).uniform(0, 255, (BATCH_SIZE, *spec.image_shape))
-            images = images.astype("float32")
-            runtimes: dict[str, list[Callable]] = {}
-            for threads in THREADS:
-                # one for each batch size: another size allocates anew
-                networks = [compression.LiteRTModel(path, num_threads=threads) for _ in range(2)]
-                label = f"LiteRT, {threads} thread{'s' if threads > 1 else ''}"
-                runtimes[label] = [network.predict for network in networks]
-            model = path.with_name("model.keras")
-            if model.is_file():
-                saved = _saved_model(model, pathlib.Path(folder) / str(index), spec)
-                runtimes["SavedModel"] = [saved, saved]
-            for label, (one, many) in runtimes.items():
-                calls[name, label, 1] = lambda one=one, image=images[:1]: one(image)
-                calls[name, label, BATCH_SIZE] = lambda many=many, images=images: many(images)
-        times = time_in_turns(calls, rounds, _SECONDS)
+    for name, (path, spec) in artifacts.items():
+        images = np.random.default_rng(0).uniform(0, 255, (BATCH_SIZE, *spec.image_shape))
+        images = images.astype("float32")
+        for threads in THREADS:
+            label = f"LiteRT, {threads} thread{'s' if threads > 1 else ''}"
+            for size in (1, BATCH_SIZE):
+                # a network for each batch size: another size allocates anew
+                predict = compression.LiteRTModel(path, num_threads=threads).predict
+                calls[name, label, size] = functools.partial(predict, images[:size])
+    times = time_in_turns(calls, rounds, _SECONDS)
     results: dict = {}
-    for name, label, size in times:
-        if size == 1:
-            milliseconds = [round(1000 * seconds, 4) for seconds in times[name, label, 1]]
-            speeds = [round(BATCH_SIZE / s, 1) for s in times[name, label, BATCH_SIZE]]
-            found = {"batch_1_ms": milliseconds, "images_per_second": speeds}
-            results.setdefault(name, {})[label] = found
+    for name, label in dict.fromkeys(key[:2] for key in times):
+        results.setdefault(name, {})[label] = {
+            "batch_1_ms": [round(1000 * seconds, 4) for seconds in times[name, label, 1]],
+            "images_per_second": [round(BATCH_SIZE / s, 1) for s in times[name, label, BATCH_SIZE]],
+        }
     return results
-
-
-def _saved_model(path: pathlib.Path, folder: pathlib.Path, spec: Dataset) -> Callable:
-    import tensorflow as tf
-
-    km.export_saved_model(keras.models.load_model(path, compile=False), folder, spec)
-    loaded = tf.saved_model.load(str(folder))
-    signature = loaded.signatures["serving_default"]
-
-    def call(images: Any) -> Any:
-        return loaded and signature(image=tf.constant(images))["probabilities"].numpy()
-
-    return call
