@@ -238,7 +238,8 @@ def dedupe_buffers(content: bytes) -> bytes:
     file = _unpack(content)
     for graph in file.subgraphs:
         for tensor in graph.tensors:
-            is_constant = _constant(file, tensor) is not None
+            data = file.buffers[tensor.buffer].data
+            is_constant = data is not None and len(data) > 0
             tensor.name = tensor.name.split(b";")[-1] if is_constant else b""
     for signature in file.signatureDefs:
         tensors = file.subgraphs[signature.subgraphIndex].tensors
