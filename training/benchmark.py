@@ -2,7 +2,7 @@
 
     python -m training.benchmark
     python -m training.benchmark --quick
-    python -m training.benchmark --model resnet20 resnet50 --conv multiception --set rounds=9
+    TF_ENABLE_ONEDNN_OPTS=0 python -m training.benchmark --model resnet50 --set rounds=9
     KERAS_BACKEND=jax python -m training.benchmark --forms plain separate dense
     python -m training.benchmark --render training/results/benchmark_resnet20.json
 
