@@ -105,13 +105,7 @@ def analyze(
             for case, size, having in _cases(shares["weights"])
         ],
         "measured_on": len(batch),
-        "stages": {
-            measure: {
-                stage: {size_name(size): _number(x) for size, x in sizes.items()}
-                for stage, sizes in stage_shares(entries).items()
-            }
-            for measure, entries in shares.items()
-        },
+        "stages": {measure: _stages(entries) for measure, entries in shares.items()},
         "layers": [_layer_report(shares, index) for index in range(len(layers))],
         "receptive_fields": [
             {"layer": x.layer, "theoretical": x.theoretical, "side_of_95_percent": x.side(0.95)}
@@ -130,6 +124,13 @@ def analyze(
             figure.savefig(temporary)
     write_json(output / "analysis.json", report)
     return report
+
+
+def _stages(entries: list[ScaleShares]) -> dict[str, dict[str, Any]]:
+    return {
+        stage: {size_name(size): _number(x) for size, x in sizes.items()}
+        for stage, sizes in stage_shares(entries).items()
+    }
 
 
 def _cases(shares: list[ScaleShares]) -> Iterator[tuple[dict[str, Any], Any, list[str]]]:

@@ -1,5 +1,6 @@
 """Weights set to zero, or to few values, while a network trains on."""
 
+import functools
 import importlib
 import operator
 from collections.abc import Callable
@@ -26,12 +27,10 @@ def prune_model(
     """Return a network that sets its smallest weights to zero while it trains on.
 
     From `begin_step` to `end_step`, the share of zeros grows with the toolkit's polynomial
-    schedule, in each standard, pointwise and dense kernel. Depthwise kernels, few of the weights,
-    lose much: they are pruned on request only, so a sparsity is one of kernels.
+    schedule, in each standard, pointwise and dense kernel; in depthwise ones on request only.
 
     `fit` needs `pruning_callback()`; after it, `strip_pruning` takes the wrappers off. To go on
-    from a checkpoint, make the model anew and load its weights (`save_weights` and
-    `BackupAndRestore` hold the masks and the step; `get_weights` does not).
+    from a checkpoint, make the model anew and load its weights as `save_weights` wrote them.
 
     Args:
         model: A trained `keras.Model`, which `to_tf_keras` rebuilds, or a `tf_keras.Model`; it
@@ -70,16 +69,18 @@ def prune_model(
     new = _plain_tf_keras(model)
     found = _kernel_layers(new, depthwise)
     found = _in_blocks(found, verbose) if blocks else found
+    wrap = functools.partial(_wrap_layer, found, schedule, (2, 4) if blocks else None)
+    return _wrap(new, wrap)
 
-    def wrapper_of(layer: Any) -> Any:
-        if layer not in found:
-            return layer
-        layer.get_prunable_weights = lambda: [getattr(layer, name) for name in found[layer]]
-        shape = (2, 4) if blocks else None
-        prune = import_tfmot().sparsity.keras.prune_low_magnitude
-        return prune(layer, schedule, sparsity_m_by_n=shape)
 
-    return _wrap(new, wrapper_of)
+def _wrap_layer(
+    found: dict[Any, Any], schedule: Any, block_shape: tuple[int, int] | None, layer: Any
+) -> Any:
+    if layer not in found:
+        return layer
+    layer.get_prunable_weights = lambda: [getattr(layer, name) for name in found[layer]]
+    prune = import_tfmot().sparsity.keras.prune_low_magnitude
+    return prune(layer, schedule, sparsity_m_by_n=block_shape)
 
 
 def pruning_callback() -> Any:
