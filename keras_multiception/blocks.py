@@ -15,12 +15,13 @@ from keras_multiception.layers.arguments import (
     standardize_kernel_sizes,
     strided_length,
 )
+from keras_multiception.layers.base_conv2d import depthwise_he_normal, he_normal, uniform_bias
 from keras_multiception.layers.batch_normalization import BatchNormalization
-from keras_multiception.layers.initializers import depthwise_he_normal, he_normal, uniform_bias
 from keras_multiception.layers.mix_conv2d import MixConv2D
 from keras_multiception.layers.multiception_conv2d import MulticeptionConv2D
 
 CHANNELS_LAST = {"data_format": "channels_last"}
+TYPES = ("standard", "dsconv", "mixconv", "mixconv_depthwise", "multiception")
 DEFAULT_KERNEL_SIZES = (3, 5, 7)  # of the types of convolution that take several
 Conv: TypeAlias = str | collections.abc.Callable[..., Tensor]
 
@@ -161,15 +162,14 @@ def conv_bn(
             f'`kernel_sizes` must be one size with `conv="{conv}"`. '
             f"Received: kernel_sizes={kernel_sizes!r}"
         )
-    return _CONVOLUTIONS[conv](x, filters, strides, sizes, fan, name)
+    return _apply(conv, x, filters, strides, sizes, fan, name)
 
 
 def require_conv(conv: Conv) -> None:
     """Refuse anything that is neither a callable nor the name of a convolution type."""
-    if not callable(conv) and conv not in tuple(_CONVOLUTIONS):
+    if not callable(conv) and conv not in TYPES:
         raise ValueError(
-            f"`conv` must be a callable or one of {', '.join(_CONVOLUTIONS)}. "
-            f"Received: conv={conv!r}"
+            f"`conv` must be a callable or one of {', '.join(TYPES)}. Received: conv={conv!r}"
         )
 
 
@@ -225,71 +225,37 @@ def squeeze_excite(x: Tensor, ratio: float, name: str) -> Tensor:
     return layers.Multiply(name=f"{name}_scale")([x, scale])
 
 
-def _standard(
-    x: Tensor, filters: int, strides: int, kernel_sizes: Pairs, fan: str, name: str | None
+def _apply(
+    conv: str, x: Tensor, filters: int, strides: int, sizes: Pairs, fan: str, name: str | None
 ) -> Tensor:
-    x = conv2d(x, filters, kernel_sizes[0], strides, fan, name=_suffixed(name, "conv"))
-    return batch_norm(x, _suffixed(name, "bn"))
-
-
-def _dsconv(
-    x: Tensor, filters: int, strides: int, kernel_sizes: Pairs, fan: str, name: str | None
-) -> Tensor:
-    x = depthwise_conv2d(x, kernel_sizes[0], strides, fan, _suffixed(name, "depthwise"))
-    return _pointwise_bn(x, filters, fan, name)
-
-
-def _mixconv(
-    x: Tensor, filters: int, strides: int, kernel_sizes: Pairs, fan: str, name: str | None
-) -> Tensor:
-    return MixConv2D(
-        filters,
-        kernel_sizes,
-        strides,
-        depthwise=False,
-        kernel_initializer=he_normal(fan),
-        name=name,
-    )(x)
-
-
-def _mixconv_depthwise(
-    x: Tensor, filters: int, strides: int, kernel_sizes: Pairs, fan: str, name: str | None
-) -> Tensor:
-    x = MixConv2D(
-        kernel_sizes=kernel_sizes,
-        strides=strides,
-        kernel_initializer=depthwise_he_normal(fan),
-        name=_suffixed(name, "depthwise"),
-    )(x)
-    return _pointwise_bn(x, filters, fan, name)
-
-
-def _multiception(
-    x: Tensor, filters: int, strides: int, kernel_sizes: Pairs, fan: str, name: str | None
-) -> Tensor:
-    return MulticeptionConv2D(
-        filters,
-        kernel_sizes,
-        strides,
-        depthwise_initializer=depthwise_he_normal(fan),
-        pointwise_initializer=he_normal(fan),
-        name=name,
-    )(x)
-
-
-_CONVOLUTIONS = {
-    "standard": _standard,
-    "dsconv": _dsconv,
-    "mixconv": _mixconv,
-    "mixconv_depthwise": _mixconv_depthwise,
-    "multiception": _multiception,
-}
-
-
-def _pointwise_bn(x: Tensor, filters: int, fan: str, name: str | None) -> Tensor:
-    name = _suffixed(name, "pointwise")
-    x = conv2d(x, filters, 1, fan=fan, use_bias=True, name=name)
-    return batch_norm(x, _suffixed(name, "bn"))
+    """Apply a convolution of a named type; see `conv_bn`."""
+    if conv == "standard":
+        x = conv2d(x, filters, sizes[0], strides, fan, name=_suffixed(name, "conv"))
+        return batch_norm(x, _suffixed(name, "bn"))
+    if conv == "mixconv":
+        kernel = he_normal(fan)
+        layer = MixConv2D(
+            filters, sizes, strides, depthwise=False, kernel_initializer=kernel, name=name
+        )
+        return layer(x)
+    if conv == "multiception":
+        return MulticeptionConv2D(
+            filters,
+            sizes,
+            strides,
+            depthwise_initializer=depthwise_he_normal(fan),
+            pointwise_initializer=he_normal(fan),
+            name=name,
+        )(x)
+    # depthwise separable, or MixConv as published
+    first, second = _suffixed(name, "depthwise"), _suffixed(name, "pointwise")
+    if conv == "dsconv":
+        x = depthwise_conv2d(x, sizes[0], strides, fan, first)
+    else:
+        kernel = depthwise_he_normal(fan)
+        x = MixConv2D(None, sizes, strides, kernel_initializer=kernel, name=first)(x)
+    x = conv2d(x, filters, 1, fan=fan, use_bias=True, name=second)
+    return batch_norm(x, _suffixed(second, "bn"))
 
 
 def _require_same_padded(y: Tensor, x: Tensor, filters: int, strides: int, conv: Conv) -> Tensor:

@@ -1,17 +1,19 @@
-"""The machine and the versions that a measurement depends on."""
+"""What measurements share: the machine and the versions they depend on, and the time of calls."""
 
 import contextlib
 import importlib.metadata
 import os
 import pathlib
 import platform
-from collections.abc import Iterable
-from typing import Any
+import time
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import Any, TypeVar
 
 import keras
 
 from keras_multiception.version import __version__
 
+Key = TypeVar("Key", bound=Hashable)
 # Instructions that decide how fast a network can be.
 _CPU_FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_tile")
 
@@ -78,6 +80,30 @@ def import_tensorflow() -> Any:
     if keras.backend.backend() != "tensorflow":
         tf.config.set_visible_devices([], "GPU")
     return tf
+
+
+def seconds_per_call(call: Callable[[], object], seconds: float = 0.0) -> float:
+    """Return the mean time of as many calls as fill `seconds`, of one at least."""
+    calls, start, elapsed = 0, time.perf_counter(), 0.0
+    while not calls or elapsed < seconds:
+        call()
+        calls += 1
+        elapsed = time.perf_counter() - start
+    return elapsed / calls
+
+
+def time_in_turns(
+    calls: Mapping[Key, Callable[[], object]], rounds: int, seconds: float = 0.0
+) -> dict[Key, list[float]]:
+    """Return `seconds_per_call` of each call in each round; one more round warms up.
+
+    The calls take turns, so that their ratios hold on a busy machine.
+    """
+    times: dict[Key, list[float]] = {key: [] for key in calls}
+    for _ in range(rounds + 1):
+        for key, call in calls.items():
+            times[key].append(seconds_per_call(call, seconds))
+    return {key: rows[1:] for key, rows in times.items()}
 
 
 def _processor() -> tuple[str, list[str]]:

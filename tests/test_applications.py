@@ -11,6 +11,7 @@ import pytest
 from layer_checks import assert_close, forward, forward_backward
 
 import keras_multiception as km
+from keras_multiception.applications import mobilenet_v2, resnet, shake_shake
 
 TYPES = ("standard", "dsconv", "mixconv", "mixconv_depthwise", "multiception")
 
@@ -103,10 +104,23 @@ def build(name, conv="multiception", **kwargs):
     return km.create_model(name, conv=conv, **{**defaults, **kwargs})
 
 
-def compiled_sooner(name):
+@pytest.fixture
+def shallow(monkeypatch):
+    """One block a stage: deeper networks have no other layers, and JAX compiles them for long."""
+    features = resnet._features
+    monkeypatch.setattr(resnet, "_features", lambda x, n, _, *args: features(x, n, 1, *args))
+    first, second, *others = mobilenet_v2.STAGES
+    stages = [first, second, *((*row[:2], 1, row[3]) for row in others)]
+    monkeypatch.setattr(mobilenet_v2, "STAGES", stages)
+    monkeypatch.setattr(shake_shake, "BLOCKS", 2)
+
+
+JAX = keras.backend.backend() == "jax"
+
+
+def compiled_sooner(conv):
     """Arguments of a network that JAX compiles in half the time."""
-    small = keras.backend.backend() == "jax" and name != "resnet20"
-    return {"kernel_sizes": (3, 1)} if small else {}
+    return {"kernel_sizes": (3, 1)} if JAX and conv == "multiception" else {}
 
 
 def images(*shape):
@@ -141,7 +155,7 @@ def test_parameters_are_those_of_the_released_code(name, classes, conv, expected
 
 
 # which JAX compiles for half a minute
-LONG_ON_JAX = ("seresnet20", "shakeshake26") if keras.backend.backend() == "jax" else ()
+LONG_ON_JAX = ("seresnet20", "shakeshake26") if JAX else ()
 
 
 @pytest.mark.backend
@@ -154,13 +168,10 @@ LONG_ON_JAX = ("seresnet20", "shakeshake26") if keras.backend.backend() == "jax"
         for case in CASES
     ],
 )
-def test_every_parameter_has_a_gradient(name, conv):
-    kernel_sizes = compiled_sooner(name) if conv == "multiception" else {}
-    model = build(name, conv, classifier_activation=None, **kernel_sizes)
+def test_every_parameter_has_a_gradient(name, conv, shallow):
+    model = build(name, conv, classifier_activation=None, **compiled_sooner(conv))
     x, dy = images(4, 8, 8, 3), images(4, 5)
-    # compiling takes JAX long: the gradient of inference is that of one network
-    both = keras.backend.backend() != "jax" or name == "resnet20"
-    for training in (True, False) if both else (True,):
+    for training in (True,) if JAX else (True, False):  # that of inference: test_blocks.py
         _, dx, gradients = forward_backward(model, x, dy, training)
         assert np.isfinite(dx).all()
         largest = {v.path: np.abs(gradients[id(v)]).max() for v in model.trainable_variables}
@@ -174,13 +185,13 @@ def test_every_parameter_has_a_gradient(name, conv):
 
 @pytest.mark.backend
 @pytest.mark.parametrize(("name", "conv"), CASES)
-def test_comes_back_from_a_file(name, conv, tmp_path):
-    model = build(name, conv)
+def test_comes_back_from_a_file(name, conv, tmp_path, shallow):
+    model = build(name, conv, **compiled_sooner(conv))
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     for ours, theirs in zip(loaded.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    if keras.backend.backend() != "jax" or name == "resnet20":
+    if not JAX or name == "resnet20":
         ours, theirs = (
             keras.ops.convert_to_numpy(forward(each, images(4, 8, 8, 3)))
             for each in (loaded, model)
@@ -190,7 +201,7 @@ def test_comes_back_from_a_file(name, conv, tmp_path):
 
 @pytest.mark.backend
 @pytest.mark.parametrize(("name", "conv"), CASES)
-def test_mixed_precision(name, conv):
+def test_mixed_precision(name, conv, shallow):
     keras.config.set_dtype_policy("mixed_bfloat16")
     model = build(name, conv)
     assert {layer.compute_dtype for layer in model.layers[1:-1]} == {"bfloat16"}
@@ -203,10 +214,10 @@ def test_mixed_precision(name, conv):
 
 @pytest.mark.backend
 @pytest.mark.parametrize(("name", "conv"), CASES)
-def test_features_by_stage_for_any_size(name, conv):
+def test_features_by_stage_for_any_size(name, conv, shallow):
     """One network for images of any size, odd ones among them; a stage is a stride and a width."""
-    kernel_sizes = compiled_sooner(name) if conv == "multiception" else {}
-    backbone = build(name, conv, include_top=False, input_shape=None, **kernel_sizes)
+    sizes = compiled_sooner(conv)
+    backbone = build(name, conv, include_top=False, input_shape=None, **sizes)
     assert backbone.input_shape == (None, None, None, 3)
     assert backbone.output_shape[-1] == MODELS[name].features
     extractor = km.feature_extractor(backbone)

@@ -168,7 +168,12 @@ def random_state(shapes):
     return state
 
 
-LONG_ON_JAX = ("senet56", "shakenet26") if keras.backend.backend() == "jax" else ()
+# which JAX compiles for long
+LONG_ON_JAX = (
+    ("senet56", "shakenet26", "mobilenetv2", "resnet20_mixconv")
+    if keras.backend.backend() == "jax"
+    else ()
+)
 
 
 @pytest.mark.parametrize(
@@ -191,10 +196,13 @@ def test_network_equals_the_numpy_reference(name):
     assert_close(logits, expected, network.tolerance)
 
 
+SLOW = ("senet56_multiception", "resnet20_standard")
+
+
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[pytest.mark.slow] if name.startswith("senet56") else [])
+        pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
         for name in NETWORKS
         if not (GOLDEN / f"{name}.npz").is_file()
     ],

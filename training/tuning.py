@@ -15,8 +15,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from keras_multiception.applications.classifier import PAPER_KERNEL_SIZES
 from keras_multiception.atomic import write_json
+from keras_multiception.machine import time_in_turns
 from keras_multiception.preprocessing import Dataset
-from keras_multiception.timing import time_in_turns
 from training import data
 from training.fit import train
 from training.loop import network

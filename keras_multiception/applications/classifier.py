@@ -15,7 +15,7 @@ from keras_multiception.layers.arguments import (
     standardize_integer,
     standardize_kernel_sizes,
 )
-from keras_multiception.layers.initializers import uniform_bias
+from keras_multiception.layers.base_conv2d import uniform_bias
 
 # of Multiception by stage: the paper's choice, Section III
 PAPER_KERNEL_SIZES = ((3, 5, 7), (3, 5), (3, 3))

@@ -22,7 +22,7 @@ from keras_multiception.graphs.equality import (
 from keras_multiception.graphs.reading import require_graph
 from keras_multiception.inference import inference_function
 from keras_multiception.layers.arguments import standardize_integer
-from keras_multiception.timing import time_in_turns
+from keras_multiception.machine import time_in_turns
 
 _ROUNDS, _SECONDS = 15, 0.01  # of a measurement, and of each call in a round
 _MARGIN = 0.97  # another form must take less than this share of the time of the first

@@ -6,8 +6,8 @@ import keras
 from keras import constraints, initializers, ops, regularizers
 
 from keras_multiception.layers.arguments import KernelSizes, Shape, Tensor
-from keras_multiception.layers.base_conv2d import BaseConv2D
-from keras_multiception.layers.initializers import (
+from keras_multiception.layers.base_conv2d import (
+    BaseConv2D,
     branch_initializer,
     depthwise_he_normal,
     he_normal,

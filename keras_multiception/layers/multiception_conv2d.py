@@ -9,14 +9,14 @@ from keras import constraints, initializers, ops, regularizers
 
 from keras_multiception import kernels
 from keras_multiception.layers.arguments import KernelSizes, Shape, Tensor, standardize_integer
-from keras_multiception.layers.base_conv2d import BaseConv2D
-from keras_multiception.layers.batch_normalization import BatchNormalization
-from keras_multiception.layers.initializers import (
+from keras_multiception.layers.base_conv2d import (
+    BaseConv2D,
     branch_initializer,
     depthwise_he_normal,
     he_normal,
     uniform_bias,
 )
+from keras_multiception.layers.batch_normalization import BatchNormalization
 
 
 @keras.saving.register_keras_serializable(package="keras_multiception")

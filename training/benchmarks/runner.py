@@ -258,7 +258,7 @@ def _measure(case: Case, seconds: float) -> float:
 
 def run_once(job: Job, seconds: float) -> float:
     """Do a job once without the clock, so that caches and memory are its own, then with it."""
-    # as keras_multiception.timing, which loads Keras, and a runner may be of another framework
+    # as keras_multiception.machine, which loads Keras, and a runner may be of another framework
     job.call()
     calls, start, elapsed = 0, time.perf_counter(), 0.0
     while not calls or elapsed < seconds:

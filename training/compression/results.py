@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from keras_multiception import compression
-from keras_multiception.machine import describe
+from keras_multiception.machine import describe, time_in_turns
 from keras_multiception.preprocessing import Dataset
-from keras_multiception.timing import time_in_turns
 from training.compression.artifacts import Compressor
 from training.compression.recipes import Compression
 from training.reporting.stats import deviation
