@@ -47,8 +47,7 @@ def send_load(
 ) -> tuple[np.ndarray, float]:
     """Lets `clients` send at once: one request after the other, or `rate` requests per second.
 
-    Returns:
-        Seconds from when each request was sent, or due, to its answer; seconds until the last one.
+    Returns the seconds from when each was sent, or due, to its answer, and until the last one.
     """
     started = time.perf_counter()
 
@@ -132,11 +131,10 @@ def measure(
     run_in_process: Callable[[], float],
     rounds: int,
 ) -> list[dict]:
-    """Runs each load once a round, between two measurements in process.
+    """Runs each load, an API and a number of clients, once a round, between two in process.
 
-    Returns:
-        A row for each load, an API and a number of clients: of each figure the `median`, `min`,
-        `max` and the values of all `rounds`. `ratio` is throughput relative to in process.
+    Returns a row for each: of each figure the `median`, `min`, `max` and the values of all
+    `rounds`. `ratio` is throughput relative to in process.
     """
     found: dict[tuple[str, int], list[dict[str, float]]] = {load: [] for load in loads}
     for _ in range(rounds):
@@ -257,8 +255,8 @@ def _load(
 
 def _run(flags: argparse.Namespace) -> list[dict]:
     from serving.engine.backends import SavedModelServable
-    from serving.engine.errors import ServingError
-    from serving.lifecycle.loading import find_versions
+    from serving.engine.servable import ServingError
+    from serving.lifecycle.versions import find_versions
 
     name = flags.signature_name
     versions = find_versions(Path(flags.model_base_path))

@@ -95,17 +95,10 @@ class Client:
         backoff: float = 0.25,
         batch_size: int = 32,
     ):
-        for name, value, least in (
-            ("retries", retries, 0),
-            ("backoff", backoff, 0),
-            ("batch_size", batch_size, 1),
-        ):
-            if not least <= value < float("inf"):
-                raise ValueError(f"`{name}` must be {least} or more. Received: {name}={value}")
-        endpoint = Endpoint(url, model_name, version, label, timeout)
+        endpoint = Endpoint(url, model_name, version, label, timeout, retries, backoff, batch_size)
         self._signature_name = signature_name
         self._batch_size = batch_size
-        self._sender = BatchSender(endpoint, read_labels(labels), retries, backoff, batch_size)
+        self._sender = BatchSender(endpoint, read_labels(labels))
 
     def predict(
         self, images: Iterable[str | Path | bytes], progress: bool | None = False

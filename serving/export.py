@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 _MODULE = "serving.export"
+# Flags that are arguments of `publish`.
+_PUBLISH_FLAGS = ("version", "run", "top_k", "form", "form_batch_size", "batching_file", "litert")
 FORMS = ("plain", "separate", "merged", "dense", "auto")
 
 
@@ -195,7 +197,7 @@ def _parser() -> Parser:
     litert_help = "a .tflite file of the run to write beside it, for --prefer_tflite_model"
     add("--litert", metavar="FILE", help=litert_help)
     batching_help = "file with the batch sizes to warm up (default: serving/batching.config)"
-    add("--batching_parameters_file", help=batching_help)
+    add("--batching_parameters_file", dest="batching_file", metavar="FILE", help=batching_help)
     return parser
 
 
@@ -207,11 +209,16 @@ def _act(flags: argparse.Namespace) -> int:
             "one of --run, --pretrained, --list, --rollback, --restore and --keep is needed"
         )
     if flags.keep is not None:
-        versions.require_keep(flags.keep)  # before anything is done
+        versions.require_positive("keep", flags.keep)  # before anything is done
     if flags.litert and not flags.run:
         raise ValueError("--litert needs --run, the network that it was made from")
     if trained:
-        print(f"Exported {trained} to {_publish(flags)}")
+        model, spec, card = (
+            load_pretrained(trained) if flags.pretrained else (*load_run(trained), None)
+        )
+        options = {name: getattr(flags, name) for name in _PUBLISH_FLAGS}
+        path = publish(model, flags.base_path, spec, weights_card=card, **options)
+        print(f"Exported {trained} to {path}")
     if flags.rollback is not None:
         version = None if flags.rollback == "previous" else flags.rollback
         if version and not version.isdecimal():
@@ -229,27 +236,6 @@ def _act(flags: argparse.Namespace) -> int:
             raise ValueError(f"`base_path` must be a folder. Received: base_path={flags.base_path}")
         print(format_versions(flags.base_path))
     return 0
-
-
-def _publish(flags: argparse.Namespace) -> Path:
-    card = None
-    if flags.run:
-        model, spec = load_run(flags.run)
-    else:
-        model, spec, card = load_pretrained(flags.pretrained)
-    return publish(
-        model,
-        flags.base_path,
-        spec,
-        flags.version,
-        run=flags.run,
-        weights_card=card,
-        top_k=flags.top_k,
-        form=flags.form,
-        form_batch_size=flags.form_batch_size,
-        batching_file=flags.batching_parameters_file,
-        litert=flags.litert,
-    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -17,8 +17,8 @@ from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from serving.api.grpc_service import grpc_server
 from serving.api.rest import METRICS_PATH, RestApi
-from serving.lifecycle.loading import Loading
 from serving.lifecycle.models import Models
+from serving.lifecycle.versions import Loading
 from serving.page import page_routes
 from serving.telemetry import Telemetry
 

@@ -16,7 +16,7 @@ from test_floors import ROOT
 from serving.api.rest import METRICS_PATH
 from serving.config_files import MonitoringConfig, read_config
 from serving.engine.batching import read_batching
-from serving.server_flags import parse
+from serving.server import parse
 
 SERVING = ROOT / "serving"
 KUBERNETES = ("volume", "deployment", "service", "autoscaler")

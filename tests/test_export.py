@@ -24,9 +24,9 @@ from serving.client import Client
 from serving.config_files import single_model
 from serving.engine.backends import SavedModelServable
 from serving.engine.batching import read_batching
-from serving.engine.errors import ServingError
 from serving.engine.messages import replay_warmup
-from serving.lifecycle.loading import Loading, load
+from serving.engine.servable import ServingError
+from serving.lifecycle.versions import Loading, load
 from serving.model_server import ServerOptions, model_server
 from serving.publishing.base_path import list_versions
 from serving.publishing.litert import LiteRTFile

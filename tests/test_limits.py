@@ -20,8 +20,7 @@ from test_rest import fetch
 
 from serving import server
 from serving.config_files import single_model
-from serving.lifecycle.loading import Loading, VersionPolicy
-from serving.lifecycle.versions import ServedModel
+from serving.lifecycle.versions import Loading, ServedModel, VersionPolicy
 
 ONCE = Loading(file_system_poll_wait_seconds=0)
 BODY = b'{"instances": [2.0]}'

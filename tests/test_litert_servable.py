@@ -16,9 +16,8 @@ from keras_multiception.compression import convert_to_litert
 from serving.client import Client, ServerError
 from serving.config_files import single_model
 from serving.engine.backends import LiteRTServable
-from serving.engine.errors import ServingError
-from serving.lifecycle.loading import Loading
-from serving.lifecycle.versions import ServedModel
+from serving.engine.servable import ServingError
+from serving.lifecycle.versions import Loading, ServedModel
 from serving.version_folder import write_manifest
 
 PREFERRED = Loading(prefer_tflite_model=True, num_tflite_pools=2)

@@ -21,7 +21,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 from test_floors import ROOT
 
 from serving.config_files import ModelServerConfig
-from serving.lifecycle.loading import Loading
+from serving.lifecycle.versions import Loading
 from serving.version_folder import LABELS_FILE
 
 SECONDS = 60

@@ -11,8 +11,7 @@ from saved_models import export_signatures, export_various, png_header, saved, s
 
 from serving.engine.backends import SavedModelServable
 from serving.engine.batching import Batching, can_batch, read_batching
-from serving.engine.errors import ServingError
-from serving.engine.servable import check_image_size
+from serving.engine.servable import ServingError, check_image_size
 
 PATIENT = Batching(max_batch_size=8, batch_timeout_micros=200_000, max_enqueued_batches=100)
 

@@ -17,7 +17,7 @@ from commands import usage_error
 from saved_models import export_various, saved
 
 from serving import server
-from serving.server_flags import parse
+from serving.server import parse
 
 
 @pytest.fixture(scope="module")

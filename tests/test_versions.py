@@ -17,12 +17,11 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from serving.config_files import ModelServerConfig
 from serving.engine.backends import SavedModelServable
-from serving.engine.errors import ServingError
 from serving.engine.messages import replay_warmup
+from serving.engine.servable import ServingError
 from serving.lifecycle import versions
-from serving.lifecycle.loading import Loading, VersionPolicy
 from serving.lifecycle.models import Models, following
-from serving.lifecycle.versions import ServedModel
+from serving.lifecycle.versions import Loading, ServedModel, VersionPolicy
 from serving.version_folder import MAX_WARMUP_RECORDS, WARMUP_FILE
 
 ONCE = Loading(file_system_poll_wait_seconds=0)

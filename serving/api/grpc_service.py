@@ -26,8 +26,7 @@ from tensorflow_serving.apis import (
 )
 
 from serving.engine import messages
-from serving.engine.errors import ServingError, invalid
-from serving.engine.servable import Servable
+from serving.engine.servable import Servable, ServingError, invalid
 from serving.lifecycle.models import Models
 from serving.telemetry import Call, Telemetry
 

@@ -19,9 +19,8 @@ import orjson
 import tensorflow as tf
 from tensorflow.core.example import example_pb2, feature_pb2
 
-from serving.engine import errors
-from serving.engine.errors import ServingError
 from serving.engine.messages import serialize_examples
+from serving.engine.servable import ServingError, invalid
 
 _MAX_RANK = 32
 _MAX_DEPTH = 100  # deeper than any tensor: values below are not read
@@ -43,7 +42,7 @@ def loads(body: bytes) -> Any:
         except RecursionError:
             return loads(_without_depth(body))
         except ValueError as error:
-            raise errors.invalid(f"JSON Parse error: {error}") from error
+            raise invalid(f"JSON Parse error: {error}") from error
 
 
 def dumps(content: Any) -> bytes:
@@ -291,4 +290,4 @@ def _unfit(spec: tf.TensorSpec, item: Any) -> ServingError:
 
 
 def _invalid(message: str, received: Any) -> ServingError:
-    return errors.invalid(f"{message} Received: {reprlib.repr(received)}")
+    return invalid(f"{message} Received: {reprlib.repr(received)}")

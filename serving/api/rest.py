@@ -28,8 +28,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from serving.api import json_codec
-from serving.engine.errors import ServingError, invalid
-from serving.engine.servable import Servable
+from serving.engine.servable import Servable, ServingError, invalid
 from serving.lifecycle.models import Models
 from serving.lifecycle.versions import VersionStatus
 from serving.telemetry import Call, Telemetry

@@ -56,13 +56,16 @@ class ServerError(RuntimeError):
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A model of a server: the version with a number or a label, or the latest one."""
+    """A model of a server, by default its latest version, and how it is asked."""
 
     url: str
     model_name: str
     version: int | None
     label: str | None
     timeout: float
+    retries: int
+    backoff: float
+    batch_size: int
 
     def __post_init__(self) -> None:
         if self.scheme not in SCHEMES:
@@ -82,6 +85,9 @@ class Endpoint:
             raise ValueError(
                 f"`timeout` must be a positive number of seconds. Received: timeout={self.timeout}"
             )
+        for name, least in (("retries", 0), ("backoff", 0), ("batch_size", 1)):
+            if not least <= (value := getattr(self, name)) < float("inf"):
+                raise ValueError(f"`{name}` must be {least} or more. Received: {name}={value}")
 
     @property
     def scheme(self) -> str:
@@ -94,28 +100,27 @@ class Endpoint:
             f"The server at {self.url} did not answer within {self.timeout:g} seconds."
         )
 
+    def retried(self, send: Callable[[], Answer]) -> Answer:
+        """Sends a request, again if the server was not reached or is overloaded, with back-off.
 
-def retried(send: Callable[[], Answer], retries: int, backoff: float) -> Answer:
-    """Sends a request, again if the server was not reached or is overloaded, with back-off.
-
-    One loop serves REST and gRPC: urllib3's `Retry` knows REST only, gRPC's retries give up on
-    requests over 256 KiB, and neither has a time limit for each try.
-    """
-    tries = 0
-    while True:
-        tries += 1
-        try:
-            return send()
-        except (ConnectionError, ServerError) as error:
-            lasting = isinstance(error, ServerError) and not error.is_overload
-            if lasting or tries > retries:
-                if tries > 1:
-                    error.args = (f"After {tries} tries: {error}",)
-                raise
-            wait = min(backoff * 2 ** (tries - 1), _MAX_BACKOFF_SECONDS)
-            wait += random.uniform(0, backoff)
-            asked = min(getattr(error, "retry_after", 0.0), _MAX_RETRY_AFTER_SECONDS)
-        time.sleep(max(wait, asked))
+        One loop serves REST and gRPC: urllib3's `Retry` knows REST only, gRPC's retries give up on
+        requests over 256 KiB, and neither has a time limit for each try.
+        """
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                return send()
+            except (ConnectionError, ServerError) as error:
+                lasting = isinstance(error, ServerError) and not error.is_overload
+                if lasting or tries > self.retries:
+                    if tries > 1:
+                        error.args = (f"After {tries} tries: {error}",)
+                    raise
+                wait = min(self.backoff * 2 ** (tries - 1), _MAX_BACKOFF_SECONDS)
+                wait += random.uniform(0, self.backoff)
+                asked = min(getattr(error, "retry_after", 0.0), _MAX_RETRY_AFTER_SECONDS)
+            time.sleep(max(wait, asked))
 
 
 def _has_address(url: str) -> bool:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from serving.clients.endpoint import Endpoint, ServerError, Signatures, retried
+from serving.clients.endpoint import Endpoint, ServerError, Signatures
 from serving.clients.rest_client import RestClient
 
 if TYPE_CHECKING:
@@ -51,16 +51,8 @@ class PixelInput:
 class BatchSender:
     """Sends batches to one model. Threads may share it."""
 
-    def __init__(
-        self,
-        endpoint: Endpoint,
-        labels: Sequence[str],
-        retries: int,
-        backoff: float,
-        batch_size: int,
-    ):
-        self._labels, self._batch_size = labels, batch_size
-        self._retries, self._backoff = retries, backoff
+    def __init__(self, endpoint: Endpoint, labels: Sequence[str]):
+        self._endpoint, self._labels = endpoint, labels
         self._pixel_input: PixelInput | None = None
         if endpoint.scheme == "grpc":
             from serving.clients.grpc_client import GrpcClient
@@ -100,16 +92,15 @@ class BatchSender:
                     raise
                 self._pixel_input = found
         name = self._pixel_input.signature_name
-        rows = array_batches(pixels.astype("float32"), self._batch_size)
+        rows = array_batches(pixels.astype("float32"), self._endpoint.batch_size)
         return [answer for batch in rows for answer in self._ask(batch, name)]
 
     def states(self) -> dict[int, str]:
         """Asks for the states of the model's versions."""
-        return retried(self.client.states, self._retries, self._backoff)
+        return self._endpoint.retried(self.client.states)
 
     def _ask(self, batch: Sequence[bytes] | np.ndarray, signature_name: str) -> list[Prediction]:
-        send = partial(self.client.predict, batch, signature_name)
-        rows = retried(send, self._retries, self._backoff)
+        rows = self._endpoint.retried(partial(self.client.predict, batch, signature_name))
         return read_predictions(rows, len(batch), self._labels)
 
     def _signatures_after(self, error: ServerError) -> Signatures:
@@ -147,7 +138,7 @@ class BatchSender:
             except ValueError as error:
                 images.append(error)
         good = [image for image in images if not isinstance(image, ValueError)]
-        rows = array_batches(np.stack(good), self._batch_size) if good else ()
+        rows = array_batches(np.stack(good), self._endpoint.batch_size) if good else ()
         answers = (answer for batch in rows for answer in self._ask(batch, target.signature_name))
         for image in images:
             yield image if isinstance(image, ValueError) else next(answers)

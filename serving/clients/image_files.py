@@ -19,15 +19,8 @@ _GRAPH_FORMATS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 def find_images(path: str | Path) -> list[Path]:
     """Finds the image files in a folder and its subfolders, in the order of their names.
 
-    Args:
-        path: The folder; any other path is taken for an image file.
-
-    Returns:
-        The files with the suffix of an image; names that begin with a dot are left out.
-
-    Raises:
-        OSError: If a folder cannot be read.
-        ValueError: If there is no image file.
+    Any other path is taken for an image file. Names that begin with a dot are left out. Raises a
+    `ValueError` if there is no image file, an `OSError` if a folder cannot be read.
 
     Example:
         >>> find_images("photos")

@@ -13,9 +13,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
 from serving.engine.batching import Batching, batched, can_batch
-from serving.engine.errors import ServingError, from_exception, invalid
-from serving.engine.servable import Servable
-from serving.engine.signature import Signature
+from serving.engine.servable import Servable, ServingError, Signature, from_exception, invalid
 from serving.version_folder import LITERT_FILE, verify_manifest
 
 _PREDICT = "tensorflow/serving/predict"

@@ -17,7 +17,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from serving.config_files import BatchingParameters, read_config
-from serving.engine.signature import Signature
+from serving.engine.servable import Signature
 
 _QUEUE_NUMBERS = itertools.count()
 

@@ -20,9 +20,15 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
-from serving.engine.errors import ServingError, invalid
-from serving.engine.servable import CLASSIFY, REGRESS, Servable, check_image_size
-from serving.engine.signature import DEFAULT_SIGNATURE
+from serving.engine.servable import (
+    CLASSIFY,
+    DEFAULT_SIGNATURE,
+    REGRESS,
+    Servable,
+    ServingError,
+    check_image_size,
+    invalid,
+)
 from serving.version_folder import MAX_WARMUP_RECORDS, WARMUP_FILE
 
 # A message of a few bytes may claim any shape, which its one value then fills.

@@ -7,20 +7,96 @@ A transport turns its request into NumPy arrays, calls a `Servable`, and turns t
 from __future__ import annotations
 
 import io
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 from PIL import Image, UnidentifiedImageError
-from tensorflow.core.protobuf import meta_graph_pb2
+from tensorflow.core.protobuf import error_codes_pb2, meta_graph_pb2
 
-from serving.engine.errors import ServingError, invalid
-from serving.engine.signature import DEFAULT_SIGNATURE, Signature
-
+DEFAULT_SIGNATURE = "serving_default"
 CLASSIFY, REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
 MAX_IMAGE_PIXELS = 2**26
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG")  # how JPEG and PNG start, which an exported graph decodes
+_GRAPH_NOISE = re.compile(
+    r"^(Graph execution error:|Detected at node .*|<stack traces unavailable>)$|"
+    r"^  File \".*\n?(    .*)?|"
+    r"\{\{(function_)?node .*?\}\}\s*|\[\[.*?\]\]|\[Op:.*?\]|"
+    r"^\d+ root error\(s\) found\.$|^\s*\(0\) \w+: ",
+    re.MULTILINE,
+)
+_MAX_QUOTED = 200  # characters of an error that ends in a file's bytes
+
+
+class ServingError(RuntimeError):
+    """A request, or a model, that cannot be served: a gRPC status by name, and one sentence."""
+
+    def __init__(self, code: str, message: str):
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+def invalid(message: str) -> ServingError:
+    """The error of a request that does not fit."""
+    return ServingError("INVALID_ARGUMENT", message)
+
+
+def from_exception(error: Exception) -> ServingError:
+    """Turns any exception into a `ServingError` with TensorFlow's own status.
+
+    Its message is the first sentence that says what went wrong, without node names and traces.
+    """
+    code, message = "UNKNOWN", str(error)
+    if isinstance(error, tf.errors.OpError):
+        code, message = error_codes_pb2.Code.Name(error.error_code), str(error.message)
+    elif isinstance(error, UnicodeDecodeError):  # TensorFlow's message quotes the request's bytes
+        code, message = "INVALID_ARGUMENT", error.object.decode(errors="replace")[:_MAX_QUOTED]
+    elif isinstance(error, FileNotFoundError):
+        code = "NOT_FOUND"
+    text = _GRAPH_NOISE.sub("", message).strip().partition("\n")[0]
+    return ServingError(code, text or message.strip() or type(error).__name__)
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What one signature takes and gives; its method name is `tensorflow/serving/predict`, ..."""
+
+    name: str
+    method_name: str
+    inputs: Mapping[str, tf.TensorSpec]
+    outputs: Mapping[str, tf.TensorSpec]
+
+    @classmethod
+    def from_proto(cls, name: str, definition: meta_graph_pb2.SignatureDef) -> Signature:
+        """Reads a `SignatureDef` message."""
+        inputs, outputs = _specs(definition.inputs), _specs(definition.outputs)
+        return cls(name, definition.method_name, inputs, outputs)
+
+    def check_inputs(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Refuses a call's inputs if their names, dtypes or shapes differ; orders them."""
+        if self.inputs.keys() != inputs.keys():
+            raise invalid(
+                f"Signature {self.name!r} takes the inputs {sorted(self.inputs)}. "
+                f"Received: inputs={sorted(inputs)}"
+            )
+        return {name: _check(spec, inputs[name]) for name, spec in self.inputs.items()}
+
+    def filter_outputs(self, output_filter: Sequence[str]) -> Sequence[str]:
+        """The names of the outputs to return: all of them without a filter."""
+        for name in output_filter:
+            if name not in self.outputs:
+                raise invalid(
+                    f"output tensor alias not found in signature: {name} Outputs expected to be in "
+                    f"the set {{{','.join(sorted(self.outputs))}}}."
+                )
+            if list(output_filter).count(name) > 1:
+                raise invalid(f"duplicate output tensor alias: {name}")
+        return output_filter or list(self.outputs)
 
 
 class Servable(ABC):
@@ -156,3 +232,31 @@ def check_image_size(values: Iterable[bytes | str]) -> None:
             raise invalid(
                 f"An image must have at most {MAX_IMAGE_PIXELS} pixels. Received: {received}"
             )
+
+
+def _specs(infos: Mapping[str, meta_graph_pb2.TensorInfo]) -> dict[str, tf.TensorSpec]:
+    return {
+        name: tf.TensorSpec(tf.TensorShape(info.tensor_shape), tf.as_dtype(info.dtype), name)
+        for name, info in infos.items()
+    }
+
+
+def _check(spec: tf.TensorSpec, value: np.ndarray) -> np.ndarray:
+    """Refuses an array of another dtype or shape; text and bytes become objects."""
+    value = np.asarray(value)
+    if value.dtype.kind in "SU":
+        value = value.astype(object)
+    if value.dtype != np.dtype(spec.dtype.as_numpy_dtype):
+        raise invalid(
+            f"Input `{spec.name}` must be of dtype {spec.dtype.name}. Received: dtype={value.dtype}"
+        )
+    if not spec.shape.is_compatible_with(value.shape):
+        raise invalid(
+            f"Input `{spec.name}` must be of shape {_shape_text(spec.shape)}. "
+            f"Received: shape={_shape_text(value.shape)}"
+        )
+    return value
+
+
+def _shape_text(shape: Iterable[int | None]) -> str:
+    return f"[{', '.join('?' if size is None else str(size) for size in shape)}]"

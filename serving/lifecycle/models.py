@@ -12,10 +12,8 @@ from pathlib import Path
 from tensorflow_serving.config.model_server_config_pb2 import ModelConfig, ModelServerConfig
 
 from serving.config_files import read_config
-from serving.engine.errors import ServingError, invalid
-from serving.engine.servable import Servable
-from serving.lifecycle.loading import Loading, VersionPolicy
-from serving.lifecycle.versions import ServedModel, VersionStatus, not_found
+from serving.engine.servable import Servable, ServingError, invalid
+from serving.lifecycle.versions import Loading, ServedModel, VersionPolicy, VersionStatus, not_found
 
 _LOGGER = logging.getLogger("serving")
 _MAX_POLLS_SKIPPED = 16  # with a model config that was not taken up

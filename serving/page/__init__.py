@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from serving.api.json_codec import dumps
-from serving.engine.errors import ServingError
+from serving.engine.servable import ServingError
 from serving.lifecycle.models import Models
 from serving.lifecycle.versions import ServedModel
 from serving.version_folder import LABELS_FILE

@@ -48,7 +48,7 @@ def publishing(
     """
     base_path = Path(base_path)
     if version is not None:
-        _require_positive("version", version)
+        require_positive("version", version)
         _require_new(base_path, version)
     with contextlib.ExitStack() as stack:
         with _locked(base_path, make=True):
@@ -118,7 +118,7 @@ def restore(base_path: str | Path, version: int) -> Path:
 
 def prune(base_path: str | Path, keep: int) -> list[int]:
     """Deletes all versions but the `keep` newest, and withdrawn ones that are older than those."""
-    require_keep(keep)
+    require_positive("keep", keep)
     base_path = Path(base_path)
     with _locked(base_path):
         served = list_versions(base_path)
@@ -132,12 +132,8 @@ def prune(base_path: str | Path, keep: int) -> list[int]:
     return sorted(old)
 
 
-def require_keep(keep: int) -> None:
-    """Raises a `ValueError` if the number of versions to keep is not a positive integer."""
-    _require_positive("keep", keep)
-
-
-def _require_positive(name: str, value: int) -> None:
+def require_positive(name: str, value: int) -> None:
+    """Raises a `ValueError` if an argument is not a positive integer."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value}")
 
