@@ -1,3 +1,5 @@
+"""Versions under a base path, and the manifest of each."""
+
 import os
 import subprocess
 import sys
@@ -8,7 +10,7 @@ from test_floors import ROOT
 
 from serving.publishing import base_path
 from serving.publishing.base_path import list_versions, prune, publishing, restore, roll_back
-from serving.version_folder import write_manifest
+from serving.version_folder import MANIFEST_FILE, verify_manifest, write_manifest
 
 
 def publish(base, version=None, text="model"):
@@ -158,3 +160,44 @@ def test_leftovers_of_the_killed_go_and_the_work_of_the_living_stays(tmp_path):
     assert len(list(tmp_path.glob(".staging-*"))) == 1
     living.communicate()
     assert sorted(os.listdir(tmp_path)) == [".lock", "1", "2"]
+
+
+# ---- manifests
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A folder with files, as a SavedModel has them, and its manifest."""
+    (tmp_path / "variables").mkdir()
+    (tmp_path / "saved_model.pb").write_bytes(b"graph")
+    (tmp_path / "variables" / "variables.index").write_bytes(b"")
+    write_manifest(tmp_path)
+    return tmp_path
+
+
+def test_files_are_checked_if_there_is_a_manifest(model):
+    assert verify_manifest(model) is True
+    (model / MANIFEST_FILE).unlink()
+    assert verify_manifest(model) is False
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda p: (p / "saved_model.pb").write_bytes(b"grapf"), r"saved_model\.pb changed"),
+        (lambda p: (p / "variables" / "variables.index").unlink(), "variables.index missing"),
+        (lambda p: (p / "variables" / "more").touch(), "variables/more not in its manifest"),
+        (lambda p: (p / MANIFEST_FILE).write_text("{"), "cannot be read"),
+        (lambda p: (p / MANIFEST_FILE).write_text("[]"), "cannot be read"),
+        (lambda p: (p / MANIFEST_FILE).write_text('{"files": {"a": 1}}'), "cannot be read"),
+        (lambda p: (p / MANIFEST_FILE).write_text('{"files": {}}'), "not in its manifest"),
+        (
+            lambda p: (p / MANIFEST_FILE).write_text('{"files": {"../x": {"size":0,"sha256":""}}}'),
+            r"\.\./x missing",
+        ),
+    ],
+)
+def test_damage_is_named(model, damage, message):
+    damage(model)
+    with pytest.raises(ValueError, match=message):
+        verify_manifest(model)

@@ -4,7 +4,6 @@ import base64
 import contextlib
 import email.utils
 import http.server
-import io
 import json
 import signal
 import socket
@@ -15,21 +14,15 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
+import numpy as np
 import pytest
-from PIL import Image
+from saved_models import png
 from tensorflow_serving.apis import prediction_service_pb2_grpc
 
 from serving.client import Client, ServerError
 from serving.clients.rest_client import pool_for
 
-
-def a_png():
-    buffer = io.BytesIO()
-    Image.new("RGB", (2, 2)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-IMAGE = a_png()
+IMAGE = png(np.zeros((2, 2, 3), np.uint8))
 ROW = {"label": "dark", "class_id": 0, "probabilities": [0.75, 0.25]}
 
 

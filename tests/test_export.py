@@ -13,13 +13,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 from tensorflow_serving.apis import prediction_log_pb2
 from test_floors import ROOT
 from test_saved_model import small_network
 
 import keras_multiception as km
 from keras_multiception.compression import convert_to_litert
-from serving import export, server
+from serving import demo, export, server
 from serving.client import Client
 from serving.config_files import single_model
 from serving.engine.backends import SavedModelServable
@@ -32,6 +33,7 @@ from serving.publishing.base_path import list_versions
 from serving.publishing.litert import LiteRTFile
 from serving.publishing.warmup import BATCHING_FILE, read_batch_sizes
 from serving.version_folder import WARMUP_FILE, verify_manifest
+from training import data
 
 DIGITS = km.preprocessing.DATASETS["digits"]
 PREFERRED = Loading(prefer_tflite_model=True)
@@ -221,11 +223,9 @@ def test_versions_are_listed_withdrawn_and_restored(published, capsys):
         (["--version", "three"], "argument --version: invalid int value"),
         (["--rollback", "x"], "`rollback` must be a version. Received: rollback=x"),
         (["--restore", "1"], "`version` must be a withdrawn one: none. Received: version=1"),
-        (["--restore", "0"], "`version` must be a withdrawn one: none. Received: version=0"),
         (["--keep", "0"], "`keep` must be a positive integer. Received: keep=0"),
         (["--run", "RUN", "--form", "plain", "--keep", "0"], "`keep` must be a positive integer"),
         (["--run", "RUN", "--version", "0"], "`version` must be a positive integer"),
-        (["--run", "RUN", "--version", "20"], "`version` must be a new one"),
         (["--run", "RUN", "--top_k", "0"], "`top_k` must be a positive integer"),
         (["--run", "RUN", "--batching_parameters_file", "none"], "BatchingParameters"),
         (["--run", "none"], "`run` must be the folder of a training run"),
@@ -259,39 +259,24 @@ def test_a_litert_file_without_its_package_changes_nothing(published, capsys, mo
 
 
 @pytest.mark.parametrize(
-    ("break_run", "message"),
+    ("file", "content", "message"),
     [
-        (lambda run: (run / "model.keras").unlink(), "finished run"),
-        (lambda run: (run / "config.json").unlink(), "finished run"),
-        (lambda run: (run / "config.json").write_text("{"), "cannot be read"),
-        (lambda run: (run / "config.json").write_text("{}"), "cannot be read"),
-        (lambda run: (run / "model.keras").write_bytes(b"PK"), "cannot be read"),
+        ("model.keras", None, "finished run"),
+        ("config.json", None, "finished run"),
+        ("config.json", b"{", "cannot be read"),
+        ("config.json", b"{}", "cannot be read"),
+        ("model.keras", b"PK", "cannot be read"),
     ],
 )
-def test_damaged_runs(tmp_path, capsys, break_run, message):
+def test_damaged_runs(tmp_path, capsys, file, content, message):
     run, base = write_run(tmp_path / "run"), tmp_path / "digits"
-    break_run(run)
+    (run / file).unlink()
+    if content:
+        (run / file).write_bytes(content)
     assert export.main(["--run", str(run), "--base_path", str(base)]) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert len(error.splitlines()) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert message in line
     assert not base.exists()
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (lambda litert: b"no model at all", "it has no TFL3 at the fifth byte"),
-        (
-            lambda litert: litert.read_bytes()[:1000],
-            "`litert` must be a LiteRT model with the signature serving_default",
-        ),
-    ],
-)
-def test_damaged_litert_files(published, tmp_path, content, message):
-    (tmp_path / "model").write_bytes(content(published[0] / "network.tflite"))
-    with pytest.raises(ValueError, match=message):
-        LiteRTFile(tmp_path / "model", DIGITS)
 
 
 def dense(shape=DIGITS.image_shape, classes=10, activation="softmax", name="image"):
@@ -300,36 +285,34 @@ def dense(shape=DIGITS.image_shape, classes=10, activation="softmax", name="imag
     return keras.Model(image, keras.layers.Dense(classes, activation=activation, name="d")(x))
 
 
-@pytest.mark.parametrize(
-    ("model", "message"),
-    [
-        (lambda: dense((8, 8, 3)), r"must take `image`: float32 \[-1, 32, 32, 3\]"),
-        (lambda: dense(classes=3), r"to `probabilities`: float32 \[-1, 3\]"),
-        (lambda: dense(name="pixels"), r"from `pixels`"),
-        (lambda: dense(activation=None), r"to `d`: float32"),
-    ],
-)
-def test_models_that_do_not_fit(tmp_path, model, message):
-    (tmp_path / "model").write_bytes(convert_to_litert(model()))
-    with pytest.raises(ValueError, match=message):
-        LiteRTFile(tmp_path / "model", DIGITS)
-
-
-def test_tensors_named_otherwise_than_the_signature(tmp_path):
+def with_unnamed_tensors():
     class Network(tf.Module):
         @tf.function(input_signature=[tf.TensorSpec([None, 32, 32, 3], tf.float32, "image")])
         def __call__(self, image):
-            return {
-                "probabilities": tf.nn.softmax(tf.reduce_mean(image, [1, 2])[:, :1] * [[0.1] * 10])
-            }
+            share = tf.reduce_mean(image, [1, 2])[:, :1]
+            return {"probabilities": tf.nn.softmax(share * [[0.1] * 10])}
 
     network = Network()
     function = network.__call__.get_concrete_function()
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], network)
-    (tmp_path / "model").write_bytes(converter.convert())
-    with pytest.raises(
-        ValueError, match="`litert` must have its tensors named as in its signature"
-    ):
+    return tf.lite.TFLiteConverter.from_concrete_functions([function], network).convert()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (lambda _: b"no model at all", "it has no TFL3 at the fifth byte"),
+        (lambda good: good[:1000], "must be a LiteRT model with the signature serving_default"),
+        (lambda _: convert_to_litert(dense((8, 8, 3))), r"take `image`: float32 \[-1, 32, 32, 3\]"),
+        (lambda _: convert_to_litert(dense(classes=3)), r"to `probabilities`: float32 \[-1, 3\]"),
+        (lambda _: convert_to_litert(dense(name="pixels")), r"from `pixels`"),
+        (lambda _: convert_to_litert(dense(activation=None)), r"to `d`: float32"),
+        (lambda _: with_unnamed_tensors(), "must have its tensors named as in its signature"),
+    ],
+)
+def test_litert_files_that_do_not_fit(published, tmp_path, content, message):
+    good = (published[0] / "network.tflite").read_bytes()
+    (tmp_path / "model").write_bytes(content(good))
+    with pytest.raises(ValueError, match=f"`litert` .*{message}"):
         LiteRTFile(tmp_path / "model", DIGITS)
 
 
@@ -373,3 +356,23 @@ def test_killed_exports_leave_no_visible_version_and_no_waste(tmp_path):
     both = [start_export(run, base) for _ in range(2)]
     assert [process.wait(timeout=300) for process in both] == [0, 0]
     assert {p.name for p in base.iterdir()} == {".lock", *map(str, list_versions(base))}
+
+
+# ---- the demonstration
+
+
+def test_the_digit_is_of_the_test_split(tmp_path):
+    with Image.open(demo.write_digit(tmp_path / "digit.png")) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    images, _ = data.load("digits", "test")
+    np.testing.assert_array_equal(pixels, images[7])
+
+
+@pytest.mark.slow
+def test_server_and_notebook_agree(tmp_path, capsys):
+    run, base_path = write_run(tmp_path / "run"), tmp_path / "served" / "digits"
+    network = ["--run", str(run), "--base_path", str(base_path)]
+    assert export.main([*network, "--form=separate"]) == 0
+    assert demo.main(network) == 0
+    assert (tmp_path / "served" / "digit.png").is_file()
+    assert "The answers are the same: all 10 probabilities" in capsys.readouterr().out

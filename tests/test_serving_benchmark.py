@@ -17,9 +17,9 @@ RECORDED = ROOT / "serving" / "results" / "benchmark_resnet20.json"
 
 def test_loops_send_what_they_say():
     sent = []
-    took, seconds = send_load(lambda: sent.append(1), clients=2, seconds=0.05)
+    took, seconds = send_load(lambda: sent.append(1), clients=2, seconds=0.3)
     assert len(took) == len(sent) > 2
-    assert seconds >= 0.05
+    assert seconds >= 0.3
     took, seconds = send_load(lambda: None, clients=4, seconds=0.2, rate=100)
     assert len(took) == 20
     assert np.all(took >= 0)

@@ -3,10 +3,8 @@
 import contextlib
 import gc
 import shutil
-import threading
 import time
 import weakref
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -165,29 +163,6 @@ def test_polling_goes_on_after_an_error(tmp_path, monkeypatch, caplog):
             wait_for(lambda: "The base path of the model half was not read" in caplog.text)
         publish(tmp_path, 2)
         wait_for(lambda: answer(model.servable()) == 2)
-
-
-@pytest.mark.slow
-def test_calls_never_fail_while_versions_are_swapped(tmp_path):
-    publish(tmp_path, 1)
-    done = threading.Event()
-
-    def keep_calling():
-        answers = set()
-        while not done.is_set():
-            answers.add(answer(model.servable()))
-        return answers
-
-    with ThreadPoolExecutor(4) as pool, ServedModel("half", tmp_path, Loading(0.05)) as model:
-        calls = [pool.submit(keep_calling) for _ in range(4)]
-        try:
-            for version in range(2, 7):
-                publish(tmp_path, version, offset=1 + version % 2)
-                wait_for(lambda version=version: model.servable().version == version)
-        finally:
-            done.set()
-        assert [call.result() for call in calls] == [{1, 2}] * 4
-    assert states(model) == [(6, "AVAILABLE"), *((version, "END") for version in range(5, 0, -1))]
 
 
 @pytest.mark.parametrize(
