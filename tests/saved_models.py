@@ -9,8 +9,10 @@ import struct
 import tempfile
 import zlib
 
+import numpy as np
 import tensorflow as tf
 from google.protobuf import text_format
+from PIL import Image
 
 from serving import server
 from serving.config_files import ModelServerConfig
@@ -204,6 +206,51 @@ def export_various(path):
 
     others = (strings, string, text, image_shape, scalar, finite, types, slow)
     export_signatures(path, serving_default, several, *others)
+
+
+def export_light(path, labels=("dark", "bright")):
+    """Writes a model with the signatures of `serving.export` that tells dark from bright."""
+    module = tf.Module()
+    module.labels = tf.constant(labels)
+    image_bytes, image = ([None], tf.string), [None, 4, 6, 3]
+
+    def classify(bright):
+        probabilities = tf.stack([1 - bright, bright], axis=1)
+        class_id = tf.argmax(probabilities, axis=1)
+        label = tf.gather(module.labels, class_id)
+        return {"probabilities": probabilities, "class_id": class_id, "label": label}
+
+    @signature(image_bytes=image_bytes)
+    def serving_bytes(image_bytes):
+        decode = lambda data: tf.reduce_mean(  # noqa: E731
+            tf.cast(tf.io.decode_image(data, channels=3, expand_animations=False), tf.float32)
+        )
+        return classify(tf.map_fn(decode, image_bytes, fn_output_signature=tf.float32) / 255)
+
+    @signature(image=(image, tf.uint8))
+    def serving_uint8(image):
+        return classify(tf.reduce_mean(tf.cast(image, tf.float32), [1, 2, 3]) / 255)
+
+    @signature(image=(image, tf.float32))
+    def serving_default(image):
+        return classify(tf.reduce_mean(image, [1, 2, 3]) / 255)
+
+    @signature(image_bytes=image_bytes)
+    def size(image_bytes):
+        return {"size": tf.strings.length(image_bytes)}
+
+    @signature(image_bytes=image_bytes)
+    def count(image_bytes):
+        return {"count": tf.size(image_bytes)}
+
+    functions = (serving_bytes, serving_uint8, serving_default, size, count)
+    export_signatures(path, *functions, module=module)
+
+
+def write_image(path, value):
+    """Writes an image of one shade of gray, in the format of the path's suffix."""
+    Image.fromarray(np.full((4, 6, 3), value, np.uint8)).save(path)
+    return path
 
 
 def png(pixels):

@@ -11,19 +11,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import usage_error
-from light_model import light_server, write_image
-from saved_models import png
+from saved_models import export_light, png, served, write_image
 
 from serving import client
 from serving.client import Client
 from serving.clients.image_files import find_images
+from serving.config_files import single_model
 
 VALUES = [0, 255, 10, 230, 128, 60, 200, 90, 5, 250, 127]
 
 
 @pytest.fixture(scope="module")
 def light(tmp_path_factory):
-    with light_server(tmp_path_factory.mktemp("light")) as running:
+    """A server of version 2, labeled `stable`, over REST and gRPC."""
+    base_path = tmp_path_factory.mktemp("light")
+    export_light(base_path / "2")
+    config = single_model("light", base_path)
+    config.model_config_list.config[0].version_labels["stable"] = 2
+    with served(config, port=0, allow_version_labels_for_unavailable_models=True) as running:
         yield running
 
 

@@ -6,8 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import keras
 import numpy as np
 import pytest
-from light_model import export_light
-from saved_models import png, saved, served
+from saved_models import export_light, png, saved, served
 from test_rest import fetch
 
 pytest.importorskip("tf_keras")

@@ -10,9 +10,8 @@ import subprocess
 import numpy as np
 import pytest
 import requests
-from light_model import export_light, write_image
 from PIL import Image
-from saved_models import export_half_plus, saved, served
+from saved_models import export_half_plus, export_light, saved, served, write_image
 from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By

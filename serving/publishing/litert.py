@@ -72,21 +72,15 @@ def _runner(content: bytes, path: str | Path) -> Any:
 def _require_names(runner: Any, spec: Dataset, path: str | Path) -> None:
     """Checks names, types and shapes against the SavedModel's."""
     wanted = (
-        {INPUT: ("float32", (-1, *spec.image_shape))},
-        {OUTPUT: ("float32", (-1, len(spec.class_names)))},
+        f"`{INPUT}`: float32 {[-1, *spec.image_shape]}",
+        f"`{OUTPUT}`: float32 {[-1, len(spec.class_names)]}",
     )
     details = (runner.get_input_details(), runner.get_output_details())
-    found = tuple(
-        {
-            name: (np.dtype(tensor["dtype"]).name, tuple(map(int, tensor["shape_signature"])))
-            for name, tensor in tensors.items()
-        }
-        for tensors in details
-    )
+    found = tuple(map(_text, details))
     if found != wanted:
         raise ValueError(
-            f"`litert` must take {_text(wanted[0])} and give {_text(wanted[1])}. "
-            f"Received: litert={path}, from {_text(found[0])} to {_text(found[1])}"
+            f"`litert` must take {wanted[0]} and give {wanted[1]}. "
+            f"Received: litert={path}, from {found[0]} to {found[1]}"
         )
     names = {tensor["name"]: name for tensors in details for name, tensor in tensors.items()}
     if any(tensor != name for tensor, name in names.items()):
@@ -97,5 +91,8 @@ def _require_names(runner: Any, spec: Dataset, path: str | Path) -> None:
         )
 
 
-def _text(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> str:
-    return ", ".join(f"`{name}`: {dtype} {list(shape)}" for name, (dtype, shape) in tensors.items())
+def _text(tensors: Mapping[str, dict[str, Any]]) -> str:
+    return ", ".join(
+        f"`{name}`: {np.dtype(tensor['dtype']).name} {tensor['shape_signature'].tolist()}"
+        for name, tensor in tensors.items()
+    )
