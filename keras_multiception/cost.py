@@ -2,6 +2,7 @@
 
 import math
 import operator
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -21,52 +22,35 @@ _POOLING = (layers.AveragePooling2D, layers.MaxPooling2D)
 _SHIFTING = (layers.Cropping2D, layers.ZeroPadding2D)
 _WITHOUT_PRODUCTS = (layers.Embedding, layers.LayerNormalization, layers.PReLU)
 # products of two tensors, by the name of the layer or of the operation of `keras.ops`
-_TENSOR_PRODUCTS = {
-    "AdditiveAttention",
-    "Attention",
-    "Conv",
-    "ConvTranspose",
-    "DepthwiseConv",
-    "Dot",
-    "DotProductAttention",
-    "Einsum",
-    "Inner",
-    "Matmul",
-    "Outer",
-    "SeparableConv",
-    "Tensordot",
-    "Vdot",
-}
+_TENSOR_PRODUCT = re.compile(
+    r"\w*Attention|(Depthwise|Separable)?Conv|ConvTranspose|(Tensor|V)?[Dd]ot|Einsum|Inner|Matmul|Outer"
+)
 
 
 def cost(model: keras.Model, input_shape: Sequence | None = None) -> Cost:
     """Count parameters, multiply-adds, memory and receptive field of a network, layer by layer.
 
-    The counts are for one inference of one image (a batch of 1). Nothing is run: the graph is
-    walked with shapes alone, nested models and our own layers opened up into their parts.
+    The counts are for one inference of one image. Nothing is run: the graph is walked with shapes
+    alone, nested models and our own layers opened up into their parts.
 
-    - *Parameters*: every weight once, at the first layer that uses it; so a layer that is called
-      again counts none.
+    - *Parameters*: every weight once, at the first layer that uses it.
     - *Multiply-adds*: of `Conv2D`, `DepthwiseConv2D`, `SeparableConv2D` and `Dense`: every entry
       of a kernel once for each position of the output, positions that look at padding included.
-      A multiply-add is two FLOPs. Biases, batch norms, activations, pooling, additions and
-      whatever else has no kernel count as none.
-    - *Unknown layers*: a layer of any other class that owns a weight of two or more axes, such as
-      a custom, recurrent or transposed one, a product of two tensors, such as attention or a
-      matrix product, and layers with the channels first: their multiply-adds and receptive fields
-      are `None`, the former in no sum, and their names are listed.
+      A multiply-add is two FLOPs. Whatever has no kernel counts as none.
+    - *Unknown layers*: other layers that own a weight of two or more axes (custom, recurrent,
+      transposed), products of two tensors (attention, matrix products), and layers with the
+      channels first: their multiply-adds and receptive fields are `None`, the former in no sum.
     - *Traffic*: each layer reads its inputs and writes its outputs once, in its compute dtype.
-    - *Peak memory*: each layer writes its output into new memory, in its compute dtype, which is
-      freed after the last layer that reads it. Layers run in Keras' order. Weights and the
-      workspace of a layer are not counted; nor are strings, here and in the traffic.
+    - *Peak memory*: each layer, in Keras' order, writes its output into new memory, which is freed
+      after the last layer that reads it. Weights, workspace and strings are not counted.
     - *Receptive field*: how far a position of the output sees along each axis of the image, from
-      the kernels, strides and dilations on the way; where branches meet, the largest of them.
-      Whatever pools or flattens a whole feature map sees the whole image.
+      kernels, strides and dilations; where branches meet, the largest of them. Whatever pools or
+      flattens a whole feature map sees the whole image.
 
     Args:
         model: A Functional `keras.Model`, or a built `keras.Sequential`.
-        input_shape: Sequence (height, width, channels), the shape of an image, or a list of
-            shapes for several inputs. The default is the model's own, which must then be static.
+        input_shape: Sequence (height, width, channels), or a list of shapes for several inputs.
+            The default is the model's own, which must then be static.
 
     Returns:
         A `Cost`: `parameters`, `trainable_parameters`, `non_trainable_parameters`,
@@ -98,17 +82,16 @@ def cost(model: keras.Model, input_shape: Sequence | None = None) -> Cost:
 
 def report_costs(old: keras.Model, new: keras.Model) -> None:
     """Print what a model costs and what its new form does."""
-    for (label, before), after in zip(_totals(old).items(), _totals(new).values(), strict=True):
+    counts: list[dict[str, int]]
+    try:
+        costs = cost(old), cost(new)
+        counts = [{"parameters": x.parameters, "multiply-adds": x.multiply_adds} for x in costs]
+    except ValueError:  # the size of the input is open, and so are the multiply-adds
+        counts = [{"parameters": model.count_params()} for model in (old, new)]
+    for label, before in counts[0].items():
+        after = counts[1][label]
         change = f"  ({after / before - 1:+.1%})" if before else ""
         print(f"  {label:<13} {before:>15,} -> {after:>15,}{change}")
-
-
-def _totals(model: keras.Model) -> dict[str, int]:
-    try:
-        total = cost(model)
-    except ValueError:  # the size of the input is open, and so are the multiply-adds
-        return {"parameters": model.count_params()}
-    return {"parameters": total.parameters, "multiply-adds": total.multiply_adds}
 
 
 def _input_shapes(graph: keras.Function, input_shape: Any) -> list[tuple[int, ...]]:
@@ -253,7 +236,7 @@ def _concatenate(run: Callable, branches: list) -> Any:
 
 def _multiply_adds(operation: Any, output: keras.KerasTensor) -> int | None:
     """Count multiply-adds, as the docstring of `cost` says; `None` if they are unknown."""
-    if _is_channels_first(operation):
+    if getattr(operation, "data_format", None) == "channels_first":
         return None
     if isinstance(operation, (*_CONVOLUTIONS, layers.Dense)):
         # the kernels that are computed with, also where a quantized layer stores them packed
@@ -263,7 +246,7 @@ def _multiply_adds(operation: Any, output: keras.KerasTensor) -> int | None:
     if isinstance(operation, _WITHOUT_PRODUCTS):
         return 0
     has_kernel = any(len(w.shape) > 1 for w in getattr(operation, "weights", ()))
-    return None if has_kernel or type(operation).__name__ in _TENSOR_PRODUCTS else 0
+    return None if has_kernel or _TENSOR_PRODUCT.fullmatch(type(operation).__name__) else 0
 
 
 def _receptive_field(
@@ -286,10 +269,6 @@ def _receptive_field(
         return ReceptiveField(image, image)
     same = [n for n in before if n != 1] == [n for n in after if n != 1]
     return field if same else None
-
-
-def _is_channels_first(operation: Any) -> bool:
-    return getattr(operation, "data_format", None) == "channels_first"
 
 
 def _largest(fields: list[ReceptiveField | None]) -> ReceptiveField | None:

@@ -10,15 +10,10 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class ReceptiveField:
-    """What one position of a feature map sees of the image.
+    """What one position of a feature map sees of the image, in pixels along each axis."""
 
-    Attributes:
-        size: Its extent along each axis of the image, in pixels; it may reach beyond the border.
-        strides: Distance of the centers of two neighbors, along each axis, in pixels.
-    """
-
-    size: tuple[int, ...]
-    strides: tuple[int, ...]
+    size: tuple[int, ...]  # may reach beyond the border
+    strides: tuple[int, ...]  # between the centers of neighbors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +25,7 @@ class LayerCost:
         kind: The name of its class.
         output_shape: Shape of its output without the batch axis; a tuple of shapes for several.
         trainable_parameters: Number of trainable weights not counted at an earlier layer.
-        non_trainable_parameters: Number of the other weights not counted at an earlier layer.
+        non_trainable_parameters: Number of its other weights, likewise.
         multiply_adds: Number of multiply-adds; `None` where they are unknown.
         traffic: Bytes of its inputs and outputs.
         peak_memory: Bytes of all activations that exist while it runs.
@@ -57,23 +52,15 @@ class LayerCost:
 class Cost:
     """What a network, or one stage of it, costs in one inference of one image.
 
-    `str(cost)` is its table.
-
     Attributes:
         name: Name of the model or stage.
-        input_shape: Shape of the model's input without the batch axis; a tuple of shapes for
-            several.
+        input_shape: Shape of the model's input without the batch axis, or a tuple of several.
         layers: Tuple with a `LayerCost` for each step, in the order in which Keras runs them.
     """
 
     name: str
     input_shape: tuple
     layers: tuple[LayerCost, ...]
-
-    @property
-    def kind(self) -> str:
-        """The number of layers, in words."""
-        return f"{len(self.layers)} layers"
 
     @property
     def output_shape(self) -> tuple:
@@ -159,17 +146,14 @@ class Cost:
     def _sections(self, layout: Callable[[list], str]) -> Iterator[str]:
         total = dataclasses.replace(self, name="total")
         yield f"{self.name}, one image of {_shape(self.input_shape)}"
-        yield layout([_HEADINGS, *map(_row, self.layers), _row(total)])
+        yield layout([("layer", "type", *_COUNTED), *map(_row, self.layers), _row(total)])
         if len(self.stages) > 1:
-            headings = ("stage", "", *_HEADINGS[2:])
-            yield layout([headings, *map(_row, self.stages.values()), _row(total)])
+            yield layout([("stage", "", *_COUNTED), *map(_row, self.stages.values()), _row(total)])
         if self.unknown_layers:
             yield f"Multiply-adds unknown and left out: {', '.join(self.unknown_layers)}"
 
 
-_HEADINGS = (
-    "layer",
-    "type",
+_COUNTED = (
     "output",
     "trainable",
     "non-trainable",
@@ -202,7 +186,7 @@ def _row(cost: LayerCost | Cost) -> tuple[str, ...]:
     at_least = ">= " if isinstance(cost, Cost) and cost.unknown_layers else ""
     return (
         cost.name,
-        cost.kind,
+        cost.kind if isinstance(cost, LayerCost) else f"{len(cost.layers)} layers",
         _shape(cost.output_shape),
         f"{cost.trainable_parameters:,}",
         f"{cost.non_trainable_parameters:,}",

@@ -12,14 +12,11 @@ from keras_multiception.graphs.reading import graph_of, sort_inputs
 def inference_function(model: keras.Model) -> Callable[[Any], Any]:
     """Return a compiled function that does what `model.predict` does, without its overhead.
 
-    `predict` makes a data pipeline, and callbacks, for every call; this is for one image, or one
-    batch, at a time. Inputs become tensors of the types that the model takes, and go through the
-    model compiled by the active backend: TensorFlow's graph, JAX's jit; PyTorch runs it without
-    gradients, and not compiled.
-
-    The function is compiled when it is first called, and again for other shapes. It uses the
-    weights that the model has when it is called; after `enable_lora` or `quantize`, which give
-    layers other weights, ask for a new function. Networks from `km.fuse` are the fastest.
+    `predict` makes a data pipeline for every call; this is for one batch at a time. The function is
+    compiled by the backend (TensorFlow's graph, JAX's jit; PyTorch runs it as it is, without
+    gradients) when it is first called, and again for other shapes. It uses the weights that the
+    model has when it is called; after `enable_lora` or `quantize`, which give layers other
+    weights, ask for a new function. Networks from `km.fuse` are the fastest.
 
     Args:
         model: A built `keras.Model`.

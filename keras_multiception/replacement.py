@@ -47,13 +47,10 @@ class Site:
         reason: Why it stays; `None` if it is replaced.
         output: The layer whose name and output the new layer takes over: the 1x1 convolution
             after a `DepthwiseConv2D`, and `layer` itself otherwise.
-        absorbed: The other layers that become part of the new one: what stands between a
-            `DepthwiseConv2D` and its 1x1 convolution and, with `absorb`, the `ZeroPadding2D`
-            before and `batch_norm`.
+        absorbed: The other layers that become part of the new one, such as `batch_norm`.
         batch_norm: The `BatchNormalization` directly after, if it becomes the new layer's own.
         kernel_sizes: The kernel sizes of the new layer, as in `km.conv_bn`.
-        padding: Zero rows and columns to put around its input, `((top, bottom), (left, right))`;
-            negative where rows and columns come off.
+        padding: Zero rows and columns around its input; negative where they come off.
         cropping: Rows and columns to take off its output.
     """
 
@@ -79,13 +76,12 @@ def replace_convolutions(
 
     Replaced are `Conv2D` larger than 1x1, `SeparableConv2D`, and `DepthwiseConv2D` together with
     the 1x1 convolution after it, whose name the new layer takes, also across a batch norm and an
-    activation, which go; in nested models too. What cannot be replaced stays, and is listed with
-    the reason. Stride, dilation, activation, `trainable`, dtype policy, regularizers and
-    constraints are kept, and the kernels are centered on the same pixels: where the old layer
-    padded otherwise, `<name>_align_pad`, `_align_trim` and `_align_crop` stand around the new one
-    (with `padding="same"`, a stride above 1 and an unknown input size, only the shape is kept).
-    New weights start at random, frozen where the old ones were. What `compile` set is dropped,
-    and a class of the model's own.
+    activation, which go; in nested models too. What cannot be replaced is listed with the reason.
+    Stride, dilation, activation, `trainable`, dtype policy, regularizers and constraints are kept,
+    and the kernels are centered on the same pixels: where the old layer padded otherwise,
+    `<name>_align_pad`, `_align_trim` and `_align_crop` stand around the new one (with
+    `padding="same"`, a stride above 1 and an unknown input size, only the shape is kept). New
+    weights start at random. What `compile` set is dropped, and a class of the model's own.
 
     Args:
         model: A Functional `keras.Model` or a built `keras.Sequential`; it stays as it is.
@@ -318,12 +314,11 @@ def _match(where: Any, names: list[str]) -> Callable[[Any], bool]:
 def align(conv: Any, shape: tuple, explicit: Sides | None = None) -> tuple[Sides, Sides]:
     """Return the padding and cropping with which a new convolution looks where an old one does.
 
-    Multiception pads by half the kernel on every side and so centers its kernels on the pixels
-    0, s, 2s, ... at stride s. A "valid" convolution begins half a kernel inside the image, and
-    TensorFlow's "same" pads less, and first at the end, where the stride is above 1. The center
-    of an even kernel is the pixel before its middle. Padding that depends on an unknown size is
-    taken to be symmetric. `explicit` is the padding of a `ZeroPadding2D` before the old one, whose
-    input `shape` is then.
+    Multiception centers its kernels on the pixels 0, s, 2s, ... at stride s. A "valid" convolution
+    begins half a kernel inside the image, and TensorFlow's "same" pads less, and first at the end,
+    where the stride is above 1; of an unknown size, it is taken to be symmetric. The center of an
+    even kernel is the pixel before its middle. `explicit` is the padding of a `ZeroPadding2D`
+    before the old one, whose input `shape` is then.
     """
     aligned = []
     for axis in range(2):

@@ -5,9 +5,14 @@ import dataclasses
 import numpy as np
 from keras import KerasTensor, layers
 
-from keras_multiception.fusion.operations import LINEAR, Convolution, Scale, join_biases
+from keras_multiception.fusion.operations import (
+    LINEAR,
+    Convolution,
+    FusionReport,
+    Scale,
+    join_biases,
+)
 from keras_multiception.fusion.reading import Network, Step
-from keras_multiception.fusion.report import FusionReport
 
 # what a scale and shift of each channel can pass, for it treats every channel alike and linearly
 _PASSED = (
@@ -49,10 +54,13 @@ def separable_pairs(network: Network) -> list[tuple[Convolution, Convolution]]:
 
 def _common_readers(network: Network, operation: Convolution) -> list[Step]:
     """Return the only readers of each call of an operation if they share one; else none."""
-    found = [network.only_reader(step.results) for step in network.calls(operation)]
-    readers = [reader for reader in found if reader is not None]
-    same = len(readers) == len(found) and len({id(reader.operation) for reader in readers}) == 1
-    return readers if same else []
+    readers = []
+    for step in network.calls(operation):
+        reader, *others = network.readers(step.results) or [None]
+        if reader is None or others:
+            return []
+        readers.append(reader)
+    return readers if len({id(reader.operation) for reader in readers}) == 1 else []
 
 
 def _fold_shared(network: Network, report: FusionReport) -> None:

@@ -1,5 +1,6 @@
 """`km.fuse`: the same answers from fewer and simpler layers."""
 
+import dataclasses
 import functools
 import statistics
 from collections.abc import Callable
@@ -7,25 +8,42 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import tree
+from keras import KerasTensor, layers, tree
 
+from keras_multiception.blocks import CHANNELS_LAST
 from keras_multiception.fusion.folding import fold, separable_pairs
-from keras_multiception.fusion.operations import FORMS, Convolution, to_form, why_not_form
+from keras_multiception.fusion.operations import (
+    FORMS,
+    LINEAR,
+    Branch,
+    Convolution,
+    FusionReport,
+    Scale,
+    same_padding,
+    to_form,
+    why_not_form,
+)
 from keras_multiception.fusion.reading import Network, read_network
-from keras_multiception.fusion.report import FusionReport
-from keras_multiception.fusion.writing import write_convolution, write_network
+from keras_multiception.graphs.copying import (
+    copy_activation,
+    copy_state,
+    rebuild_layer,
+    unique_name,
+)
 from keras_multiception.graphs.equality import (
     linear_outputs,
     require_equal_answers,
     sample_inputs,
 )
-from keras_multiception.graphs.reading import require_graph
+from keras_multiception.graphs.reading import graph_of, inline_call, require_graph
 from keras_multiception.inference import inference_function
 from keras_multiception.layers.arguments import standardize_integer
 from keras_multiception.machine import time_in_turns
 
 _ROUNDS, _SECONDS = 15, 0.01  # of a measurement, and of each call in a round
 _MARGIN = 0.97  # another form must take less than this share of the time of the first
+
+_Function = Callable[[Any], Any]  # of a tensor
 
 
 def fuse(
@@ -92,19 +110,15 @@ def _fuse(
     network, names = read_network(model, shapes, report)
     fold(network, report)
     _choose_forms(network, form, batch_size, report)
-    return write_network(
-        network,
-        model,
-        names,
-        lambda nested, shapes: _fuse(nested, shapes, form, batch_size, report),
-    )
+    fuse_nested = functools.partial(_fuse, form=form, batch_size=batch_size, report=report)
+    return _write_network(network, model, names, fuse_nested)
 
 
 def _choose_forms(network: Network, form: str, batch_size: int, report: FusionReport) -> None:
     """Rewrite each depthwise convolution and the 1x1 convolution after it."""
     forms = {}
     if form == "auto":
-        measurements = measure_forms(network, batch_size)
+        measurements = _measure_forms(network, batch_size)
         report.measurements += measurements
         for row in measurements:
             forms.update(dict.fromkeys(row["layers"], row["form"]))
@@ -124,16 +138,8 @@ def _choose_forms(network: Network, form: str, batch_size: int, report: FusionRe
         network.replace_op(pointwise, last)
 
 
-def measure_forms(network: Network, batch_size: int) -> list[dict]:
-    """Time the forms of each depthwise and 1x1 convolution, equal ones once.
-
-    The forms of a pair take turns, each as a `km.inference_function`; the times are medians.
-
-    Returns:
-        Dictionaries of `layers`, the names of the 1x1 convolutions; `input_shape`, of one image;
-        `batch_size`; `milliseconds`, a dictionary from forms to times; and `form`, the fastest,
-        or the first unless another one is clearly faster.
-    """
+def _measure_forms(network: Network, batch_size: int) -> list[dict]:
+    """Return the `measurements` of a `FusionReport`: median times of each pair, equal ones once."""
     rows: dict = {}
     for depthwise, pointwise in separable_pairs(network):
         (x, *_) = network.calls(depthwise)[0].inputs
@@ -147,20 +153,16 @@ def measure_forms(network: Network, batch_size: int) -> list[dict]:
         )
         if key not in rows:
             milliseconds = _time_forms(depthwise, pointwise, (batch_size, *x.shape[1:]))
+            ms, form = min((ms, form) for form, ms in milliseconds.items())
             rows[key] = {
                 "layers": [],
                 "input_shape": list(x.shape[1:]),
                 "batch_size": batch_size,
                 "milliseconds": milliseconds,
-                "form": _fastest(milliseconds),
+                "form": form if ms < _MARGIN * milliseconds[FORMS[0]] else FORMS[0],
             }
         rows[key]["layers"].append(pointwise.name)
     return list(rows.values())
-
-
-def _fastest(milliseconds: dict[str, float]) -> str:
-    form = min(milliseconds, key=lambda form: milliseconds[form])
-    return form if milliseconds[form] < _MARGIN * milliseconds[FORMS[0]] else FORMS[0]
 
 
 def _time_forms(
@@ -172,14 +174,159 @@ def _time_forms(
         if why_not_form(form, depthwise, pointwise) is None:
             inputs = y = keras.Input(batch_shape=shape)
             for operation in to_form(form, depthwise, pointwise):
-                y = write_convolution(operation)(y)
+                y = _write_convolution(operation)(y)
             run = inference_function(keras.Model(inputs, y))
-            calls[form] = functools.partial(_finish, run, x)
+            # an answer as an array: some backends give it before it is computed
+            calls[form] = lambda run=run: keras.ops.convert_to_numpy(run(x))
             calls[form]()  # compiles
     times = time_in_turns(calls, _ROUNDS, _SECONDS)
     return {form: 1000 * statistics.median(values) for form, values in times.items()}
 
 
-def _finish(run: Callable[[Any], Any], x: Any) -> np.ndarray:
-    """Call a function and wait for its answer, which some backends give before it is computed."""
-    return keras.ops.convert_to_numpy(run(x))
+def _write_network(
+    network: Network,
+    model: keras.Model,
+    names: dict[int, str],
+    fuse_nested: Callable[[keras.Model, list], keras.Model],
+) -> keras.Model:
+    """Build a Functional model of a network that was read from `model`, with `names`.
+
+    `fuse_nested` makes a new model of a nested one and the shapes of its inputs.
+    """
+    inputs = tree.map_structure(
+        lambda x: rebuild_layer(x._keras_history.operation).output, require_graph(model).input
+    )
+    taken = {*names.values(), *(step.operation.name for step in network.steps)}
+    unique = functools.partial(unique_name, taken=taken)
+    tensors = dict(zip(map(id, network.inputs), tree.flatten(inputs), strict=True))
+    written: dict[int, Any] = {}  # by the id of an operation, a function of tensors
+
+    def tensor(x: Any) -> Any:
+        return tensors.get(id(x), x)
+
+    for step in network.steps:
+        operation = step.operation
+        args, kwargs = tree.map_structure(tensor, (step.args, step.kwargs))
+        if id(operation) not in written:
+            if isinstance(operation, Convolution):
+                activation = copy_activation(operation.activation, written)
+                own = dataclasses.replace(operation, activation=activation)
+                written[id(operation)] = _write_convolution(own, unique)
+            elif isinstance(operation, Scale):
+                written[id(operation)] = _write_scale(operation)
+            elif graph_of(operation) is not None:
+                _, x = inline_call(operation, step.args, step.kwargs)
+                written[id(operation)] = fuse_nested(operation, [y.shape for y in tree.flatten(x)])
+            else:
+                written[id(operation)] = rebuild_layer(operation)
+                written[id(operation)].name = names[id(operation)]
+        new = written[id(operation)]
+        results = tree.flatten(new(*args, **kwargs))
+        if isinstance(operation, layers.Layer) and graph_of(operation) is None:
+            copy_state(operation, new)
+        tensors.update(zip(map(id, tree.flatten(step.results)), results, strict=True))
+    return keras.Model(inputs, tree.map_structure(tensor, network.outputs), name=model.name)
+
+
+def _write_convolution(convolution: Convolution, unique: Callable[[str], str] = str) -> _Function:
+    """Return a function of tensors that calls the layers of a convolution, always the same.
+
+    `unique` makes the name of a layer one that no other has.
+    """
+    several = len(convolution.branches) > 1
+    biases = convolution.split(convolution.bias)
+    branches = [
+        _write_branch(convolution, branch, bias, f"_{index}" if several else "", unique)
+        for index, (branch, bias) in enumerate(zip(convolution.branches, biases, strict=True))
+    ]
+    if not several:
+        return branches[0]
+    name, shared = convolution.name, {"dtype": convolution.dtype}
+    if convolution.activation is LINEAR:
+        concatenate = layers.Concatenate(name=name, **shared)
+        return lambda x: concatenate([branch(x) for branch in branches])
+    concatenate = layers.Concatenate(name=unique(f"{name}_concat"), **shared)
+    activation = layers.Activation(convolution.activation, name=name, **shared)
+    return lambda x: activation(concatenate([branch(x) for branch in branches]))
+
+
+def _write_branch(
+    convolution: Convolution,
+    branch: Branch,
+    bias: np.ndarray,
+    suffix: str,
+    unique: Callable[[str], str],
+) -> _Function:
+    """Return a function from the input of a convolution to the output of one branch."""
+    is_only = not suffix
+    name = convolution.name if is_only else unique(convolution.name + suffix)
+    shared: dict[str, Any] = {
+        "use_bias": bool(np.any(bias)),
+        "activation": convolution.activation if is_only else None,
+        "dtype": convolution.dtype,
+        "name": name,
+    }
+    kernel = branch.kernel
+    if convolution.kind == "dense":
+        layer, pad = layers.Dense(kernel.shape[3], **shared), None
+        kernel = kernel[0, 0]
+    else:
+        padding, pad = _write_padding(convolution, branch, unique(f"{name}_pad"))
+        shared.update(
+            strides=convolution.strides,
+            dilation_rate=convolution.dilation,
+            padding=padding,
+            **CHANNELS_LAST,
+        )
+        size = kernel.shape[:2]
+        if convolution.kind == "depthwise":
+            layer = layers.DepthwiseConv2D(size, depth_multiplier=kernel.shape[3], **shared)
+        else:
+            layer = layers.Conv2D(kernel.shape[3], size, groups=convolution.groups, **shared)
+    weights = [kernel, bias] if shared["use_bias"] else [kernel]
+
+    def call(x: KerasTensor) -> KerasTensor:
+        if not is_only and branch.kernel.shape[2] < x.shape[-1]:
+            x = x[:, :, :, branch.channels]
+        return _call_with(layer, x if pad is None else pad(x), weights)
+
+    return call
+
+
+def _write_padding(
+    convolution: Convolution, branch: Branch, name: str
+) -> tuple[str, keras.Layer | None]:
+    """Return the `padding` argument of a branch and the layer that pads, or `None`."""
+    if not branch.is_padded:
+        return "valid", None
+    size = branch.kernel.shape[:2]
+    if branch.padding == "same" or (
+        convolution.strides == (1, 1) and branch.padding == same_padding(size, convolution.dilation)
+    ):
+        return "same", None
+    pad = layers.ZeroPadding2D(branch.padding, name=name, dtype=convolution.dtype, **CHANNELS_LAST)
+    return "valid", pad
+
+
+def _write_scale(scale: Scale) -> _Function:
+    """Return a function that scales: of images a 1x1 depthwise convolution."""
+    image = layers.DepthwiseConv2D(1, dtype=scale.dtype, name=scale.name, **CHANNELS_LAST)
+    other = layers.BatchNormalization(epsilon=1e-3, dtype=scale.dtype, name=scale.name)
+    ones, zeros = np.ones_like(scale.scale), np.zeros_like(scale.scale)
+
+    def call(x: KerasTensor) -> KerasTensor:
+        if len(x.shape) == 4:
+            return _call_with(image, x, [scale.scale.reshape(1, 1, -1, 1), scale.shift])
+        return _call_with(other, x, [scale.scale, scale.shift, zeros, ones - other.epsilon])
+
+    return call
+
+
+def _call_with(layer: keras.Layer, x: KerasTensor, weights: list[np.ndarray]) -> KerasTensor:
+    """Call a layer, at the first time with the weights that it is to have."""
+    if not layer.built:
+        layer.build(x.shape)
+        # after its own come those of its activation, if that is a layer
+        for variable, value in zip(layer.weights, weights, strict=False):
+            variable.assign(value)
+    return layer(x)

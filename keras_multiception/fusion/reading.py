@@ -13,12 +13,12 @@ from keras_multiception.fusion.operations import (
     NO_PADDING,
     Branch,
     Convolution,
+    FusionReport,
     Padding,
     Scale,
     count_outputs,
     same_padding,
 )
-from keras_multiception.fusion.report import FusionReport
 from keras_multiception.graphs.copying import unique_name
 from keras_multiception.graphs.reading import Calls, first_argument, require_graph, walk
 from keras_multiception.layers.mix_conv2d import MixConv2D
@@ -30,13 +30,9 @@ Kind = TypeVar("Kind")
 
 @dataclasses.dataclass(eq=False)
 class Step:
-    """A call of an operation; its tensors are `KerasTensor`.
+    """A call of an operation; its tensors are `KerasTensor`, and calls of one layer share one."""
 
-    The operation is a `Convolution`, a `Scale`, or a layer, model or operation of Keras. Calls of
-    one layer share one operation.
-    """
-
-    operation: Any
+    operation: Any  # a `Convolution`, a `Scale`, or a layer, model or operation of Keras
     args: tuple
     kwargs: dict
     results: Any
@@ -71,11 +67,6 @@ class Network:
         found: list = [step for step in self.steps for y in step.inputs if y is x]
         return found + [None for y in tree.flatten(self.outputs) if y is x]
 
-    def only_reader(self, x: KerasTensor) -> Step | None:
-        """Return the step that alone reads a tensor; `None` if there is no such step."""
-        readers = self.readers(x)
-        return readers[0] if len(readers) == 1 else None
-
     def operations(self, kind: type[Kind]) -> list[Kind]:
         """Return the operations of a class, each once."""
         found = {id(s.operation): s.operation for s in self.steps if isinstance(s.operation, kind)}
@@ -102,10 +93,9 @@ class Network:
 def read_network(
     model: keras.Model, shapes: list, report: FusionReport
 ) -> tuple[Network, dict[int, str]]:
-    """Read a model into a network; nested models that are called once are inlined.
+    """Return a model as a network for inputs of some shapes, and names of operations by their id.
 
-    Returned are the network for inputs of the given shapes, and a dictionary from the id of each
-    operation of Keras in it to its name. To the report is added what is folded in reading.
+    Nested models that are called once are inlined. The report takes what is folded in reading.
     """
     graph = require_graph(model)
     inputs = [KerasTensor(shape, x.dtype) for shape, x in zip(shapes, graph.inputs, strict=True)]
@@ -227,14 +217,14 @@ def _scale_and_shift(batch_norm: Any) -> tuple[np.ndarray, np.ndarray]:
     return scale, shift if batch_norm.beta is None else shift + _numbers(batch_norm.beta)
 
 
-def _conv2d(layer: Any, name: str, report: FusionReport) -> list[Convolution]:
-    branch = Branch(0, _numbers(layer.kernel), _padding(layer))
+def _plain(layer: Any, name: str, report: FusionReport) -> list[Convolution]:
+    kernel = _numbers(layer.kernel)
+    if isinstance(layer, layers.Dense):
+        return [_convolution(layer, name, "dense", [Branch(0, kernel[None, None])], [layer])]
+    branch = Branch(0, kernel, _padding(layer))
+    if isinstance(layer, layers.DepthwiseConv2D):
+        return [_convolution(layer, name, "depthwise", [branch], [layer])]
     return [_convolution(layer, name, "conv", [branch], [layer], groups=layer.groups)]
-
-
-def _depthwise_conv2d(layer: Any, name: str, report: FusionReport) -> list[Convolution]:
-    branch = Branch(0, _numbers(layer.kernel), _padding(layer))
-    return [_convolution(layer, name, "depthwise", [branch], [layer])]
 
 
 def _separable_conv2d(layer: Any, name: str, report: FusionReport) -> list[Convolution]:
@@ -243,11 +233,6 @@ def _separable_conv2d(layer: Any, name: str, report: FusionReport) -> list[Convo
         layer, f"{name}_depthwise", "depthwise", [branch], [None], activation=LINEAR
     )
     return [depthwise, _pointwise(layer, name, layer.pointwise_kernel, layer)]
-
-
-def _dense(layer: Any, name: str, report: FusionReport) -> list[Convolution]:
-    branch = Branch(0, _numbers(layer.kernel)[None, None])
-    return [_convolution(layer, name, "dense", [branch], [layer])]
 
 
 def _multiception_conv2d(layer: Any, name: str, report: FusionReport) -> list[Convolution]:
@@ -336,9 +321,9 @@ _IDENTITIES = (
     layers.SpatialDropout3D,
 )
 _RULES = {
-    layers.Conv2D: _conv2d,
-    layers.Dense: _dense,
-    layers.DepthwiseConv2D: _depthwise_conv2d,
+    layers.Conv2D: _plain,
+    layers.Dense: _plain,
+    layers.DepthwiseConv2D: _plain,
     layers.SeparableConv2D: _separable_conv2d,
     MixConv2D: _mix_conv2d,
     MulticeptionConv2D: _multiception_conv2d,

@@ -15,15 +15,10 @@ _LOOKUPS = (layers.IntegerLookup, layers.StringLookup, layers.TextVectorization)
 
 
 def rebuild(model: keras.Model, successors: Mapping[Any, list]) -> keras.Model:
-    """Return an uncompiled copy of a model with other layers in place of some.
+    """Return an uncompiled copy of a model, everything kept, with other layers in place of some.
 
-    All others keep their names, weights, `trainable` and dtype policy, and which calls share a
-    layer.
-
-    Args:
-        model: A Functional `keras.Model` or a built `keras.Sequential`; it stays as it is.
-        successors: Mapping from a layer, also of a nested model, to the list of layers, one after
-            the other, that take its place and its `trainable`. An empty list leaves it out.
+    `successors` maps a layer, also of a nested model, to the list of layers, one after the other,
+    that take its place and its `trainable`. An empty list leaves it out.
     """
     return _Rebuilding(successors).run(model)
 

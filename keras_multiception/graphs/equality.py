@@ -66,17 +66,10 @@ def fits(shape: Sequence[int], expected: Sequence[int | None]) -> bool:
 def require_equal_answers(
     model: keras.Model, answers: Sequence[Any], inputs: Any, tolerance: float | None = None
 ) -> float:
-    """Return how far answers are from a model's, relative to the largest; too far is an error.
+    """Return how far another model's `linear_outputs` are from a model's, relative to the largest.
 
-    Args:
-        model: A model that has a graph.
-        answers: What another model's `linear_outputs` are for the same inputs.
-        inputs: The inputs.
-        tolerance: The limit. The default is `TOLERANCE`, or `ROUNDING` times what rounding alone
-            does to the model's answers, where that is more.
-
-    Raises:
-        RuntimeError: If the answers differ by more, or the model's own are not finite.
+    A `RuntimeError` if that is more than `tolerance`, or the model's own are not finite. The
+    default is `TOLERANCE`, or `ROUNDING` times what rounding alone does, where that is more.
     """
     expected = linear_outputs(model, inputs)
     difference = max(map(relative_difference, answers, expected))

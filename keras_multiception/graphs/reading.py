@@ -39,15 +39,11 @@ def walk(
     visit: Callable[[tuple, Any, Any, Any], None] | None = None,
     path: tuple[str, ...] = (),
 ) -> Any:
-    """Run a graph part by part, on tensors of any kind, and return its outputs.
+    """Run a graph, inside of the models named in `path`, part by part; return its outputs.
 
-    Args:
-        graph: The graph, inside of the models named in `path`.
-        inputs: What it is called on.
-        call: Makes the outputs of a layer or operation from (path, operation, *args, **kwargs).
-        opens: Whether to inline a nested model. `call` is for those that are not, and for those
-            that Keras calls on other tensors than it is given (see `inline_call`).
-        visit: Called with (path and own name, operation, inputs, outputs) after each of them.
+    `call` makes the outputs of a layer or operation from (path, operation, *args, **kwargs), also
+    of nested models that `opens` does not choose to inline, or `inline_call` cannot; `visit` is
+    called with (path and own name, operation, inputs, outputs) after each of them.
     """
 
     def run(operation: Any, *args: Any, **kwargs: Any) -> Any:
@@ -110,16 +106,11 @@ def call_in_inference(path: tuple, operation: Any, *args: Any, **kwargs: Any) ->
 
 
 class Calls:
-    """The calls of all layers of a model, including its nested models.
-
-    Attributes:
-        layers: The layers, in the order of the network, each once.
-        of: Mapping from a layer or operation to its calls.
-    """
+    """The calls of all layers of a model, including its nested models."""
 
     def __init__(self, model: keras.Model) -> None:
-        self.layers: dict[keras.Layer, None] = {}  # a set that keeps its order
-        self.of: dict[Any, list] = collections.defaultdict(list)
+        self.layers: dict[keras.Layer, None] = {}  # a set, in the order of the network
+        self.of: dict[Any, list] = collections.defaultdict(list)  # calls by layer or operation
         self._readers: dict = collections.defaultdict(list)  # by id of a tensor; None: the end
         self._add(model)
 

@@ -7,7 +7,6 @@
 `python -m training.analyze` does all of it with a training run, and draws it.
 """
 
-from keras_multiception.scale_analysis.ablation import without_kernel_size
 from keras_multiception.scale_analysis.receptive_field import (
     EffectiveReceptiveField,
     effective_receptive_field,
@@ -20,6 +19,7 @@ from keras_multiception.scale_analysis.shares import (
     size_name,
     stage_shares,
     weight_shares,
+    without_kernel_size,
 )
 
 __all__ = [

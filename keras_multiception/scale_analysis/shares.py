@@ -1,4 +1,4 @@
-"""The share of each kernel size in what a layer hands on, and its kernels as an image."""
+"""The share of each kernel size in what a layer hands on, its kernels, and what it is worth."""
 
 import dataclasses
 import operator
@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_multiception.graphs.copying import rebuild
 from keras_multiception.graphs.reading import (
     call_in_inference,
     first_argument,
@@ -17,6 +18,7 @@ from keras_multiception.graphs.reading import (
     require_graph,
     walk,
 )
+from keras_multiception.layers.arguments import standardize_kernel_sizes
 from keras_multiception.layers.multiception_conv2d import MulticeptionConv2D
 
 
@@ -55,10 +57,10 @@ class ScaleShares:
 
 
 def multiception_layers(model: keras.Model) -> dict[str, MulticeptionConv2D]:
-    """Find the `MulticeptionConv2D` layers of a model.
+    """Find the `MulticeptionConv2D` layers of a model, and of those nested in it.
 
     Args:
-        model: A Functional `keras.Model` or a built `keras.Sequential`; nested ones are opened.
+        model: A Functional `keras.Model` or a built `keras.Sequential`.
 
     Returns:
         A dictionary from names, as in `km.cost`, to layers, in the order of the network.
@@ -90,15 +92,13 @@ def _named_layers(model: keras.Model, prefix: str = "") -> Iterator[tuple[str, A
 def weight_shares(model: keras.Model) -> list[ScaleShares]:
     """Share out each layer by the weights with which it reads its branches.
 
-    The first batch norm brings channel `c` of branch `b` to the standard deviation
-    `|gamma| * sqrt(variance / (variance + epsilon))`, whatever the size of the depthwise kernel.
-    The pointwise kernel then hands it on with the row `W[b, c]`. So
+    The standard deviation that channel `c` of branch `b` alone gives the layer's output, through
+    the first batch norm and the row `W[b, c]` of the pointwise kernel, is by the moving variance
 
         strength[b, c] = |gamma[b, c]| * sqrt(variance[b, c] / (variance[b, c] + epsilon))
                          * norm(W[b, c])
 
-    is the standard deviation that this channel alone gives the layer's output, by the moving
-    variance. A share is the strength of a branch, summed over its channels, by the sum of all.
+    A share is the strength of a branch, summed over its channels, by the sum of all.
 
     Args:
         model: A trained model that has `MulticeptionConv2D` layers, as in `multiception_layers`.
@@ -189,6 +189,75 @@ def kernel_grid(layer: MulticeptionConv2D, channels: int = 16) -> np.ndarray:
             left = column * width + (width - wide + 1) // 2
             grid[top : top + tall, left : left + wide] = kernels[..., column]
     return grid
+
+
+def without_kernel_size(
+    model: keras.Model,
+    size: int | tuple[int, int],
+    layers: str | list[str] | None = None,
+    verbose: bool = True,
+) -> keras.Model:
+    """Return an uncompiled copy of a network in which one kernel size is left out.
+
+    Each channel of the branches of this size is replaced by its mean over the training data,
+    which batch norm puts at `beta`: `gamma` is set to 0. (Zeros in their place would move the
+    layer's output as well, and so measure something else.) A layer that has no other size becomes
+    a constant. The copy is to evaluate, not to train further.
+
+    Args:
+        model: A trained model that has `MulticeptionConv2D` layers; it stays as it is.
+        size: Odd integer, or pair of them (height, width).
+        layers: Name or list of names of layers, as in `multiception_layers`. The default is all.
+        verbose: Whether to print what was dropped.
+
+    Raises:
+        ValueError: If `size` is none, `layers` names others, or none of the layers has a branch
+            of this size.
+
+    Example:
+        >>> model = km.scale_analysis.without_kernel_size(model, 5)
+        Left out 5x5 in 6 layers: stage1_block1_conv1, ...
+    """
+    found = multiception_layers(model)
+    layers = [layers] if isinstance(layers, str) else layers
+    size = _require_size(size, found, layers)
+    copy = rebuild(model, {})
+    changed = {
+        name: layer
+        for name, layer in multiception_layers(copy).items()
+        if (layers is None or name in layers) and size in layer.kernel_sizes
+    }
+    for layer in changed.values():
+        gamma = ops.convert_to_numpy(layer.depthwise_bn.gamma)
+        kept = [branch_size != size for branch_size in layer.kernel_sizes]
+        layer.depthwise_bn.gamma.assign(gamma * np.repeat(kept, len(gamma) // len(kept)))
+    if verbose:
+        print(f"Left out {size_name(size)} in {len(changed)} layers: {', '.join(changed)}")
+    return copy
+
+
+def _require_size(size: Any, found: dict, layers: list[str] | None) -> tuple[int, int]:
+    """Return `size` as a pair, if one of the chosen layers has a branch of it."""
+    try:
+        (size,) = standardize_kernel_sizes([size])
+    except ValueError:
+        raise ValueError(
+            f"`size` must be an odd positive integer or a pair of them. Received: size={size!r}"
+        ) from None
+    chosen = found if layers is None else layers
+    if unknown := [name for name in chosen if name not in found]:
+        raise ValueError(
+            "`layers` must name MulticeptionConv2D layers of the model. "
+            f"Received: {', '.join(map(repr, unknown))}"
+        )
+    sizes = sorted({size for name in chosen for size in found[name].kernel_sizes})
+    if size not in sizes:
+        raise ValueError(
+            "`size` must be the size of a branch in the chosen layers: "
+            f"{', '.join(map(size_name, sizes)) or 'there are no such layers'}. "
+            f"Received: size={size}, layers={layers}"
+        )
+    return size
 
 
 def size_name(size: tuple[int, ...]) -> str:
