@@ -14,8 +14,7 @@ from keras_multiception.cost_table import ReceptiveField
 def profiled_multiply_adds(model, shape):
     """Half of the floating-point operations that TensorFlow's profiler sees in products.
 
-    These are the numbers that its profiler adds up. The profiler itself is not called: its native
-    part writes beyond its memory, and the process crashes later, in whatever test comes then.
+    The profiler itself is not called: its native part writes beyond its memory.
     """
     import tensorflow as tf
     from tensorflow.python.framework import ops
@@ -59,7 +58,6 @@ def mixed_model():
     ("make", "shape"),
     [
         (mixed_model, (62, 50, 3)),  # even sizes: TensorFlow pads what it dilates to a multiple
-        pytest.param(km.ResNet20, (32, 32, 3), marks=pytest.mark.slow),
         pytest.param(km.MobileNetV2, (96, 96, 3), marks=pytest.mark.slow),
     ],
 )
@@ -97,13 +95,6 @@ def test_nested_and_shared_layers():
     assert cost.parameters == model.count_params()
     assert cost.multiply_adds == 2 * 36 * 9 * 2 * 4
     assert [layer.parameters for layer in cost.layers] == [76, 16, 0, 0, 0]
-
-
-def test_an_input_that_nothing_reads():
-    a, b = keras.Input((4,)), keras.Input((5,))
-    total = km.cost(keras.Model([a, b], layers.Dense(3)(a)))
-    assert total.parameters == 15
-    assert total.peak_memory == 4 * (4 + 5 + 3)
 
 
 def test_frozen_weights_are_not_trainable():
@@ -180,10 +171,7 @@ def test_unknown_arithmetic_is_never_counted_as_none():
     cost = km.cost(model)
     assert cost.unknown_layers[:-1] == ("kernel", "attention", "lstm", "wrapped", "conv1d", "dot")
     assert cost.unknown_layers[-1].startswith("matmul")
-    assert cost.parameters == model.count_params()
-    assert cost.multiply_adds == 5 * 2 * 2
-    assert "unknown" in str(cost)
-    assert ">= 20" in str(cost)
+    assert (cost.parameters, cost.multiply_adds) == (model.count_params(), 5 * 2 * 2)
     assert str(cost).endswith(", ".join(cost.unknown_layers))
 
 
@@ -210,7 +198,9 @@ def test_tables(resnet20):
     assert max(map(len, str(cost).splitlines())) < 160
 
 
-def test_a_model_without_layers():
+def test_an_input_that_nothing_reads():
+    a, b = keras.Input((4,)), keras.Input((5,))
+    assert km.cost(keras.Model([a, b], layers.Dense(3)(a))).peak_memory == 4 * (4 + 5 + 3)
     x = keras.Input((8, 6, 3))
     cost = km.cost(keras.Model(x, x))
     assert (cost.output_shape, cost.peak_memory, cost.receptive_field) == ((8, 6, 3), 0, None)
@@ -240,26 +230,14 @@ def test_several_inputs():
     assert "8x8x3 + 4" in str(cost)
 
 
-@pytest.mark.parametrize(
-    "input_shape",
-    [[8, 8, 3], (np.int64(8), 8, 3), np.array([8, 8, 3]), [[8, 8, 3]]],
-    ids=str,
-)
-def test_a_shape_may_be_any_sequence(input_shape):
+def test_the_input_must_have_a_size_in_any_sequence():
     x = keras.Input((None, None, 3))
     model = keras.Model(x, layers.Conv2D(2, 3)(x))
-    assert km.cost(model, input_shape) == km.cost(model, (8, 8, 3))
-
-
-@pytest.mark.parametrize(
-    "input_shape",
-    [None, (32, 32), (32, 32, 4), (0, 32, 3), (None, 32, 3), 32, [(8, 8, 3), (8, 8, 3)], "32"],
-)
-def test_the_input_must_have_a_size(input_shape):
-    x = keras.Input((None, None, 3))
-    model = keras.Model(x, layers.Conv2D(2, 3)(x))
-    with pytest.raises(ValueError, match="`input_shape` must give the size"):
-        km.cost(model, input_shape)
+    for good in ([8, 8, 3], (np.int64(8), 8, 3), np.array([8, 8, 3]), [[8, 8, 3]]):
+        assert km.cost(model, good) == km.cost(model, (8, 8, 3))
+    for bad in (None, (32, 32), (32, 32, 4), (0, 32, 3), (None, 32, 3), 32, [(8, 8, 3)] * 2, "32"):
+        with pytest.raises(ValueError, match="`input_shape` must give the size"):
+            km.cost(model, bad)
 
 
 def sees(model, length=63):

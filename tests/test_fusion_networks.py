@@ -20,20 +20,6 @@ ZOO = [
 ZOO += [(name, "multiception", form) for name in FAMILIES for form in ("merged", "dense")]
 ZOO += [("resnet20", conv, "dense") for conv in ("dsconv", "mixconv_depthwise")]
 QUICK = [("resnet20", "multiception", "separate")]
-LAYERS = {
-    "Add",
-    "Concatenate",
-    "Conv2D",
-    "Cropping2D",
-    "Dense",
-    "DepthwiseConv2D",
-    "GlobalAveragePooling2D",
-    "InputLayer",
-    "Multiply",
-    "ReLU",
-    "Reshape",
-    "ZeroPadding2D",
-}
 
 
 @pytest.fixture
@@ -79,7 +65,7 @@ def test_zoo(name, conv, form, float64):
     assert report.difference < 1e-9
     between_relu_and_addition = name == "mobilenetv2" and {"stage2_block1_bn", "stage2_block2_bn"}
     assert set(report.left) == (between_relu_and_addition or set())
-    assert classes(fused) - LAYERS <= ({"GetItem"} if conv.startswith("mixconv") else set())
+    assert not classes(fused) & {"BatchNormalization", "MixConv2D", "MulticeptionConv2D"}
     assert not report.kept_forms
     assert not report.kept_strides
     assert set(report.forms.values()) <= {form}
@@ -106,18 +92,3 @@ def test_networks_of_keras_before_and_after_surgery(name, float64):
         fused = fuse(randomize(network))
         assert "BatchNormalization" not in classes(fused)
         assert fused.fusion_report.difference < 1e-9
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", APPLICATIONS)
-def test_networks_of_keras_after_surgery_in_float32(name):
-    keras.utils.set_random_seed(0)
-    shape, kwargs = APPLICATIONS[name]
-    model = getattr(keras.applications, name)(weights=None, input_shape=shape, **kwargs)
-    for kw in SURGERY:
-        network = settle(km.replace_convolutions(model, verbose=False, **kw))
-        limit = 1e-5
-        if name == "EfficientNetV2B0":  # what rounding alone does to it is more
-            limit = rounding_difference(network, sample_inputs(network))
-            assert limit < 0.01
-        assert fuse(network).fusion_report.difference < limit

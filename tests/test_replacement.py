@@ -137,34 +137,6 @@ def test_replacement_makes_the_network_of_the_paper():
     assert sizes[0] == sizes[1]
 
 
-def test_squeeze_and_excitation_stays():
-    x = inputs = keras.Input((8, 8, 8))
-    x = layers.DepthwiseConv2D(3, padding="same", name="depthwise")(x)
-    x = layers.Activation("silu")(x)
-    x = layers.Multiply()([x, layers.GlobalAveragePooling2D(keepdims=True)(x)])
-    x = layers.Conv2D(4, 1)(x)
-    model = keras.Model(inputs, layers.Flatten()(x))
-    (reason,) = reasons(model).values()
-    assert reason.startswith("no plain 1x1 convolution comes after it, but ")
-    assert "GlobalAveragePooling2D" in reason
-    assert "Multiply" in reason
-
-
-def test_report(capsys):
-    model = image_model(
-        layers.Conv2D(32, 3, name="a"), layers.Conv2D(32, 3, groups=4, name="b"), name="net"
-    )
-    km.replace_convolutions(model)
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "1 of 2 convolutions of the model 'net' are now multiception."
-    assert lines[1].split()[:2] == ["parameters", f"{model.count_params():,}"]
-    assert lines[2].split()[0] == "multiply-adds"
-    assert lines[3:] == [
-        "Not replaced:",
-        "  b: its channels are in 4 groups, which the new one would mix",
-    ]
-
-
 @pytest.mark.backend
 def test_sequential():
     model = keras.Sequential(
@@ -186,22 +158,12 @@ def test_sequential():
     assert isinstance(new, keras.Sequential)
     assert [new.name, new.inputs[0].name] == ["net", "image"]
     check_kept(model, new, sites)
-    assert [layer.name for layer in new.layers] == [
-        "stem",
-        "conv",
-        "separable_align_pad",
-        "separable",
-        "separable_align_crop",
-        "flatten",
-        "dense",
-    ]
+    names = " ".join(layer.name for layer in new.layers)
+    assert names == "stem conv separable_align_pad separable separable_align_crop flatten dense"
     assert new.get_layer("conv").activation is keras.activations.relu
     separable, bn = new.get_layer("separable"), model.get_layer("bn")
     assert (separable.momentum, separable.epsilon) == (0.5, 1e-2)
-    for part in ("gamma", "beta"):
-        expected = ops.convert_to_numpy(getattr(bn, part))
-        actual = ops.convert_to_numpy(getattr(separable.pointwise_bn, part))
-        np.testing.assert_array_equal(actual, expected)
+    assert_unchanged(separable.pointwise_bn, [*bn.get_weights()[:2], np.zeros(8), np.ones(8)])
 
 
 @pytest.mark.backend
@@ -233,24 +195,13 @@ def test_pair_keeps_stride_activation_and_regularizers():
     depthwise = layers.DepthwiseConv2D(
         3, 2, "same", depth_multiplier=2, depthwise_regularizer="l1", name="depthwise"
     )
-    pointwise = layers.Conv2D(
-        6,
-        1,
-        activation="relu",
-        kernel_regularizer="l2",
-        bias_constraint="non_neg",
-        activity_regularizer="l1",
-        name="pointwise",
-    )
+    kept = {"kernel_regularizer": "l2", "bias_constraint": "non_neg", "activity_regularizer": "l1"}
+    pointwise = layers.Conv2D(6, 1, activation="relu", name="pointwise", **kept)
     between = layers.BatchNormalization(name="bn"), layers.ReLU(name="relu")
     model = image_model(depthwise, *between, pointwise)
     new = replace(model)
-    assert [layer.name for layer in new.layers[1:]] == [
-        "pointwise_align_pad",
-        "pointwise",
-        "pointwise_align_crop",
-        "pool",
-    ]
+    names = " ".join(layer.name for layer in new.layers[1:])
+    assert names == "pointwise_align_pad pointwise pointwise_align_crop pool"
     layer = new.get_layer("pointwise")
     assert (layer.filters, layer.strides) == (6, (2, 2))
     assert layer.activation is keras.activations.relu
@@ -348,33 +299,24 @@ def test_an_activation_for_each_position_stays_where_there_will_be_more():
         return reasons(model)["conv"]
 
     assert reason("same") is None
-    assert (
-        reason("valid") == "its activation has a weight for each position, and there will be more"
-    )
+    assert "a weight for each position" in reason("valid")
 
 
 @pytest.mark.parametrize(
     ("conv", "kernel_sizes", "expected"),
     [
-        ("mixconv", None, {"few": "2 filters", "narrow": "2 channels", "wide": None}),
-        ("mixconv_depthwise", None, {"few": None, "narrow": "2 channels", "wide": None}),
-        ("mixconv", (3, 5), {"few": None, "narrow": None, "wide": None}),
-        ("multiception", None, {"few": None, "narrow": None, "wide": None}),
+        ("mixconv", None, ["2 filters", "2 channels", None]),
+        ("mixconv_depthwise", None, [None, "2 channels", None]),
+        ("mixconv", (3, 5), [None, None, None]),
+        ("multiception", None, [None, None, None]),
     ],
 )
 def test_what_is_too_narrow_for_mixconv_stays(conv, kernel_sizes, expected):
-    widths = {"few": 2, "narrow": 8, "wide": 8}
-    model = image_model(*(layers.Conv2D(width, 3, name=name) for name, width in widths.items()))
+    model = image_model(*(layers.Conv2D(width, 3) for width in (2, 8, 8)))
     arguments = {"conv": conv, "kernel_sizes": kernel_sizes, "where": lambda layer: True}
-    received = reasons(model, **arguments)
-    for name, width in expected.items():
-        sentence = width and f"it has {width}, fewer than the 3 kernel sizes of MixConv"
-        assert received[name] == sentence
+    for reason, width in zip(reasons(model, **arguments).values(), expected, strict=True):
+        assert reason == (width and f"it has {width}, fewer than the 3 kernel sizes of MixConv")
     assert replace(model, **arguments).output_shape == (None, 8)
-
-
-def test_pointwise_convolutions_are_no_candidates():
-    assert reasons(image_model(layers.Conv2D(8, 1), layers.SeparableConv2D(8, 1))) == {}
 
 
 def test_image_and_output_stay_by_default():
@@ -390,13 +332,9 @@ def test_image_and_output_stay_by_default():
     }
     assert set(multiceptions(replace(model, where=".*"))) == {"stem", "body", "head"}
 
-
-def test_the_output_of_a_nested_model_stays_by_default():
-    x = keras.Input((12, 12, 8))
-    inner = keras.Sequential([keras.Input((12, 12, 8)), layers.Conv2D(8, 3, name="head")])
-    body = layers.Conv2D(8, 3, padding="same", name="body")
-    model = keras.Model(x, inner(body(x)))
-    assert [name for name, reason in reasons(model).items() if reason] == ["head"]
+    inner = keras.Sequential([keras.Input((8, 8, 8)), layers.Conv2D(8, 3, name="head")])
+    model = keras.Model(x, inner(layers.Conv2D(8, 5, name="body")(x)))
+    assert reasons(model)["head"].startswith("it makes the model's output")
 
 
 @pytest.mark.parametrize(
@@ -424,12 +362,6 @@ def test_where(where, expected):
         assert set(multiceptions(replace(model, where=where))) == expected
 
 
-@pytest.mark.parametrize("where", [["missing"], ["pool"], "(", 3])
-def test_bad_where(where):
-    with pytest.raises(ValueError, match="`where` must"):
-        replace(image_model(layers.Conv2D(8, 3, name="conv")), where=where)
-
-
 def test_kernel_sizes():
     model = image_model(
         *(layers.Conv2D(8 + i, 3, padding="same", name=f"conv{i}") for i in range(6))
@@ -443,20 +375,21 @@ def test_kernel_sizes():
     assert sizes(where="conv5")[5] == paper[2]
     assert sizes(kernel_sizes=5) == [((5, 5),)] * 6
     assert sizes(kernel_sizes=[(3, 7), (3,), (5,)])[::2] == [((3, 3), (7, 7)), ((3, 3),), ((5, 5),)]
-    assert sizes(kernel_sizes=lambda layer: 3 + 2 * (layer.filters == 9))[:2] == [
-        ((3, 3),),
-        ((5, 5),),
-    ]
-    new = multiceptions(replace(model, kernel_sizes=(3, 5)))
-    assert {layer.kernel_sizes for layer in new.values()} == {((3, 3), (5, 5))}
-    for bad in (4, [(3,), (5,)], lambda layer: 2):
-        with pytest.raises(ValueError, match="`kernel_sizes` must"):
-            replace(model, kernel_sizes=bad)
+    by_filters = sizes(kernel_sizes=lambda layer: 3 + 2 * (layer.filters == 9))
+    assert by_filters[:2] == [((3, 3),), ((5, 5),)]
 
 
-def test_bad_conv():
-    with pytest.raises(ValueError, match="`conv` must"):
-        replace(image_model(layers.Conv2D(8, 3)), conv="inception", kernel_sizes=lambda layer: 3)
+@pytest.mark.parametrize(
+    ("name", "bad"),
+    [
+        *(("where", bad) for bad in (["missing"], ["pool"], "(", 3)),
+        *(("kernel_sizes", bad) for bad in (4, [(3,), (5,)], lambda layer: 2)),
+        ("conv", "inception"),
+    ],
+)
+def test_bad_arguments(name, bad):
+    with pytest.raises(ValueError, match=f"`{name}` must"):
+        replace(image_model(layers.Conv2D(8, 3, name="conv")), **{name: bad})
 
 
 @pytest.mark.parametrize(
