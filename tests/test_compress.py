@@ -19,9 +19,8 @@ from keras_multiception.atomic import write_json
 from keras_multiception.layers import MulticeptionConv2D
 from training import compress, data
 from training.compression.artifacts import in_float32, with_pixels
-from training.compression.page import PAGE
+from training.compression.page import PAGE, time_artifacts
 from training.compression.recipes import DEFAULT, parse_recipes
-from training.compression.results import time_artifacts
 from training.run_folder import RunFolder, find_runs
 
 RECIPES = [*DEFAULT.split(), "branches60"]  # which leaves one branch in every layer
@@ -329,7 +328,7 @@ def test_every_recipe_has_a_line_in_the_figure():
     networks = [
         {"recipe": {"dataset": "cifar10", "model": "resnet20", "conv": conv}} for conv in CONVS
     ]
-    figure = PAGE.figures[""]({"networks": [each | {"artifacts": artifacts} for each in networks]})
+    figure = PAGE.draw({"networks": [each | {"artifacts": artifacts} for each in networks]})
     figure.draw_without_rendering()
     ax = figure.axes[0]
     assert [label.get_text() for label in ax.get_yticklabels()] == list(sizes)

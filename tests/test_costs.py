@@ -74,7 +74,7 @@ def test_table5_holds_ours_beside_the_paper_and_says_where_they_differ(monkeypat
 
 def test_zoo_writes_tables_and_a_figure(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(km, "list_models", lambda: ["resnet20"])
-    monkeypatch.setattr(costs, "CONVOLUTIONS", {"dsconv": "DSConv", "standard": "standard"})
+    monkeypatch.setattr(costs.figures, "CONVOLUTIONS", {"dsconv": "DSConv", "standard": "standard"})
     assert str(tmp_path) in run(capsys, "--zoo", "--output", str(tmp_path / "results"))
     path = tmp_path / "results" / "zoo_costs.json"
     networks = json.loads(path.read_text())["networks"]

@@ -8,7 +8,8 @@ import pytest
 from commands import kill_when, usage_error
 from study_folders import write_runs
 
-from training.studies.runs import (
+from training.study import main
+from training.study_runs import (
     check_networks,
     find_gpus,
     plan_conditions,
@@ -16,7 +17,6 @@ from training.studies.runs import (
     recipes_of_tables,
     train_runs,
 )
-from training.study import main
 
 DIGITS = ["resnet20_dsconv_digits", "resnet20_multiception_digits"]
 DSCONV = "resnet20_dsconv_cifar10"

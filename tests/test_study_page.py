@@ -6,9 +6,9 @@ from matplotlib.image import imread
 from study_folders import write_runs
 
 from training.reporting.tables import to_csv
-from training.studies.results import PAGE, collect, differences
-from training.studies.runs import plan_conditions, plan_runs, recipes_of_tables
 from training.study import summarize_runs
+from training.study_page import PAGE, collect, differences
+from training.study_runs import plan_conditions, plan_runs, recipes_of_tables
 
 ERRORS = {
     "standard": [7.0, 7.2, 7.4],

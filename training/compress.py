@@ -63,15 +63,13 @@ def _compress(parser: Parser, args: argparse.Namespace, argv: Sequence[str] | No
         parser.error("--run is needed, or --list, or --render")
     recipes = parse_recipes(args.recipe)
     settings = parse_settings(_SETTINGS, args.set)
-    rounds, splits = settings.pop("rounds"), {}
-    for name in ("train_split", "test_split"):
-        splits[name] = settings.pop(name)
+    splits = {name: settings.pop(name) for name in ("train_split", "test_split")}
+    rounds = settings.pop("rounds")
     if rounds < 1:
         raise ValueError(f"`rounds` must be at least 1. Received: rounds={rounds}")
     try:
         from training.compression.artifacts import Compressor, FineTuning
-        from training.compression.page import PAGE
-        from training.compression.results import collect, require_own_results
+        from training.compression.page import PAGE, collect, require_own_results
     except ImportError as error:
         install = "pip install -e '.[training,compression]'"
         raise ImportError(f"{error}; it comes with {install}") from error

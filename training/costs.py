@@ -17,18 +17,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from training.cli import Parser, attempt, run_command
-from training.reporting.figures import (
-    convolution_handles,
-    legend_above,
-    make_figure,
-    style,
-    thousands,
-)
-from training.reporting.labels import COLORS, CONVOLUTIONS, MODELS
-from training.reporting.tables import DASH, Page, Row, aligned, markdown
+from training.reporting import figures, tables
+from training.reporting.tables import Page, Row
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 _COUNTS = ("trainable_parameters", "non_trainable_parameters", "multiply_adds", "peak_memory")
@@ -40,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m training.costs", description=(__doc__ or "").split("\n")[0])
     add = parser.add_argument
     add("model", nargs="?", help="a network, as of km.list_models()")
-    add("--conv", default="multiception", help=f"one of {', '.join(CONVOLUTIONS)}")
+    add("--conv", default="multiception", help=f"one of {', '.join(figures.CONVOLUTIONS)}")
     add("--classes", type=int, default=10)
     add("--input_size", type=int, help="height and width of the images")
     add("--format", choices=("table", "markdown", "csv"), default="table")
@@ -82,7 +75,7 @@ def count_zoo() -> dict[str, Any]:
 
     networks = []
     for model in km.list_models():
-        for conv in CONVOLUTIONS:
+        for conv in figures.CONVOLUTIONS:
             try:
                 network = km.create_model(model, conv=conv)
             except ValueError:  # not a type for this network
@@ -111,11 +104,11 @@ def _to_markdown(results: dict[str, Any], figure: str) -> str:
     shapes = {network["model"]: network["input_shape"] for network in results["networks"]}
 
     def table(title: str, count: str) -> str:
-        rows = [(title, "input", *CONVOLUTIONS.values())]
+        rows = [(title, "input", *figures.CONVOLUTIONS.values())]
         for model, shape in shapes.items():
-            found = [totals.get((model, conv)) for conv in CONVOLUTIONS]
-            rows.append((f"`{model}`", shape, *(f"{n[count]:,}" if n else DASH for n in found)))
-        return markdown(rows, left=2)
+            found = [totals.get((model, conv), {}).get(count) for conv in figures.CONVOLUTIONS]
+            rows.append((f"`{model}`", shape, *(tables.number(n, ",") for n in found)))
+        return tables.markdown(rows, left=2)
 
     sections = (
         "# What the networks cost",
@@ -130,12 +123,12 @@ def _to_markdown(results: dict[str, Any], figure: str) -> str:
 
 def _draw(results: dict[str, Any]) -> Figure:
     """Draw parameters and multiply-adds by stage, the types of convolution side by side."""
-    convs = [conv for conv in COLORS if conv != "mixconv_depthwise"]
+    convs = [conv for conv in figures.COLORS if conv != "mixconv_depthwise"]
     panels: dict[str, dict[str, dict]] = {}
     for network in results["networks"]:
-        if network["model"] in MODELS and network["conv"] in convs:
+        if network["model"] in figures.MODELS and network["conv"] in convs:
             panels.setdefault(network["model"], {})[network["conv"]] = network
-    figure = make_figure(9, 0.9 + 1.9 * len(panels), w_pad=0.1, h_pad=0.08)
+    figure = figures.make_figure(9, 0.9 + 1.9 * len(panels), w_pad=0.1, h_pad=0.08)
     axes = figure.subplots(len(panels), len(_QUANTITIES), squeeze=False)
     for row, (model, panel) in zip(axes, panels.items(), strict=True):
         for ax, (count, quantity) in zip(row, _QUANTITIES.items(), strict=True):
@@ -143,19 +136,19 @@ def _draw(results: dict[str, Any]) -> Figure:
                 stages = {k: v[count] for k, v in network["stages"].items() if k != "total"}
                 offset = (index - (len(panel) - 1) / 2) * 0.84 / len(convs)
                 places = [place + offset for place in range(len(stages))]
-                look = {"color": COLORS[conv], "ec": "white", "lw": 0.6, "zorder": 2}
+                look = {"color": figures.COLORS[conv], "ec": "white", "lw": 0.6, "zorder": 2}
                 ax.bar(places, list(stages.values()), 0.84 / len(convs), **look)
             ax.set_xticks(range(len(stages)), [name.removeprefix("stage") for name in stages])
             ax.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
-            ax.yaxis.set_major_formatter(FuncFormatter(thousands))
+            ax.yaxis.set_major_formatter(EngFormatter(sep=""))
             size = network["input_shape"].rpartition("x")[0]
-            title = f"{MODELS[model]}, {size}: {quantity}"
-            style(ax, title=title, x="stage" if row is axes[-1] else "", grid="y")
-    legend_above(figure, convolution_handles(convs, marker="s", ms=9))
+            title = f"{figures.MODELS[model]}, {size}: {quantity}"
+            figures.style(ax, title=title, x="stage" if row is axes[-1] else "", grid="y")
+    figures.convolution_legend(figure, convs, marker="s", ms=9)
     return figure
 
 
-PAGE = Page(_to_rows, _to_markdown, {"": _draw})
+PAGE = Page(_to_rows, _to_markdown, _draw)
 
 
 class Table5Row(typing.NamedTuple):
@@ -205,7 +198,7 @@ def table5() -> str:
         change = f"{row.change:.2f}%", f"{100 * (ours[1] / ours[0] - 1):.2f}%"
         rows.append((row.dataset, row.model, *cells, *change))
     sentences = [f"- {'; '.join(networks)}: {note}" for note, networks in notes.items()]
-    return "\n\n".join((aligned(rows, left=2), "\n".join(sentences)))
+    return "\n\n".join((tables.aligned(rows, left=2), "\n".join(sentences)))
 
 
 def _trainable_parameters(model: str, classes: int, conv: str) -> int:

@@ -9,13 +9,12 @@ several studies may share a workdir, each with an --output of its own.
 """
 
 import argparse
-import contextlib
 import fcntl
 import functools
 import os
 import pathlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from training.cli import (
     Parser,
@@ -28,8 +27,8 @@ from training.cli import (
     run_command,
 )
 from training.loop.strategies import LOOPS
-from training.studies.results import PAGE, collect, require_own_results
-from training.studies.runs import (
+from training.study_page import PAGE, collect, require_own_results
+from training.study_runs import (
     Run,
     check_networks,
     find_gpus,
@@ -97,18 +96,11 @@ def summarize_runs(
     command: str = "",
     note: str = "",
 ) -> None:
-    """Write what the runs of a study measured, finished or not."""
-    with _alone(workdir):
-        PAGE.write(collect(runs, command=command, note=note), output)
-
-
-@contextlib.contextmanager
-def _alone(workdir: pathlib.Path) -> Iterator[None]:
-    """Let one study at a time write the summary of a workdir."""
+    """Write what the runs measured, finished or not, one study of a workdir at a time."""
     workdir.mkdir(parents=True, exist_ok=True)
     with (workdir / ".summary.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        PAGE.write(collect(runs, command=command, note=note), output)
 
 
 def _parser() -> Parser:

@@ -67,10 +67,8 @@ def _search(args: argparse.Namespace) -> int:
 
 
 def hold_out(recipe: Recipe, validation_split: str | None = None) -> Recipe:
-    """Return a recipe that is measured on a part of its training split.
-
-    That is `validation_split`, of which `recipe.train_split` must have nothing, or the last tenth
-    of the training split, which is taken out of it.
+    """Return a recipe measured on `validation_split`, which it must not train on, or on the last
+    tenth of its training split, which is taken out of it.
     """
     if validation_split:
         if splits.overlap(recipe.train_split, validation_split):

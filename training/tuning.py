@@ -11,7 +11,7 @@ import numpy as np
 from keras_tuner.src.distribute import utils as dist_utils  # these two have no public name
 from keras_tuner.src.engine.trial import TrialStatus
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
 from keras_multiception.applications.classifier import PAPER_KERNEL_SIZES
 from keras_multiception.atomic import write_json
@@ -23,16 +23,8 @@ from training.loop import network
 from training.metrics import count_parameters
 from training.recipe import Recipe
 from training.recipes import TYPES
-from training.reporting.figures import (
-    DARK,
-    convolution_handles,
-    legend_above,
-    make_figure,
-    style,
-    thousands,
-)
-from training.reporting.labels import COLORS, value_label
-from training.reporting.tables import DASH, Page, Row, markdown, number
+from training.reporting import figures, tables
+from training.reporting.tables import Page, Row
 
 # Kernel sizes of a stage. Keras Tuner chooses among strings, not tuples.
 KERNEL_SIZES = ("3", "5", "3-3", "3-5", "3-7", "5-7", "3-5-7")
@@ -112,11 +104,10 @@ def _with(choices: Sequence, default: Any) -> list:
 
 
 class RecipeTuner(keras_tuner.Tuner):
-    """Trains each trial by its recipe in a run folder, unless it costs more than the budget.
+    """Trains each trial by its recipe in a run folder.
 
-    A trial over the budget is not trained, and one whose loss is lost is not finished; both count
-    as an accuracy of 0, from which the search learns. What has nothing to do with the trial, such
-    as absent data or a full disk, ends the search, which can then be resumed.
+    One over the budget, or whose loss is lost, counts as an accuracy of 0, from which the search
+    learns. Absent data or a full disk end the search, which can then be resumed.
     """
 
     def __init__(
@@ -304,23 +295,23 @@ def _to_markdown(results: dict[str, Any], figure: str) -> str:
             str(recipe.filters),
             f"{recipe.learning_rate:.3g}",
             f"{recipe.l2 or recipe.weight_decay:.2g}",
-            number(each.accuracy, ".2%"),
-            number(each.parameters, ","),
-            number(each.latency_ms, ".2f"),
+            tables.number(each.accuracy, ".2%"),
+            tables.number(each.parameters, ","),
+            tables.number(each.latency_ms, ".2f"),
         )
-        conv = value_label("conv", recipe.conv)
+        conv = figures.value_label("conv", recipe.conv)
         rows.append((each.name, conv, _sizes_label(recipe), each.status, *cells))
     best = "No trial has been trained."
     if winner := find_winner(trials):
         best = f"The winner is trial {winner.name}; `--recipe winner.json` trains by it."
-    table = markdown(rows, left=4)
+    table = tables.markdown(rows, left=4)
     parts = ("# A search for networks", results["introduction"], best, table)
     return "\n\n".join((*parts, f"![Accuracy against cost]({figure})")) + "\n"
 
 
 def _sizes_label(recipe: Recipe) -> str:
     sizes = recipe.kernel_sizes
-    return DASH if sizes is None else value_label("kernel_sizes", sizes)
+    return tables.DASH if sizes is None else figures.value_label("kernel_sizes", sizes)
 
 
 def _draw(results: dict[str, Any]) -> Figure:
@@ -330,21 +321,22 @@ def _draw(results: dict[str, Any]) -> Figure:
     """
     trained = [each for each in results["trials"] if each.status == "trained"]
     winner = find_winner(trained)
-    figure = make_figure(10, 4.8)
+    figure = figures.make_figure(10, 4.8)
     axes = figure.subplots(1, len(COSTS), sharey=True)
     for ax, (cost, label) in zip(axes, COSTS.items(), strict=True):
         for each in trained:
-            place, color = (getattr(each, cost), each.accuracy), COLORS[each.recipe.conv]
+            place, color = (getattr(each, cost), each.accuracy), figures.COLORS[each.recipe.conv]
             edge = "black" if each is winner else "none"
             ax.scatter(*place, 60, color, edgecolors=edge, lw=1.5, zorder=3)
         if cost in results["budget"]:
-            ax.axvline(results["budget"][cost], color=DARK, ls="--", lw=1, zorder=1)
+            ax.axvline(results["budget"][cost], color=figures.DARK, ls="--", lw=1, zorder=1)
         ax.xaxis.set_major_locator(MaxNLocator(5))
-        ax.xaxis.set_major_formatter(FuncFormatter(thousands))
+        ax.xaxis.set_major_formatter(EngFormatter(sep=""))
         ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        style(ax, x=label, y="top-1 accuracy on the validation split" if ax is axes[0] else "")
-    legend_above(figure, convolution_handles(each.recipe.conv for each in trained))
+        figures.style(ax, x=label)
+    axes[0].set_ylabel("top-1 accuracy on the validation split", fontsize=9)
+    figures.convolution_legend(figure, (each.recipe.conv for each in trained))
     return figure
 
 
-PAGE = Page(_to_rows, _to_markdown, {"": _draw})
+PAGE = Page(_to_rows, _to_markdown, _draw)

@@ -24,7 +24,7 @@ _ACTIVATIONS = {"Activation", "ReLU"}
 _MOVE_NOTHING = {
     *("Concatenate", "Dropout", "Flatten", "InputLayer", "Reshape", "Split", "ZeroPadding2D")
 }
-_PASSES = 3  # of a training step, in forward passes
+_PASSES = 3  # of a training step: forward, and the gradients of inputs and of weights
 # bytes of each of three arrays to stream: far more than a cache holds
 _STREAM, _STREAM_ON_GPU = 64 * 2**20, 2**30
 
@@ -262,14 +262,8 @@ def _jax_step(model: keras.Model, x: Any, y: Any) -> Callable[[], Any]:
 def count_work(cost: Any, batch_size: int, training: bool) -> dict[str, float]:
     """Count the `flop` and `bytes` of a step or call, by the `km.cost` of one image.
 
-    With the measured rates of a matrix product and of a stream through memory, they make a
-    roofline, as if nothing overlapped and no output were still in a cache when it is read: no hard
-    bound, but a network that runs one operation after the other rarely beats it.
-
-    Operations read their inputs and write their outputs once; weights are read once a batch.
-    What need not exist moves nothing: padding, splits, concatenations, reshapes, dropout, and at
-    inference, counted on the network of `km.fuse`, activations. Training is three forward passes
-    (itself, and the gradients of inputs and of weights) of the network as it is.
+    Operations read their inputs and write their outputs once, and weights are read once a batch.
+    Reshapes and the like move nothing, nor do activations at inference.
     """
     skipped = _MOVE_NOTHING if training else _MOVE_NOTHING | _ACTIVATIONS
     passes = _PASSES if training else 1

@@ -1,17 +1,15 @@
 """The page of a benchmark: ratios first, then every measurement, the machine and a figure."""
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from training.reporting.figures import DARK, convolution_handles, legend_above, make_figure, style
-from training.reporting.labels import COLORS, CONVOLUTIONS, model_label
-from training.reporting.stats import spread
-from training.reporting.tables import DASH, Page, Row, machine_label, markdown, number, record_label
+from training.reporting import figures, tables
+from training.reporting.tables import Page, Row
 
 TASKS = {
     "train_step": "training step",
@@ -66,11 +64,8 @@ Results = dict[str, Any]
 
 
 def summarize(results: Results) -> Results:
-    """Complete what `training.benchmarks.runner.measure` returned.
-
-    `limits` are the rates of the machine. Every row gets its `milliseconds`, `images_per_second`,
-    `vs_plain` and `vs_torch` (how many times as fast as these, round by round), `limit_ms` and
-    `of_limit`, what share of the limit the median reaches.
+    """Complete what `training.benchmarks.runner.measure` returned, which is raw seconds, by the
+    rates of the machine, `limits`, and by each row's times, ratios and share of the limit.
     """
     rates: dict[str, list[float]] = {}
     for row in results["rows"]:
@@ -95,6 +90,16 @@ def summarize(results: Results) -> Results:
     return results | {"limits": limits, "rows": rows}
 
 
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Return the median, the lowest, the highest and the number of some values."""
+    return {
+        "median": statistics.median(values),
+        "low": min(values),
+        "high": max(values),
+        "n": len(values),
+    }
+
+
 def _group(row: Results) -> tuple:
     return row["task"], row["model"], row["conv"], row["batch_size"]
 
@@ -102,7 +107,7 @@ def _group(row: Results) -> tuple:
 def _to_rows(results: Results) -> Iterator[Row]:
     for row in results["rows"]:
         cell = {key: row[key] for key in ("task", "model", "conv", "batch_size", "form", "side")}
-        machine = machine_label(results["environments"].get("keras", {}))
+        machine = tables.machine_label(results["environments"].get("keras", {}))
         for number_, seconds in enumerate(row["seconds"]):
             yield Row("benchmark", cell, number_, "time", 1000 * seconds, "ms", machine)
         if row["limit_ms"]:
@@ -115,8 +120,9 @@ def _to_markdown(results: Results, figure: str) -> str:
     sections += [f"![How many times as fast as plain Keras layers]({figure})", _METHOD]
     sections += ["## Ratios", *_ratios(results)]
     if results["memory"]:
-        sections += ["## Memory of a training step", markdown(_memory(results), left=2), _MEMORY]
-    sections += ["## Every measurement", markdown(_measurements(results), left=3), _LIMIT]
+        table = tables.markdown(_memory(results), left=2)
+        sections += ["## Memory of a training step", table, _MEMORY]
+    sections += ["## Every measurement", tables.markdown(_measurements(results), left=3), _LIMIT]
     sections += ["## The machine", _machine(results)]
     sections.append("\n".join(f"- left out: {reason}" for reason in results["left_out"]))
     return "\n\n".join(section for section in sections if section) + "\n"
@@ -127,7 +133,7 @@ def _task_label(row: Results) -> str:
 
 
 def _network_label(row: Results) -> str:
-    return f"{model_label(row['model'])}, {CONVOLUTIONS[row['conv']]}"
+    return f"{figures.model_label(row['model'])}, {figures.CONVOLUTIONS[row['conv']]}"
 
 
 def _ratios(results: Results) -> Iterator[str]:
@@ -138,17 +144,17 @@ def _ratios(results: Results) -> Iterator[str]:
             own = [row for row in rows if row["model"] == model]
             if len({row["form"] for row in own}) < 2:
                 continue
-            convs = [conv for conv in CONVOLUTIONS if conv in {row["conv"] for row in own}]
+            convs = [conv for conv in figures.CONVOLUTIONS if conv in {row["conv"] for row in own}]
             cells: dict = {}
             for row in own:
                 if row["form"] not in base_forms:
                     key = _task_label(row), FORMS[row["form"]]
                     cells.setdefault(key, {})[row["conv"]] = _ratio(row[base])
-            table = [("", "form", *(CONVOLUTIONS[conv] for conv in convs))]
+            table = [("", "form", *(figures.CONVOLUTIONS[conv] for conv in convs))]
             for key, by_conv in cells.items():
-                table.append((*key, *(by_conv.get(conv, DASH) for conv in convs)))
-            yield f"**{model_label(model)}, times as fast as {title}**"
-            yield markdown(table, left=2)
+                table.append((*key, *(by_conv.get(conv, tables.DASH) for conv in convs)))
+            yield f"**{figures.model_label(model)}, times as fast as {title}**"
+            yield tables.markdown(table, left=2)
 
 
 def _ratio(ratio: dict[str, float]) -> str:
@@ -161,8 +167,8 @@ def _measurements(results: Results) -> list[tuple[str, ...]]:
     for row in results["rows"]:
         times = row["milliseconds"]
         cells = (
-            number(row["of_limit"], ".0%"),
-            number(row["limit_ms"], ",.2f"),
+            tables.number(row["of_limit"], ".0%"),
+            tables.number(row["limit_ms"], ",.2f"),
             *(f"{times[key]:,.2f}" for key in ("median", "low", "high")),
             f"{row['images_per_second']:,.0f}",
             str(times["n"]),
@@ -187,7 +193,7 @@ def _machine(results: Results) -> str:
         value = f"{rate['median']:,.0f} ({rate['low']:,.0f} to {rate['high']:,.0f})"
         lines.append(f"- {units[name].format(value)}, n = {rate['n']}")
     for name, record in results["environments"].items():
-        lines.append(f"- {name}: {record_label(record)}")
+        lines.append(f"- {name}: {tables.record_label(record)}")
     before, after = results["load_before_and_after"]
     lines.append(
         f"- {results['date']}; load of the machine (average of the last minute) {before} before "
@@ -206,30 +212,28 @@ def _draw(results: Results) -> Figure:
     lines = list(dict.fromkeys(label for form, label in FORMS.items() if form in measured))
     lines += [_LIMIT_LABEL] if any(row["limit_ms"] for row in rows) else []
     width, height = 2.2 + 3.1 * len(titles), 1.1 + (0.8 + 0.42 * len(lines)) * len(models)
-    figure = make_figure(width, height, w_pad=0.06, h_pad=0.1)
+    figure = figures.make_figure(width, height, w_pad=0.06, h_pad=0.1)
     axes = figure.subplots(len(models), len(titles), squeeze=False, sharex="col")
     for model, own in zip(models, axes, strict=True):
         for title, ax in zip(titles, own, strict=True):
             panel = [r for r in rows if r["model"] == model and _task_label(r) == title]
             _draw_panel(ax, panel, lines)
-            name = f"{model_label(model)}: " if len(models) > 1 else ""
-            style(ax, title=f"{name}{title}", grid="x")
+            name = f"{figures.model_label(model)}: " if len(models) > 1 else ""
+            figures.style(ax, title=f"{name}{title}", grid="x")
             ax.tick_params(labelleft=ax is own[0])
-    legend_above(figure, convolution_handles({row["conv"] for row in rows}, ls="-", lw=2))
-    figure.supxlabel(_caption(results, models), fontsize=8.5, color=DARK)
+    figures.convolution_legend(figure, {row["conv"] for row in rows}, ls="-", lw=2)
+    figure.supxlabel(_caption(results, models), fontsize=8.5, color=figures.DARK)
     return figure
 
 
 def _draw_panel(ax: Axes, rows: list[Results], lines: list[str]) -> None:
     ax.set_xscale("log")
-    for line in range(0, len(lines), 2):
-        ax.axhspan(line - 0.5, line + 0.5, color="#f5f6f7", lw=0, zorder=0)
-    ax.axvline(1, color=DARK, lw=1.2, zorder=2)
+    ax.axvline(1, color=figures.DARK, lw=1.2, zorder=2)
     ax.plot((0.5, 2), (0, 0), alpha=0)  # so much is always in sight
-    convs = [conv for conv in COLORS if conv in {row["conv"] for row in rows}]
+    convs = [conv for conv in figures.COLORS if conv in {row["conv"] for row in rows}]
     for row in rows:
         offset = (convs.index(row["conv"]) - (len(convs) - 1) / 2) * 0.66 / max(len(convs), 3)
-        color, ratio = COLORS[row["conv"]], row["vs_plain"]
+        color, ratio = figures.COLORS[row["conv"]], row["vs_plain"]
         if FORMS[row["form"]] in lines:
             place = lines.index(FORMS[row["form"]]) + offset
             ends = ratio["low"], ratio["high"]
@@ -241,22 +245,21 @@ def _draw_panel(ax: Axes, rows: list[Results], lines: list[str]) -> None:
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter("{x:g}x")
-    ax.set_yticks(range(len(lines)), lines)
-    ax.set_ylim(len(lines) - 0.5, -0.5)
+    figures.name_lanes(ax, lines)
 
 
 def _caption(results: Results, models: list[str]) -> str:
     rounds = max((row["milliseconds"]["n"] for row in results["rows"]), default=0)
     record = next(iter(results["environments"].values()))
-    network = f"{model_label(models[0])}; " if len(models) == 1 else ""
+    network = f"{figures.model_label(models[0])}; " if len(models) == 1 else ""
     one_dnn = f", oneDNN {record['onednn']}" if record["onednn"] else ""
     limit = "; diamond: every operation at the measured speed of the machine"
     return (
         f"Times as fast as plain Keras layers (the line at 1x), the same convolution; "
         f"dot: median (n = {rounds}), bar: lowest to highest\n"
-        f"{network}{machine_label(record)}, {record['backend']}{one_dnn}"
+        f"{network}{tables.machine_label(record)}, {record['backend']}{one_dnn}"
         f"{limit if results['limits'] else ''}"
     )
 
 
-PAGE = Page(_to_rows, _to_markdown, {"": _draw})
+PAGE = Page(_to_rows, _to_markdown, _draw)

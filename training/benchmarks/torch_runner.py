@@ -84,9 +84,8 @@ def _jobs(plan: Plan, network: nn.Module, names: tuple[str, str], form: str) -> 
             step()
         ready = copy.deepcopy(trained).eval()
         for count in plan.inference_batch_sizes:
-            jobs[Case("inference", *names, count, form)] = Job(
-                _make_inference(ready, images(count))
-            )
+            call = _make_inference(ready, images(count))
+            jobs[Case("inference", *names, count, form)] = Job(call)
     return jobs
 
 
@@ -160,13 +159,9 @@ class _MixConv(nn.ModuleList):
 
 def _separable_conv(inputs: int, outputs: int, stride: int) -> nn.Sequential:
     """Make a depthwise convolution with the stride, a 1x1 convolution with a bias, batch norm."""
-    return nn.Sequential(
-        OrderedDict(
-            depthwise=_conv(inputs, inputs, 3, stride, groups=inputs),
-            pointwise=nn.Conv2d(inputs, outputs, 1),
-            bn=nn.BatchNorm2d(outputs),
-        )
-    )
+    depthwise = _conv(inputs, inputs, 3, stride, groups=inputs)
+    pointwise, bn = nn.Conv2d(inputs, outputs, 1), nn.BatchNorm2d(outputs)
+    return nn.Sequential(OrderedDict(depthwise=depthwise, pointwise=pointwise, bn=bn))
 
 
 class _BasicBlock(nn.Module):
@@ -244,20 +239,15 @@ def _mean() -> dict[str, nn.Module]:
     return {"pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}
 
 
-def _conv(
-    inputs: int, outputs: int, kernel_size: int, stride: int = 1, groups: int = 1
-) -> nn.Conv2d:
-    return nn.Conv2d(
-        inputs, outputs, kernel_size, stride, kernel_size // 2, groups=groups, bias=False
-    )
+def _conv(inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, size, stride, size // 2, groups=groups, bias=False)
 
 
 def _conv_bn(
-    inputs: int, outputs: int, kernel_size: int, stride: int = 1, groups: int = 1
+    inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1
 ) -> nn.Sequential:
-    return nn.Sequential(
-        _conv(inputs, outputs, kernel_size, stride, groups), nn.BatchNorm2d(outputs)
-    )
+    convolution = _conv(inputs, outputs, size, stride, groups)
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs))
 
 
 CONVOLUTIONS: dict[str, Callable[..., nn.Module]] = {

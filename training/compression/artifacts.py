@@ -96,11 +96,7 @@ class Compressor:
         return self.recipe["conv"] == "multiception" or "branches" not in kinds
 
     def make(self, recipe: Compression) -> dict[str, Any]:
-        """Make the artifact of a recipe and measure it, unless it is finished.
-
-        The result has `recipe`, `description`, `test` (`examples`, `loss`, `top1`), `sizes` and
-        `kernels`, as `compression.size_report` and `sparsity_report` give them.
-        """
+        """Make the artifact of a recipe and return its result, unless it is finished."""
         if (result := self.result(recipe)) is not None:
             return result
         if not self._config.is_file():
@@ -232,15 +228,11 @@ def prepare(
     Returns the network to train, the callbacks it needs, and a function that makes the result.
     """
     kind, count = split_step(step)
-
-    def as_it_is(trained: Any) -> Any:
-        return trained
-
     if kind == "tune":
-        return model, [], as_it_is
+        return model, [], _as_it_is
     if kind == "branches":
         smaller = compression.prune_branches(model, threshold=count / 100, verbose=False)
-        return smaller, [], as_it_is
+        return smaller, [], _as_it_is
     if isinstance(model, keras.Model):
         model = with_pixels(model, spec)
         model = compression.to_tf_keras(model, 255 * (sample_inputs(model, None) % 1))
@@ -258,7 +250,11 @@ def prepare(
         return wrapped, [], compression.strip_clustering
     clustered = any(name.startswith("cluster") for name in before)
     preserve = (*(["sparsity"] if pruned else []), *(["clusters"] if clustered else []))
-    return compression.quantize_model(model, preserve=preserve), [], as_it_is
+    return compression.quantize_model(model, preserve=preserve), [], _as_it_is
+
+
+def _as_it_is(trained: Any) -> Any:
+    return trained
 
 
 def fine_tune(

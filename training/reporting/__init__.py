@@ -1,1 +1,1 @@
-"""One row, one module of statistics, one of tables and one of figures for every experiment."""
+"""One row, one module of tables and one of figures for every experiment."""

@@ -1,16 +1,88 @@
-"""The style of every figure."""
+"""What tables and figures call things, and the style of every figure."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from training.reporting.labels import COLORS, CONVOLUTIONS
+from training.paper_tables import IMAGENET32
 
+CONVOLUTIONS = {
+    "standard": "standard",
+    "dsconv": "DSConv",
+    "mixconv": "MixConv",
+    "mixconv_depthwise": "MixConv, depthwise",
+    "multiception": "Multiception",
+}
+# Colors that stay apart for color-blind readers and in print.
+COLORS = {
+    "standard": "#a9afb5",
+    "dsconv": "#56b4e9",
+    "mixconv": "#e69f00",
+    "mixconv_depthwise": "#009e73",
+    "multiception": "#a8201a",
+}
+MODELS = {
+    "resnet20": "ResNet-20",
+    "resnet50": "ResNet-50",
+    "seresnet56": "SE-ResNet-56",
+    "shakeshake26": "Shake-Shake 26 2x96d",
+    "mobilenetv2": "MobileNetV2",
+}
+DATASETS = {
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "stl10": "STL-10",
+    IMAGENET32: "ImageNet32x32",
+}
 DPI = 150
 GRAY, DARK, GRID = "#a9afb5", "#5c6368", "#e4e6e8"
+
+
+def model_label(model: str) -> str:
+    """Return what to call a network."""
+    return MODELS.get(model, model)
+
+
+def network_label(recipe: dict[str, Any]) -> str:
+    """Return what to call the network and data set of a recipe."""
+    dataset = recipe["dataset"]
+    return f"{model_label(recipe['model'])} on {DATASETS.get(dataset, dataset)}"
+
+
+def value_label(key: str, value: Any) -> str:
+    """Return how to write one value of a recipe, such as kernel sizes 3-5-7, 3-5, 3-3."""
+    if key == "conv":
+        return CONVOLUTIONS[value]
+    if key != "kernel_sizes":
+        return str(value)
+    if value is None:
+        return "the paper's kernel sizes"
+    stages = value if isinstance(value[0], (list, tuple)) else [value]
+    return ", ".join("-".join(map(str, sizes)) for sizes in stages)
+
+
+def settings_label(recipe: dict[str, Any], keys: Iterable[str]) -> str:
+    """Return the values of some keys of a recipe."""
+    return "; ".join(
+        f"{'' if key in ('conv', 'kernel_sizes') else f'{key} '}{value_label(key, recipe[key])}"
+        for key in keys
+    )
+
+
+def varying_keys(recipes: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the keys, without `conv`, in which recipes of one network on one data set differ."""
+    groups: dict[tuple, list] = {}
+    for recipe in recipes:
+        groups.setdefault((recipe["model"], recipe["dataset"]), []).append(recipe)
+    return [
+        key
+        for key in recipes[0]
+        if key != "conv"
+        and any(len({str(recipe[key]) for recipe in group}) > 1 for group in groups.values())
+    ]
 
 
 def make_figure(width: float, height: float, **layout: Any) -> Figure:
@@ -32,28 +104,28 @@ def style(ax: Axes, *, title: str = "", x: str = "", y: str = "", grid: str = "b
     ax.spines["bottom"].set(visible=True, color=GRAY)
 
 
-def convolution_handles(convs: Iterable[str], **line: Any) -> list[Line2D]:
-    """Return a legend's handles of types of convolution, in their order and colors."""
+def name_lanes(ax: Axes, names: Sequence[str]) -> None:
+    """Give every name a lane of its own along the y axis, from above, every other one shaded."""
+    for lane in range(0, len(names), 2):
+        ax.axhspan(lane - 0.5, lane + 0.5, color="#f5f6f7", lw=0, zorder=0)
+    ax.set_yticks(range(len(names)), names)
+    ax.set_ylim(len(names) - 0.5, -0.5)
+
+
+def convolution_legend(figure: Figure, convs: Iterable[str], **line: Any) -> None:
+    """Put a legend of types of convolution, in their order and colors, above everything."""
     convs = set(convs)
     line = {"marker": "o", "ls": ""} | line
-    return [
+    handles = [
         Line2D([], [], color=COLORS[conv], label=label, **line)
         for conv, label in CONVOLUTIONS.items()
         if conv in convs
     ]
+    legend_above(figure, handles)
 
 
-def legend_above(figure: Figure, handles: list[Any], columns: int = 0) -> None:
+def legend_above(figure: Figure, handles: list[Any]) -> None:
     """Put a legend in a line above everything."""
     if handles:
-        columns = columns or len(handles)
-        place = {"loc": "outside upper center", "ncols": columns, "frameon": False}
+        place = {"loc": "outside upper center", "ncols": len(handles), "frameon": False}
         figure.legend(handles=handles, fontsize=9, **place)
-
-
-def thousands(value: float, _: Any = None) -> str:
-    """Write the number of a tick as 1K, 2.5M or 3G."""
-    for unit, symbol in ((1e9, "G"), (1e6, "M"), (1e3, "K")):
-        if value >= unit:
-            return f"{value / unit:g}{symbol}"
-    return f"{value:g}"

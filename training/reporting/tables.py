@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import pathlib
+import statistics
 from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any, Protocol
 
@@ -81,6 +82,11 @@ def number(value: float | None, form: str) -> str:
     return DASH if value is None else f"{value:{form}}"
 
 
+def deviation(values: Sequence[float]) -> float | None:
+    """Return the sample standard deviation, or `None` of fewer than two values."""
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
 def mean_and_deviation(center: float | None, deviation: float | None) -> str:
     """Write a mean and a standard deviation, of which either may be missing."""
     return number(center, ".2f") + ("" if deviation is None else f" ± {deviation:.2f}")
@@ -120,13 +126,13 @@ class Page:
 
     Attributes:
         to_rows: Makes the rows of the CSV file.
-        to_markdown: Makes the page, of the results and the file names of the figures.
-        figures: By the suffix of each PNG file, the function that draws it.
+        to_markdown: Makes the page, of the results and the file name of the figure.
+        draw: Draws the figure.
     """
 
     to_rows: Callable[[dict], Iterable[Row]]
-    to_markdown: Callable[..., str]
-    figures: dict[str, Callable[[dict], _Figure]]
+    to_markdown: Callable[[dict, str], str]
+    draw: Callable[[dict], _Figure]
 
     def write(self, results: dict, output: pathlib.Path) -> None:
         """Write results as a .json file, and the files that follow from it beside."""
@@ -150,11 +156,10 @@ class Page:
         """Write the files that follow from results."""
         from keras_multiception.atomic import replacing
 
-        names = [f"{output.name}{suffix}.png" for suffix in self.figures]
-        texts = {".csv": to_csv(self.to_rows(results)), ".md": self.to_markdown(results, *names)}
-        for name, draw in zip(names, self.figures.values(), strict=True):
-            with replacing(output.with_name(name)) as temporary:
-                draw(results).savefig(temporary)
+        figure = f"{output.name}.png"
+        texts = {".csv": to_csv(self.to_rows(results)), ".md": self.to_markdown(results, figure)}
+        with replacing(output.with_name(figure)) as temporary:
+            self.draw(results).savefig(temporary)
         for suffix, text in texts.items():
             with replacing(output.with_name(f"{output.name}{suffix}")) as temporary:
                 temporary.write_text(text, encoding="utf-8")

@@ -3,41 +3,25 @@
 import csv
 import dataclasses
 import json
+import math
 import pathlib
 import shlex
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import matplotlib
 import numpy as np
+import scipy.stats
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator, NullLocator
 
 from training.paper_tables import CELLS, SOURCE
 from training.recipes import TYPES, recipe_for_cell
-from training.reporting.figures import make_figure, style, thousands
-from training.reporting.labels import (
-    COLORS,
-    network_label,
-    settings_label,
-    value_label,
-    varying_keys,
-)
-from training.reporting.stats import TEST, Comparison, compare, deviation, mean
-from training.reporting.tables import (
-    DASH,
-    Page,
-    Row,
-    machine_label,
-    markdown,
-    mean_and_deviation,
-    number,
-    record_label,
-    require_own_output,
-)
-from training.studies.runs import Condition, Run
+from training.reporting import figures, tables
+from training.reporting.tables import Page, Row
+from training.study_runs import Condition, Run
 
 Results = dict[str, Any]
 # Keys of a recipe that make the network of a cell; the others make its training.
@@ -45,7 +29,24 @@ _CELL_KEYS = ("dataset", "model", "conv", "kernel_sizes")
 # Only errors of one network on the same images are compared.
 _GROUP_KEYS = ("dataset", "model", "test_split")
 _METRICS = {"error": "%", "train_error": "%", "images_per_second": "images/s", "seconds": "s"}
+CONFIDENCE = 0.95
+TEST = (
+    "paired t-test, two-sided, on the differences between runs of the same seed; "
+    "95 % confidence interval of the mean difference by the same t distribution; "
+    "no correction for the number of comparisons"
+)
 _TICKS = (1, 1.5, 2, 3, 4, 5, 7, 10, 15, 20, 30, 40, 50, 70, 100)
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """The mean of `n` differences, its 95 % confidence interval and p-value, `None` if none."""
+
+    n: int
+    difference: float
+    low: float | None = None
+    high: float | None = None
+    p_value: float | None = None
 
 
 def collect(runs: Sequence[Run], *, command: str = "", note: str = "") -> Results:
@@ -82,7 +83,7 @@ def require_own_results(output: pathlib.Path, runs: Sequence[Run], summary_only:
             names += [f"{each['label']}, seed {run['seed']}" for run in each["runs"]]
         return {name: name for name in names}
 
-    require_own_output(output, names_in, own)
+    tables.require_own_output(output, names_in, own)
 
 
 def _group(condition: Results) -> tuple[str, ...]:
@@ -102,8 +103,8 @@ def _condition(condition: Condition, runs: list[Run], environments: list[dict]) 
         "recipe": recipe,
         "paper": _paper(recipe),
         "planned": len(runs),
-        "mean": mean(errors),
-        "sd": deviation(errors),
+        "mean": statistics.fmean(errors) if errors else None,
+        "sd": tables.deviation(errors),
         "parameters": first.get("parameters", {}).get("trainable"),
         "multiply_adds": first.get("multiply_adds"),
         "runs": measured,
@@ -164,13 +165,28 @@ def differences(conditions: Sequence[Results]) -> Iterator[tuple[Results, Compar
         yield reference, None if each is reference else compare(*errors)
 
 
+def compare(first: Mapping[int, float], second: Mapping[int, float]) -> Comparison | None:
+    """Compare two conditions, each from seed to value, by a paired t-test over shared seeds."""
+    seeds = sorted(first.keys() & second.keys())
+    if not seeds:
+        return None
+    ones, others = ([each[seed] for seed in seeds] for each in (first, second))
+    differences = [one - other for one, other in zip(ones, others, strict=True)]
+    center = statistics.fmean(differences)
+    if all(math.isclose(each, center, rel_tol=1e-9, abs_tol=1e-12) for each in differences):
+        return Comparison(len(seeds), center)
+    result = scipy.stats.ttest_rel(ones, others)
+    low, high = map(float, result.confidence_interval(CONFIDENCE))
+    return Comparison(len(seeds), center, low, high, float(result.pvalue))
+
+
 def _to_rows(results: Results) -> Iterator[Row]:
     conditions = results["conditions"]
     for each, (reference, comparison) in zip(conditions, differences(conditions), strict=True):
         recipe, sizes = each["recipe"], each["recipe"]["kernel_sizes"]
         cell = {"label": each["label"]}
         cell |= {key: recipe[key] for key in ("dataset", "model", "conv")}
-        cell |= {"kernel_sizes": sizes and value_label("kernel_sizes", sizes)}
+        cell |= {"kernel_sizes": sizes and figures.value_label("kernel_sizes", sizes)}
         cell |= {"epochs": recipe["epochs"]}
         for metric in ("parameters", "multiply_adds"):
             yield Row("study", cell, None, metric, each[metric])
@@ -181,7 +197,7 @@ def _to_rows(results: Results) -> Iterator[Row]:
                 metric = f"{name} of the difference from {reference['label']}"
                 yield Row("study", cell, None, metric, value)
         for run in each["runs"]:
-            machine = machine_label(results["environments"][run["environment"]]["hardware"])
+            machine = tables.machine_label(results["environments"][run["environment"]]["hardware"])
             for metric, unit in _METRICS.items():
                 yield Row("study", cell, run["seed"], metric, run[metric], unit, machine)
 
@@ -201,12 +217,12 @@ def _to_markdown(results: Results, figure: str) -> str:
 
 
 def _table(conditions: Sequence[Results]) -> str:
-    varying = varying_keys([each["recipe"] for each in conditions])
+    varying = figures.varying_keys([each["recipe"] for each in conditions])
     titles = "parameters, multiply-adds, n, error (%), paper (%), difference, 95 % CI, p"
     rows = [("network and data set", "convolution", *varying, *titles.split(", "))]
     for each, (reference, comparison) in zip(conditions, differences(conditions), strict=True):
         recipe, paper = each["recipe"], each["paper"]
-        difference, interval, p_value = DASH, DASH, DASH
+        difference, interval, p_value = tables.DASH, tables.DASH, tables.DASH
         if each is reference:
             difference = "reference"
         elif comparison:
@@ -215,15 +231,15 @@ def _table(conditions: Sequence[Results]) -> str:
                 interval = f"{comparison.low:+.2f} to {comparison.high:+.2f}"
                 p_value = f"{comparison.p_value:.2g}"
         cells = (
-            *(value_label(key, recipe[key]) for key in ("conv", *varying)),
-            number(each["parameters"], ","),
-            number(each["multiply_adds"], ","),
+            *(figures.value_label(key, recipe[key]) for key in ("conv", *varying)),
+            tables.number(each["parameters"], ","),
+            tables.number(each["multiply_adds"], ","),
             f"{len(each['runs'])} of {each['planned']}",
-            mean_and_deviation(each["mean"], each["sd"]),
-            f"{paper['error']:.2f}" if paper else DASH,
+            tables.mean_and_deviation(each["mean"], each["sd"]),
+            f"{paper['error']:.2f}" if paper else tables.DASH,
         )
-        rows.append((network_label(recipe), *cells, difference, interval, p_value))
-    return markdown(rows, left=2 + len(varying))
+        rows.append((figures.network_label(recipe), *cells, difference, interval, p_value))
+    return tables.markdown(rows, left=2 + len(varying))
 
 
 def _legend(conditions: Sequence[Results]) -> str:
@@ -253,7 +269,7 @@ def _environments(results: Results) -> str:
     lines = []
     for index, each in enumerate(results["environments"]):
         count = sum(run["environment"] == index for run in runs)
-        lines.append(f"- {count} runs: {record_label(each)}")
+        lines.append(f"- {count} runs: {tables.record_label(each)}")
     lines += ["", "One run of each condition alone, to be given a `--workdir`:", ""]
     return "\n".join((*lines, *(f"    {each['command']}" for each in results["conditions"])))
 
@@ -267,28 +283,28 @@ def _draw(results: Results) -> Figure:
     groups: dict[str, list[Results]] = {}
     for each in results["conditions"]:
         if each["runs"]:
-            groups.setdefault(network_label(each["recipe"]), []).append(each)
-    varying = varying_keys([each["recipe"] for each in results["conditions"]])
-    figure = make_figure(11, 4 * max(1, len(groups)))
+            groups.setdefault(figures.network_label(each["recipe"]), []).append(each)
+    varying = figures.varying_keys([each["recipe"] for each in results["conditions"]])
+    figure = figures.make_figure(11, 4 * max(1, len(groups)))
     axes = figure.subplots(max(1, len(groups)), 2, squeeze=False)
     for (curves, sizes), (title, conditions) in zip(axes, groups.items(), strict=False):
         convs = [each["recipe"]["conv"] for each in conditions]
         keys = varying if varying and len(set(convs)) == 1 else ["conv", *varying]
-        colors: Any = [COLORS[conv] for conv in convs]
+        colors: Any = [figures.COLORS[conv] for conv in convs]
         if len(set(convs)) < len(convs):
             colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(convs)))
         for each, color in sorted(
             zip(conditions, colors, strict=True), key=lambda pair: pair[0]["mean"]
         ):
-            label = f"{settings_label(each['recipe'], keys)}: {each['mean']:.2f} %"
+            label = f"{figures.settings_label(each['recipe'], keys)}: {each['mean']:.2f} %"
             _draw_curve(curves, each, color=color, label=label)
             place = each["parameters"], each["mean"]
             sizes.errorbar(*place, each["sd"], fmt="o", ms=7, capsize=4, color=color, zorder=3)
         _style_curves(curves, title)
         sizes.margins(0.25)
         sizes.xaxis.set_major_locator(MaxNLocator(5))
-        sizes.xaxis.set_major_formatter(FuncFormatter(thousands))
-        style(sizes, x="trainable parameters", y="top-1 test error (%)")
+        sizes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        figures.style(sizes, x="trainable parameters", y="top-1 test error (%)")
     return figure
 
 
@@ -305,10 +321,10 @@ def _style_curves(ax: Axes, title: str) -> None:
     low, high = ax.get_ylim()
     ax.set_yticks([tick for tick in _TICKS if low <= tick <= high])
     ax.yaxis.set_minor_locator(NullLocator())
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_major_formatter("{x:g}")
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    style(ax, title=title, x="epoch", y="top-1 test error (%)", grid="y")
+    figures.style(ax, title=title, x="epoch", y="top-1 test error (%)", grid="y")
     ax.legend(framealpha=1, edgecolor="none", fontsize=8, loc="upper right", handlelength=1.4)
 
 
-PAGE = Page(_to_rows, _to_markdown, {"": _draw})
+PAGE = Page(_to_rows, _to_markdown, _draw)

@@ -33,7 +33,8 @@ Place = str | set[int] | None  # a GPU, some cores, or all of them
 @dataclasses.dataclass(frozen=True)
 class Condition:
     """What runs share that differ in their seed alone: a label, which names the folder, a recipe
-    whose seed does not matter, and the arguments of `python -m training.train` that give it.
+    whose seed does not matter, and the arguments of `python -m training.train` that give it, the
+    last of which are changes.
     """
 
     label: str
@@ -60,8 +61,7 @@ class Run:
     @property
     def arguments(self) -> tuple[str, ...]:
         """Arguments of `python -m training.train`, but for its folders."""
-        changes = self.condition.arguments
-        return (*changes, *(() if "--set" in changes else ("--set",)), f"seed={self.seed}")
+        return (*self.condition.arguments, f"seed={self.seed}")
 
     @property
     def folder(self) -> RunFolder:
@@ -112,10 +112,8 @@ def plan_conditions(
             parts = (pathlib.Path(name).stem, *(("quick",) if quick else ()), *point)
             label = "_".join(parts).replace("/", "-")
             recipe = get_recipe(name, (*changes, *point), quick)
-            arguments = ["--recipe", name, *(["--quick"] if quick else [])]
-            if changes or point:
-                arguments += ["--set", *changes, *point]
-            condition = Condition(label, recipe, tuple(arguments))
+            flags = ("--quick", "--set") if quick else ("--set",)
+            condition = Condition(label, recipe, ("--recipe", name, *flags, *changes, *point))
             if conditions.setdefault(label, condition) != condition:
                 raise ValueError(f"`recipe` must not name two by the same name. Received: {name}")
     return list(conditions.values())
