@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 Results = dict[str, Any]
 BATCH_SIZE = 32  # of the throughput
-THREADS = (1, 2)
 _SECONDS = 0.05  # of one measurement, at least one call
 _PACKAGES = ("tensorflow", "tf_keras", "tensorflow-model-optimization", "ai-edge-litert")
-LATENCY, THROUGHPUT = "LiteRT, 1 thread", "LiteRT, 2 threads"  # the runtimes in the table
+_THREADS = {"LiteRT, 1 thread": 1, "LiteRT, 2 threads": 2}  # of each runtime
+LATENCY, THROUGHPUT = _THREADS  # as the table and the figure have them
 _UNITS = {"batch_1_ms": "ms", "images_per_second": "images/s"}
 _LEGEND = f"""\
 Every artifact is a LiteRT file from pixels to probabilities, measured through LiteRT. Top-1: mean
@@ -137,8 +137,7 @@ def time_artifacts(
     for name, (path, spec) in artifacts.items():
         images = np.random.default_rng(0).uniform(0, 255, (BATCH_SIZE, *spec.image_shape))
         images = images.astype("float32")
-        for threads in THREADS:
-            label = f"LiteRT, {threads} thread{'s' if threads > 1 else ''}"
+        for label, threads in _THREADS.items():
             for size in (1, BATCH_SIZE):
                 # a network for each batch size: another size allocates anew
                 predict = LiteRTModel(path, num_threads=threads).predict
