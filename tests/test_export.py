@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from commands import usage_error
 from PIL import Image
 from tensorflow_serving.apis import prediction_log_pb2
 from test_floors import ROOT
@@ -34,6 +35,7 @@ from serving.publishing.litert import LiteRTFile
 from serving.publishing.warmup import BATCHING_FILE, read_batch_sizes
 from serving.version_folder import WARMUP_FILE, verify_manifest
 from training import data
+from training.compression.artifacts import with_pixels
 
 DIGITS = km.preprocessing.DATASETS["digits"]
 PREFERRED = Loading(prefer_tflite_model=True)
@@ -55,23 +57,12 @@ def write_run(path, dataset="digits"):
     return path
 
 
-def of_pixels(model):
-    """The network after its preprocessing, as `training.compress` converts it."""
-    image = keras.Input(DIGITS.image_shape, name="image")
-    scale = [1 / (255 * std) for std in DIGITS.std]
-    offset = [-mean / std for mean, std in zip(DIGITS.mean, DIGITS.std, strict=True)]
-    x = keras.layers.Rescaling(scale, offset)(image)
-    for layer in model.layers:
-        x = layer(x)
-    return keras.Model(image, x)
-
-
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
     """A run, and a base path where it is version 1, with a LiteRT file, and version 20."""
     folder = tmp_path_factory.mktemp("export")
     run, base = write_run(folder / "run"), folder / "models" / "digits"
-    network = of_pixels(export.load_run(run)[0])
+    network = with_pixels(*export.load_run(run))
     (run / "network.tflite").write_bytes(convert_to_litert(network, "dynamic"))
     batching = folder / "batching.config"
     batching.write_text("max_batch_size { value: 3 }")
@@ -151,7 +142,7 @@ def test_the_saved_model_and_the_litert_file_are_served_to_the_same_client(publi
     run, base = published
     base = shutil.copytree(base / "1", base.parent / "alone" / "1").parent
     images = np.random.default_rng(0).integers(0, 256, (5, *DIGITS.image_shape), dtype="uint8")
-    network = of_pixels(export.load_run(run)[0])
+    network = with_pixels(*export.load_run(run))
     expected = network.predict(images.astype("float32"), verbose=0)
     files = [tf.io.encode_png(image).numpy() for image in images]
     labels = base / "1" / "assets.extra" / "labels.txt"
@@ -236,12 +227,9 @@ def test_versions_are_listed_withdrawn_and_restored(published, capsys):
 def test_bad_arguments_change_nothing(published, capsys, arguments, message):
     run, base = published
     before = sorted(base.rglob("*"))
-    arguments = [str(run) if argument == "RUN" else argument for argument in arguments]
-    with pytest.raises(SystemExit, match="2"):
-        sys.exit(export.main(["--base_path", str(base), *arguments]))
-    error = capsys.readouterr().err
-    assert message in error
-    assert len(error.splitlines()) == 1
+    arguments = ["--base_path", base, *(run if a == "RUN" else a for a in arguments)]
+    main = lambda given: sys.exit(export.main(given))  # noqa: E731
+    assert message in usage_error(capsys, main, arguments)
     assert sorted(base.rglob("*")) == before
 
 
