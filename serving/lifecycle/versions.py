@@ -6,7 +6,6 @@ import contextlib
 import gc
 import logging
 import os
-import re
 import threading
 import time
 import weakref
@@ -23,6 +22,7 @@ from serving.engine.backends import LiteRTServable, SavedModelServable
 from serving.engine.batching import Batching
 from serving.engine.messages import replay_warmup
 from serving.engine.servable import Servable, ServingError, from_exception
+from serving.publishing.base_path import list_versions
 from serving.version_folder import LITERT_FILE
 
 VersionPolicy: TypeAlias = FileSystemStoragePathSourceConfig.ServableVersionPolicy
@@ -246,16 +246,10 @@ def load(folder: Path, version: int, loading: Loading) -> Servable:
 
 def find_versions(base_path: Path) -> dict[int, Path]:
     """The version folders in a base path, by number; those that links lead out of it are not."""
-    try:
-        base = base_path.resolve()
-        folders = [path for path in base_path.iterdir() if path.is_dir()]
-    except OSError:
-        return {}
-    return {
-        int(path.name): path
-        for path in folders
-        if re.fullmatch(r"[0-9]{1,18}", path.name) and path.resolve().is_relative_to(base)
-    }
+    with contextlib.suppress(OSError):
+        base, found = base_path.resolve(), list_versions(base_path)
+        return {v: path for v, path in found.items() if path.resolve().is_relative_to(base)}
+    return {}
 
 
 def aspired_versions(policy: VersionPolicy, found: Collection[int]) -> list[int]:
