@@ -4,6 +4,12 @@ import json
 
 import keras
 import numpy as np
+import pytest
+
+
+def slow_if(is_slow, values):
+    """Return the values as parameters of a test, some of them marked as slow."""
+    return [pytest.param(x, marks=[pytest.mark.slow] if is_slow(x) else []) for x in values]
 
 
 def forward(layer, x, training=False):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import keras
 import numpy as np
 import pytest
-from layer_checks import assert_close, forward, forward_backward
+from layer_checks import assert_close, forward, forward_backward, slow_if
 from references import Released
 
 import keras_multiception as km
@@ -168,21 +168,11 @@ def random_state(shapes):
     return state
 
 
-# which JAX compiles for long
-LONG_ON_JAX = (
-    ("senet56", "shakenet26", "mobilenetv2", "resnet20_mixconv")
-    if keras.backend.backend() == "jax"
-    else ()
-)
+# JAX compiles the others for long
+QUICK = ("resnet20_standard", "resnet20_dsconv") if keras.backend.backend() == "jax" else NETWORKS
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[pytest.mark.slow] if name.startswith(LONG_ON_JAX) else [])
-        for name in NETWORKS
-    ],
-)
+@pytest.mark.parametrize("name", slow_if(lambda name: name not in QUICK, NETWORKS))
 def test_network_equals_the_numpy_reference(name):
     """With weights of the names and shapes that the released code has."""
     state = random_state(json.loads((GOLDEN / "state_shapes.json").read_text())[name])
@@ -197,16 +187,10 @@ def test_network_equals_the_numpy_reference(name):
 
 
 SLOW = ("senet56_multiception", "resnet20_standard")
+SHARED = [name for name in NETWORKS if not (GOLDEN / f"{name}.npz").is_file()]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
-        for name in NETWORKS
-        if not (GOLDEN / f"{name}.npz").is_file()
-    ],
-)
+@pytest.mark.parametrize("name", slow_if(lambda name: name in SLOW, SHARED))
 def test_network_equals_the_released_code(name, shared_golden):
     golden = dict(np.load(shared_golden / f"{name}.npz"))
     network, x = NETWORKS[name], nhwc(golden["x"][:1])

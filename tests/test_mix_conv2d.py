@@ -51,12 +51,6 @@ def test_remainder_goes_to_the_first_group():
     assert [conv.kernel.shape[2:] for conv in layer.convs] == [(4, 4), (2, 3), (2, 3)]
 
 
-def test_mixed_precision():
-    layer = MixConv2D(dtype="mixed_bfloat16")
-    y = layer(np.ones((1, 4, 4, 3), "float32"))
-    assert keras.backend.standardize_dtype(y.dtype) == "bfloat16"
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -11,14 +11,14 @@ pytestmark = pytest.mark.backend
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
-def test_facts_are_consistent(dataset):
-    facts = DATASETS[dataset]
-    assert len(facts.mean) == len(facts.std) == facts.image_shape[-1]
-    assert len(set(facts.class_names)) == len(facts.class_names)
+def test_data_sets_are_consistent(dataset):
+    spec = DATASETS[dataset]
+    assert len(spec.mean) == len(spec.std) == spec.image_shape[-1]
+    assert len(set(spec.class_names)) == len(spec.class_names)
 
 
 def test_numbers_of_classes():
-    counts = {name: len(facts.class_names) for name, facts in DATASETS.items()}
+    counts = {name: len(spec.class_names) for name, spec in DATASETS.items()}
     assert counts == {
         "cifar10": 10,
         "cifar100": 100,
@@ -31,14 +31,14 @@ def test_numbers_of_classes():
 
 
 def test_get_dataset_takes_a_dataset_too():
-    facts = DATASETS["stl10"]
-    assert km.preprocessing.get_dataset("stl10") is km.preprocessing.get_dataset(facts) is facts
+    spec = DATASETS["stl10"]
+    assert km.preprocessing.get_dataset("stl10") is km.preprocessing.get_dataset(spec) is spec
 
 
 def test_preprocess_input_normalizes():
     x = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), dtype="uint8")
-    facts = DATASETS["cifar10"]
-    expected = (x / 255 - facts.mean) / facts.std
+    spec = DATASETS["cifar10"]
+    expected = (x / 255 - spec.mean) / spec.std
     for images in (x, x.astype("float64"), x.tolist(), keras.ops.convert_to_tensor(x)):
         y = preprocess_input(images)
         assert keras.backend.standardize_dtype(y.dtype) == "float32"
@@ -80,7 +80,7 @@ def test_errors():
         km.preprocessing.decode_predictions(np.zeros((2, 10)), dataset=["cifar10"])
 
 
-FACTS = {
+ATTRIBUTES = {
     "mean": (0.5, 0.5, 0.5),
     "std": (0.2, 0.2, 0.2),
     "image_shape": (4, 4, 3),
@@ -108,16 +108,16 @@ FACTS = {
         ("class_names", None),
     ],
 )
-def test_facts_are_checked(name, value):
+def test_attributes_are_checked(name, value):
     with pytest.raises(ValueError, match=f"`{name}` must be .*Received: {name}="):
-        km.preprocessing.Dataset(**{**FACTS, name: value})
+        km.preprocessing.Dataset(**{**ATTRIBUTES, name: value})
 
 
-def test_facts_of_several_kinds():
-    km.preprocessing.Dataset(**{**FACTS, "mean": np.full(3, 0.5), "std": [1, 1, 1]})
-    km.preprocessing.Dataset(**{**FACTS, "image_shape": [4, np.int64(4), 3]})
+def test_attributes_of_several_kinds():
+    km.preprocessing.Dataset(**{**ATTRIBUTES, "mean": np.full(3, 0.5), "std": [1, 1, 1]})
+    km.preprocessing.Dataset(**{**ATTRIBUTES, "image_shape": [4, np.int64(4), 3]})
     with pytest.raises(ValueError, match="`mean` and `std` must be of one length"):
-        km.preprocessing.Dataset(**{**FACTS, "mean": (0.5,) * 6})
+        km.preprocessing.Dataset(**{**ATTRIBUTES, "mean": (0.5,) * 6})
 
 
 def test_preprocess_input_takes_whatever_is_an_array():
@@ -133,8 +133,8 @@ def test_preprocess_input_takes_whatever_is_an_array():
 
 
 def test_dataset_to_and_from_json():
-    dataset = km.preprocessing.Dataset(**{**FACTS, "mean": np.full(3, 0.5)})
+    dataset = km.preprocessing.Dataset(**{**ATTRIBUTES, "mean": np.full(3, 0.5)})
     values = json.loads(json.dumps({"dataset": "cats", **dataset.to_dict()}))
-    assert km.preprocessing.Dataset.from_dict(values) == km.preprocessing.Dataset(**FACTS)
+    assert km.preprocessing.Dataset.from_dict(values) == km.preprocessing.Dataset(**ATTRIBUTES)
     with pytest.raises(ValueError, match=r"`values` must have .* Received: values without std"):
-        km.preprocessing.Dataset.from_dict({k: v for k, v in FACTS.items() if k != "std"})
+        km.preprocessing.Dataset.from_dict({k: v for k, v in ATTRIBUTES.items() if k != "std"})

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 
+import keras
 import numpy as np
 import pytest
 
@@ -54,8 +55,6 @@ def answers(model):
 
 
 def test_released_weights_are_those_of_the_best_run(run, released):
-    import keras
-
     from training.run_folder import RunFolder
 
     best = max(
@@ -65,9 +64,9 @@ def test_released_weights_are_those_of_the_best_run(run, released):
     model = km.ResNet20(conv="dsconv", weights="digits")
     np.testing.assert_allclose(answers(model), answers(trained), atol=2e-3)
     assert released.stat().st_size < 0.7 * (best / "model.keras").stat().st_size
-    facts = pretrained.describe(released)
-    assert facts["examples"] == 50
-    assert facts["top1"] == pytest.approx(RunFolder(best).metrics()["test"]["top1"], abs=0.0005)
+    record = pretrained.describe(released)
+    assert record["examples"] == 50
+    assert record["top1"] == pytest.approx(RunFolder(best).metrics()["test"]["top1"], abs=0.0005)
 
 
 def change_recipe(run):
@@ -151,8 +150,6 @@ def test_unknown_names_and_damaged_files(released):
 
 @pytest.mark.parametrize("steps", range(4))
 def test_replacing_may_stop_at_any_time(tmp_path, monkeypatch, steps):
-    import keras
-
     def network(seed):
         keras.utils.set_random_seed(seed)
         return keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="dense")])
@@ -173,7 +170,7 @@ def test_replacing_may_stop_at_any_time(tmp_path, monkeypatch, steps):
     with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
         patch.setattr(os, "replace", stop)
         pretrained.replace(file, tmp_path / "new.npz")
-    seed = 2 if steps >= 2 else 1  # the facts, the weights, the facts again
+    seed = 2 if steps >= 2 else 1  # the record, the weights, the record again
     loaded = network(0)
     assert pretrained.load_file(loaded, file)
     np.testing.assert_array_equal(loaded.get_weights()[0], network(seed).get_weights()[0])
@@ -185,8 +182,6 @@ def test_replacing_may_stop_at_any_time(tmp_path, monkeypatch, steps):
 
 
 def test_made_in_a_scope_or_within_a_layer(released):
-    import keras
-
     class Within(keras.layers.Layer):
         def build(self, input_shape):
             self.network = km.ResNet20(conv="dsconv", weights="digits")

@@ -311,25 +311,6 @@ def network(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_layer_of_a_network_equals_its_plain_form(name):
-    """Every Multiception and batch norm of a backbone, each combination of sizes once."""
-    found = {}
-    for layer in network(name)._flatten_layers(recursive=False):
-        if isinstance(layer, km.layers.MulticeptionConv2D | km.layers.BatchNormalization):
-            shape = layer.input.shape[1:]
-            sizes = [getattr(layer, key, ()) for key in ("kernel_sizes", "strides", "filters")]
-            found.setdefault((type(layer), shape, *map(str, sizes)), layer)
-    assert any(isinstance(layer, km.layers.MulticeptionConv2D) for layer in found.values())
-    for (kind, shape, *_), layer in found.items():
-        layer = kind.from_config(layer.get_config())
-        x = images(8, *shape)
-        layer.build(x.shape)
-        for training in (True, False):
-            assert_equal(step(layer, x, training), step(layer, x, training, plain=True))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", FAMILIES)
 def test_networks_are_as_exact_as_their_plain_form(name, monkeypatch):
     """Outputs, gradients and moving statistics of whole networks, whose depth adds rounding."""
     uniform = keras.random.uniform  # Shake-Shake's numbers, the same in float64

@@ -23,24 +23,6 @@ from keras_multiception.applications.resnet import (
 from keras_multiception.applications.shake_shake import ShakeShake26
 from keras_multiception.graphs.reading import graph_of
 
-__all__ = [
-    "MobileNetV2",
-    "ResNet20",
-    "ResNet32",
-    "ResNet50",
-    "ResNet56",
-    "ResNet110",
-    "SEResNet20",
-    "SEResNet32",
-    "SEResNet50",
-    "SEResNet56",
-    "SEResNet110",
-    "ShakeShake26",
-    "create_model",
-    "feature_extractor",
-    "list_models",
-]
-
 _MODELS: dict[str, collections.abc.Callable[..., keras.Model]] = {
     "resnet20": ResNet20,
     "resnet32": ResNet32,
