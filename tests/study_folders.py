@@ -1,10 +1,23 @@
-"""Run folders of a study as training leaves them, with errors made up for testing."""
+"""Run folders as training leaves them, with errors made up for testing."""
 
 import csv
 import dataclasses
 import json
 
 from keras_multiception.atomic import write_json
+from training import data
+from training.run_folder import RunFolder
+
+
+def save_run(path, network, metrics=None, **recipe):
+    """Write what a finished training on digits leaves, and return its folder."""
+    recipe = {"dataset": "digits", "test_split": "test"} | recipe
+    config = {"name": "digits", "recipe": recipe, "data": data.spec("digits").to_dict()}
+    folder = RunFolder(path)
+    folder.begin(config | {"versions": {}, "hardware": {}})
+    network.save(folder.model)
+    folder.finish(metrics or {})
+    return path
 
 
 def write_run(run, error, curve=None):

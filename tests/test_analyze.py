@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import pathlib
 
@@ -6,10 +5,10 @@ import keras
 import numpy as np
 import pytest
 from commands import usage_error
+from study_folders import save_run
 
 from keras_multiception.layers import MulticeptionConv2D
 from training import analyze, data
-from training.run_folder import RunFolder
 
 PICTURES = ("kernels.png", "receptive_fields.png", "shares_by_channel.png", "shares_by_stage.png")
 
@@ -23,25 +22,9 @@ def classifier(conv):
     return keras.Model(inputs, keras.layers.Dense(10, activation="softmax")(x))
 
 
-def save_run(path, conv=MulticeptionConv2D):
-    folder = RunFolder(path)
-    folder.begin(
-        {
-            "name": "digits",
-            "recipe": {"dataset": "digits", "test_split": "test"},
-            "data": dataclasses.asdict(data.spec("digits")),
-            "versions": {},
-            "hardware": {},
-        }
-    )
-    classifier(conv).save(folder.model)
-    folder.finish({})
-    return path
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return save_run(tmp_path_factory.mktemp("runs") / "run")
+    return save_run(tmp_path_factory.mktemp("runs") / "run", classifier(MulticeptionConv2D))
 
 
 def main(*arguments):
@@ -120,7 +103,7 @@ class TestErrors:
         message = error_of(capsys, *arguments, tmp_path)
         assert "`run` must be the folder of a finished run" in message
         assert not (tmp_path / "out").exists()
-        message = error_of(capsys, *arguments, save_run(tmp_path / "run", conv))
+        message = error_of(capsys, *arguments, save_run(tmp_path / "run", classifier(conv)))
         assert "that has MulticeptionConv2D layers" in message
 
     @pytest.mark.parametrize(

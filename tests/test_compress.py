@@ -3,14 +3,13 @@
 import csv
 import functools
 import json
-import pathlib
 import subprocess
 import sys
-import tempfile
 
 import keras
 import numpy as np
 import pytest
+import study_folders
 from commands import kill_when, usage_error
 
 import keras_multiception as km
@@ -43,32 +42,24 @@ def classifier():
 
 @functools.cache
 def untrained():
-    with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder) / "model.keras"
-        classifier().save(path)
-        return path.read_bytes()
+    return classifier()
 
 
 def save_run(path, seed=0, train=False, dataset="digits", conv="multiception"):
     """Write what a finished training run leaves."""
-    keras.utils.set_random_seed(seed)
-    folder, spec = RunFolder(path), data.spec("digits")
+    model = untrained()
+    if train:
+        keras.utils.set_random_seed(seed)
+        model = classifier()
+        images, labels = data.load("digits", "train")
+        digits = {"dataset": data.spec("digits"), "batch_size": 32, "epochs": 4}
+        batches = data.training_batches(images, labels, **digits)
+        model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
+        model.fit(batches, steps_per_epoch=len(images) // 32, epochs=4, verbose=0)
     recipe = {"dataset": dataset, "model": "resnet20", "conv": conv, "image_size": 0}
-    recipe |= {"train_split": "train", "test_split": "test", "pad_and_crop": 0, "flip": False}
-    config = {"name": "digits", "recipe": recipe | {"seed": seed}, "data": spec.to_dict()}
-    folder.begin(config | {"versions": {}, "hardware": {}})
-    if not train:
-        folder.model.write_bytes(untrained())
-        folder.finish({"parameters": {"trainable": 1, "total": 1}})
-        return path
-    model = classifier()
-    images, labels = data.load("digits", "train")
-    batches = data.training_batches(images, labels, dataset=spec, batch_size=32, epochs=4)
-    model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
-    model.fit(batches, steps_per_epoch=len(images) // 32, epochs=4, verbose=0)
-    model.save(folder.model)
-    folder.finish({"parameters": {"trainable": model.count_params(), "total": 0}})
-    return path
+    recipe |= {"train_split": "train", "pad_and_crop": 0, "flip": False, "seed": seed}
+    metrics = {"parameters": {"trainable": model.count_params(), "total": 0}}
+    return study_folders.save_run(path, model, metrics, **recipe)
 
 
 def main(*arguments):

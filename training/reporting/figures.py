@@ -37,7 +37,6 @@ DATASETS = {
     "stl10": "STL-10",
     IMAGENET32: "ImageNet32x32",
 }
-DPI = 150
 GRAY, DARK, GRID = "#a9afb5", "#5c6368", "#e4e6e8"
 
 
@@ -87,7 +86,7 @@ def varying_keys(recipes: Sequence[dict[str, Any]]) -> list[str]:
 
 def make_figure(width: float, height: float, **layout: Any) -> Figure:
     """Return a figure of some inches whose parts keep clear of each other."""
-    figure = Figure((width, height), DPI)
+    figure = Figure((width, height), dpi=150)
     figure.set_layout_engine("constrained", **({"w_pad": 0.12, "h_pad": 0.12} | layout))
     return figure
 

@@ -7,7 +7,7 @@ import json
 import pathlib
 import statistics
 from collections.abc import Callable, Container, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import tabulate
 
@@ -116,10 +116,6 @@ def require_own_output(
         )
 
 
-class _Figure(Protocol):
-    def savefig(self, fname: Any) -> None: ...
-
-
 @dataclasses.dataclass(frozen=True)
 class Page:
     """How an experiment's results, a dictionary fit for JSON, become files of one name.
@@ -127,12 +123,12 @@ class Page:
     Attributes:
         to_rows: Makes the rows of the CSV file.
         to_markdown: Makes the page, of the results and the file name of the figure.
-        draw: Draws the figure.
+        draw: Draws the figure, of Matplotlib.
     """
 
     to_rows: Callable[[dict], Iterable[Row]]
     to_markdown: Callable[[dict, str], str]
-    draw: Callable[[dict], _Figure]
+    draw: Callable[[dict], Any]
 
     def write(self, results: dict, output: pathlib.Path) -> None:
         """Write results as a .json file, and the files that follow from it beside."""
