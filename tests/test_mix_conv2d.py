@@ -10,6 +10,7 @@ from keras_multiception.layers import MixConv2D
 
 pytestmark = pytest.mark.backend
 RNG = np.random.default_rng(0)
+EXAMPLES = 6 if keras.backend.backend() == "jax" else 10  # JAX compiles each
 
 
 @pytest.mark.parametrize(
@@ -27,7 +28,7 @@ def test_layer(arguments, input_shape, output_shape, weights):
     check_layer(lambda: MixConv2D(**arguments), input_shape, output_shape, weights)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(
     kernel_sizes=st.lists(st.sampled_from([1, 3, 5, (3, 5)]), min_size=1, max_size=4),
     strides=st.integers(1, 3),

@@ -10,6 +10,7 @@ from keras_multiception.layers import MulticeptionConv2D
 
 pytestmark = pytest.mark.backend
 RNG = np.random.default_rng(0)
+EXAMPLES = 6 if keras.backend.backend() == "jax" else 12  # JAX compiles each
 
 
 def random_weights(layer):
@@ -102,7 +103,7 @@ def test_every_argument_reaches_the_weights_and_the_config():
     assert MulticeptionConv2D.from_config(config).get_config() == config
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(
     kernel_sizes=st.lists(
         st.one_of(st.sampled_from([1, 3, 5, 7]), st.tuples(*[st.sampled_from([1, 3, 5])] * 2)),
