@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from saved_models import models_config, served
+from saved_models import export_signatures, models_config, served, signature
 from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow_serving.apis import (
     classification_pb2,
@@ -28,6 +28,8 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
     regression_pb2,
 )
+
+from serving.config_files import single_model
 
 PREDICTION_SERVICE = prediction_service_pb2.DESCRIPTOR.services_by_name["PredictionService"]
 MODEL_SERVICE = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"]
@@ -197,6 +199,26 @@ def tasks(*methods, name="half"):
         task = request.tasks.add(method_name=method)
         task.model_spec.name, task.model_spec.signature_name = name, kind
     return request
+
+
+def test_the_answer_names_the_signature_used(tmp_path):
+    @signature(inputs=([None], tf.string))
+    def serving_default(inputs):
+        y = tf.io.parse_example(inputs, {"x": tf.io.FixedLenFeature([1], tf.float32)})["x"]
+        return {"scores": y, "outputs": y}
+
+    export_signatures(tmp_path / "1", serving_default)
+    with (
+        served(single_model("m", tmp_path), port=0) as running,
+        grpc.insecure_channel(running.grpc_address) as opened,
+    ):
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(opened)
+        for call, request in (
+            (stub.Classify, classify_request("", "m")),
+            (stub.Regress, regress_request("", "m")),
+        ):
+            spec = call(request).model_spec
+            assert (spec.signature_name, spec.version.value) == ("serving_default", 1)
 
 
 def test_multi_inference(prediction):
