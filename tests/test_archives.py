@@ -9,7 +9,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from training import data
-from training.data.tfds_reader import ARCHIVES
+from training.data import ARCHIVES
 
 pytest.importorskip("importlib_resources")  # which TFDS 4.9.10 needs to prepare anything
 

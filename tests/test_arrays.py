@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
+from commands import usage_error
 
-from tests.training_runs import usage_error
 from training import data, write_arrays
 
 
@@ -92,12 +92,12 @@ class TestErrors:
     )
     def test_nothing_is_left_of_a_failure(self, splits, message, tmp_path, capsys):
         arguments = ["--dataset", "digits", "--output", tmp_path, "--splits", *splits]
-        assert message in usage_error(capsys, write_arrays.main, *arguments)
+        assert message in usage_error(capsys, write_arrays.main, arguments)
         assert not list(tmp_path.iterdir())
 
     def test_nothing_is_overwritten(self, arrays, capsys):
         before = (arrays / "digits" / "train.npz").stat().st_mtime_ns
         arguments = ["--dataset", "digits", "--output", arrays]
-        message = usage_error(capsys, write_arrays.main, *arguments)
+        message = usage_error(capsys, write_arrays.main, arguments)
         assert "`output` must not have digits already" in message
         assert (arrays / "digits" / "train.npz").stat().st_mtime_ns == before

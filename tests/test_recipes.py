@@ -7,10 +7,13 @@ import re
 import pytest
 
 import keras_multiception as km
-from training.paper_tables import CELLS, IMAGENET32, Cell, cells
 from training.recipe import Recipe
 from training.recipes import (
+    CELLS,
+    IMAGENET32,
     RECIPES,
+    Cell,
+    cells,
     describe,
     get_recipe,
     paper_cells,

@@ -3,8 +3,8 @@ import subprocess
 import sys
 
 import pytest
+from commands import usage_error
 
-from tests.training_runs import usage_error
 from training import train
 from training.loop import strategies
 from training.loop.strategies import Execution, make_strategy
@@ -77,7 +77,7 @@ def test_steps_per_execution_must_divide_an_epoch(tmp_path, capsys):
 def _error_of(tmp_path, capsys, *arguments):
     workdir = tmp_path / "run"
     recipe = ["--recipe", "resnet20_standard_digits", "--workdir", workdir]
-    message = usage_error(capsys, train.main, *recipe, *arguments)
+    message = usage_error(capsys, train.main, [*recipe, *arguments])
     assert not workdir.exists()
     return message
 

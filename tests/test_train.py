@@ -6,9 +6,9 @@ import warnings
 import keras
 import numpy as np
 import pytest
+from commands import usage_error
 
 import keras_multiception as km
-from tests.training_runs import usage_error
 from training import data, evaluate, train
 from training.loop import network
 from training.recipes import RECIPES, get_recipe
@@ -27,7 +27,7 @@ def run(workdir, *overrides, recipe=RECIPE, data_dir=None):
 
 
 def error_of(capsys, *positional):
-    return usage_error(capsys, train.main, *arguments(*positional))
+    return usage_error(capsys, train.main, arguments(*positional))
 
 
 def build(recipe, spec, activation=None):
@@ -133,7 +133,7 @@ class TestFolder:
         assert result["parameters"] == metrics["parameters"]
 
     def test_images_of_another_size_than_the_runs(self, workdir, capsys):
-        message = usage_error(capsys, evaluate.main, "--run", workdir, "--image_size", 16)
+        message = usage_error(capsys, evaluate.main, ["--run", workdir, "--image_size", 16])
         assert "`image_size` must be that of the run's images, 32. Received" in message
 
 
@@ -216,7 +216,7 @@ def test_folder_of_something_else_is_refused(tmp_path, capsys, file, content, me
     ],
 )
 def test_bad_usage_is_one_line(usage, message, capsys):
-    assert message in usage_error(capsys, train.main, *usage)
+    assert message in usage_error(capsys, train.main, usage)
 
 
 def test_list_shows_every_recipe(capsys):

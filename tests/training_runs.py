@@ -1,4 +1,4 @@
-"""Commands of `training`: their errors, runs in processes of their own, and what these leave."""
+"""Runs in processes of their own, and what these leave."""
 
 import csv
 import json
@@ -9,19 +9,9 @@ import sys
 import time
 
 import numpy as np
-import pytest
 
 DEADLINE = 900
 TIMINGS = {"seconds", "images_per_second", "wall_seconds"}
-
-
-def usage_error(capsys, main, *arguments):
-    """Return the one line that a command with bad usage says before it exits with 2."""
-    with pytest.raises(SystemExit, match="2"):
-        main([str(argument) for argument in arguments])
-    message = capsys.readouterr().err
-    assert message.count("\n") == 1
-    return message
 
 
 def start(*arguments, module="training.train", **environment):

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NoReturn
 
+from training.recipe import parse
+
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line on the standard error and exit code 2."""
@@ -106,14 +108,8 @@ def parse_settings(defaults: dict[str, Any], changes: Sequence[str]) -> dict[str
             raise ValueError(
                 f"`set` must be of {', '.join(defaults)}, as key=value. Received: set={change}"
             )
-        kind = type(defaults[key])
         try:
-            if kind is tuple:
-                settings[key] = tuple(map(int, text.split(",")))
-            elif kind is bool:
-                settings[key] = {"true": True, "false": False}[text.lower()]
-            else:
-                settings[key] = kind(text)
+            settings[key] = parse(text, type(defaults[key]))
         except (ValueError, KeyError):
             raise ValueError(f"`{key}` must be as {defaults[key]!r}. Received: {change}") from None
     return settings

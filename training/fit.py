@@ -34,16 +34,8 @@ def train(
 ) -> dict[str, Any]:
     """Train by a recipe called `name`, or go on where the run in the folder stopped.
 
-    Of several workers, all of which see the folder, the chief alone writes into it.
-
-    Returns:
-        The final metrics as in `metrics.json`.
-
-    Raises:
-        ValueError: If the recipe, the data, the folder or the devices do not fit; nothing is
-            changed then.
-        FloatingPointError: If the loss is not finite.
-        OSError: If a file cannot be written or another worker is lost.
+    Of several workers, all of which see the folder, the chief alone writes into it. A loss that is
+    not finite is a `FloatingPointError`, another worker that is lost an `OSError`.
     """
     _require_loop(recipe, execution)
     strategy = strategies.make_strategy(execution)

@@ -61,13 +61,8 @@ def log_probabilities(
 ) -> np.ndarray:
     """Return the logarithm of the probability of each class, float64 of (examples, classes).
 
-    Args:
-        model: A `keras.Model` that ends in logits or in a softmax, or a SavedModel of
-            `load_model`, which normalizes images itself.
-        images: Of shape (examples, height, width, channels), uint8.
-        dataset: Of the images.
-        trained_on: Whose statistics a Keras model expects; the default is `dataset`.
-        batch_size: Images at once.
+    A Keras model ends in logits or a softmax, and expects the statistics of the data set
+    `trained_on`, by default `dataset`; a SavedModel normalizes images itself.
     """
     spec = get_dataset(dataset)
     if isinstance(model, keras.Model):
@@ -96,20 +91,14 @@ def count_parameters(model: Any) -> dict[str, int]:
 def measure(
     log_probabilities: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]
 ) -> dict[str, Any]:
-    """Compute loss and accuracies from predictions.
+    """Compute mean cross-entropy, accuracies and calibration error, and accuracies by class.
 
-    Returns:
-        `examples`, `loss` (mean cross-entropy), `top1` and `top5` (share of images whose label is
-        among the best one and five), `expected_calibration_error`, and `classes`, for each its
-        `name`, `examples` and `top1` (`None` without examples).
-
-    Raises:
-        FloatingPointError: If predictions are NaN.
+    Predictions that are NaN are a `FloatingPointError`.
     """
-    if np.isnan(log_probabilities).any():
+    if lost := np.isnan(log_probabilities).any(axis=1).sum():
         raise FloatingPointError(
             "The answers of the network must be numbers. Received: NaN for "
-            f"{np.isnan(log_probabilities).any(axis=1).sum()} of {len(labels)} images"
+            f"{lost} of {len(labels)} images"
         )
     own = log_probabilities[np.arange(len(labels)), labels][:, None]
     # where scores are equal, the class that comes first goes before the label

@@ -128,14 +128,17 @@ def _parse_change(change: str) -> tuple[str, Any]:
             f"`{key}` is not a key of a recipe; choose from {', '.join(kinds)}. Received: {change}"
         )
     try:
-        return key, _parse(text, kinds[key])
+        return key, parse(text, kinds[key])
     except (ValueError, KeyError):
         raise ValueError(f"`{key}` must be {_KINDS[kinds[key]]}. Received: {change}") from None
 
 
-def _parse(text: str, kind: Any) -> Any:
+def parse(text: str, kind: Any) -> Any:
+    """Return a value of `--set key=value`, of a kind; a tuple holds integers."""
     if kind is bool:
         return {"true": True, "false": False}[text.lower()]
+    if kind is tuple:
+        return tuple(map(int, text.split(",")))
     if kind is not KernelSizes:
         return kind(text)
     if text.lower() == "none":

@@ -14,7 +14,6 @@ import tempfile
 from collections.abc import Iterable, Sequence
 
 from training.cli import Parser, add_data_options, run_command
-from training.reporting.tables import markdown
 from training.run_folder import RunFolder, find_runs
 
 KEPT = 0.0005  # of the accuracy: what rounding may cost
@@ -55,11 +54,7 @@ def release(
     output: pathlib.Path | None = None,
     note: str = "",
 ) -> pathlib.Path:
-    """Write weights and a model card of the best of some finished runs that differ in their seed.
-
-    Returns:
-        The path of the file, in `output` or, by default, in the package.
-    """
+    """Write weights and a model card of the best of runs that differ in their seed."""
     import keras
 
     import keras_multiception as km
@@ -162,8 +157,8 @@ def _model_card(
     code = f'km.create_model("{recipe["model"]}", conv="{recipe["conv"]}", '
     return "\n".join(
         [
-            f'# {name}\n\n`{code}weights="{recipe["dataset"]}")`\n',
-            markdown([("", ""), *rows.items()], 2),
+            f'# {name}\n\n`{code}weights="{recipe["dataset"]}")`\n\n| | |\n| :-- | :-- |',
+            *(f"| {key} | {value} |" for key, value in rows.items()),
             "\nFor comparisons, tests and teaching. Every image is classified as one of the "
             "classes, even if it shows none of them.\n",
         ]

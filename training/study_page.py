@@ -17,8 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator, NullLocator
 
-from training.paper_tables import CELLS, SOURCE
-from training.recipes import TYPES, recipe_for_cell
+from training.recipes import CELLS, SOURCE, TYPES, recipe_for_cell
 from training.reporting import figures, tables
 from training.reporting.tables import Page, Row
 from training.study_runs import Condition, Run

@@ -21,9 +21,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import IO
 
-from training.paper_tables import cells
 from training.recipe import Recipe
-from training.recipes import get_recipe, recipe_for_cell, recipe_name
+from training.recipes import cells, get_recipe, recipe_for_cell, recipe_name
 from training.run_folder import RunFolder, require_same
 
 _SPAWN = multiprocessing.get_context("spawn")

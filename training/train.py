@@ -35,13 +35,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from training.cli import Parser, add_changes, add_data_options, run_command
+from training.cli import Parser, add_changes, add_data_options, attempt, run_command
 from training.loop.strategies import Execution
-from training.paper_tables import NUMERALS
-from training.recipes import RECIPES, describe, get_recipe, paper_cells
+from training.recipes import NUMERALS, RECIPES, describe, get_recipe, paper_cells
 from training.reporting.tables import DASH, aligned
-
-_RESUME = "The same command resumes after the last whole epoch."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,19 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if not args.describe and not (args.recipe and args.workdir):
         parser.error("--recipe and --workdir are needed, or --list or --describe")
-    try:
-        text = describe(args.describe) if args.describe else _train(args)
-    except ValueError as error:
-        parser.error(error)
-    except (FloatingPointError, OSError) as error:
-        advice = f". {_RESUME}" if isinstance(error, OSError) else ""
-        print(f"{parser.prog}: error: {error}{advice}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"Interrupted. {_RESUME}", file=sys.stderr)
-        return 130
-    print(text)
-    return 0
+    return attempt(parser, lambda: _describe(args.describe) if args.describe else _train(args))
 
 
 def _make_parser() -> Parser:
@@ -93,7 +78,12 @@ def _make_parser() -> Parser:
     return parser
 
 
-def _train(args: argparse.Namespace) -> str:
+def _describe(name: str) -> int:
+    print(describe(name))
+    return 0
+
+
+def _train(args: argparse.Namespace) -> int:
     recipe = get_recipe(args.recipe, args.set, args.quick)
     execution = Execution(
         **{field.name: getattr(args, field.name) for field in dataclasses.fields(Execution)}
@@ -108,7 +98,8 @@ def _train(args: argparse.Namespace) -> str:
         archive_dir=args.archive_dir,
         execution=execution,
     )
-    return f"{_format_metrics(metrics)}\nThe run is in {args.workdir}."
+    print(f"{_format_metrics(metrics)}\nThe run is in {args.workdir}.")
+    return 0
 
 
 def _format_recipes() -> str:

@@ -4,11 +4,12 @@ python -m training.write_arrays --dataset cifar10 --output arrays
 python -m training.train --recipe resnet20_multiception_cifar10 --data_dir arrays ...
 """
 
+import argparse
 import re
 import sys
 from collections.abc import Sequence
 
-from training.cli import Parser, add_data_options, run_command
+from training.cli import Parser, add_data_options, attempt, run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,26 +21,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_data_options(parser, "data_dir", "archive_dir", "image_size")
     add("--splits", nargs="+", default=["train", "test"], help="splits to write")
     args = parser.parse_args(argv)
+    return attempt(parser, lambda: _write(args))
 
+
+def _write(args: argparse.Namespace) -> int:
     sliced = [split for split in args.splits if not re.fullmatch(r"[\w-]+", split)]
     if sliced:
-        parser.error(f"`splits` must be names of whole splits. Received: splits={sliced[0]}")
-    from training import data
+        raise ValueError(f"`splits` must be names of whole splits. Received: splits={sliced[0]}")
+    from training import data  # imports Keras, which takes seconds
     from training.data import arrays
 
     source = args.data_dir, args.image_size
-    try:
-        spec = data.spec(args.dataset, *source)
-        contents = (
-            (split, *data.load(args.dataset, split, *source, args.archive_dir))
-            for split in args.splits
-        )
-        folder = arrays.write(args.dataset, args.output, spec, contents)
-    except ValueError as error:
-        parser.error(error)
-    except OSError as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return 1
+    contents = (
+        (split, *data.load(args.dataset, split, *source, args.archive_dir)) for split in args.splits
+    )
+    spec = data.spec(args.dataset, *source)
+    folder = arrays.write(args.dataset, args.output, spec, contents)
     print(f"{args.dataset} is in {folder}; pass --data_dir {args.output}")
     return 0
 

@@ -1,27 +1,27 @@
 """Images of any data set in memory, what is known of them, and their batches."""
 
 import dataclasses
+import pathlib
+import tempfile
+import textwrap
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 
-import keras_multiception as km
-from keras_multiception.preprocessing import DATASETS, Dataset
-from training.data import arrays, image_folder, splits, tfds_reader
+from keras_multiception.machine import import_tensorflow
+from keras_multiception.preprocessing import DATASETS, Dataset, get_dataset
+from training.data import arrays, batches, image_folder, splits
 from training.data.arrays import Examples, Path
-from training.data.batches import evaluation_batches, require_batch, training_batches
-
-__all__ = [
-    "FOLDER",
-    "Examples",
-    "evaluation_batches",
-    "load",
-    "require_batch",
-    "require_classes",
-    "spec",
-    "training_batches",
-]
+from training.data.batches import Augmentation
 
 FOLDER = "folder"
+ARCHIVES = {
+    "cifar10": ("cifar-10-binary.tar.gz",),
+    "cifar100": ("cifar-100-binary.tar.gz",),
+    "stl10": ("stl10_binary.tar.gz",),
+    "imagenet_resized/32x32": ("Imagenet32_train_npz.zip", "Imagenet32_val_npz.zip"),
+}
 
 
 def load(
@@ -31,23 +31,11 @@ def load(
     image_size: int = 0,
     archive_dir: Path | None = None,
 ) -> Examples:
-    """Read a split of a data set into memory.
+    """Read a split of a data set, in the notation of TensorFlow Datasets, into memory.
 
-    Args:
-        dataset: "folder" for a user's own images by class, "digits" for scikit-learn's, or another
-            of `keras_multiception.preprocessing.DATASETS`, which TensorFlow Datasets reads or
-            downloads. Where `data_dir` has what `training.write_arrays` wrote, that is read.
-        split: In the notation of TensorFlow Datasets, for example "train" or "test[:10%]".
-        data_dir: Directory of images by class, of arrays or of prepared TensorFlow Datasets.
-        image_size: Height and width in pixels to resize the images to; 0 keeps the data set's own.
-        archive_dir: Directory of the original archives, to prepare the data set from in
-            `data_dir`; `None` downloads them.
-
-    Returns:
-        Images, uint8 of shape (examples, height, width, 3), and labels, int64.
-
-    Raises:
-        ValueError: If the data set or split is unknown or cannot be read.
+    `data_dir` has images by class, what `training.write_arrays` wrote, or prepared TensorFlow
+    Datasets, which are otherwise made in it from `archive_dir` or downloads. An `image_size` of 0
+    leaves the images as they are.
     """
     _require_size(image_size)
     if data_dir is not None and arrays.exist(dataset, data_dir):
@@ -58,7 +46,7 @@ def load(
         pixels, labels = _load_digits(split)
     else:
         known = _known(dataset)
-        pixels, labels = tfds_reader.load(dataset, split, data_dir, archive_dir)
+        pixels, labels = _load_tfds(dataset, split, data_dir, archive_dir)
         _require_fit(pixels, labels, known, dataset)
     if not len(pixels):
         raise ValueError(f"`split` must not be empty. Received: split={split}")
@@ -77,6 +65,59 @@ def spec(dataset: str, data_dir: Path | None = None, image_size: int = 0) -> Dat
     if not image_size:
         return known
     return dataclasses.replace(known, image_shape=(image_size, image_size, 3))
+
+
+def training_batches(
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    dataset: str | Dataset,
+    batch_size: int,
+    epochs: int,
+    first_epoch: int = 0,
+    seed: int = 0,
+    **augmentation: Any,
+) -> Any:
+    """Make the shuffled batches of the epochs `first_epoch` to `epochs`, one after the other.
+
+    Each epoch drops what does not fill a batch. `augmentation` has the fields of `Augmentation`.
+    The labels are integers, or, where images are mixed, float32 of shape (batch, classes).
+    """
+    require_batch(len(images), batch_size)
+    return _backend().training_batches(
+        images,
+        labels,
+        spec=get_dataset(dataset),
+        batch_size=batch_size,
+        epochs=range(first_epoch, epochs),
+        seed=seed,
+        augmentation=Augmentation(**augmentation),
+    )
+
+
+def evaluation_batches(
+    images: np.ndarray, labels: np.ndarray, *, dataset: str | Dataset, batch_size: int
+) -> Any:
+    """Make batches of all images in their order, normalized and not augmented."""
+    return _backend().evaluation_batches(images, labels, get_dataset(dataset), batch_size)
+
+
+def require_batch(examples: int, batch_size: int) -> None:
+    """Raise a `ValueError` if there are fewer training images than one batch takes."""
+    if examples < batch_size:
+        raise ValueError(
+            f"`batch_size` must be at most the number of training images, {examples}. "
+            f"Received: batch_size={batch_size}"
+        )
+
+
+def _backend() -> ModuleType:
+    """Return the module that makes batches: by `tf.data` or, without TensorFlow, by NumPy."""
+    if import_tensorflow():
+        from training.data import batches_tensorflow
+
+        return batches_tensorflow
+    return batches
 
 
 def require_classes(class_names: tuple[str, ...], data_dir: Path | None) -> None:
@@ -113,6 +154,99 @@ def _load_digits(split: str) -> Examples:
     return images[chosen], digits.target[chosen]
 
 
+def _load_tfds(
+    dataset: str, split: str, data_dir: Path | None, archive_dir: Path | None
+) -> Examples:
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise ValueError(
+            f"`dataset` {dataset} needs TensorFlow Datasets, which is not installed here: run "
+            f"`python -m training.write_arrays --dataset {dataset} --output DIR` where it is and "
+            f"pass DIR. Received: data_dir={data_dir}"
+        ) from error
+    tf = import_tensorflow()
+    builder = tfds.builder(dataset, data_dir=data_dir)
+    if not builder.is_prepared():
+        if archive_dir:
+            _prepare_tfds(builder, dataset, pathlib.Path(archive_dir))
+        else:
+            _download_tfds(builder, dataset)
+    try:
+        examples = builder.as_dataset(split=split, as_supervised=True)
+        batches = list(examples.batch(1024).as_numpy_iterator())
+    except (ValueError, AssertionError, tf.errors.OpError) as error:
+        raise _error_of(error, builder, dataset, split) from error
+    columns = zip(*batches, strict=True) if batches else ((), ())
+    images, labels = (
+        np.concatenate([np.empty((0, *spec.shape), spec.dtype.as_numpy_dtype), *column])
+        for spec, column in zip(examples.element_spec, columns, strict=True)
+    )
+    return images, labels
+
+
+def _error_of(error: Exception, builder: Any, dataset: str, split: str) -> ValueError:
+    """Return why nothing could be read: because of the split, or of the data."""
+    try:
+        sizes = [builder.info.splits[part.strip()].num_examples for part in split.split("+")]
+    except ValueError:
+        return splits.error(split, builder.info.splits)
+    if min(sizes) < 1:
+        return ValueError(f"`split` must not be empty. Received: split={split}")
+    return ValueError(
+        f"`dataset` {dataset} cannot be read: {getattr(error, 'message', error)}. "
+        f"Received: data_dir={builder.data_dir}"
+    )
+
+
+def _download_tfds(builder: Any, dataset: str) -> None:
+    import requests
+
+    try:
+        # without a network TFDS would try for minutes: see whether one host answers at all
+        for url in list(builder.url_infos or ())[:1]:
+            requests.head(url, timeout=10)
+        builder.download_and_prepare()
+    except Exception as error:
+        reason = textwrap.shorten(f"{type(error).__name__}: {error}", 120)
+        raise ValueError(
+            f"`dataset` {dataset} is neither prepared in `data_dir` nor can it be downloaded: run "
+            f"`tfds build {dataset} --data_dir DIR` where there is a network and pass DIR, or "
+            f"pass its archives as `archive_dir` ({reason}). "
+            f"Received: data_dir={builder.data_dir_root}"
+        ) from error
+
+
+def _prepare_tfds(builder: Any, dataset: str, archive_dir: pathlib.Path) -> None:
+    """Check the original archives of a data set and prepare it from them, without a network."""
+    import tensorflow_datasets as tfds
+
+    registered = {info.filename: info for info in builder.url_infos.values()}
+    for name in ARCHIVES[dataset]:
+        _check_archive(archive_dir / name, registered[name])
+    root = pathlib.Path(builder.data_dir_root)
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".extracted-", dir=root) as extracted:
+        config = tfds.download.DownloadConfig(
+            manual_dir=archive_dir, extract_dir=extracted, try_download_gcs=False
+        )
+        builder.download_and_prepare(download_dir=extracted, download_config=config)
+
+
+def _check_archive(path: pathlib.Path, registered: Any) -> None:
+    if not path.is_file():
+        raise ValueError(
+            f"`archive_dir` must have the file {path.name}. Received: archive_dir={path.parent}"
+        )
+    checksum = arrays.sha256_of(path)
+    if checksum != registered.checksum:
+        raise ValueError(
+            f"`archive_dir` must have the original {path.name}, of {registered.size:,} bytes and "
+            f"SHA-256 {registered.checksum}. Received: {path} of {path.stat().st_size:,} bytes and "
+            f"SHA-256 {checksum}"
+        )
+
+
 def _require_size(image_size: int) -> None:
     if image_size < 0:
         raise ValueError(f"`image_size` must be at least 0. Received: image_size={image_size}")
@@ -122,7 +256,7 @@ def _known(dataset: str) -> Dataset:
     if dataset not in DATASETS:
         names = ", ".join([*DATASETS, FOLDER])
         raise ValueError(f"`dataset` must be one of {names}. Received: dataset={dataset}")
-    return km.preprocessing.get_dataset(dataset)
+    return get_dataset(dataset)
 
 
 def _require_fit(pixels: np.ndarray, labels: np.ndarray, known: Dataset, dataset: str) -> None:

@@ -42,7 +42,7 @@ def write(
         for name, images, labels in contents:
             path = temporary / f"{name}.npz"
             np.savez(path, images=images, labels=labels)
-            index[name] = {"examples": len(images), "sha256": _sha256(path)}
+            index[name] = {"examples": len(images), "sha256": sha256_of(path)}
         known = {**spec.to_dict(), "splits": index}
         (temporary / "arrays.json").write_text(json.dumps(known, indent=2) + "\n")
     return folder
@@ -87,7 +87,7 @@ def _read_index(dataset: str, data_dir: Path) -> tuple[Dataset, dict[str, int], 
 
 def _read(path: pathlib.Path, sha256: str) -> Examples:
     try:
-        if _sha256(path) == sha256:
+        if sha256_of(path) == sha256:
             with np.load(path) as file:
                 return file["images"], file["labels"]
     except (OSError, ValueError, zipfile.BadZipFile) as error:
@@ -100,6 +100,7 @@ def _read(path: pathlib.Path, sha256: str) -> Examples:
     )
 
 
-def _sha256(path: pathlib.Path) -> str:
+def sha256_of(path: pathlib.Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,8 @@
-"""Images in memory to batches for the model, by `tf.data` or, without TensorFlow, by NumPy."""
+"""What is random about the batches, and the batches by NumPy, for where TensorFlow is missing.
+
+It is drawn from (seed, epoch, step) and from nothing else: every backend gets the same draws, and
+a resumed run those of an unbroken one.
+"""
 
 import concurrent.futures
 import dataclasses
@@ -9,68 +13,126 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_multiception.machine import import_tensorflow
-from keras_multiception.preprocessing import Dataset, get_dataset, preprocess_input
-from training.data.augmentation import Augmentation, Mixing, draw, order
+from keras_multiception.preprocessing import Dataset, preprocess_input
 
 _PREFETCH = 4
 
 
-def training_batches(
-    images: np.ndarray,
-    labels: np.ndarray,
-    *,
-    dataset: str | Dataset,
-    batch_size: int,
-    epochs: int,
-    first_epoch: int = 0,
-    seed: int = 0,
-    **augmentation: Any,
-) -> Any:
-    """Make the shuffled batches of the epochs `first_epoch` to `epochs`, one after the other.
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """How images are changed at random; with both mixup and cutmix, a coin decides by batch."""
 
-    Each epoch drops what does not fill a batch. All that is random follows from seed, epoch and
-    step; `augmentation` has the fields of `Augmentation`.
+    pad_and_crop: int = 0  # pixels of zeros around an image before a random crop of its size
+    flip: bool = False  # whether to mirror half of the images
+    mixup: float = 0.0  # alpha of the Beta distribution of the weights of two images; 0 is none
+    cutmix: float = 0.0  # alpha of the Beta distribution of the area that is kept; 0 is none
 
-    Returns:
-        A `tf.data.Dataset`, or a `keras.utils.PyDataset` where TensorFlow is not installed, of
-        (normalized float32 images, labels). The labels are integers, or, where images are
-        mixed, float32 of shape (batch, classes).
+
+@dataclasses.dataclass(frozen=True)
+class Draws:
+    """The random choices of one batch."""
+
+    offsets: np.ndarray  # int32 (batch, 2), row and column of the padded image where a crop begins
+    flips: np.ndarray  # bool (batch,), which crops to mirror
+    partners: np.ndarray  # int32 (batch,), which image of the batch each one is mixed with
+    mixup_weights: np.ndarray  # float32 (batch,), the share that an image keeps in mixup
+    cutmix_weights: np.ndarray  # float32 (batch,), the share of pixels that it keeps in cutmix
+    cutmix_masks: np.ndarray  # bool (batch, height, width, 1), where the partner's pixels go
+
+
+def order(seed: int, epoch: int, examples: int) -> np.ndarray:
+    """Return the order of the images in an epoch, int64 of shape (examples,)."""
+    return _generator(seed, epoch, 0).permutation(examples)
+
+
+def draw(
+    seed: int, epoch: int, step: int, shape: tuple[int, int, int], augmentation: Augmentation
+) -> Draws:
+    """Draw the random choices of a batch; those of what `augmentation` leaves out change nothing.
+
+    The `seed` is from 0 to 2**64 - 1, and `shape` is (batch, height, width).
     """
-    require_batch(len(images), batch_size)
-    arguments: dict[str, Any] = {
-        "spec": get_dataset(dataset),
-        "batch_size": batch_size,
-        "epochs": range(first_epoch, epochs),
-        "seed": seed,
-        "augmentation": Augmentation(**augmentation),
-    }
-    if import_tensorflow():
-        from training.data import batches_tensorflow
-
-        return batches_tensorflow.training_batches(images, labels, **arguments)
-    return numpy_training_batches(images, labels, **arguments)
-
-
-def evaluation_batches(
-    images: np.ndarray, labels: np.ndarray, *, dataset: str | Dataset, batch_size: int
-) -> Any:
-    """Make batches of all images in their order, normalized and not augmented."""
-    spec = get_dataset(dataset)
-    if import_tensorflow():
-        from training.data import batches_tensorflow
-
-        return batches_tensorflow.evaluation_batches(images, labels, spec, batch_size)
-    return numpy_evaluation_batches(images, labels, spec, batch_size)
+    rng = _generator(seed, epoch, step + 1)
+    size = shape[0]
+    offsets = rng.integers(0, 2 * augmentation.pad_and_crop + 1, (size, 2), "int32")
+    flips = rng.random(size) < (0.5 if augmentation.flip else 0)
+    mixup, cutmix = augmentation.mixup, augmentation.cutmix
+    if mixup and cutmix:
+        mixup, cutmix = (mixup, 0.0) if rng.random() < 0.5 else (0.0, cutmix)
+    partners = rng.permutation(size) if mixup or cutmix else np.arange(size)
+    weights = rng.beta(mixup, mixup, size) if mixup else np.ones(size)
+    if cutmix:
+        masks, kept = _boxes(rng, shape, cutmix)
+    else:
+        masks, kept = np.zeros(shape, bool), np.ones(size)
+    return Draws(
+        offsets,
+        flips,
+        partners.astype("int32"),
+        weights.astype("float32"),
+        kept.astype("float32"),
+        masks[..., None],
+    )
 
 
-def require_batch(examples: int, batch_size: int) -> None:
-    """Raise a `ValueError` if there are fewer training images than one batch takes."""
-    if examples < batch_size:
-        raise ValueError(
-            f"`batch_size` must be at most the number of training images, {examples}. "
-            f"Received: batch_size={batch_size}"
-        )
+def _boxes(
+    rng: np.random.Generator, shape: tuple[int, int, int], alpha: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw a box in each image; return where they are, and the share of each image outside.
+
+    The area is from the Beta distribution, the place from the uniform one.
+    """
+    size, height, width = shape
+    side = np.sqrt(1 - rng.beta(alpha, alpha, size))
+    inside = []
+    for length in (height, width):
+        lengths = np.rint(side * length)
+        starts = np.floor(rng.random(size) * (length - lengths + 1))[:, None]
+        positions = np.arange(length)
+        inside.append((positions >= starts) & (positions < starts + lengths[:, None]))
+    rows, columns = inside
+    outside = 1 - rows.mean(1) * columns.mean(1)
+    return rows[:, :, None] & columns[:, None, :], outside
+
+
+def _generator(seed: int, epoch: int, stream: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=[seed, epoch], counter=[0, 0, 0, stream]))
+
+
+class Mixing:
+    """Mixes the images of a batch, and their labels with them, by the mixup and cutmix of Keras.
+
+    Keras' layers draw from a generator of their own state, which parallel calls would race for and
+    a resumed run would not find again; here they are handed a transformation from our draws.
+    """
+
+    def __init__(self, augmentation: Augmentation, backend: str) -> None:
+        self._mixup = self._cutmix = None
+        if augmentation.mixup:
+            self._mixup = keras.layers.MixUp(dtype="float32")
+            self._mixup.backend.set_backend(backend)
+        if augmentation.cutmix:
+            self._cutmix = keras.layers.CutMix(dtype="float32")
+            self._cutmix.backend.set_backend(backend)
+
+    def __bool__(self) -> bool:
+        return bool(self._mixup or self._cutmix)
+
+    def __call__(self, images: Any, labels: Any, draws: Draws) -> tuple[Any, Any]:
+        """Mix float32 images and one-hot labels, tensors of the backend."""
+        for layer, weights in (
+            (self._mixup, draws.mixup_weights),
+            (self._cutmix, draws.cutmix_weights),
+        ):
+            if layer:
+                transformation = {
+                    "permutation_order": draws.partners,
+                    "mix_weight": weights,
+                    "batch_masks": draws.cutmix_masks,
+                }
+                images = layer.transform_images(images, transformation)
+                labels = layer.transform_labels(labels, transformation)
+        return images, labels
 
 
 class NumpyBatches(keras.utils.PyDataset):
@@ -104,7 +166,7 @@ class NumpyBatches(keras.utils.PyDataset):
         return NumpyBatches(make, self._length * parts)
 
 
-def numpy_training_batches(
+def training_batches(
     images: np.ndarray,
     labels: np.ndarray,
     *,
@@ -114,7 +176,7 @@ def numpy_training_batches(
     seed: int,
     augmentation: Augmentation,
 ) -> NumpyBatches:
-    """Make augmented batches of all epochs, as `training_batches` does."""
+    """Make augmented batches of all epochs, as `training.data.training_batches` does."""
     steps = len(images) // batch_size
     shape = (batch_size, *images.shape[1:3])
     mixing = Mixing(augmentation, keras.backend.backend())
@@ -139,10 +201,10 @@ def numpy_training_batches(
     return NumpyBatches(make, len(epochs) * steps)
 
 
-def numpy_evaluation_batches(
+def evaluation_batches(
     images: np.ndarray, labels: np.ndarray, spec: Dataset, batch_size: int
 ) -> NumpyBatches:
-    """Make batches of all images in their order, as `evaluation_batches` does."""
+    """Make batches of all images in their order, as `training.data.evaluation_batches` does."""
 
     def make(index: int) -> tuple[np.ndarray, ...]:
         rows = slice(index * batch_size, (index + 1) * batch_size)

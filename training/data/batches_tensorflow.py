@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from keras_multiception.machine import count_cores
 from keras_multiception.preprocessing import Dataset, preprocess_input
-from training.data.augmentation import Augmentation, Draws, Mixing, draw, order
+from training.data.batches import Augmentation, Draws, Mixing, draw, order
 
 
 def training_batches(

@@ -19,7 +19,7 @@ from jax import numpy as jnp
 from keras_multiception.preprocessing import Dataset, preprocess_input
 from training import metrics
 from training.data.arrays import Examples
-from training.data.augmentation import Augmentation, draw, order
+from training.data.batches import Augmentation, draw, order
 from training.loop import network
 from training.recipe import Recipe
 

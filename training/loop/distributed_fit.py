@@ -32,16 +32,10 @@ def fit(
 ) -> None:
     """Train a compiled model whose variables were made in the strategy's scope.
 
-    Batches are the same in every process, and `steps_per_execution` steps run between two calls of
-    the callbacks. Other arguments are those of `keras.Model.fit`.
-
-    Args:
-        batches: Whole (images, labels).
-        validation: Batches; their size, a multiple of the number of replicas; and the number of
-            examples, for which the last batch may be too large.
-        functions: Of labels and predictions, with a value for each example. "loss" is minimized;
-            the means of all of them are logged.
-        steps_per_epoch: Steps of the optimizer, each of `accumulate_steps` batches.
+    Batches are the same in every process; those of the `validation` come with their size, a
+    multiple of the number of replicas, and with the number of examples. A step of the optimizer
+    takes `accumulate_steps` batches. Of the `functions` of labels and predictions, which give a
+    value for each example, "loss" is minimized and the means of all are logged.
     """
     calls = keras.callbacks.CallbackList(
         callbacks,

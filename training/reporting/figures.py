@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from training.paper_tables import IMAGENET32
+from training.recipes import IMAGENET32
 
 CONVOLUTIONS = {
     "standard": "standard",
