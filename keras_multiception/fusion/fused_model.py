@@ -118,7 +118,7 @@ def _choose_forms(network: Network, form: str, batch_size: int, report: FusionRe
     """Rewrite each depthwise convolution and the 1x1 convolution after it."""
     forms = {}
     if form == "auto":
-        measurements = _measure_forms(network, batch_size)
+        measurements = measure_forms(network, batch_size)
         report.measurements += measurements
         for row in measurements:
             forms.update(dict.fromkeys(row["layers"], row["form"]))
@@ -138,7 +138,7 @@ def _choose_forms(network: Network, form: str, batch_size: int, report: FusionRe
         network.replace_op(pointwise, last)
 
 
-def _measure_forms(network: Network, batch_size: int) -> list[dict]:
+def measure_forms(network: Network, batch_size: int) -> list[dict]:
     """Return the `measurements` of a `FusionReport`: median times of each pair, equal ones once."""
     rows: dict = {}
     for depthwise, pointwise in separable_pairs(network):
