@@ -245,3 +245,23 @@ def test_bad_inputs():
     layer(np.zeros((1, 8, 8, 3), "float32"))
     with pytest.raises(ValueError, match="expected axis -1"):
         layer(np.zeros((1, 8, 8, 2), "float32"))
+
+
+def test_frozen_layer_keeps_its_moving_statistics():
+    layer = MulticeptionConv2D(4)
+    x = RNG.normal(size=(2, 8, 8, 3)).astype("float32")
+    layer(x)
+    layer.trainable = False
+    before = layer.get_weights()
+    layer(x, training=True)
+    assert not layer.trainable_variables
+    assert all(np.array_equal(a, b) for a, b in zip(layer.get_weights(), before, strict=True))
+
+
+def test_any_spatial_size_with_one_set_of_weights():
+    inputs = keras.Input((None, None, 3))
+    model = keras.Model(inputs, MulticeptionConv2D(4, strides=2)(inputs))
+    assert model.output_shape == (None, None, None, 4)
+    for size in ((1, 1), (5, 8), (33, 2)):
+        y = model(np.zeros((2, *size, 3), "float32"))
+        assert tuple(y.shape) == (2, -(-size[0] // 2), -(-size[1] // 2), 4)
