@@ -120,11 +120,6 @@ def convolution_legend(figure: Figure, convs: Iterable[str], **line: Any) -> Non
         for conv, label in CONVOLUTIONS.items()
         if conv in convs
     ]
-    legend_above(figure, handles)
-
-
-def legend_above(figure: Figure, handles: list[Any]) -> None:
-    """Put a legend in a line above everything."""
     if handles:
         place = {"loc": "outside upper center", "ncols": len(handles), "frameon": False}
         figure.legend(handles=handles, fontsize=9, **place)
