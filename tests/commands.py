@@ -1,21 +1,50 @@
-"""Commands killed at a moment, and what they say of wrong arguments."""
+"""Commands in processes of their own, what they say of wrong arguments, and what runs leave."""
 
+import csv
+import json
+import os
 import subprocess
+import sys
 import time
 
+import numpy as np
 import pytest
 
+DEADLINE = 900
+TIMINGS = {"seconds", "images_per_second", "wall_seconds"}
 
-def kill_when(path, command):
-    """Run a command until a file or folder is there, and kill it at once."""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + 300
-        while not path.exists():
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        process.kill()
-        process.communicate()
+
+def start(*arguments, module="training.train", **environment):
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, **environment},
+    )
+
+
+def finish(*processes):
+    """Wait for processes that have to succeed, and return what they printed."""
+    outputs = []
+    try:
+        outputs = [process.communicate(timeout=DEADLINE)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0] * len(processes), outputs
+    return outputs
+
+
+def kill_when(path, process, watched=None):
+    """Kill a process by SIGKILL once a file or folder is there, which another one may write."""
+    deadline = time.monotonic() + DEADLINE
+    while not path.exists():
+        assert (watched or process).poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
 
 
 def usage_error(capsys, main, arguments):
@@ -25,3 +54,23 @@ def usage_error(capsys, main, arguments):
     (line,) = capsys.readouterr().err.splitlines()
     assert exit_.value.code == 2
     return line
+
+
+def history(workdir):
+    with (workdir / "history.csv").open() as file:
+        rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+    return [{k: v for k, v in row.items() if k not in TIMINGS} for row in rows]
+
+
+def metrics(workdir):
+    values = json.loads((workdir / "metrics.json").read_text())
+    return {key: value for key, value in values.items() if key not in TIMINGS}
+
+
+def assert_same_arrays(*paths):
+    """Assert that two .npz files hold the same arrays, to the bit."""
+    ours, theirs = map(np.load, paths)
+    with ours, theirs:
+        assert ours.files == theirs.files
+        for name in theirs.files:
+            np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)

@@ -3,14 +3,13 @@
 import csv
 import functools
 import json
-import subprocess
 import sys
 
 import keras
 import numpy as np
 import pytest
 import study_folders
-from commands import kill_when, usage_error
+from commands import assert_same_arrays, finish, kill_when, start, usage_error
 
 import keras_multiception as km
 from keras_multiception import compression
@@ -100,8 +99,7 @@ def test_every_recipe_is_made_and_measured(study, results):
             assert each["accuracy"] == pytest.approx(floating["accuracy"], abs=4), name
         if recipe.conversion == "int8":
             assert each["sizes"]["weights"] < 0.35 * floating["sizes"]["weights"], name
-        assert set(each["times"]) >= {"LiteRT, 1 thread", "LiteRT, 2 threads"}
-        assert all(value > 0 for value in each["batch_1_ms"].values())
+        assert min(each["batch_1_ms"], each["images_per_second"]) > 0
         for seed in range(2):
             assert (study / f"seed_{seed}" / "compressed" / name / "model.tflite").is_file()
     weights = {name: each["kernels"]["total"]["parameters"] for name, each in artifacts.items()}
@@ -150,19 +148,17 @@ def test_what_is_finished_is_not_made_again(study, results):
 @pytest.mark.slow
 def test_killed_in_the_midst_and_repeated_equals_unbroken(tmp_path):
     runs = [save_run(tmp_path / name) for name in ("unbroken", "killed")]
-    options = [*FAST, "epochs=3", "--recipe", "prune50", "tuned"]
-    commands = [
-        [sys.executable, "-m", "training.compress", "--run", str(run), *options] for run in runs
-    ]
-    subprocess.run(commands[0], check=True)
-    checkpoint = runs[1] / "compressed" / "steps" / "prune50.checkpoint" / "checkpoint"
-    kill_when(checkpoint, commands[1])
+    unbroken, killed = (
+        ["--run", run, *FAST, "epochs=2", "--recipe", "prune50", "tuned"] for run in runs
+    )
+    steps = [run / "compressed" / "steps" for run in runs]
+    checkpoint = steps[1] / "prune50.checkpoint" / "checkpoint"
+    finish(start(*unbroken, module="training.compress"))
+    kill_when(checkpoint, start(*killed, module="training.compress"))
     assert not (runs[1] / "compressed" / "prune50").exists()
-    subprocess.run(commands[1], check=True)
+    finish(start(*killed, module="training.compress"))
     for step in ("prune50", "tune"):
-        first, second = (np.load(run / "compressed" / "steps" / f"{step}.npz") for run in runs)
-        for name in first.files:
-            np.testing.assert_array_equal(first[name], second[name])
+        assert_same_arrays(*(folder / f"{step}.npz" for folder in steps))
     assert not checkpoint.parent.exists()
 
 
@@ -262,7 +258,7 @@ def test_networks_for_images_of_different_sizes_are_timed_together(tmp_path):
         artifacts[dataset] = (path, spec)
     times = time_artifacts(artifacts, rounds=1)
     assert list(times) == ["cifar10", "stl10"]
-    assert all(value["LiteRT, 1 thread"]["images_per_second"][0] > 0 for value in times.values())
+    assert all(len(value["images_per_second"]) == 1 for value in times.values())
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
@@ -311,16 +307,14 @@ class TestRecipes:
 
 def test_every_recipe_has_a_line_in_the_figure():
     sizes = {"float": (700_000, 85.0), "qat": (200_000, 84.9), "prune80": (240_000, 76.0)}
-    common = {"sd": 0.2, "batch_1_ms": {"LiteRT, 1 thread": 1.5}}
     artifacts = [
-        {"recipe": name, "accuracy": accuracy, "sizes": {"deflated": size}} | common
+        {"recipe": name, "accuracy": accuracy, "sd": 0.2, "batch_1_ms": 1.5}
+        | {"sizes": {"deflated": size}}
         for name, (size, accuracy) in sizes.items()
     ]
-    networks = [
-        {"recipe": {"dataset": "cifar10", "model": "resnet20", "conv": conv}} for conv in CONVS
-    ]
-    figure = PAGE.draw({"networks": [each | {"artifacts": artifacts} for each in networks]})
+    recipes = ({"dataset": "cifar10", "model": "resnet20", "conv": conv} for conv in CONVS)
+    networks = [{"recipe": recipe, "artifacts": artifacts} for recipe in recipes]
+    figure = PAGE.draw({"networks": networks})
     figure.draw_without_rendering()
-    ax = figure.axes[0]
-    assert [label.get_text() for label in ax.get_yticklabels()] == list(sizes)
-    assert [text.get_text().strip() for text in ax.texts] == ["76.0", "76.0"], "far below the best"
+    labels = figure.axes[0].get_yticklabels()
+    assert [label.get_text() for label in labels] == list(sizes)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import keras_multiception as km
-from tests.training_runs import history
+from tests.commands import history
 from training import data, fit
 from training.loop import network
 from training.loop.strategies import Execution

@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from tests import training_runs
-from tests.training_runs import finish, history
+from tests import commands
+from tests.commands import finish, history
 
 pytestmark = pytest.mark.slow
 
@@ -35,9 +35,7 @@ ONE_ORDER = {
 def start(workdir, dump, *arguments, **environment):
     recipe = ["--recipe", "resnet20_standard_digits", "--workdir", workdir, "--set", *SMALL]
     command = [dump, *recipe, *arguments]
-    return training_runs.start(
-        *command, module="tests.test_multi_worker", **ONE_ORDER, **environment
-    )
+    return commands.start(*command, module="tests.test_multi_worker", **ONE_ORDER, **environment)
 
 
 def start_job(workdir):
@@ -73,8 +71,7 @@ def unbroken(tmp_path_factory):
 
 
 def test_workers_end_with_the_same_weights(unbroken):
-    first, second = (weights_of(unbroken.with_name(f"unbroken.{i}.npz")) for i in range(2))
-    assert all(np.array_equal(one, other) for one, other in zip(first, second, strict=True))
+    commands.assert_same_arrays(*(unbroken.with_name(f"unbroken.{i}.npz") for i in range(2)))
 
 
 def test_workers_equal_one_process(unbroken, tmp_path):
@@ -91,9 +88,9 @@ def test_workers_equal_one_process(unbroken, tmp_path):
 def test_job_that_lost_a_worker_resumes_to_the_same_end(unbroken, tmp_path):
     workdir = tmp_path / "killed"
     chief, other = start_job(workdir)
-    training_runs.kill(other, workdir, epoch=1, watched=chief)
+    commands.kill_when(workdir / "checkpoints" / "epoch_0001", other, watched=chief)
     try:
-        output = chief.communicate(timeout=training_runs.DEADLINE)[0]
+        output = chief.communicate(timeout=commands.DEADLINE)[0]
     finally:
         chief.kill()
     assert chief.returncode == 1, output
@@ -103,9 +100,7 @@ def test_job_that_lost_a_worker_resumes_to_the_same_end(unbroken, tmp_path):
     output, _ = finish(*start_job(workdir))
     assert "Resuming after epoch " in output
     assert history(workdir) == history(unbroken)
-    ours, theirs = (weights_of(tmp_path / "killed.1.npz"), unbroken.with_name("unbroken.1.npz"))
-    for one, other in zip(ours, weights_of(theirs), strict=True):
-        np.testing.assert_array_equal(one, other)
+    commands.assert_same_arrays(tmp_path / "killed.1.npz", unbroken.with_name("unbroken.1.npz"))
 
 
 def main(dump, *arguments):

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from keras_multiception.atomic import replacing, write_json
-from tests import training_runs
+from tests.commands import assert_same_arrays, finish, history, kill_when, metrics, start
 from training.run_folder import KEPT_CHECKPOINTS, RunFolder
 
 SETTINGS = (  # everything that keeps state or draws at random
-    *("epochs=4", "train_split=train[:160]", "test_split=test[:40]", "filters=4", "batch_size=16"),
+    *("epochs=3", "train_split=train[:160]", "test_split=test[:40]", "filters=4", "batch_size=16"),
     *("accumulate_steps=2", "warmup_epochs=1", "schedule_interval=step", "ema=0.9", "mixup=0.2"),
     "cutmix=1",
 )
@@ -37,24 +37,21 @@ def test_killed_and_resumed_equals_unbroken_to_the_bit(backend, module, tmp_path
     if importlib.util.find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed")
 
-    def start(workdir):
-        arguments = ["--recipe", "resnet20_multiception_digits", "--workdir", workdir]
-        return training_runs.start(
-            *arguments, "--set", *SETTINGS, module=module, KERAS_BACKEND=backend
-        )
+    def begin(workdir):
+        arguments = ["--recipe", "resnet20_standard_digits", "--workdir", workdir]
+        return start(*arguments, "--set", *SETTINGS, module=module, KERAS_BACKEND=backend)
 
     unbroken, killed = tmp_path / "unbroken", tmp_path / "killed"
-    training_runs.finish(start(unbroken))
-    training_runs.kill(start(killed), killed, epoch=1)
-    assert not (killed / "checkpoints" / "epoch_0004").exists()
-    [output] = training_runs.finish(start(killed))
+    finish(begin(unbroken))
+    kill_when(killed / "checkpoints" / "epoch_0001", begin(killed))
+    assert not (killed / "checkpoints" / "epoch_0003").exists()
+    [output] = finish(begin(killed))
     assert "Resuming after epoch " in output
     assert "ran out of data" not in output
-    training_runs.assert_same_arrays(
-        *(training_runs.checkpoint(workdir, 4) for workdir in (killed, unbroken))
-    )
-    assert training_runs.history(killed) == training_runs.history(unbroken)
-    assert training_runs.metrics(killed) == training_runs.metrics(unbroken)
+    last = [run / "checkpoints" / "epoch_0003" / "variables.npz" for run in (killed, unbroken)]
+    assert_same_arrays(*last)
+    assert history(killed) == history(unbroken)
+    assert metrics(killed) == metrics(unbroken)
     assert backend in json.loads((unbroken / "config.json").read_text())["versions"]
     assert (unbroken / "logs").exists() == (backend == "tensorflow")  # TensorBoard's
 

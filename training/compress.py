@@ -78,7 +78,7 @@ def _compress(parser: Parser, args: argparse.Namespace, argv: Sequence[str] | No
     runs = find_runs(args.run)
     output = args.output or pathlib.Path(args.run[0]) / "compression"
     require_name(output)
-    compressors = [Compressor(run.path, tuning, data_dir=args.data_dir, **splits) for run in runs]
+    compressors = [Compressor(run, tuning, data_dir=args.data_dir, **splits) for run in runs]
     compressors = [each for each in compressors if any(map(each.applies, recipes))]
     if not compressors:
         raise ValueError(
@@ -93,7 +93,6 @@ def _compress(parser: Parser, args: argparse.Namespace, argv: Sequence[str] | No
                 accuracy, size = result["test"]["top1"], result["sizes"]["deflated"] / 1000
                 print(f"{compressor.run.path} {recipe.name:<14}{accuracy:>8.2%}{size:>9.1f} KB")
                 sys.stdout.flush()
-        compressor.forget_images()
     results = collect(compressors, recipes, rounds=rounds, note=args.note)
     results["command"] = command_of("training.compress", argv, _HOST_FLAGS)
     PAGE.write(results, output)

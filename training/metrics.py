@@ -67,13 +67,13 @@ def log_probabilities(
     spec = get_dataset(dataset)
     if isinstance(model, keras.Model):
         _require_fit(model.input_shape, model.output_shape, spec)
-        log = _log_of_softmax if _ends_in_softmax(model) else _log_softmax_of
+        log = log_of_softmax if _ends_in_softmax(model) else _log_softmax_of
         batches = data.evaluation_batches(
             images, np.zeros(len(images)), dataset=trained_on or dataset, batch_size=batch_size
         )
         outputs = model.predict(batches, verbose=0)
     else:
-        log, (signature, dtype) = _log_of_softmax, _serving_default(model, spec)
+        log, (signature, dtype) = log_of_softmax, _serving_default(model, spec)
         starts = range(0, len(images), batch_size)
         batches = (images[start : start + batch_size].astype(dtype) for start in starts)
         outputs = np.concatenate([signature(image=batch)["probabilities"] for batch in batches])
@@ -176,7 +176,8 @@ def _ends_in_softmax(model: keras.Model) -> bool:
     )
 
 
-def _log_of_softmax(probabilities: np.ndarray) -> np.ndarray:
+def log_of_softmax(probabilities: np.ndarray) -> np.ndarray:
+    """Return the logarithm of probabilities, those that are 0 at the smallest float32."""
     return np.log(np.maximum(probabilities, np.finfo("float32").tiny))
 
 

@@ -9,12 +9,13 @@
 """
 
 import dataclasses
+import functools
 import importlib
 import json
 import math
 import pathlib
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -34,6 +35,7 @@ from training.run_folder import RunFolder, require_same
 CALIBRATION_IMAGES = 512
 BATCH_SIZE = 100
 _PRUNING_ENDS = 0.6  # of the steps; the rest lets the network recover
+_load = functools.lru_cache(maxsize=2)(data.load)  # the training and the test images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,18 +62,16 @@ class Compressor:
 
     def __init__(
         self,
-        run: str | pathlib.Path,
+        run: RunFolder,
         tuning: FineTuning,
         train_split: str = "",
         test_split: str = "",
         data_dir: str | None = None,
     ):
-        self.run, self.tuning = RunFolder(run), tuning
-        config = self.run.finished()
+        config = run.finished()
+        self.run, self.tuning, self._data_dir = run, tuning, data_dir
         self.recipe, self.spec = config["recipe"], Dataset.from_dict(config["data"])
-        self.folder = self.run.path / "compressed"
-        self._data_dir = data_dir
-        self._sets: dict[str, tuple] = {}
+        self.folder = run.path / "compressed"
         self.settings: dict[str, Any] = {
             "fine_tuning": dataclasses.asdict(tuning),
             "train_split": train_split or self.recipe["train_split"],
@@ -125,10 +125,6 @@ class Compressor:
         write_json(path.with_name("result.json"), result)
         return result
 
-    def forget_images(self) -> None:
-        """Free the memory of the images; they are read again when they are needed."""
-        self._sets = {}
-
     def _train(self, steps: tuple[str, ...]) -> Any:
         """Return the network after the steps that train, which are made or read."""
         model = in_float32(keras.models.load_model(self.run.model, compile=False))
@@ -139,36 +135,65 @@ class Compressor:
             total = self.tuning.epochs * (examples // self.tuning.batch_size)
             trainable, callbacks, finish = prepare(step, model, steps[:index], self.spec, total)
             if not weights.is_file():
-                self._fit(trainable, callbacks, finish, weights)
+                print(f"{self.run.path}: {weights.stem}", flush=True)
+                checkpoint = weights.with_name(f"{weights.stem}.checkpoint")
+                self._fine_tune(trainable, callbacks, checkpoint, calibrate=step == "quantize")
+                with replacing(weights) as temporary:
+                    np.savez(temporary, *finish(trainable).get_weights())
+                shutil.rmtree(checkpoint)
             model = finish(trainable)
             with np.load(weights) as saved:
                 model.set_weights([saved[name] for name in saved.files])
         return model
 
-    def _fit(
-        self, trainable: Any, callbacks: list, finish: Callable, weights: pathlib.Path
+    def _fine_tune(
+        self, model: Any, callbacks: list, checkpoint: pathlib.Path, calibrate: bool
     ) -> None:
-        print(f"{self.run.path}: {weights.stem}", flush=True)
-        checkpoint = weights.with_name(f"{weights.stem}.checkpoint")
-        begun = tf.train.latest_checkpoint(checkpoint) is not None
-        if weights.stem.endswith("quantize") and not begun:
-            compression.calibrate_ranges(trainable, self._calibration_batches(32))
-        takes_pixels = not isinstance(trainable, keras.Model)
-        fine_tune(
-            trainable,
-            self.tuning,
-            self._load("train"),
-            _of_pixels(self.spec) if takes_pixels else self.spec,
-            checkpoint,
-            augmentation={key: self.recipe[key] for key in ("pad_and_crop", "flip")},
-            callbacks=callbacks,
+        """Train a network of Keras 3 or 2 further in place, or go on from a checkpoint."""
+        is_keras_3, tuning = isinstance(model, keras.Model), self.tuning
+        module = keras if is_keras_3 else importlib.import_module("tf_keras")
+        steps = len(self._load("train")[0]) // tuning.batch_size
+        schedule = module.optimizers.schedules.CosineDecay(
+            tuning.learning_rate, steps * tuning.epochs
         )
-        arrays: dict[str, Any] = {
-            f"{i:05}": w for i, w in enumerate(finish(trainable).get_weights())
-        }
-        with replacing(weights) as temporary:
-            np.savez(temporary, **arrays)
-        shutil.rmtree(checkpoint)
+        model.compile(
+            module.optimizers.SGD(schedule, momentum=0.9, nesterov=True),
+            "sparse_categorical_crossentropy",
+            metrics=["accuracy"],
+            jit_compile=False,
+        )
+        model.optimizer.build(model.trainable_variables)
+        # all that the model tracks: wrappers have masks and steps that are none of its weights
+        epochs = tf.Variable(0, dtype=tf.int64)
+        state = tf.train.Checkpoint(model=model, optimizer=model.optimizer, epochs=epochs)
+        checkpoints = tf.train.CheckpointManager(state, str(checkpoint), max_to_keep=1)
+        if not checkpoints.restore_or_initialize() and calibrate:
+            compression.calibrate_ranges(model, self._calibration_batches(32))
+        for epoch in range(int(epochs.numpy()), tuning.epochs):
+            batches = data.training_batches(
+                *self._load("train"),
+                dataset=self.spec if is_keras_3 else _of_pixels(self.spec),
+                batch_size=tuning.batch_size,
+                epochs=epoch + 1,
+                first_epoch=epoch,
+                seed=tuning.seed,
+                **{key: self.recipe[key] for key in ("pad_and_crop", "flip")},
+            )
+            history = model.fit(
+                batches,
+                steps_per_epoch=steps,
+                epochs=epoch + 1,
+                initial_epoch=epoch,
+                callbacks=callbacks,
+                shuffle=False,  # the batches come shuffled
+                verbose=2,
+            ).history
+            if not math.isfinite(history["loss"][-1]):
+                raise FloatingPointError(
+                    f"The loss is not finite in epoch {epoch + 1}; lower `learning_rate` by --set."
+                )
+            epochs.assign(epoch + 1)
+            checkpoints.save()
 
     def _calibration_batches(self, batch_size: int) -> list[np.ndarray]:
         pixels = self._load("train")[0][:CALIBRATION_IMAGES].astype("float32")
@@ -178,18 +203,16 @@ class Compressor:
         images, labels = self._load("test")
         network = compression.LiteRTModel(litert, num_threads=2)
         probabilities = network.predict(images.astype("float32"), batch_size=BATCH_SIZE)
-        logarithms = np.log(np.maximum(probabilities, np.finfo("float32").tiny))
+        logarithms = metrics.log_of_softmax(probabilities)
         measured = metrics.measure(logarithms.astype("float64"), labels, self.spec.class_names)
         return {key: measured[key] for key in ("examples", "loss", "top1")}
 
-    def _load(self, which: str) -> tuple:
-        if which not in self._sets:
-            dataset, size = self.recipe["dataset"], self.recipe["image_size"]
-            if dataset == data.FOLDER:
-                data.require_classes(self.spec.class_names, self._data_dir)
-            split = self.settings[f"{which}_split"]
-            self._sets[which] = data.load(dataset, split, self._data_dir, size)
-        return self._sets[which]
+    def _load(self, which: str) -> data.Examples:
+        dataset = self.recipe["dataset"]
+        if dataset == data.FOLDER:
+            data.require_classes(self.spec.class_names, self._data_dir)
+        split = self.settings[f"{which}_split"]
+        return _load(dataset, split, self._data_dir, self.recipe["image_size"])
 
 
 def with_pixels(model: keras.Model, spec: Dataset) -> keras.Model:
@@ -228,86 +251,26 @@ def prepare(
     Returns the network to train, the callbacks it needs, and a function that makes the result.
     """
     kind, count = split_step(step)
-    if kind == "tune":
-        return model, [], _as_it_is
+    callbacks: list[Any] = []
+    finish: Callable[[Any], Any] = lambda trained: trained  # noqa: E731
     if kind == "branches":
-        smaller = compression.prune_branches(model, threshold=count / 100, verbose=False)
-        return smaller, [], _as_it_is
+        model = compression.prune_branches(model, threshold=count / 100, verbose=False)
+    if kind in ("branches", "tune"):
+        return model, callbacks, finish
     if isinstance(model, keras.Model):
         model = with_pixels(model, spec)
-        model = compression.to_tf_keras(model, 255 * (sample_inputs(model, None) % 1))
+        model = compression.to_tf_keras(model, 255 * (sample_inputs(model) % 1))
+    kept = {"sparsity": "prune", "clusters": "cluster"}
+    preserve = [what for what, by in kept.items() if any(by in name for name in before)]
     if kind == "prune":
-        wrapped = compression.prune_model(
-            model,
-            count / 100,
-            end_step=max(1, round(_PRUNING_ENDS * total_steps)),
-            frequency=max(1, total_steps // 50),
+        ends, frequency = round(_PRUNING_ENDS * total_steps), total_steps // 50
+        model = compression.prune_model(
+            model, count / 100, end_step=max(1, ends), frequency=max(1, frequency)
         )
-        return wrapped, [compression.pruning_callback()], compression.strip_pruning
-    pruned = any(name.startswith("prune") for name in before)
-    if kind == "cluster":
-        wrapped = compression.cluster_model(model, count, preserve_sparsity=pruned)
-        return wrapped, [], compression.strip_clustering
-    clustered = any(name.startswith("cluster") for name in before)
-    preserve = (*(["sparsity"] if pruned else []), *(["clusters"] if clustered else []))
-    return compression.quantize_model(model, preserve=preserve), [], _as_it_is
-
-
-def _as_it_is(trained: Any) -> Any:
-    return trained
-
-
-def fine_tune(
-    model: Any,
-    tuning: FineTuning,
-    train_set: tuple,
-    spec: Dataset,
-    checkpoint: pathlib.Path,
-    *,
-    augmentation: dict[str, Any],
-    callbacks: Iterable = (),
-) -> None:
-    """Train a classifier of Keras 3 or 2 further in place, or go on from the folder `checkpoint`.
-
-    The caller keeps the result and removes the folder.
-    """
-    module = keras if isinstance(model, keras.Model) else importlib.import_module("tf_keras")
-    steps = len(train_set[0]) // tuning.batch_size
-    schedule = module.optimizers.schedules.CosineDecay(tuning.learning_rate, steps * tuning.epochs)
-    model.compile(
-        module.optimizers.SGD(schedule, momentum=0.9, nesterov=True),
-        "sparse_categorical_crossentropy",
-        metrics=["accuracy"],
-        jit_compile=False,
-    )
-    model.optimizer.build(model.trainable_variables)
-    # all that the model tracks: wrappers have masks and steps that are none of its weights
-    epochs = tf.Variable(0, dtype=tf.int64)
-    state = tf.train.Checkpoint(model=model, optimizer=model.optimizer, epochs=epochs)
-    checkpoints = tf.train.CheckpointManager(state, str(checkpoint), max_to_keep=1)
-    checkpoints.restore_or_initialize()
-    for epoch in range(int(epochs.numpy()), tuning.epochs):
-        batches = data.training_batches(
-            *train_set,
-            dataset=spec,
-            batch_size=tuning.batch_size,
-            epochs=epoch + 1,
-            first_epoch=epoch,
-            seed=tuning.seed,
-            **augmentation,
-        )
-        history = model.fit(
-            batches,
-            steps_per_epoch=steps,
-            epochs=epoch + 1,
-            initial_epoch=epoch,
-            callbacks=list(callbacks),
-            shuffle=False,  # the batches come shuffled
-            verbose=2,
-        ).history
-        if not math.isfinite(history["loss"][-1]):
-            raise FloatingPointError(
-                f"The loss is not finite in epoch {epoch + 1}; lower `learning_rate` by --set."
-            )
-        epochs.assign(epoch + 1)
-        checkpoints.save()
+        callbacks, finish = [compression.pruning_callback()], compression.strip_pruning
+    elif kind == "cluster":
+        model = compression.cluster_model(model, count, preserve_sparsity="sparsity" in preserve)
+        finish = compression.strip_clustering
+    else:
+        model = compression.quantize_model(model, preserve=preserve)
+    return model, callbacks, finish

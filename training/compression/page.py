@@ -4,14 +4,13 @@ import functools
 import json
 import pathlib
 import statistics
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from keras_multiception.machine import describe, time_in_turns
+from keras_multiception.machine import Key, describe, time_in_turns
 from keras_multiception.preprocessing import Dataset
 from training.compression.recipes import Compression
 from training.reporting import figures, tables
@@ -21,22 +20,18 @@ if TYPE_CHECKING:
     from training.compression.artifacts import Compressor
 
 Results = dict[str, Any]
-BATCH_SIZE = 32  # of the throughput
-_SECONDS = 0.05  # of one measurement, at least one call
 _PACKAGES = ("tensorflow", "tf_keras", "tensorflow-model-optimization", "ai-edge-litert")
-_THREADS = {"LiteRT, 1 thread": 1, "LiteRT, 2 threads": 2}  # of each runtime
-LATENCY, THROUGHPUT = _THREADS  # as the table and the figure have them
-_UNITS = {"batch_1_ms": "ms", "images_per_second": "images/s"}
-_LEGEND = f"""\
+# Measures of speed: their unit, and the threads and images at a time.
+_SPEEDS = {"batch_1_ms": ("ms", 1, 1), "images_per_second": ("images/s", 2, 32)}
+_SECONDS = 0.05  # of one measurement, at least one call
+_LEGEND = """\
 Every artifact is a LiteRT file from pixels to probabilities, measured through LiteRT. Top-1: mean
 ± standard deviation over n training seeds; to float: percentage points. Zeros: the share of all
 kernel weights; depthwise kernels are neither pruned nor clustered. KB are 1,000 bytes, of the first
 seed; deflated: as in a zip archive. Batch norms are folded into the kernels in the files, which
 gives the few values of a clustered kernel another factor in each channel. Speed: medians, all
-artifacts in turns in one process; ms: one image at a time ({LATENCY}); images/s: batches of 32
-({THROUGHPUT}). In the figure, bars are standard deviations, and triangles at the edge are far
-lower. The CSV file has more."""
-_DEPTH = 4.5  # percentage points below the best; what is worse stands at the edge
+artifacts in turns in one process; ms: one image at a time, one thread; images/s: batches of 32, two
+threads. In the figure, bars are standard deviations."""
 
 
 def collect(
@@ -46,32 +41,55 @@ def collect(
     rounds: int = 7,
     note: str = "",
 ) -> Results:
-    """Gather what was measured, seeds of one configuration together, and time the first of each.
-
-    Recipes that a run lacks are left out.
-    """
+    """Gather what was measured, seeds of one configuration together, and time the first of each."""
     groups: dict[str, list[Compressor]] = {}
     for each in compressors:
-        shared = {key: value for key, value in each.recipe.items() if key != "seed"}
-        groups.setdefault(json.dumps(shared, sort_keys=True), []).append(each)
-    networks = [_network(group, recipes) for group in groups.values()]
-    firsts = [group[0] for group in groups.values()]
+        groups.setdefault(json.dumps(_without_seed(each.recipe), sort_keys=True), []).append(each)
+    made = {key: list(filter(group[0].applies, recipes)) for key, group in groups.items()}
     times = time_artifacts(
         {
-            (index, recipe.name): (first.artifact(recipe), first.spec)
-            for index, first in enumerate(firsts)
-            for recipe in recipes
-            if first.result(recipe)
+            (key, recipe.name): (group[0].artifact(recipe), group[0].spec)
+            for key, group in groups.items()
+            for recipe in made[key]
         },
         rounds,
     )
-    for index, network in enumerate(networks):
-        for artifact in network["artifacts"]:
-            artifact["times"] = runtimes = times.get((index, artifact["recipe"]), {})
-            for measure in ("batch_1_ms", "images_per_second"):
-                medians = {name: statistics.median(t[measure]) for name, t in runtimes.items()}
-                artifact[measure] = medians
+    networks = [
+        {
+            "recipe": _without_seed(group[0].recipe),
+            "settings": group[0].settings,
+            "artifacts": [
+                _artifact(recipe, group, times[key, recipe.name]) for recipe in made[key]
+            ],
+        }
+        for key, group in groups.items()
+    ]
     return {"note": note, **describe(_PACKAGES), "networks": networks}
+
+
+def _without_seed(recipe: Results) -> Results:
+    return {key: value for key, value in recipe.items() if key != "seed"}
+
+
+def _artifact(
+    recipe: Compression, group: list["Compressor"], times: dict[str, list[float]]
+) -> Results:
+    results = [each.result(recipe) or {} for each in group]
+    accuracies = [100 * result["test"]["top1"] for result in results]
+    return {
+        "recipe": recipe.name,
+        "description": recipe.description,
+        "n": len(results),
+        "seeds": [each.recipe["seed"] for each in group],
+        "accuracies": [round(accuracy, 4) for accuracy in accuracies],
+        "accuracy": statistics.fmean(accuracies),
+        "sd": tables.deviation(accuracies),
+        "test_examples": results[0]["test"]["examples"],
+        "sizes": results[0]["sizes"],
+        "kernels": results[0]["kernels"],
+        "times": times,
+        **{measure: statistics.median(values) for measure, values in times.items()},
+    }
 
 
 def require_own_results(
@@ -84,72 +102,40 @@ def require_own_results(
 
     def names_in(results: Results) -> dict[tuple[str, str], str]:
         return {
-            key({**network["recipe"], "seed": seed}, artifact["recipe"]): artifact["recipe"]
-            for network in results["networks"]
-            for artifact in network["artifacts"]
-            for seed in artifact["seeds"]
+            key({**network["recipe"], "seed": seed}, each["recipe"]): each["recipe"]
+            for network, each in _artifacts(results)
+            for seed in each["seeds"]
         }
 
     own = {key(each.recipe, recipe.name) for each in compressors for recipe in recipes}
     tables.require_own_output(output, names_in, own)
 
 
-def _network(group: list["Compressor"], recipes: Sequence[Compression]) -> Results:
-    run_metrics = group[0].run.metrics()
-    return {
-        "recipe": {key: value for key, value in group[0].recipe.items() if key != "seed"},
-        "parameters": run_metrics["parameters"]["trainable"] if run_metrics else None,
-        "settings": group[0].settings,
-        "artifacts": [
-            _artifact(recipe, pairs)
-            for recipe in recipes
-            if (pairs := [(each, result) for each in group if (result := each.result(recipe))])
-        ],
-    }
-
-
-def _artifact(recipe: Compression, pairs: list[tuple["Compressor", Results]]) -> Results:
-    accuracies = [100 * result["test"]["top1"] for _, result in pairs]
-    first = pairs[0][1]
-    return {
-        "recipe": recipe.name,
-        "description": recipe.description,
-        "n": len(pairs),
-        "seeds": [each.recipe["seed"] for each, _ in pairs],
-        "accuracies": [round(accuracy, 4) for accuracy in accuracies],
-        "accuracy": statistics.fmean(accuracies),
-        "sd": tables.deviation(accuracies),
-        "test_examples": first["test"]["examples"],
-        "sizes": first["sizes"],
-        "kernels": first["kernels"],
-    }
-
-
 def time_artifacts(
-    artifacts: Mapping[Hashable, tuple[pathlib.Path, Dataset]], rounds: int
-) -> dict[Hashable, dict[str, dict[str, list[float]]]]:
-    """Time LiteRT files in turns: by name, runtime and measure, a value a round."""
-    from keras_multiception.compression import (
-        LiteRTModel,
-    )  # of packages that --render does not need
+    artifacts: Mapping[Key, tuple[pathlib.Path, Dataset]], rounds: int
+) -> dict[Key, dict[str, list[float]]]:
+    """Time LiteRT files in turns: for each, by the measures of speed, a value a round."""
+    from keras_multiception.compression import LiteRTModel  # needs what --render does not
 
-    calls: dict = {}
-    for name, (path, spec) in artifacts.items():
-        images = np.random.default_rng(0).uniform(0, 255, (BATCH_SIZE, *spec.image_shape))
-        images = images.astype("float32")
-        for label, threads in _THREADS.items():
-            for size in (1, BATCH_SIZE):
-                # a network for each batch size: another size allocates anew
-                predict = LiteRTModel(path, num_threads=threads).predict
-                calls[name, label, size] = functools.partial(predict, images[:size])
+    calls = {}
+    for key, (path, spec) in artifacts.items():
+        for measure, (_, threads, size) in _SPEEDS.items():
+            pixels = np.random.default_rng(0).uniform(0, 255, (size, *spec.image_shape))
+            predict = LiteRTModel(path, num_threads=threads).predict
+            calls[key, measure] = functools.partial(predict, pixels.astype("float32"))
     times = time_in_turns(calls, rounds, _SECONDS)
-    results: dict = {}
-    for name, label in dict.fromkeys(key[:2] for key in times):
-        results.setdefault(name, {})[label] = {
-            "batch_1_ms": [round(1000 * seconds, 4) for seconds in times[name, label, 1]],
-            "images_per_second": [round(BATCH_SIZE / s, 1) for s in times[name, label, BATCH_SIZE]],
+    batch = _SPEEDS["images_per_second"][-1]
+    return {
+        key: {
+            "batch_1_ms": [round(1000 * seconds, 4) for seconds in times[key, "batch_1_ms"]],
+            "images_per_second": [round(batch / s, 1) for s in times[key, "images_per_second"]],
         }
-    return results
+        for key in artifacts
+    }
+
+
+def _artifacts(results: Results) -> list[tuple[Results, Results]]:
+    return [(network, each) for network in results["networks"] for each in network["artifacts"]]
 
 
 def _to_rows(results: Results) -> Iterator[Row]:
@@ -159,32 +145,31 @@ def _to_rows(results: Results) -> Iterator[Row]:
         cell |= {"recipe": each["recipe"]}
         for seed, accuracy in zip(each["seeds"], each["accuracies"], strict=True):
             yield Row("compression", cell, seed, "accuracy", accuracy, "%")
-        total = each["kernels"]["total"]
-        counts = {"kernel weights": total["parameters"], "nonzero": total["nonzero"]}
-        for metric, value in counts.items():
-            yield Row("compression", cell, each["seeds"][0], metric, value)
+        total, seed = each["kernels"]["total"], each["seeds"][0]
+        yield Row("compression", cell, seed, "kernel weights", total["parameters"])
+        yield Row("compression", cell, seed, "nonzero", total["nonzero"])
         for metric, value in each["sizes"].items():
-            yield Row("compression", cell, each["seeds"][0], f"{metric} size", value, "bytes")
-        for metric, unit in _UNITS.items():
-            for runtime, value in each.get(metric, {}).items():
-                own = cell | {"runtime": runtime}
-                yield Row("compression", own, each["seeds"][0], metric, value, unit, machine)
+            yield Row("compression", cell, seed, f"{metric} size", value, "bytes")
+        for measure, (unit, *_) in _SPEEDS.items():
+            yield Row("compression", cell, seed, measure, each[measure], unit, machine)
 
 
 def _to_markdown(results: Results, figure: str) -> str:
-    sections = ["# Compressed networks", f"`{results['command']}`", results["note"]]
-    sections += dict.fromkeys(map(_setting, results["networks"]))
-    sections += [f"![Accuracy, size and latency of every recipe]({figure})"]
-    sections += [tables.markdown(_table(results), left=2), _LEGEND]
-    found = {each["recipe"]: each["description"] for _, each in _artifacts(results)}
-    sections += ["## Recipes", "\n".join(f"- `{name}`: {text}" for name, text in found.items())]
-    record = {key: results[key] for key in ("versions", "hardware")}
-    sections += ["## The machine", f"- {tables.record_label(record)}"]
+    recipes = {each["recipe"]: each["description"] for _, each in _artifacts(results)}
+    sections = (
+        "# Compressed networks",
+        f"`{results['command']}`",
+        results["note"],
+        *dict.fromkeys(map(_setting, results["networks"])),
+        f"![Accuracy, size and latency of every recipe]({figure})",
+        tables.markdown(_table(results), left=2),
+        _LEGEND,
+        "## Recipes",
+        "\n".join(f"- `{name}`: {text}" for name, text in recipes.items()),
+        "## The machine",
+        f"- {tables.record_label({key: results[key] for key in ('versions', 'hardware')})}",
+    )
     return "\n\n".join(section for section in sections if section) + "\n"
-
-
-def _artifacts(results: Results) -> list[tuple[Results, Results]]:
-    return [(network, each) for network in results["networks"] for each in network["artifacts"]]
 
 
 def _table(results: Results) -> list[tuple[str, ...]]:
@@ -204,8 +189,8 @@ def _table(results: Results) -> list[tuple[str, ...]]:
             f"{1 - total['nonzero'] / total['parameters']:.1%}",
             *(f"{sizes[key] / 1000:,.1f}" for key in ("raw", "deflated")),
             f"{sizes['deflated'] / base['sizes']['deflated']:.0%}" if base else tables.DASH,
-            tables.number(each["batch_1_ms"].get(LATENCY), ".2f"),
-            tables.number(each["images_per_second"].get(THROUGHPUT), ",.0f"),
+            f"{each['batch_1_ms']:.2f}",
+            f"{each['images_per_second']:,.0f}",
         )
         rows.append(cells)
     return rows
@@ -231,41 +216,24 @@ def _draw(results: Results) -> Figure:
     recipes = list(dict.fromkeys(each["recipe"] for _, each in _artifacts(results)))
     figure = figures.make_figure(10.5, 1 + (0.8 + 0.4 * len(recipes)) * len(groups))
     axes = figure.subplots(len(groups), 3, squeeze=False, sharey=True)
-    for own, (title, networks) in zip(axes, groups.items(), strict=True):
-        best = max(each["accuracy"] for network in networks for each in network["artifacts"])
+    for (accuracy, size, latency), (title, networks) in zip(axes, groups.items(), strict=True):
         for index, network in enumerate(networks):
             shift = (index - (len(networks) - 1) / 2) * 0.6 / max(len(networks), 3)
-            _draw_network(own, network, recipes, shift, max(0.0, best - _DEPTH))
-        for ax, label in zip(
-            own, ("top-1 accuracy, %", "deflated, KB", "one image, ms"), strict=True
-        ):
-            figures.style(ax, title=title if ax is own[0] else "", x=label, grid="x")
+            look = {"fmt": "o", "ms": 5, "color": figures.COLORS[network["recipe"]["conv"]]}
+            for each in network["artifacts"]:
+                place = recipes.index(each["recipe"]) + shift
+                accuracy.errorbar(each["accuracy"], place, xerr=each["sd"] or 0, **look)
+                size.errorbar(each["sizes"]["deflated"] / 1000, place, **look)
+                latency.errorbar(each["batch_1_ms"], place, **look)
+        figures.style(accuracy, title=title, x="top-1 accuracy, %", grid="x")
+        figures.style(size, x="deflated, KB", grid="x")
+        figures.style(latency, x="one image, ms", grid="x")
+        for ax in (accuracy, size, latency):
             figures.name_lanes(ax, recipes)
-        for ax in own[1:]:
+        for ax in (size, latency):
             ax.set_xlim(left=0)
-    convs = {network["recipe"]["conv"] for network in results["networks"]}
-    figures.convolution_legend(figure, convs)
+    figures.convolution_legend(figure, {each["recipe"]["conv"] for each in results["networks"]})
     return figure
-
-
-def _draw_network(
-    axes: Sequence[Axes], network: Results, recipes: list[str], shift: float, lowest: float
-) -> None:
-    accuracy_ax, size_ax, latency_ax = axes
-    color = figures.COLORS[network["recipe"]["conv"]]
-    for each in network["artifacts"]:
-        place, accuracy = recipes.index(each["recipe"]) + shift, each["accuracy"]
-        if accuracy < lowest:
-            accuracy_ax.plot(lowest, place, "<", color=color, ms=5)
-            text = f"   {accuracy:.1f}"
-            accuracy_ax.text(lowest, place, text, va="center", fontsize=6, color=color)
-        else:
-            spread = each["sd"] or 0
-            accuracy_ax.errorbar(accuracy, place, xerr=spread, fmt="o", ms=5, color=color)
-        size_ax.plot(each["sizes"]["deflated"] / 1000, place, "o", color=color, ms=5)
-        latency = each["batch_1_ms"].get(LATENCY)
-        if latency is not None:
-            latency_ax.plot(latency, place, "o", color=color, ms=5)
 
 
 PAGE = Page(_to_rows, _to_markdown, _draw)
