@@ -1,16 +1,19 @@
 """What a network costs, counted from its graph: `km.cost`."""
 
+import csv
+import dataclasses
+import io
 import math
 import operator
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 from keras import layers, tree
 
-from keras_multiception.cost_table import Cost, LayerCost, ReceptiveField
+from keras_multiception.blocks import CHANNELS_LAST
 from keras_multiception.graphs.equality import fits
 from keras_multiception.graphs.reading import first_argument, graph_of, require_graph, walk
 from keras_multiception.layers.mix_conv2d import MixConv2D
@@ -27,25 +30,169 @@ _TENSOR_PRODUCT = re.compile(
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class ReceptiveField:
+    """What one position of a feature map sees of the image, in pixels along each axis."""
+
+    size: tuple[int, ...]  # may reach beyond the border
+    strides: tuple[int, ...]  # between the centers of neighbors
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerCost:
+    """What one layer costs in one inference of one image.
+
+    Attributes:
+        name: Its name, after the name of the model or layer that holds it, if any, and a slash.
+        kind: The name of its class.
+        output_shape: Shape of its output without the batch axis; a tuple of shapes for several.
+        trainable_parameters: Number of trainable weights not counted at an earlier layer.
+        non_trainable_parameters: Number of its other weights, likewise.
+        multiply_adds: Number of multiply-adds; `None` where they are unknown.
+        traffic: Bytes of its inputs and outputs.
+        peak_memory: Bytes of all activations that exist while it runs.
+        receptive_field: `ReceptiveField` of its output; `None` where it is unknown.
+    """
+
+    name: str
+    kind: str
+    output_shape: tuple
+    trainable_parameters: int
+    non_trainable_parameters: int
+    multiply_adds: int | None
+    traffic: int
+    peak_memory: int
+    receptive_field: ReceptiveField | None
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights not counted at an earlier layer."""
+        return self.trainable_parameters + self.non_trainable_parameters
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What a network, or one stage of it, costs in one inference of one image.
+
+    Attributes:
+        name: Name of the model or stage.
+        input_shape: Shape of the model's input without the batch axis, or a tuple of several.
+        layers: Tuple with a `LayerCost` for each step, in the order in which Keras runs them.
+    """
+
+    name: str
+    input_shape: tuple
+    layers: tuple[LayerCost, ...]
+
+    @property
+    def output_shape(self) -> tuple:
+        """Shape of the last layer's output without the batch axis."""
+        return self.layers[-1].output_shape if self.layers else self.input_shape
+
+    @property
+    def trainable_parameters(self) -> int:
+        """Number of trainable weights."""
+        return sum(layer.trainable_parameters for layer in self.layers)
+
+    @property
+    def non_trainable_parameters(self) -> int:
+        """Number of weights that training does not touch with a gradient."""
+        return sum(layer.non_trainable_parameters for layer in self.layers)
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights."""
+        return self.trainable_parameters + self.non_trainable_parameters
+
+    @property
+    def multiply_adds(self) -> int:
+        """Number of multiply-adds, of `unknown_layers` none."""
+        return sum(layer.multiply_adds or 0 for layer in self.layers)
+
+    @property
+    def unknown_layers(self) -> tuple[str, ...]:
+        """Names of the layers whose multiply-adds are unknown."""
+        return tuple(layer.name for layer in self.layers if layer.multiply_adds is None)
+
+    @property
+    def peak_memory(self) -> int:
+        """Bytes of activations that exist at the same time, at most."""
+        return max((layer.peak_memory for layer in self.layers), default=0)
+
+    @property
+    def receptive_field(self) -> ReceptiveField | None:
+        """`ReceptiveField` of the last layer's output; `None` where it is unknown."""
+        return self.layers[-1].receptive_field if self.layers else None
+
+    @property
+    def stages(self) -> dict[str, "Cost"]:
+        """From a stage's name to its cost; empty for a model without stages.
+
+        A layer belongs to the stage that its name begins with, `stem` or `stage1`, `stage2` and
+        so on, and to `top` if it has none.
+        """
+        stages: dict[str, list] = {}
+        for layer in self.layers:
+            match = re.match(r"(stem|stage\d+)_", layer.name)
+            stages.setdefault(match[1] if match else "top", []).append(layer)
+        if set(stages) <= {"top"}:
+            return {}
+        return {
+            name: dataclasses.replace(self, name=name, layers=tuple(layers))
+            for name, layers in stages.items()
+        }
+
+    def to_table(self) -> str:
+        """Return the costs by layer and by stage, for a terminal."""
+        return "\n\n".join(self._sections(markdown=False))
+
+    def to_markdown(self) -> str:
+        """Return the costs by layer and by stage as Markdown."""
+        return "\n\n".join(self._sections(markdown=True))
+
+    def to_csv(self) -> str:
+        """Return the costs by layer as comma-separated values, in plain numbers, with headings."""
+        text = io.StringIO()
+        names = [*(field.name for field in dataclasses.fields(LayerCost)), "stride"]
+        writer = csv.DictWriter(text, names, lineterminator="\n")
+        writer.writeheader()
+        for layer in self.layers:
+            size, stride = _field(layer.receptive_field)
+            shown = {"output_shape": _shape(layer.output_shape), "receptive_field": size}
+            writer.writerow({**vars(layer), **shown, "stride": stride})
+        return text.getvalue()
+
+    def __str__(self) -> str:
+        return self.to_table()
+
+    def _sections(self, markdown: bool) -> Iterator[str]:
+        total = _row(dataclasses.replace(self, name="total"))
+        yield f"{self.name}, one image of {_shape(self.input_shape)}"
+        yield _layout([("layer", "type", *_COUNTED), *map(_row, self.layers), total], markdown)
+        if stages := self.stages:
+            rows = [("stage", "", *_COUNTED), *map(_row, stages.values()), total]
+            yield _layout(rows, markdown)
+        if self.unknown_layers:
+            yield f"Multiply-adds unknown and left out: {', '.join(self.unknown_layers)}"
+
+
 def cost(model: keras.Model, input_shape: Sequence | None = None) -> Cost:
     """Count parameters, multiply-adds, memory and receptive field of a network, layer by layer.
 
-    The counts are for one inference of one image. Nothing is run: the graph is walked with shapes
-    alone, nested models and our own layers opened up into their parts.
+    The counts are for one inference of one image. The graph is walked with shapes alone, nested
+    models and our own layers opened up into their parts.
 
     - *Parameters*: every weight once, at the first layer that uses it.
     - *Multiply-adds*: of `Conv2D`, `DepthwiseConv2D`, `SeparableConv2D` and `Dense`: every entry
-      of a kernel once for each position of the output, positions that look at padding included.
-      A multiply-add is two FLOPs. Whatever has no kernel counts as none.
+      of a kernel once for each position of the output, padding included. One is two FLOPs.
     - *Unknown layers*: other layers that own a weight of two or more axes (custom, recurrent,
       transposed), products of two tensors (attention, matrix products), and layers with the
       channels first: their multiply-adds and receptive fields are `None`, the former in no sum.
     - *Traffic*: each layer reads its inputs and writes its outputs once, in its compute dtype.
-    - *Peak memory*: each layer, in Keras' order, writes its output into new memory, which is freed
-      after the last layer that reads it. Weights, workspace and strings are not counted.
-    - *Receptive field*: how far a position of the output sees along each axis of the image, from
-      kernels, strides and dilations; where branches meet, the largest of them. Whatever pools or
-      flattens a whole feature map sees the whole image.
+    - *Peak memory*: each layer writes its output into new memory, which is freed after the last
+      layer that reads it. Weights, workspace and strings are not counted.
+    - *Receptive field*: how far a position of the output sees along each axis of the image; where
+      branches meet, the largest. Whatever pools a whole feature map sees the whole image.
 
     Args:
         model: A Functional `keras.Model`, or a built `keras.Sequential`.
@@ -53,9 +200,7 @@ def cost(model: keras.Model, input_shape: Sequence | None = None) -> Cost:
             The default is the model's own, which must then be static.
 
     Returns:
-        A `Cost`: `parameters`, `trainable_parameters`, `non_trainable_parameters`,
-        `multiply_adds`, `peak_memory` in bytes, `receptive_field` and `unknown_layers`; the same
-        in `layers` and `stages`; and `to_table()`, `to_markdown()`, `to_csv()`.
+        A `Cost`, with `layers`, `stages` and `to_table()`, `to_markdown()`, `to_csv()`.
 
     Raises:
         ValueError: If the model has no graph, or the size of its input is open or another one.
@@ -65,9 +210,6 @@ def cost(model: keras.Model, input_shape: Sequence | None = None) -> Cost:
         >>> cost.trainable_parameters, cost.multiply_adds
         (189434, 32408192)
         >>> print(cost)
-
-    Reference:
-        `km.equations` has the paper's equations for single convolutions.
     """
     graph = require_graph(model)
     shapes = _input_shapes(graph, input_shape)
@@ -113,6 +255,13 @@ def _input_shapes(graph: keras.Function, input_shape: Any) -> list[tuple[int, ..
     return shapes
 
 
+class _Step(NamedTuple):
+    name: str
+    operation: Any
+    inputs: list
+    outputs: list
+
+
 class _Counter:
     """Notes what each operation of a graph costs that is run on shapes."""
 
@@ -125,8 +274,7 @@ class _Counter:
             id(x): ReceptiveField(pixel, pixel if len(x.shape) > 2 else self.image)
             for x in inputs
         }
-        # (name, operation, input tensors, output tensors)
-        self.steps: list[tuple[str, Any, list, list]] = []
+        self.steps: list[_Step] = []
 
     def call(self, path: tuple, operation: Any, *args: Any, **kwargs: Any) -> Any:
         """Return the output of an operation; our own layers are run part by part."""
@@ -149,7 +297,7 @@ class _Counter:
         field = _receptive_field(operation, inputs, outputs, fields, self.image)
         for x in outputs:
             self.fields.setdefault(id(x), field)
-        self.steps.append(("/".join(inner), operation, inputs, outputs))
+        self.steps.append(_Step("/".join(inner), operation, inputs, outputs))
         return result
 
     def layer_costs(self, results: list[keras.KerasTensor]) -> tuple[LayerCost, ...]:
@@ -163,34 +311,32 @@ class _Counter:
 
         return tuple(
             LayerCost(
-                name,
-                type(operation).__name__,
-                _one_or_all([tuple(x.shape[1:]) for x in outputs]),
-                count(getattr(operation, "trainable_weights", [])),
-                count(getattr(operation, "non_trainable_weights", [])),
-                _multiply_adds(operation, outputs[0]),
-                sum(map(_bytes, (*inputs, *outputs))),
+                step.name,
+                type(step.operation).__name__,
+                _one_or_all([tuple(x.shape[1:]) for x in step.outputs]),
+                count(getattr(step.operation, "trainable_weights", [])),
+                count(getattr(step.operation, "non_trainable_weights", [])),
+                _multiply_adds(step.operation, step.outputs[0]),
+                sum(map(_bytes, (*step.inputs, *step.outputs))),
                 memory,
-                self.fields[id(outputs[0])],
+                self.fields[id(step.outputs[0])],
             )
-            for (name, operation, inputs, outputs), memory in zip(
-                self.steps, self._memory(results), strict=True
-            )
+            for step, memory in zip(self.steps, self._memory(results), strict=True)
         )
 
     def _memory(self, results: list[keras.KerasTensor]) -> Iterator[int]:
         """Yield the bytes that are alive during each step."""
         last_use = {
-            id(x): step
-            for step, (_, _, inputs, outputs) in enumerate(self.steps)
-            for x in (*inputs, *outputs)
+            id(x): index
+            for index, step in enumerate(self.steps)
+            for x in (*step.inputs, *step.outputs)
         }
         last_use.update((id(x), len(self.steps)) for x in results)
         alive = {id(x): _bytes(x) for x in self.inputs}
-        for step, (_, _, _, outputs) in enumerate(self.steps):
-            alive.update((id(x), _bytes(x)) for x in outputs)
+        for index, step in enumerate(self.steps):
+            alive.update((id(x), _bytes(x)) for x in step.outputs)
             yield sum(alive.values())
-            alive = {key: size for key, size in alive.items() if last_use.get(key, -1) > step}
+            alive = {key: size for key, size in alive.items() if last_use.get(key, -1) > index}
 
 
 class Split(keras.Operation):
@@ -215,16 +361,11 @@ def _run_multiception(run: Callable, layer: MulticeptionConv2D, x: Any) -> Any:
 def _run_mix_conv(run: Callable, layer: MixConv2D, x: Any) -> Any:
     groups = run(Split(layer.group_channels), x)
     if max(layer.strides) > 1:
-        pads = [
-            layers.ZeroPadding2D(
-                tuple(side // 2 for side in size),
-                data_format="channels_last",
-                dtype=x.dtype,
-                name=f"pad_{index}",
-            )
-            for index, size in enumerate(layer.kernel_sizes)
-        ]
-        groups = list(map(run, pads, groups))
+        arguments = {"dtype": x.dtype, **CHANNELS_LAST}
+        for index, (height, width) in enumerate(layer.kernel_sizes):
+            zeros = height // 2, width // 2
+            pad = layers.ZeroPadding2D(zeros, name=f"pad_{index}", **arguments)
+            groups[index] = run(pad, groups[index])
     return _concatenate(run, list(map(run, layer.convs, groups)))
 
 
@@ -302,3 +443,58 @@ def _bytes(x: keras.KerasTensor) -> int:
     if x.dtype == "string":
         return 0
     return math.prod(x.shape) * np.dtype(x.dtype).itemsize
+
+
+_COUNTED = (
+    "output",
+    "trainable",
+    "non-trainable",
+    "multiply-adds",
+    "peak memory",
+    "sees",
+    "stride",
+)
+
+
+def _layout(rows: Sequence[Sequence[str]], markdown: bool) -> str:
+    """Align texts in the first three columns to the left, and numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        [
+            cell.ljust(n) if i < 3 else cell.rjust(n)
+            for i, (cell, n) in enumerate(zip(row, widths, strict=True))
+        ]
+        for row in rows
+    ]
+    if not markdown:
+        return "\n".join("  ".join(line).rstrip() for line in lines)
+    rules = [f":{'-' * (n - 1)}" if i < 3 else f"{'-' * (n - 1)}:" for i, n in enumerate(widths)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (lines[0], rules, *lines[1:]))
+
+
+def _row(cost: LayerCost | Cost) -> tuple[str, ...]:
+    multiply_adds = "unknown" if cost.multiply_adds is None else f"{cost.multiply_adds:,}"
+    at_least = ">= " if isinstance(cost, Cost) and cost.unknown_layers else ""
+    return (
+        cost.name,
+        cost.kind if isinstance(cost, LayerCost) else f"{len(cost.layers)} layers",
+        _shape(cost.output_shape),
+        f"{cost.trainable_parameters:,}",
+        f"{cost.non_trainable_parameters:,}",
+        at_least + multiply_adds,
+        f"{cost.peak_memory / 1024:,.1f} KiB",
+        *_field(cost.receptive_field),
+    )
+
+
+def _shape(shape: Any) -> str:
+    if any(isinstance(entry, tuple) for entry in shape):
+        return " + ".join(map(_shape, shape))
+    return "x".join(map(str, shape)) or "1"
+
+
+def _field(field: ReceptiveField | None) -> tuple[str, str]:
+    if field is None:
+        return "unknown", "unknown"
+    strides = field.strides[:1] if len(set(field.strides)) == 1 else field.strides
+    return "x".join(map(str, field.size)), "x".join(map(str, strides))

@@ -8,7 +8,7 @@ from keras import layers
 from layer_checks import forward_backward
 
 import keras_multiception as km
-from keras_multiception.cost_table import ReceptiveField
+from keras_multiception.cost import ReceptiveField
 
 
 def profiled_multiply_adds(model, shape):

@@ -206,30 +206,25 @@ def test_small_kernels_stay_as_they_are(plain):
     assert sparsity_report(clustered)["standard"]["distinct"] <= 90
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"sparsity": 1.0}, r"`sparsity` must be a number in 0..1.*Received: sparsity=1.0"),
-        ({"end_step": 2.5}, "`end_step` must be a positive integer. Received: end_step=2.5"),
-        ({"initial_sparsity": 0.9}, "and `initial_sparsity` one in 0..`sparsity`"),
-        ({"begin_step": 4}, "`begin_step` must be an integer from 0 to before `end_step`"),
-        ({"begin_step": -1}, "`begin_step` must be an integer from 0"),
-        ({"frequency": 0}, "`frequency` must be a positive integer. Received: frequency=0"),
-        ({"blocks": "1:2"}, "`blocks` must be None, or '2:4'"),
-        ({"blocks": "2:4", "sparsity": 0.6}, "with sparsity=0.5 and depthwise=False"),
-        ({"blocks": "2:4", "depthwise": True}, "with sparsity=0.5 and depthwise=False"),
-        ({"model": "resnet20"}, "`model` must be a Keras 3 model, or one of tf_keras"),
-        ({"model": tf_keras.Sequential()}, "`model` must be a Keras 3 model, or one of tf_keras"),
-        ({"clusters": 1}, "`clusters` must be an integer of at least 2.*Received: clusters=1"),
-        ({"clusters": True}, "`clusters` must be an integer of at least 2"),
-        ({"clusters": 2, "preserve_sparsity": True}, "or 3 with preserve_sparsity=True"),
-        ({"clusters": 216}, "less than the weights of the largest kernel, 216"),
+BAD = {
+    "sparsity": [{"sparsity": 1.0}, {"initial_sparsity": 0.9}],
+    "begin_step": [{"begin_step": 4}, {"begin_step": -1}],
+    "end_step": [{"end_step": 2.5}],
+    "frequency": [{"frequency": 0}],
+    "blocks": [{"blocks": "1:2"}, {"blocks": "2:4", "sparsity": 0.6, "depthwise": True}],
+    "model": [{"model": "resnet20"}, {"model": tf_keras.Sequential()}],
+    "clusters": [
+        *({"clusters": x} for x in (1, True, 216)),
+        {"clusters": 2, "preserve_sparsity": True},
     ],
-)
-def test_bad_arguments(plain, arguments, message):
-    usual = {} if "clusters" in arguments else {"sparsity": 0.5, "end_step": 4}
-    function = cluster_model if "clusters" in arguments else prune_model
-    with pytest.raises(ValueError, match=message):
+}
+
+
+@pytest.mark.parametrize(("name", "arguments"), [(k, x) for k, xs in BAD.items() for x in xs])
+def test_bad_arguments(plain, name, arguments):
+    usual = {} if name == "clusters" else {"sparsity": 0.5, "end_step": 4}
+    function = cluster_model if name == "clusters" else prune_model
+    with pytest.raises(ValueError, match=f"`{name}`.*Received: "):
         function(**{"model": plain} | usual | arguments)
 
 

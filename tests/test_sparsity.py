@@ -127,12 +127,6 @@ def test_bad_arguments():
     aware = quantize_model(tf_keras.Model(inputs, tf_keras.layers.Dense(2)(inputs)))
     unbuilt = [library.Sequential([library.layers.Dense(2)]) for library in (keras, tf_keras)]
     for function in (sparsity_report, size_report):
-        with pytest.raises(ValueError, match="`model` must be the path of a LiteRT file or its b"):
-            function(b"PK")
-        with pytest.raises(ValueError, match="`model` must be a model of Keras 3 or tf_keras, or"):
-            function(3)
-        for model in unbuilt:
-            with pytest.raises(ValueError, match="`model` must be built"):
+        for model in (b"PK", 3, *unbuilt, aware):
+            with pytest.raises(ValueError, match=r"`model` must .*Received: "):
                 function(model)
-        with pytest.raises(ValueError, match="no wrappers of quantization"):
-            function(aware)

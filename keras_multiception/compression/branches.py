@@ -55,15 +55,13 @@ def weakest_branches(
     Returns:
         A list of `Branch`, in the order of the network.
     """
-    if (keep is None) == (threshold is None):
+    if (keep is None) == (threshold is None) or not 0 <= (threshold or 0) <= 1:
         raise ValueError(
-            "Either `keep` or `threshold` must be given. "
+            "Either `keep` or `threshold`, which is in 0..1, must be given. "
             f"Received: keep={keep}, threshold={threshold}"
         )
     if keep is not None:
         keep = standardize_integer(keep, "keep")
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise ValueError(f"`threshold` must be in 0..1. Received: threshold={threshold}")
     found = multiception_layers(model)
     shares = weight_shares(model) if shares is None else shares
     if {x.layer: x.kernel_sizes for x in shares} != {k: x.kernel_sizes for k, x in found.items()}:
@@ -96,8 +94,7 @@ def prune_branches(
 
     A branch goes as a whole: its depthwise kernels, its channels of the first batch norm and the
     rows of the pointwise kernel that read them. So the network is smaller and faster as it is,
-    on any hardware, and answers as if those rows were zero. All else is kept, but for what
-    `compile` set, and the class of a model that is neither plain Functional nor Sequential; the
+    on any hardware, and answers as if those rows were zero. What `compile` set is dropped, and the
     mean of what the branches added is lost until fine-tuning moves the statistics.
 
     Args:
@@ -108,8 +105,8 @@ def prune_branches(
         remove: Pairs (name of a layer in the scale analysis, kernel size): all branches of this
             size go. One of `keep`, `threshold` and `remove`.
         shares: Shares to go by. The default is `km.scale_analysis.weight_shares(model)`.
-        verbose: Whether to print what was dropped, and the costs before and after.
-            `weakest_branches` returns the same as data, in advance.
+        verbose: Whether to print what was dropped, and the costs before and after;
+            `weakest_branches` returns the same as data.
 
     Returns:
         A new, uncompiled model, also if there was nothing to drop.
@@ -133,15 +130,6 @@ def prune_branches(
         branches = weakest_branches(model, keep, threshold, shares)
     else:
         branches = _named_branches(found, remove)
-    new_model = _without(model, found, branches)
-    if verbose:
-        _report(model, new_model, found, branches)
-    return new_model
-
-
-def _without(
-    model: keras.Model, found: Mapping[str, Any], branches: Sequence[Branch]
-) -> keras.Model:
     successors, kept = {}, {}
     copies: dict = {}
     for name, layer in found.items():
@@ -155,25 +143,25 @@ def _without(
     new_model = rebuild(model, successors)
     for layer, (new,) in successors.items():
         _copy_branches(layer, new, kept[layer])
+    if verbose:
+        _report(model, new_model, found, branches)
     return new_model
 
 
 def _named_branches(found: Mapping[str, Any], remove: Any) -> list[Branch]:
-    pairs = list(remove) if isinstance(remove, Iterable) else [remove]
-    if not all(isinstance(x, list | tuple) and len(x) == 2 for x in pairs):
-        raise ValueError(
-            "`remove` must list pairs of the name of a layer and a kernel size. "
-            f"Received: remove={remove!r}"
-        )
     branches: dict[Branch, None] = {}  # a set that keeps its order
-    for name, size in pairs:
-        (size,) = standardize_kernel_sizes([size])
-        sizes = found[name].kernel_sizes if name in found else ()
-        if size not in sizes:
-            has = f"it has {', '.join(map(size_name, sizes))}" if sizes else f"one of {[*found]}"
+    for pair in remove if isinstance(remove, Iterable) else [remove]:
+        if not isinstance(pair, list | tuple) or len(pair) != 2 or pair[0] not in found:
             raise ValueError(
-                "`remove` must name layers of the model and kernel sizes that they have: "
-                f"{has}. Received: ({name!r}, {size})"
+                "`remove` must list pairs of the name of a layer and a kernel size, of the layers "
+                f"{', '.join(found)}. Received: {pair!r}"
+            )
+        name, sizes = pair[0], found[pair[0]].kernel_sizes
+        (size,) = standardize_kernel_sizes([pair[1]])
+        if size not in sizes:
+            raise ValueError(
+                f"`remove` must name kernel sizes of the layer {name}, "
+                f"{', '.join(map(size_name, sizes))}. Received: {pair!r}"
             )
         branches |= {Branch(name, i, size): None for i, own in enumerate(sizes) if own == size}
     for name, count in collections.Counter(branch.layer for branch in branches).items():

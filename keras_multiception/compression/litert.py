@@ -1,9 +1,7 @@
 """Keras models as LiteRT (TensorFlow Lite) files, in float or with 8 bits."""
 
 import contextlib
-import itertools
 import os
-import pathlib
 from typing import Any
 
 import keras
@@ -14,6 +12,7 @@ from keras_multiception.compression.litert_files import dedupe_buffers, float_op
 from keras_multiception.compression.quantization import is_quantized, require_batches
 from keras_multiception.compression.split_large_kernels import large_kernels_split
 from keras_multiception.fusion import fuse
+from keras_multiception.graphs.copying import unique_name
 from keras_multiception.graphs.reading import graph_of, require_graph
 
 QUANTIZATIONS = ("none", "float16", "dynamic", "int8")
@@ -71,36 +70,18 @@ def convert_to_litert(
 
 
 def save_litert(content: bytes, path: str | os.PathLike) -> None:
-    """Write a LiteRT model; the file appears when it is complete.
-
-    Args:
-        content: Bytes, of `convert_to_litert`.
-        path: Path of the file, in a folder that exists and can be written; else a ValueError.
-    """
-    path = pathlib.Path(path)
-    if path.is_dir() or not os.access(path.absolute().parent, os.W_OK):
-        raise ValueError(
-            f"`path` must be a file in a folder that can be written. Received: path={path}"
-        )
+    """Write the bytes of `convert_to_litert`; the file appears when it is complete."""
     with atomic.replacing(path) as temporary:
         temporary.write_bytes(content)
 
 
-def output_names(model: Any) -> list[str]:
-    """Return what the outputs of a model are called in the signature of its LiteRT file.
-
-    It is `"probabilities"` for a softmax that is the only one, else the names of the layers, with
-    `_1`, `_2` and so on after those that repeat.
-    """
+def _output_names(model: Any) -> list[str]:
+    """Return what the outputs of a model are called in the signature of its LiteRT file."""
     graph = graph_of(model) if isinstance(model, keras.Model) else model
     if len(graph.outputs) == 1 and _is_softmax(graph.outputs[0]):
         return ["probabilities"]
-    names: list[str] = []
-    for own in graph.output_names:
-        base = own.removeprefix("quant_")
-        numbered = (f"{base}_{number}" for number in itertools.count(1))
-        names.append(next(x for x in itertools.chain([base], numbered) if x not in names))
-    return names
+    taken: set[str] = set()
+    return [unique_name(name.removeprefix("quant_"), taken) for name in graph.output_names]
 
 
 def _is_softmax(tensor: Any) -> bool:
@@ -137,27 +118,20 @@ def _require_model(model: Any) -> None:
 
 
 def _require_quantization(trained: bool, quantization: str, data: Any, integer_io: bool) -> None:
-    """Check the arguments of `convert_to_litert` for a model trained with quantization or not."""
     is_int8 = quantization == "int8"
-    problems = {
-        f"`quantization` must be one of {', '.join(QUANTIZATIONS)}": (
-            quantization not in QUANTIZATIONS
-        ),
-        '`integer_io` needs `quantization="int8"`': integer_io and not is_int8,
-        '`quantization` must be "int8" for a model of quantization-aware training': (
-            trained and not is_int8
-        ),
-        '`representative_data` must be given for `quantization="int8"` without '
-        "quantization-aware training, and only then": (
-            (is_int8 and not trained) != (data is not None)
-        ),
-    }
-    for problem, occurs in problems.items():
-        if occurs:
-            raise ValueError(
-                f"{problem}. Received: {quantization=}, {integer_io=}, "
-                f"representative_data={type(data).__name__}"
-            )
+    received = (
+        f"Received: {quantization=}, {integer_io=}, representative_data={type(data).__name__}"
+    )
+    if quantization not in QUANTIZATIONS or ((trained or integer_io) and not is_int8):
+        raise ValueError(
+            f"`quantization` must be one of {', '.join(QUANTIZATIONS)}, and int8 with `integer_io` "
+            f"and for a model of quantization-aware training. {received}"
+        )
+    if (is_int8 and not trained) != (data is not None):
+        raise ValueError(
+            '`representative_data` must be given for `quantization="int8"` without '
+            f"quantization-aware training, and only then. {received}"
+        )
 
 
 def _convert(
@@ -195,7 +169,7 @@ def _function(model: Any) -> Any:
     spec = tf.nest.map_structure(
         lambda x: tf.TensorSpec((None, *x.shape[1:]), x.dtype, name=x.name.split(":")[0]), inputs
     )
-    names = output_names(model)
+    names = _output_names(model)
 
     def answer(x: Any) -> dict[str, Any]:
         y = model(x, training=False)

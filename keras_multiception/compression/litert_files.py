@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+import reprlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -133,7 +134,7 @@ def operators(model: str | os.PathLike | bytes) -> list[Operator]:
     """List the operators of a LiteRT model, in the order in which they run.
 
     Args:
-        model: Path of the file, or its content as bytes; anything else is a ValueError.
+        model: Path of the file, or its content as bytes.
 
     Example:
         >>> [operator.name for operator in operators("resnet20.tflite")]
@@ -161,7 +162,7 @@ def float_operators(model: str | os.PathLike | bytes) -> list[Operator]:
     The quantization of the model's inputs and the dequantization of its outputs do not count.
 
     Args:
-        model: Path of the file, or its content as bytes; anything else is a ValueError.
+        model: Path of the file, or its content as bytes.
 
     Example:
         >>> assert not float_operators(convert_to_litert(qat_model, "int8"))
@@ -183,10 +184,7 @@ def litert_buffers(content: bytes) -> list[np.ndarray]:
 
 
 def litert_kernels(content: bytes) -> list[tuple[str, np.ndarray]]:
-    """Return (kind, values) of the kernels of a LiteRT model, in the order of the file.
-
-    Kinds are those of `kernel_kinds`. In 8-bit kernels 0 stands for zero.
-    """
+    """Return (kind, values) of the kernels of a LiteRT model; kinds are as in `kernel_kinds`."""
     file = _unpack(content)
     found = {}
     for graph in file.subgraphs:
@@ -207,19 +205,14 @@ def litert_kernels(content: bytes) -> list[tuple[str, np.ndarray]]:
 
 def read_litert(model: Any) -> bytes:
     """Return the content of a LiteRT model, given as a path or as its bytes."""
-    if isinstance(model, str | os.PathLike):
-        if not os.path.isfile(model):
-            raise ValueError(
-                f"`model` must be the path of a LiteRT file or its bytes. Received: {model=}"
-            )
+    if isinstance(model, str | os.PathLike) and os.path.isfile(model):
         content = pathlib.Path(model).read_bytes()
     else:
         content = bytes(model) if isinstance(model, bytes | bytearray | memoryview) else b""
-    if content[4:8] != b"TFL3":
-        received = f"{type(model).__name__} of {len(content)} bytes" if content else repr(model)
+    if content[4:8] != b"TFL3":  # the identifier of the format
         raise ValueError(
-            "`model` must be the path of a LiteRT file or its bytes, which have TFL3 at the fifth. "
-            f"Received: model={received}"
+            "`model` must be the path of a LiteRT file or its bytes. "
+            f"Received: model={reprlib.repr(model)}"
         )
     return content
 
@@ -227,12 +220,10 @@ def read_litert(model: Any) -> bytes:
 def dedupe_buffers(content: bytes) -> bytes:
     """Write a LiteRT file anew, smaller; it computes the same.
 
-    - Inputs and outputs are named as its signatures name them: TensorFlow Serving calls a file by
-      the names of its tensors and passes over its signatures (`tflite_session.cc`).
-    - What is equal is written once. Above all these are the zero points, eight bytes for every
-      channel of a kernel although each of them is 0.
-    - A constant keeps the name of one operation that it comes from, of the many that were folded;
-      what flows between operators has none.
+    - Inputs and outputs get the names of the signature: TensorFlow Serving calls a file by those
+      of its tensors (`tflite_session.cc`).
+    - What is equal is written once: above all the zero points, eight bytes for every channel.
+    - A constant keeps one of the names of the operations folded into it; what flows has none.
     - Constants begin at multiples of 16 bytes, as the format (`schema.fbs`) asks.
     """
     file = _unpack(content)

@@ -1,6 +1,5 @@
 """Weights set to zero, or to few values, while a network trains on."""
 
-import functools
 import importlib
 import operator
 from collections.abc import Callable
@@ -10,6 +9,8 @@ import keras
 
 from keras_multiception.compression.tf_keras_bridge import import_tfmot, to_tf_keras
 from keras_multiception.layers.arguments import is_positive_integer, standardize_integer
+
+KINDS = ("standard", "depthwise", "pointwise", "dense")
 
 
 def prune_model(
@@ -28,7 +29,6 @@ def prune_model(
 
     From `begin_step` to `end_step`, the share of zeros grows with the toolkit's polynomial
     schedule, in each standard, pointwise and dense kernel; in depthwise ones on request only.
-
     `fit` needs `pruning_callback()`; after it, `strip_pruning` takes the wrappers off. To go on
     from a checkpoint, make the model anew and load its weights as `save_weights` wrote them.
 
@@ -68,19 +68,17 @@ def prune_model(
     schedule = _make_schedule(initial_sparsity, sparsity, begin_step, end_step, frequency)
     new = _plain_tf_keras(model)
     found = _kernel_layers(new, depthwise)
-    found = _in_blocks(found, verbose) if blocks else found
-    wrap = functools.partial(_wrap_layer, found, schedule, (2, 4) if blocks else None)
-    return _wrap(new, wrap)
-
-
-def _wrap_layer(
-    found: dict[Any, Any], schedule: Any, block_shape: tuple[int, int] | None, layer: Any
-) -> Any:
-    if layer not in found:
-        return layer
-    layer.get_prunable_weights = lambda: [getattr(layer, name) for name in found[layer]]
+    if blocks:
+        found = _in_blocks(found, verbose)
     prune = import_tfmot().sparsity.keras.prune_low_magnitude
-    return prune(layer, schedule, sparsity_m_by_n=block_shape)
+
+    def wrapper_of(layer: Any) -> Any:
+        if layer not in found:
+            return layer
+        layer.get_prunable_weights = lambda: [getattr(layer, name) for name in found[layer]]
+        return prune(layer, schedule, sparsity_m_by_n=(2, 4) if blocks else None)
+
+    return _wrap(new, wrapper_of)
 
 
 def pruning_callback() -> Any:
@@ -89,11 +87,7 @@ def pruning_callback() -> Any:
 
 
 def strip_pruning(model: Any) -> Any:
-    """Return the plain network in a pruned one, uncompiled; its zeros are zeros.
-
-    Args:
-        model: A `tf_keras.Model` by `prune_model`, otherwise a ValueError; it stays as it is.
-    """
+    """Return the plain network, uncompiled, in one of `prune_model`, which stays as it is."""
     _require_wrappers(model, "pruned", "prune_model")
     return _copy_tf_keras(import_tfmot().sparsity.keras.strip_pruning(model))
 
@@ -136,23 +130,47 @@ def cluster_model(
             "`clusters` must be an integer of at least 2, or 3 with preserve_sparsity=True. "
             f"Received: clusters={clusters!r}"
         )
+    clusters = operator.index(clusters)
     new = _plain_tf_keras(model)
-    found = _kernel_layers(new, depthwise)
-    return _wrap_clustered(new, found, operator.index(clusters), preserve_sparsity)
+    sizes = {
+        layer: {name: getattr(layer, name).shape.num_elements() for name in names}
+        for layer, names in _kernel_layers(new, depthwise).items()
+    }
+    largest = max(size for kernels in sizes.values() for size in kernels.values())
+    if clusters >= largest:
+        raise ValueError(
+            f"`clusters` must be less than the weights of the largest kernel, {largest}. "
+            f"Received: clusters={clusters}"
+        )
+    cluster, aggregation = import_tfmot().clustering.keras.cluster_weights, mean_gradient()
+
+    def wrapper_of(layer: Any) -> Any:
+        names = [name for name, size in sizes.get(layer, {}).items() if size > clusters]
+        if not names:
+            return layer
+        wrapper = cluster(
+            layer,
+            clusters,
+            preserve_sparsity=preserve_sparsity,
+            cluster_gradient_aggregation=aggregation,
+        )
+        layer.get_clusterable_weights = lambda: [(name, getattr(layer, name)) for name in names]
+        return wrapper
+
+    return _wrap(new, wrapper_of)
 
 
 def strip_clustering(model: Any) -> Any:
-    """Return the plain network in a clustered one, uncompiled.
-
-    Args:
-        model: A `tf_keras.Model` by `cluster_model`, otherwise a ValueError; it stays as it is.
-    """
+    """Return the plain network, uncompiled, in one of `cluster_model`, which stays as it is."""
     _require_wrappers(model, "clustered", "cluster_model")
     return _copy_tf_keras(import_tfmot().clustering.keras.strip_clustering(model))
 
 
 def mean_gradient() -> Any:
-    """Return the toolkit's name for it: a value moves by the mean gradient of its weights."""
+    """Return the toolkit's option by which a value moves by the mean gradient of its weights.
+
+    The default, the sum, lets large kernels learn thousands of times too fast.
+    """
     import_tfmot()
     from tensorflow_model_optimization.python.core.clustering.keras import cluster_config
 
@@ -166,53 +184,17 @@ def _require_wrappers(model: Any, kind: str, maker: str) -> None:
         raise ValueError(f"`model` must come from `{maker}`. Received: model={model!r}")
 
 
-def _wrap_clustered(
-    model: Any, found: dict[Any, list[str]], clusters: int, preserve_sparsity: bool
-) -> Any:
-    sizes = {
-        layer: {name: getattr(layer, name).shape.num_elements() for name in names}
-        for layer, names in found.items()
-    }
-    largest = max(size for kernels in sizes.values() for size in kernels.values())
-    if clusters >= largest:
-        raise ValueError(
-            f"`clusters` must be less than the weights of the largest kernel, {largest}. "
-            f"Received: clusters={clusters}"
-        )
-    clustering = import_tfmot().clustering.keras
-
-    def wrapper_of(layer: Any) -> Any:
-        names = [name for name, size in sizes.get(layer, {}).items() if size > clusters]
-        if not names:
-            return layer
-        wrapper = clustering.cluster_weights(
-            layer,
-            clusters,
-            preserve_sparsity=preserve_sparsity,
-            # the toolkit's default, the sum, lets large kernels learn thousands of times too fast
-            cluster_gradient_aggregation=mean_gradient(),
-        )
-        layer.get_clusterable_weights = lambda: [(name, getattr(layer, name)) for name in names]
-        return wrapper
-
-    return _wrap(model, wrapper_of)
-
-
 def _make_schedule(
     initial_sparsity: float, sparsity: float, begin_step: int, end_step: int, frequency: int
 ) -> Any:
     """Return a schedule whose last choice of zeros is at `end_step`."""
     end_step = standardize_integer(end_step, "end_step")
     frequency = standardize_integer(frequency, "frequency")
-    if not 0 <= initial_sparsity <= sparsity < 1:
+    if not 0 <= initial_sparsity <= sparsity < 1 or begin_step not in range(end_step):
         raise ValueError(
-            "`sparsity` must be a number in 0..1, without 1, and `initial_sparsity` one in "
-            f"0..`sparsity`. Received: sparsity={sparsity}, initial_sparsity={initial_sparsity}"
-        )
-    if begin_step not in range(end_step):
-        raise ValueError(
-            "`begin_step` must be an integer from 0 to before `end_step`. "
-            f"Received: begin_step={begin_step}, end_step={end_step}"
+            "The schedule must have 0 <= `initial_sparsity` <= `sparsity` < 1 and integers "
+            f"0 <= `begin_step` < `end_step`. Received: {initial_sparsity=}, {sparsity=}, "
+            f"{begin_step=}, {end_step=}"
         )
     frequency = min(frequency, end_step - begin_step)
     begin_step = end_step - (end_step - begin_step) // frequency * frequency
@@ -246,8 +228,7 @@ def _kernel_layers(model: Any, depthwise: bool) -> dict[Any, list[str]]:
     found = {}
     for layer in model._flatten_layers():
         kinds = kernel_kinds(layer)
-        names = [name for name, kind in kinds.items() if kind != "depthwise" or depthwise]
-        if names:
+        if names := [name for name in kinds if depthwise or kinds[name] != "depthwise"]:
             found[layer] = names
     if not found:
         raise ValueError(
@@ -258,10 +239,7 @@ def _kernel_layers(model: Any, depthwise: bool) -> dict[Any, list[str]]:
 
 
 def kernel_kinds(layer: Any) -> dict[str, str]:
-    """Return the kind of each kernel of a layer of either Keras by its name.
-
-    Kinds are `"standard"`, `"depthwise"`, `"pointwise"` and `"dense"`.
-    """
+    """Return the kind of each kernel of a layer of either Keras, as in `KINDS`, by its name."""
     is_keras_3 = isinstance(layer, keras.layers.Layer)
     layers: Any = keras.layers if is_keras_3 else importlib.import_module("tf_keras.layers")
     if isinstance(layer, layers.SeparableConv2D):

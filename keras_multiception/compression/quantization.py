@@ -22,20 +22,18 @@ STEP = 0.001  # by how much of the difference the toolkit moves a range with eac
 def quantize_model(model: Any, preserve: tuple[str, ...] | list[str] = ()) -> Any:
     """Rebuild a network for quantization-aware training with the toolkit's 8-bit scheme.
 
-    Weights and activations are rounded as in the 8-bit form, with gradients that ignore it. The
-    new model is to be compiled and trained with `tf_keras`, for an epoch or a few with a small
-    learning rate: the ranges of its activations start at -6..6 and are learned from its inputs.
-    `convert_to_litert(model, "int8")` makes a file of it.
+    Weights and activations are rounded as in the 8-bit form, with gradients that ignore it.
+    Compile and fit the new model with `tf_keras`, for an epoch or a few with a small learning
+    rate. `convert_to_litert(model, "int8")` makes a file of it.
 
-    Different from the toolkit's own `quantize_model`: ranges of depthwise kernels are per channel,
+    Other than in the toolkit's own `quantize_model`, ranges of depthwise kernels are per channel,
     which batch norms can be folded into without a loss; weights before a separate ReLU and before
-    concatenations are quantized as others are; `Multiply`, `Average`, `Rescaling` and batch norms
-    that do not follow a convolution are supported.
+    concatenations are quantized; and `Multiply`, `Average`, `Rescaling` and batch norms that do
+    not follow a convolution are supported.
 
     Args:
         model: A model of Keras 3 that `to_tf_keras` takes, or a Functional model of `tf_keras`,
-            without the wrappers of pruning or clustering, that returns a tensor or a list; it
-            stays as it is.
+            without wrappers, that returns a tensor or a list; it stays as it is.
         preserve: What training is to keep of the kernels of convolutions and dense layers:
             `"sparsity"`, their zeros; `"clusters"`, that they have few different values, depthwise
             ones excepted.
@@ -74,10 +72,7 @@ def quantize_model(model: Any, preserve: tuple[str, ...] | list[str] = ()) -> An
 
 
 def _correct_wrappers(quantized: Any) -> None:
-    """Do not train kernels of frozen layers, and move clusters by mean gradients, not by sums.
-
-    The toolkit has no options for these here.
-    """
+    """Keep frozen kernels frozen and move clusters by mean gradients: the toolkit has no option."""
     for wrapper in quantized.layers:
         layer = getattr(wrapper, "layer", None)
         if layer is not None and not layer.trainable:
@@ -100,23 +95,23 @@ def is_quantized(model: Any) -> bool:
 def _require_quantizable(model: Any, scheme: Any) -> None:
     import tf_keras
 
+    is_functional = isinstance(model, tf_keras.Model) and model._is_graph_network
     if (
-        not isinstance(model, tf_keras.Model)
+        not is_functional
         or isinstance(model, tf_keras.Sequential)
-        or not model._is_graph_network
         or isinstance(model.output, dict)
     ):
         raise ValueError(
             "`model` must be a model of Keras 3 or a Functional one of tf_keras, and return a "
             f"tensor or a list. Received: model={model!r}"
         )
-    reasons = [
-        f"{type(layer).__name__} {layer.name} ({reason})"
-        for layer in model.layers
-        if (reason := _why_not_quantizable(model, layer, scheme)) is not None
-    ]
-    if is_quantized(model):
-        reasons = ["the wrappers of quantization-aware training"]
+    reasons = ["the wrappers of quantization-aware training"]
+    if not is_quantized(model):
+        reasons = [
+            f"{type(layer).__name__} {layer.name} ({reason})"
+            for layer in model.layers
+            if (reason := _why_not_quantizable(model, layer, scheme)) is not None
+        ]
     if reasons:
         raise ValueError(
             f"`model` must consist of layers that can be quantized. Received: {', '.join(reasons)}"
@@ -124,31 +119,26 @@ def _require_quantizable(model: Any, scheme: Any) -> None:
 
 
 def _why_not_quantizable(model: Any, layer: Any, scheme: Any) -> str | None:
-    import tf_keras
-
-    kind = type(layer).__name__
-    if isinstance(layer, tf_keras.Model):
-        return "nested"
+    kind, activation = type(layer).__name__, getattr(layer, "activation", None)
+    name = getattr(activation, "__name__", "linear")
     if len(layer._inbound_nodes) > 1:
         return "called more than once"
-    if layer.compute_dtype != "float32" or layer.dtype != "float32":
-        return layer.dtype_policy.name if kind != "InputLayer" else layer.dtype
+    if layer.compute_dtype != "float32":
+        return layer.compute_dtype
     if kind in ("InputLayer", *MERGES):
         return None
     is_image = len(layer.output.shape) == 4
     if kind == "BatchNormalization":
         last = layer.axis in ([len(layer.output.shape) - 1], -1)
-        if not last or not (is_image or _follows_convolution(model, layer)):
-            return "not after a convolution or dense layer"
-        return None
+        follows = last and (is_image or _follows_convolution(model, layer))
+        return None if follows else "not after a convolution or dense layer"
     if kind == "Rescaling":
         return None if is_image else "not of images"
     if kind != "SeparableConv2D" and not scheme.supports(layer):
         return "not supported"
-    activation = getattr(getattr(layer, "activation", None), "__name__", "linear")
-    if activation == "swish":
-        return None if kind == "Activation" else "activation swish, not as a layer of its own"
-    return None if activation in ACTIVATIONS else f"activation {activation}"
+    if name == "swish" and kind == "Activation":
+        return None
+    return None if name in ACTIVATIONS else f"activation {name}"
 
 
 def rewrite_for_quantization(model: Any) -> tuple[Any, set[str]]:
@@ -159,11 +149,10 @@ def rewrite_for_quantization(model: Any) -> tuple[Any, set[str]]:
     - a batch norm that does not follow a convolution or dense layer gets a 1x1 depthwise
       convolution with ones before it, which it can be folded into,
     - `Rescaling` with an offset becomes a 1x1 depthwise convolution,
-    - `Average` becomes `Add` and `Rescaling`,
-    - `Add` and `Multiply` of more than two inputs become several of two,
+    - `Average` becomes `Add` and `Rescaling`, and merges of more than two become several of two,
     - depthwise convolutions that LiteRT is slow with become sums of smaller ones.
 
-    Each layer must be called once. The names of the 1x1 depthwise convolutions are returned, too.
+    The names of the 1x1 depthwise convolutions are returned, too.
     """
     import tensorflow as tf
     import tf_keras
@@ -262,8 +251,8 @@ def calibrate_ranges(model: Any, batches: Iterable) -> None:
     """Set the ranges of a model of `quantize_model` to what its activations take.
 
     The toolkit starts every range at -6..6 and moves it by a thousandth of the difference with each
-    step: a short training ends before they are right. Here each batch sets them anew, those of
-    earlier layers better than the batch before; the mean over the second half of them stays.
+    step: a short training ends before they are right. Here each batch sets them anew, and the mean
+    over the second half of the batches stays.
 
     Args:
         model: A `tf_keras.Model` of `quantize_model`, which is changed in place.

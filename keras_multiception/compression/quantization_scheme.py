@@ -25,8 +25,7 @@ OutputConfig: Any = default_8bit_quantize_configs.Default8BitOutputQuantizeConfi
 class DepthwiseWeightsQuantizer(tfmot.quantization.keras.quantizers.LastValueQuantizer):
     """Symmetric 8-bit ranges, one for each output channel of a depthwise kernel.
 
-    The toolkit's own would be one for each index of the last axis of (height, width, channels,
-    multiplier), the multiplier. And it has none that preserves sparsity.
+    The toolkit's own are per index of the last axis, the multiplier, and lose zeros.
     """
 
     def __init__(self, preserve_sparsity: bool = False) -> None:
@@ -78,10 +77,8 @@ class Scheme(
     """A scheme for `tfmot.quantization.keras.quantize_apply`, with its registry and layout.
 
     It knows more layers than the toolkit's, and corrects the layout, which leaves weights without
-    their quantizer in two places: it means no quantization of the output, but says none at all, of
-    a convolution before a ReLU; and it gives convolutions before a concatenation the default of
-    their class. `preserve` is as in `quantize_model`; `fixed` names the 1x1 depthwise convolutions
-    whose kernels are constants.
+    their quantizer before a ReLU and before a concatenation. `preserve` is as in `quantize_model`;
+    `fixed` names the 1x1 depthwise convolutions whose kernels are constants.
     """
 
     def __init__(self, preserve: Collection[str], fixed: Collection[str] = ()) -> None:

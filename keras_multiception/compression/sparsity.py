@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_multiception.compression.litert_files import litert_buffers, litert_kernels, read_litert
 from keras_multiception.compression.pruning import (
+    KINDS,
     apply_masks,
     is_wrapped,
     kernel_kinds,
@@ -16,7 +17,6 @@ from keras_multiception.compression.pruning import (
     strip_pruning,
 )
 
-KINDS = ("standard", "depthwise", "pointwise", "dense")
 _FILES = (str, os.PathLike, bytes, bytearray, memoryview)
 
 
@@ -25,17 +25,12 @@ def sparsity_report(model: Any) -> dict[str, dict[str, Any]]:
 
     Args:
         model: A built `keras.Model`; a `tf_keras.Model`, plain or by `prune_model` or
-            `cluster_model`; or a LiteRT file, as bytes or as a path. (Of a model with the wrappers
-            of quantization, convert it and pass the file.)
+            `cluster_model`; or a LiteRT file, as bytes or as a path.
 
     Returns:
         A dictionary from each of `"standard"`, `"depthwise"`, `"pointwise"` and `"dense"` that
-        the network has, and from `"total"`, to a dictionary:
-
-        - `parameters`: how many weights these kernels have,
-        - `nonzero`: how many of them are not zero,
-        - `sparsity`: the share of those that are, a float in 0..1,
-        - `distinct`: the largest number of distinct values in one kernel.
+        the network has, and from `"total"`, to a dictionary of `parameters`, the `nonzero` among
+        them, the `sparsity` in 0..1, and `distinct`, the most distinct values of one kernel.
 
     Example:
         >>> sparsity_report(strip_pruning(pruned))["pointwise"]["sparsity"]
@@ -50,14 +45,13 @@ def sparsity_report(model: Any) -> dict[str, dict[str, Any]]:
 def size_report(model: Any) -> dict[str, int]:
     """Measure a network in bytes: as it is, deflated, and at the entropy of its weights.
 
-    The entropy is Shannon's bound for codes with a word for each number of an array of weights: `n`
-    numbers, of which the share `p(s)` is `s`, take `n * H` bits, `H = -sum(p * log2(p))`, and the
-    table takes 4 bytes more than the number for each that occurs; an array takes its own bytes if
-    these are fewer. Codes of several numbers at a time, as deflate, can be shorter.
+    The entropy is the bound for codes with a word for each distinct number of an array: `n`
+    numbers, of which the share `p(s)` is `s`, take `-n * sum(p * log2(p))` bits, and the table 4
+    bytes more than the number for each; or the array's own bytes if these are fewer.
 
     Args:
         model: A LiteRT file, as bytes or as a path; or a model as in `sparsity_report`, of which
-            the weights are measured, one after the other, without wrappers and optimizer.
+            the weights are measured, without wrappers and optimizer.
 
     Returns:
         A dictionary of integers: `raw`, the bytes as they are; `deflated`, as in a zip file (zlib
@@ -81,18 +75,15 @@ def size_report(model: Any) -> dict[str, int]:
 
 def _plain(model: Any) -> Any:
     """Return a model without wrappers."""
-    if not isinstance(model, keras.Model):
-        import tf_keras
-
-        if not isinstance(model, tf_keras.Model):
-            raise ValueError(
-                "`model` must be a model of Keras 3 or tf_keras, or a LiteRT file as bytes or "
-                f"path. Received: model={model!r}"
-            )
-    if not model.built:
-        raise ValueError(f"`model` must be built. Received: model={model!r}")
-    if isinstance(model, keras.Model):
+    if isinstance(model, keras.Model) and model.built:
         return model
+    import tf_keras
+
+    if not isinstance(model, tf_keras.Model) or not model.built:
+        raise ValueError(
+            "`model` must be a built model of Keras 3 or tf_keras, or a LiteRT file as bytes or "
+            f"path. Received: model={model!r}"
+        )
     found = apply_masks(model)
     if "pruned" in found:
         return strip_pruning(model)

@@ -7,12 +7,12 @@ The convolutions with parts of the kernel add up to the same.
 
 import contextlib
 import functools
-import itertools
 import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 
 LIMIT = 25  # weights of a channel
 Pairs = tuple[tuple[int, int], tuple[int, int]]  # of the starts and ends of height and width
@@ -35,24 +35,27 @@ def parts_of(kernel_size: tuple[int, int], dilation: tuple[int, int] = (1, 1)) -
     """Divide a kernel into as few rectangles as possible that LiteRT is fast with."""
     height, width = kernel_size
     sizes = [(rows, LIMIT // rows) for rows in range(1, LIMIT + 1)]
-    rows, columns = min(sizes, key=lambda size: -(-height // size[0]) * -(-width // size[1]))
+    step = min(sizes, key=lambda size: -(-height // size[0]) * -(-width // size[1]))
     if height * width <= LIMIT:
-        rows, columns = height, width
+        step = kernel_size
 
-    def crop(part: slice, size: int, dilation: int) -> tuple[int, int]:
-        return part.start * dilation, (size - part.stop) * dilation
+    def crop(part: slice, axis: int) -> tuple[int, int]:
+        before, after = part.start, kernel_size[axis] - part.stop
+        return before * dilation[axis], after * dilation[axis]
 
     return [
-        Part(*both, (crop(both[0], height, dilation[0]), crop(both[1], width, dilation[1])))
-        for both in itertools.product(_slices(height, rows), _slices(width, columns))
+        Part(rows, columns, (crop(rows, 0), crop(columns, 1)))
+        for rows in _slices(height, step[0])
+        for columns in _slices(width, step[1])
     ]
 
 
 def divide(layer: Any, size: tuple[int | None, ...]) -> tuple[Pairs, list[Part]] | None:
     """Divide a depthwise convolution of either Keras, for an input of a height and width.
 
-    Returned are the zeros around the input and the parts that meet more than these; `None` if the
-    layer is no large depthwise convolution, or the zeros depend on a size that is unknown.
+    Returned are the zeros around the input and the parts that meet more than these, as XNNPACK
+    demands; `None` if the layer is no large depthwise convolution, or the zeros depend on a size
+    that is unknown.
     """
     if type(layer).__name__ != "DepthwiseConv2D" or layer.data_format != "channels_last":
         return None
@@ -65,7 +68,7 @@ def divide(layer: Any, size: tuple[int | None, ...]) -> tuple[Pairs, list[Part]]
         return None
 
     def meets(crop: tuple[int, int], margin: tuple[int, int], size: int | None) -> bool:
-        return size is None or (crop[0] < margin[0] + size and crop[1] < margin[1] + size)
+        return size is None or max(np.subtract(crop, margin)) < size
 
     parts = parts_of(layer.kernel_size, layer.dilation_rate)
     return margins, [part for part in parts if all(map(meets, part.crop, margins, size))]

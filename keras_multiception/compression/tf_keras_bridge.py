@@ -61,8 +61,7 @@ def to_tf_keras(model: keras.Model, inputs: Any = None) -> Any:
     `MulticeptionConv2D` becomes a batch norm for each branch, which is the same, in training too,
     as one after the concatenation, and what quantization-aware training can take; Shake-Shake
     becomes the mean of its inputs. Regularizers, constraints and initializers are dropped. In
-    training, the moving variances of Keras 2 are averages of unbiased variances, those of Keras 3
-    of biased ones.
+    training, moving variances of Keras 2 are averages of unbiased ones, unlike those of Keras 3.
 
     Args:
         model: A Functional `keras.Model` or a built `keras.Sequential` of the layers that the
@@ -74,8 +73,8 @@ def to_tf_keras(model: keras.Model, inputs: Any = None) -> Any:
         A Functional `tf_keras.Model`.
 
     Raises:
-        ValueError: If the model is not Functional or a built Sequential one of Keras 3, or has
-            layers that this cannot rebuild; all of them are named.
+        ValueError: If the model has no graph, or layers that this cannot rebuild; all of them are
+            named.
         RuntimeError: If the new model answers otherwise than the model.
 
     Example:
@@ -101,10 +100,9 @@ def to_tf_keras(model: keras.Model, inputs: Any = None) -> Any:
 
 
 def import_tfmot() -> Any:
-    """Import the toolkit, which would make `tf.keras` Keras 2 for the whole process if it could.
+    """Import the toolkit, which sets the variable by which `tf.keras`, at its first use, chooses.
 
-    It sets an environment variable by which `tf.keras`, at its first use, chooses its version. So
-    that first use comes before, and the variable is put back.
+    So that first use comes before, and the variable is put back.
     """
     import tensorflow as tf
     import tf_keras  # noqa: F401 (it makes `tf.compat.v2.keras` anew)
