@@ -2,7 +2,6 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-export TF_CPP_MIN_LOG_LEVEL := 2
 PRETRAINED := cifar10/resnet20_multiception
 PYTEST := $(BIN)/python -m pytest --numprocesses 2
 

@@ -6,9 +6,13 @@
     model = km.ResNet20(conv="multiception")             # a network of the paper
 
 Importing the package imports Keras and NumPy only, and registers its layers with Keras, so that
-`keras.models.load_model` finds them.
+`keras.models.load_model` finds them. Import it before TensorFlow, for which it turns oneDNN on.
 """
 
+from keras_multiception.startup import load_keras
+
+load_keras()
+# ruff: noqa: E402
 from keras_multiception import equations, kernels, layers, optimizers, preprocessing, scale_analysis
 from keras_multiception.applications import (
     MobileNetV2,

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import keras
 
+from keras_multiception.startup import quiet_loading
 from keras_multiception.version import __version__
 
 Key = TypeVar("Key", bound=Hashable)
@@ -74,7 +75,8 @@ def import_tensorflow() -> Any:
     of their memory.
     """
     try:
-        import tensorflow as tf
+        with quiet_loading():
+            import tensorflow as tf
     except ImportError:
         return None
     if keras.backend.backend() != "tensorflow":

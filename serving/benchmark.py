@@ -94,6 +94,7 @@ def grpc_sender(
     address: str, signature_name: str, image: np.ndarray, input_name: str
 ) -> Callable[[], Any]:
     """Makes a function that sends an image to the model `default` over gRPC."""
+    import keras_multiception  # noqa: F401 # isort: skip (then TensorFlow loads quietly)
     import grpc
     import tensorflow as tf
     from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
@@ -357,7 +358,6 @@ def _report(flags: argparse.Namespace) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
     flags = _parse(arguments)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     return run_command(_MODULE, lambda: _report(flags))
 
 

@@ -333,7 +333,6 @@ def _json_lines(names: Sequence[str], answers: Iterable[Answer]) -> Iterator[str
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
     flags = _parse(arguments)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     return run_command(_MODULE, lambda: _ask(flags))
 
 

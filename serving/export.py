@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -31,9 +30,6 @@ if TYPE_CHECKING:
     import keras
 
     from keras_multiception.preprocessing import Dataset
-
-# Before anything imports TensorFlow: its warnings and errors only.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 _MODULE = "serving.export"
 # Flags that are arguments of `publish`.
@@ -100,9 +96,8 @@ def publish(
 
 def load_run(run: str | Path) -> tuple[keras.Model, Dataset]:
     """Loads the trained model of a finished run's folder and the description of its data."""
+    import keras_multiception as km  # isort: skip (then TensorFlow loads quietly)
     import keras
-
-    from keras_multiception.preprocessing import Dataset
 
     run = Path(run)
     if not run.is_dir():
@@ -114,7 +109,7 @@ def load_run(run: str | Path) -> tuple[keras.Model, Dataset]:
         )
     try:
         config = json.loads((run / "config.json").read_text(encoding="utf-8"))
-        spec = Dataset.from_dict(config["data"])
+        spec = km.preprocessing.Dataset.from_dict(config["data"])
         model = keras.models.load_model(run / "model.keras", compile=False)
     except Exception as error:  # a damaged file fails in many ways
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -127,6 +127,7 @@ def running(
     """
     with listen(rest_api_host, rest_api_port) as listener:
         # TensorFlow takes seconds to import: only once the port is ours.
+        import keras_multiception  # noqa: F401 # isort: skip (then TensorFlow loads quietly)
         from serving.config_files import single_model
         from serving.lifecycle.versions import Loading
         from serving.model_server import ServerOptions, model_server
@@ -221,12 +222,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Serves until SIGTERM or SIGINT, then lets open requests finish; returns an exit code."""
     flags = parse(arguments)
     _on_stop_signals(_exit_at_once)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     return run_command("serving.server", lambda: _serve(flags))
 
 
 def _serve(flags: argparse.Namespace) -> NoReturn:
     with listen(flags.rest_api_host, flags.rest_api_port) as listener:
+        import keras_multiception  # noqa: F401 # isort: skip (then TensorFlow loads quietly)
         import tensorflow as tf
 
         from serving.config_files import ModelServerConfig, read_config, single_model

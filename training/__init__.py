@@ -2,7 +2,7 @@
 
 import os
 
-# Before anything imports TensorFlow: its warnings and errors only; and oneDNN, which it takes by
-# itself only where the CPU has instructions for neural networks, and which halves a step on others.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# For TensorFlow, whoever imports it first: its errors arrive as exceptions, and oneDNN is as in
+# `keras_multiception.startup`.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")

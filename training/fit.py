@@ -8,10 +8,10 @@ import sys
 import time
 from typing import Any
 
+import keras_multiception as km  # isort: skip (then TensorFlow loads quietly)
 import keras
 import numpy as np
 
-import keras_multiception as km
 from keras_multiception import machine
 from keras_multiception.atomic import replacing
 from keras_multiception.preprocessing import Dataset

@@ -55,9 +55,9 @@ def release(
     note: str = "",
 ) -> pathlib.Path:
     """Write weights and a model card of the best of runs that differ in their seed."""
+    import keras_multiception as km  # isort: skip (then TensorFlow loads quietly)
     import keras
 
-    import keras_multiception as km
     from keras_multiception.applications import pretrained
     from training import data, metrics
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import keras_multiception  # noqa: F401 # isort: skip (then TensorFlow loads quietly)
 import grpc
 import numpy as np
 import tensorflow as tf

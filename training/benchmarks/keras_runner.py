@@ -9,10 +9,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import keras_multiception as km  # isort: skip (then TensorFlow loads quietly)
 import keras
 import numpy as np
 
-import keras_multiception as km
 from keras_multiception.machine import describe, gpu_names, import_tensorflow
 from training.benchmarks.runner import Case, Job, Plan, Prepared
 

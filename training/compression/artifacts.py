@@ -18,11 +18,11 @@ import shutil
 from collections.abc import Callable
 from typing import Any
 
+import keras_multiception as km  # isort: skip (then TensorFlow loads quietly)
 import keras
 import numpy as np
 import tensorflow as tf
 
-import keras_multiception as km
 from keras_multiception import compression
 from keras_multiception.atomic import replacing, write_json
 from keras_multiception.graphs.equality import sample_inputs
