@@ -33,9 +33,9 @@ from keras_multiception.applications import (
 )
 from keras_multiception.blocks import conv_bn
 from keras_multiception.cost import cost
-from keras_multiception.export import export_saved_model
+from keras_multiception.engines import inference_function
+from keras_multiception.export import export_onnx, export_saved_model
 from keras_multiception.fusion import fuse
-from keras_multiception.inference import inference_function
 from keras_multiception.replacement import replace_convolutions
 from keras_multiception.torch_import import load_torch_state_dict
 from keras_multiception.version import __version__
@@ -58,6 +58,7 @@ __all__ = [
     "cost",
     "create_model",
     "equations",
+    "export_onnx",
     "export_saved_model",
     "feature_extractor",
     "fuse",

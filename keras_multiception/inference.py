@@ -1,39 +1,25 @@
-"""`km.inference_function`: a network as a compiled function, for a few images at a time."""
+"""Networks as compiled functions: by the backend of Keras, or from an ONNX file by an engine."""
 
-from collections.abc import Callable
+import importlib
+import os
+import sys
+import threading
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops, tree
 
 from keras_multiception.graphs.reading import graph_of, sort_inputs
+from keras_multiception.machine import count_cores
+
+ENGINES = ("onnxruntime", "openvino")
+_Arrays = Sequence[np.ndarray]
 
 
-def inference_function(model: keras.Model) -> Callable[[Any], Any]:
-    """Return a compiled function that does what `model.predict` does, without its overhead.
-
-    `predict` makes a data pipeline for every call; this is for one batch at a time. The function is
-    compiled by the backend (TensorFlow's graph, JAX's jit; PyTorch runs it as it is, without
-    gradients) when it is first called, and again for other shapes. It uses the weights that the
-    model has when it is called; after `enable_lora` or `quantize`, which give layers other
-    weights, ask for a new function. Networks from `km.fuse` are the fastest.
-
-    Args:
-        model: A built `keras.Model`.
-
-    Returns:
-        A function from a batch of inputs (NumPy arrays or tensors, in the structure that the
-        model takes, or by the names of its inputs) to the model's outputs, tensors of the backend.
-
-    Raises:
-        ValueError: If `model` is not a built `keras.Model`.
-
-    Example:
-        >>> classify = km.inference_function(km.fuse(model))
-        >>> probabilities = np.asarray(classify(image[np.newaxis]))
-    """
-    if not isinstance(model, keras.Model) or not model.built:
-        raise ValueError(f"`model` must be a built `keras.Model`. Received: model={model!r}")
+def compile_model(model: keras.Model) -> Callable[[Any], Any]:
+    """Return what `km.inference_function` does by default."""
     graph = graph_of(model)
     own = [] if graph is None else [x.dtype for x in graph.inputs]
     run = _COMPILERS[keras.backend.backend()](model)
@@ -46,6 +32,68 @@ def inference_function(model: keras.Model) -> Callable[[Any], Any]:
         return run(tree.pack_sequence_as(inputs, tensors))
 
     return call
+
+
+def load_onnx(
+    path: str | os.PathLike, engine: str, threads: int | None = None
+) -> Callable[[_Arrays], list[np.ndarray]]:
+    """Return a function that runs an ONNX file on CPUs: from arrays to arrays, in its order.
+
+    It may be called from many threads at a time. `threads` are those that one call runs on, by
+    default one for each core; they sleep between calls.
+    """
+    if engine not in ENGINES:
+        raise ValueError(
+            f"`engine` must be one of {', '.join(ENGINES)}. Received: engine={engine!r}"
+        )
+    open_file = _open_onnxruntime if engine == "onnxruntime" else _open_openvino
+    return open_file(os.fspath(path), threads or count_cores())
+
+
+def import_extra(package: str, extra: str) -> Any:
+    """Return a package that comes with an extra of ours."""
+    if package == "openvino":
+        # With this package it would report each import and conversion to a host outside.
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise ImportError(
+            f"{package} is missing: pip install 'keras-multiception[{extra}]' brings it ({error})"
+        ) from error
+
+
+def _open_onnxruntime(path: str, threads: int) -> Callable[[_Arrays], list[np.ndarray]]:
+    onnxruntime = import_extra("onnxruntime", "onnx")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3  # errors
+    session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
+    names = [x.name for x in session.get_inputs()]
+    return lambda arrays: session.run(None, dict(zip(names, arrays, strict=True)))
+
+
+def _open_openvino(path: str, threads: int) -> Callable[[_Arrays], list[np.ndarray]]:
+    openvino = import_extra("openvino", "openvino")
+    properties = {
+        "INFERENCE_PRECISION_HINT": "f32",  # some CPUs would compute in half precision
+        "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(path), "CPU", properties)
+    own = (
+        threading.local()
+    )  # a request cannot be shared; OpenVINO runs them first come first served
+
+    def run(arrays: _Arrays) -> list[np.ndarray]:
+        if not hasattr(own, "request"):
+            own.request = compiled.create_infer_request()
+        own.request.infer(list(arrays), share_inputs=True)
+        return [np.array(x.data) for x in own.request.output_tensors]
+
+    return run
 
 
 def _compile_tensorflow(model: keras.Model) -> Callable[[Any], Any]:

@@ -1,3 +1,8 @@
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import keras
 import numpy as np
 import pytest
@@ -55,6 +60,88 @@ def test_inputs_of_a_list_or_a_dictionary_may_come_by_their_names(as_list):
     answers = km.inference_function(model)({"a": np.full((1, 4), 0.5), "b": np.full((1, 4), 2)})
     assert set(answers) == {"sum", "a"}
     np.testing.assert_allclose(keras.ops.convert_to_numpy(answers["sum"]), np.full((1, 4), 2.5))
+
+
+engines = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="needs TensorFlow")
+
+
+@pytest.fixture(scope="module", params=["onnxruntime", "openvino"])
+def fast(request, model):
+    return km.inference_function(model, engine=request.param, threads=2)
+
+
+@engines
+def test_an_engine_answers_like_the_model_from_many_threads(fast, model):
+    batches = [images(count) for count in (1, 3, 1, 8) * 8]
+    expected = [model(batch, training=False) for batch in batches]
+    with ThreadPoolExecutor(8) as executor:
+        answers = list(executor.map(fast, batches))
+    for pair in zip(answers, expected, strict=True):
+        np.testing.assert_allclose(*pair, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="`inputs` must fit"):
+        fast(images(1)[0])
+
+
+@engines
+def test_an_engine_has_the_weights_of_when_it_was_made(fast, model):
+    before, old = fast(images(1)), model.get_weights()
+    model.set_weights([weight + 1 for weight in old])
+    np.testing.assert_array_equal(fast(images(1)), before)
+    model.set_weights(old)
+
+
+@engines
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino", "auto"])
+def test_an_engine_takes_and_gives_the_structures_of_the_model(engine, capsys):
+    a, b = keras.Input((4,), name="b"), keras.Input((4,), name="a", dtype="int32")
+    total = keras.layers.Add()([a, keras.ops.cast(b, "float32")])
+    model = keras.Model([a, b], {"sum": total, "parts": [a * 2, b]})
+    run = km.inference_function(model, engine=engine, batch_size=3)
+    halves, twos = np.full((1, 4), 0.5), np.full((1, 4), 2)
+    for inputs in ([halves, twos], {"b": halves, "a": keras.ops.convert_to_tensor(twos)}):
+        answers = run(inputs)
+        np.testing.assert_allclose(answers["sum"], np.full((1, 4), 2.5))
+        np.testing.assert_allclose(answers["parts"][0], np.full((1, 4), 1.0))
+        np.testing.assert_array_equal(answers["parts"][1], np.full((1, 4), 2))
+    assert all((name in capsys.readouterr().out) == (engine == "auto") for name in ["openvino"])
+
+
+@engines
+def test_openvino_reports_nothing_to_its_makers(tmp_path):
+    """Its telemetry would make a number for this machine in the home folder, then send events."""
+    code = """
+import keras, numpy as np, keras_multiception as km
+model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+km.inference_function(model, engine="openvino")(np.zeros((1, 4)))
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "CI"}
+    environment["HOME"] = str(tmp_path)
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    assert not (tmp_path / "intel").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"engine": "tensorrt"}, ValueError, "`engine`"),
+        ({"engine": "openvino", "threads": 0}, ValueError, "`threads`"),
+        ({"threads": 2}, ValueError, "`threads`"),
+        ({"engine": "auto", "batch_size": 0}, ValueError, "`batch_size`"),
+    ],
+)
+def test_arguments_out_of_range(model, arguments, error, words):
+    with pytest.raises(error, match=words):
+        km.inference_function(model, **arguments)
+
+
+@pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="TensorFlow has the engines")
+def test_engines_need_the_tensorflow_backend(model, capsys):
+    with pytest.raises(RuntimeError, match="TensorFlow backend"):
+        km.inference_function(model, engine="openvino")
+    run = km.inference_function(model, engine="auto")
+    np.testing.assert_allclose(
+        run(images(1)), keras.ops.convert_to_numpy(model(images(1))), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("model", [None, keras.Sequential([keras.layers.Dense(2)])])

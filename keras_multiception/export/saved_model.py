@@ -82,7 +82,7 @@ def export_saved_model(
     Example:
         >>> km.export_saved_model(model, "models/digits/1", dataset="digits")
     """
-    _require_tensorflow()
+    require_tensorflow("a SavedModel")
     top_k = standardize_integer(top_k, "top_k")
     sizes = _standardize_form(form, form_batch_size)
     spec = fit_image_shape(model, dataset if isinstance(dataset, Dataset) else get_dataset(dataset))
@@ -95,10 +95,11 @@ def export_saved_model(
             raise ValueError(f"`path` appeared while it was being written. Received: path={path}")
 
 
-def _require_tensorflow() -> None:
+def require_tensorflow(what: str) -> None:
+    """Raise a `RuntimeError` if Keras runs on another backend, which cannot write such a file."""
     if keras.backend.backend() != "tensorflow":
         raise RuntimeError(
-            "Exporting a SavedModel needs Keras on the TensorFlow backend; save the model as a "
+            f"Exporting {what} needs Keras on the TensorFlow backend; save the model as a "
             ".keras file and load it there (KERAS_BACKEND=tensorflow). "
             f"Received: backend={keras.backend.backend()}"
         )

@@ -36,7 +36,7 @@ from keras_multiception.graphs.equality import (
     sample_inputs,
 )
 from keras_multiception.graphs.reading import graph_of, inline_call, require_graph
-from keras_multiception.inference import inference_function
+from keras_multiception.inference import compile_model
 from keras_multiception.layers.arguments import standardize_integer
 from keras_multiception.machine import time_in_turns
 
@@ -175,7 +175,7 @@ def _time_forms(
             inputs = y = keras.Input(batch_shape=shape)
             for operation in to_form(form, depthwise, pointwise):
                 y = _write_convolution(operation)(y)
-            run = inference_function(keras.Model(inputs, y))
+            run = compile_model(keras.Model(inputs, y))
             # an answer as an array: some backends give it before it is computed
             calls[form] = lambda run=run: keras.ops.convert_to_numpy(run(x))
             calls[form]()  # compiles

@@ -1,0 +1,162 @@
+"""A Keras model as an ONNX file, which ONNX Runtime, OpenVINO and servers with these run."""
+
+import logging
+import os
+import pathlib
+import warnings
+
+import keras
+import numpy as np
+from keras import tree
+
+from keras_multiception import atomic
+from keras_multiception.export.saved_model import fit_image_shape, gives_logits, require_tensorflow
+from keras_multiception.fusion import fuse
+from keras_multiception.graphs.copying import copy_state, rebuild, rebuild_layer
+from keras_multiception.graphs.equality import (
+    ROUNDING,
+    relative_difference,
+    rounding_difference,
+    sample_inputs,
+)
+from keras_multiception.graphs.reading import graph_of, require_graph
+from keras_multiception.inference import import_extra, load_onnx
+from keras_multiception.preprocessing import Dataset, get_dataset, preprocess_input
+
+# How far the written file's answers may be from the network's, relative to the largest.
+TOLERANCE = 1e-4
+
+
+def export_onnx(
+    model: keras.Model, path: str | os.PathLike, dataset: str | Dataset | None = None
+) -> None:
+    """Write a network for inference as an ONNX file.
+
+    It is the `"separate"` form of `km.fuse` in float32, the fastest one for ONNX Runtime and
+    OpenVINO, written by Keras' own exporter with the batch size left open. The file is compared
+    with the network on random inputs, and replaces another one when it is complete.
+
+    Args:
+        model: A Functional or built Sequential `keras.Model`. With `dataset`, a classifier as
+            `km.export_saved_model` takes it.
+        path: The file to write; its folder may be missing.
+        dataset: A key of `km.preprocessing.DATASETS`, or a `km.preprocessing.Dataset`, whose
+            preprocessing to put into the file: it then has the input `image`, float32
+            `(batch, height, width, 3)`, pixels 0 to 255, and the output `probabilities`, float32
+            `(batch, classes)`. The default is none: the inputs have the names of the model's, and
+            the outputs are `output_0`, `output_1` and so on.
+
+    Raises:
+        ValueError: If the model cannot be fused, or ONNX does not have what it consists of, or it
+            does not fit the data set.
+        RuntimeError: If Keras runs on another backend than TensorFlow, or the file answers
+            otherwise than the model.
+        ImportError: If tf2onnx or ONNX Runtime is missing: `pip install keras-multiception[onnx]`.
+
+    Example:
+        >>> km.export_onnx(model, "model.onnx", dataset="cifar10")
+    """
+    require_tensorflow("an ONNX file")
+    require_graph(model)
+    path = pathlib.Path(path)
+    if path.is_dir():
+        raise ValueError(f"`path` must be a file. Received: path={path}, a folder")
+    for package in ("onnx", "tf2onnx", "onnxruntime"):
+        import_extra(package, "onnx")
+    network = _in_float32(fuse(model, verbose=False))
+    network = _renamed(network) if dataset is None else _classifier(model, network, dataset)
+    with atomic.replacing(path) as temporary:
+        _write(network, temporary)
+        _require_equal_answers(network, temporary, pixels=dataset is not None)
+
+
+def _in_float32(network: keras.Model) -> keras.Model:
+    """Return a network, rebuilt if it computes in half precision somewhere."""
+    successors: dict = {}
+    for layer in network._flatten_layers(include_self=False):
+        if graph_of(layer) is None and layer.compute_dtype in ("float16", "bfloat16"):
+            successors[layer] = [rebuild_layer(layer)]
+            successors[layer][0].dtype_policy = "float32"
+    if not successors:
+        return network
+    rebuilt = rebuild(network, successors)
+    for layer, [successor] in successors.items():
+        copy_state(layer, successor)
+    return rebuilt
+
+
+def _renamed(network: keras.Model) -> keras.Model:
+    """Return a network with a list of inputs, and outputs by names whose order is theirs."""
+    graph = require_graph(network)
+    inputs = [keras.Input(batch_shape=x.shape, dtype=x.dtype, name=x.name) for x in graph.inputs]
+    outputs = tree.flatten(network(tree.pack_sequence_as(graph.input, inputs), training=False))
+    digits = len(str(len(outputs) - 1))
+    named = {f"output_{i:0{digits}}": y for i, y in enumerate(outputs)}
+    return keras.Model(inputs if len(inputs) > 1 else inputs[0], named)
+
+
+def _classifier(model: keras.Model, network: keras.Model, dataset: str | Dataset) -> keras.Model:
+    """Return the network from pixels to probabilities; `model` is the one that was fused."""
+    spec = fit_image_shape(model, get_dataset(dataset))
+    image = keras.Input((*model.input_shape[1:3], 3), name="image")
+    x = network(preprocess_input(image, spec), training=False)
+    x = keras.ops.softmax(x) if gives_logits(model, spec) else x
+    return keras.Model(image, {"probabilities": x})
+
+
+def _write(network: keras.Model, path: pathlib.Path) -> None:
+    import onnx
+
+    specs = [keras.InputSpec(shape=x.shape, dtype=x.dtype, name=x.name) for x in network.inputs]
+    logger = logging.getLogger("tf2onnx")
+    logger.disabled = True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            network.export(
+                path,
+                format="onnx",
+                verbose=False,
+                input_signature=specs if len(specs) == 1 else [specs],
+            )
+    except Exception as error:  # tf2onnx fails in many ways
+        raise _not_written(network, str(error).strip().partition("\n")[0]) from error
+    finally:
+        logger.disabled = False
+    content = onnx.load(path)
+    unknown = {x.op_type for x in content.graph.node if not onnx.defs.has(x.op_type, x.domain)}
+    if unknown:
+        raise _not_written(network, f"ONNX has no {', '.join(sorted(unknown))}")
+    for value in (*content.graph.input, *content.graph.output):
+        dimensions = value.type.tensor_type.shape.dim
+        if dimensions and not dimensions[0].HasField("dim_value"):
+            dimensions[0].dim_param = "batch"
+    onnx.save(content, path)
+
+
+def _not_written(network: keras.Model, reason: str) -> ValueError:
+    return ValueError(
+        "`model` must consist of what tf2onnx and ONNX Runtime have. "
+        f"Received: model={network.name!r} ({reason})"
+    )
+
+
+def _require_equal_answers(network: keras.Model, path: pathlib.Path, pixels: bool) -> None:
+    inputs = tree.flatten(sample_inputs(network))
+    if pixels:
+        inputs = [
+            np.random.default_rng(0).uniform(0, 255, x.shape).astype("float32") for x in inputs
+        ]
+    try:
+        answers = load_onnx(path, "onnxruntime")(inputs)
+    except Exception as error:  # also what ONNX Runtime has no kernel for
+        raise _not_written(network, str(error).strip().partition("\n")[0]) from error
+    expected = tree.flatten(network(inputs if len(inputs) > 1 else inputs[0], training=False))
+    difference = max(map(relative_difference, answers, expected))
+    if not difference <= TOLERANCE:
+        limit = max(TOLERANCE, ROUNDING * rounding_difference(network, inputs))
+        if not difference <= limit:
+            raise RuntimeError(
+                "The written ONNX file must answer like the model. "
+                f"Received: answers that differ by {difference:.1e}; nothing was kept"
+            )
