@@ -81,7 +81,7 @@ def test_library_uses_a_backend_only_where_it_must():
         "signatures.py",
         "inference.py",
         "machine.py",
-        "receptive_field.py",
+        "scale_analysis.py",
     }
     for path in (ROOT / "keras_multiception").rglob("*.py"):
         if path.name in allowed or path.parent.name in ("kernels", "compression"):

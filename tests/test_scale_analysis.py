@@ -166,19 +166,13 @@ class TestReceptiveField:
         assert (field.side(), field.side(0.1)) == (3, 1)
 
     @pytest.mark.parametrize(
-        ("kwargs", "message"),
-        [
-            ({"images": images(0)}, "`images` must be one or more"),
-            ({"batch_size": 0}, "`batch_size` must be a positive integer"),
-            ({"layer": "none"}, "`layer` must be None or the name of a layer that"),
-            ({"layer": "dense"}, "`layer` must be None or the name of a layer that"),
-            ({"layer": "stage1_conv"}, "`layer` must depend on the image"),
-        ],
+        "kwargs",
+        [{"images": images(0)}, {"batch_size": 0}, *({"layer": x} for x in ("x", "stage1_conv"))],
     )
-    def test_nothing_to_measure(self, kwargs, message):
+    def test_nothing_to_measure(self, kwargs):
         model = network()
         model.get_layer("stage1_conv").pointwise_bn.gamma.assign(np.zeros(4))
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match=f"`{next(iter(kwargs))}` must"):
             scale_analysis.effective_receptive_field(model, **{"images": images(1), **kwargs})
 
     @pytest.mark.slow
@@ -201,29 +195,6 @@ class TestReceptiveField:
         np.testing.assert_allclose(nested.map, plain.map, atol=1e-6)
         assert nested.theoretical == plain.theoretical == (7, 7)
         assert_unchanged(inner, before)
-
-
-class TestKernelGrid:
-    @pytest.mark.backend
-    def test_rows_are_branches_and_columns_channels(self):
-        layer = network().get_layer("stage1_conv")
-        grid = scale_analysis.kernel_grid(layer, channels=2)
-        assert grid.shape == (3 * 8 + 1, 2 * 8 + 1)
-        assert np.nanmax(np.abs(grid)) == 1
-        assert np.isfinite(grid).sum() == 2 * (9 + 25 + 49)
-        assert np.isnan(grid[[0, 8, 16, 24]]).all()
-
-    def test_strongest_channels_come_first_and_scale_does_not_matter(self):
-        layer = network().get_layer("stage1_conv")
-        layer.depthwise_bn.gamma.assign(np.tile([1.0, 3.0, 2.0], 3))
-        layer.depthwise_bn.moving_variance.assign(np.ones(9))
-        layer.pointwise_conv.kernel.assign(np.ones((1, 1, 9, 4)))
-        kernel = np.zeros((3, 3, 3, 1), "float32")
-        kernel[1, :, 1, 0] = [-5, 0, 2.5]
-        layer.depthwise_convs[0].kernel.assign(kernel)
-        grid = scale_analysis.kernel_grid(layer)
-        np.testing.assert_allclose(grid[3:6, 3:6], [[0, 0, 0], [-1, 0, 0.5], [0, 0, 0]])
-        np.testing.assert_array_equal(grid[3:6, 11:14], np.zeros((3, 3)))  # no kernel, no 0 / 0
 
 
 class TestWithoutKernelSize:
@@ -273,10 +244,9 @@ class TestWithoutKernelSize:
         [
             (9, None, "3x3, 5x5, 7x7"),
             (5, ["stage2_conv"], "3x3"),
-            (3, [], "no such"),
+            (3, [], "`size` must"),
             (3, ["stage1_conv", "stage9_conv", "conv"], "`layers` must .*: 'stage9_conv', 'conv'$"),
-            (4, None, "`size` must be an odd positive integer"),
-            ("5", None, "`size` must be an odd positive integer"),
+            (4, None, "odd positive integer"),
         ],
     )
     def test_errors(self, size, names, message):

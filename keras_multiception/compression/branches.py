@@ -12,7 +12,7 @@ from keras import layers
 from keras_multiception.cost import report_costs
 from keras_multiception.graphs.copying import copy_activation, copy_state, copy_values, rebuild
 from keras_multiception.layers.arguments import standardize_integer, standardize_kernel_sizes
-from keras_multiception.scale_analysis.shares import (
+from keras_multiception.scale_analysis import (
     ScaleShares,
     multiception_layers,
     size_name,

@@ -1,15 +1,21 @@
-"""The share of each kernel size in what a layer hands on, its kernels, and what it is worth."""
+"""What the kernel sizes of a trained network do: their shares, their reach and their worth.
+
+shares = km.scale_analysis.weight_shares(model)
+km.scale_analysis.stage_shares(shares)             # {"stage1": {(3, 3): 0.41, ...}, ...}
+km.scale_analysis.without_kernel_size(model, 7)    # evaluate it: what are 7x7 kernels worth?
+"""
 
 import dataclasses
 import operator
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_multiception.cost import cost
 from keras_multiception.graphs.copying import rebuild
 from keras_multiception.graphs.reading import (
     call_in_inference,
@@ -18,8 +24,20 @@ from keras_multiception.graphs.reading import (
     require_graph,
     walk,
 )
-from keras_multiception.layers.arguments import standardize_kernel_sizes
+from keras_multiception.layers.arguments import standardize_integer, standardize_kernel_sizes
 from keras_multiception.layers.multiception_conv2d import MulticeptionConv2D
+
+__all__ = [
+    "EffectiveReceptiveField",
+    "ScaleShares",
+    "effective_receptive_field",
+    "energy_shares",
+    "multiception_layers",
+    "size_name",
+    "stage_shares",
+    "weight_shares",
+    "without_kernel_size",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +84,7 @@ def multiception_layers(model: keras.Model) -> dict[str, MulticeptionConv2D]:
         A dictionary from names, as in `km.cost`, to layers, in the order of the network.
 
     Raises:
-        ValueError: If the model has no graph or no such layer in it.
+        ValueError: If the model has no graph or no such layer.
     """
     names: dict[MulticeptionConv2D, str] = {}  # a layer that is shared counts once
     if graph_of(model) is not None:
@@ -106,11 +124,13 @@ def weight_shares(model: keras.Model) -> list[ScaleShares]:
     Returns:
         A list with a `ScaleShares` for each of the layers.
     """
-    return [
-        _shares(name, layer, strength.sum(axis=1), strength)
-        for name, layer in multiception_layers(model).items()
-        for strength in [_strengths(layer)]
-    ]
+    found = []
+    for name, layer in multiception_layers(model).items():
+        kernel = _effective_kernel(layer)
+        variance = ops.convert_to_numpy(layer.depthwise_bn.moving_variance).astype("float32")
+        strengths = np.sqrt(variance).reshape(kernel.shape[:2]) * np.linalg.norm(kernel, axis=2)
+        found.append(_shares(name, layer, strengths.sum(axis=1), strengths))
+    return found
 
 
 def energy_shares(model: keras.Model, images: Any) -> list[ScaleShares]:
@@ -144,9 +164,6 @@ def energy_shares(model: keras.Model, images: Any) -> list[ScaleShares]:
 def stage_shares(shares: list[ScaleShares]) -> dict[str, dict[tuple[int, int], float]]:
     """Average shares over the layers of each stage.
 
-    Args:
-        shares: List of `ScaleShares`.
-
     Returns:
         A dictionary from stages to dictionaries from kernel sizes to the mean share. A layer
         without a size counts as 0 for it.
@@ -163,34 +180,6 @@ def stage_shares(shares: list[ScaleShares]) -> dict[str, dict[tuple[int, int], f
     }
 
 
-def kernel_grid(layer: MulticeptionConv2D, channels: int = 16) -> np.ndarray:
-    """Lay out depthwise kernels as one image: a row for each branch, a column for each channel.
-
-    Each kernel is divided by its largest absolute value, since the batch norm after it undoes
-    its size; so the values are in -1..1.
-
-    Args:
-        layer: A `MulticeptionConv2D`.
-        channels: How many input channels to show: those with the largest strengths, as in
-            `weight_shares`, largest first.
-
-    Returns:
-        Array of shape (height, width), with NaN around the kernels.
-    """
-    strongest = np.argsort(-_strengths(layer).sum(axis=0), kind="stable")[:channels]
-    height, width = np.max(layer.kernel_sizes, axis=0) + 1
-    grid = np.full((len(layer.kernel_sizes) * height + 1, len(strongest) * width + 1), np.nan)
-    for row, conv in enumerate(layer.depthwise_convs):
-        kernels = ops.convert_to_numpy(conv.kernel)[..., strongest, 0]
-        kernels = kernels / np.maximum(np.abs(kernels).max(axis=(0, 1)), 1e-30)
-        tall, wide = conv.kernel_size
-        top = row * height + (height - tall + 1) // 2
-        for column in range(len(strongest)):
-            left = column * width + (width - wide + 1) // 2
-            grid[top : top + tall, left : left + wide] = kernels[..., column]
-    return grid
-
-
 def without_kernel_size(
     model: keras.Model,
     size: int | tuple[int, int],
@@ -200,9 +189,8 @@ def without_kernel_size(
     """Return an uncompiled copy of a network in which one kernel size is left out.
 
     Each channel of the branches of this size is replaced by its mean over the training data,
-    which batch norm puts at `beta`: `gamma` is set to 0. (Zeros in their place would move the
-    layer's output as well, and so measure something else.) A layer that has no other size becomes
-    a constant. The copy is to evaluate, not to train further.
+    which batch norm puts at `beta`: `gamma` is set to 0. A layer that has no other size becomes a
+    constant. The copy is to evaluate, not to train further.
 
     Args:
         model: A trained model that has `MulticeptionConv2D` layers; it stays as it is.
@@ -238,12 +226,7 @@ def without_kernel_size(
 
 def _require_size(size: Any, found: dict, layers: list[str] | None) -> tuple[int, int]:
     """Return `size` as a pair, if one of the chosen layers has a branch of it."""
-    try:
-        (size,) = standardize_kernel_sizes([size])
-    except ValueError:
-        raise ValueError(
-            f"`size` must be an odd positive integer or a pair of them. Received: size={size!r}"
-        ) from None
+    (size,) = standardize_kernel_sizes([size])
     chosen = found if layers is None else layers
     if unknown := [name for name in chosen if name not in found]:
         raise ValueError(
@@ -253,8 +236,8 @@ def _require_size(size: Any, found: dict, layers: list[str] | None) -> tuple[int
     sizes = sorted({size for name in chosen for size in found[name].kernel_sizes})
     if size not in sizes:
         raise ValueError(
-            "`size` must be the size of a branch in the chosen layers: "
-            f"{', '.join(map(size_name, sizes)) or 'there are no such layers'}. "
+            "`size` must be one of the branches in the chosen layers: "
+            f"{', '.join(map(size_name, sizes)) or 'there are none'}. "
             f"Received: size={size}, layers={layers}"
         )
     return size
@@ -263,13 +246,6 @@ def _require_size(size: Any, found: dict, layers: list[str] | None) -> tuple[int
 def size_name(size: tuple[int, ...]) -> str:
     """Return a kernel size in the form `3x3`."""
     return "x".join(map(str, size))
-
-
-def _strengths(layer: MulticeptionConv2D) -> np.ndarray:
-    """Return the strength of each branch in each input channel, as in `weight_shares`."""
-    variance = ops.convert_to_numpy(layer.depthwise_bn.moving_variance).astype("float32")
-    kernel = _effective_kernel(layer)
-    return np.sqrt(variance).reshape(kernel.shape[:2]) * np.linalg.norm(kernel, axis=2)
 
 
 def _energies(layer: MulticeptionConv2D, x: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -305,3 +281,130 @@ def _shares(name: str, layer: MulticeptionConv2D, branches: Any, channels: Any) 
         return ScaleShares(
             name, layer.kernel_sizes, branches / branches.sum(), channels / channels.sum(axis=0)
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class EffectiveReceptiveField:
+    """Where in the image the central unit of a feature map looks, and how closely.
+
+    Attributes:
+        layer: Name of the layer that makes the feature map.
+        map: Array of shape (height, width), its largest value 1.
+        theoretical: Tuple (height, width), the receptive field by kernels and strides alone, as
+            in `km.cost`; `None` where it is unknown.
+    """
+
+    layer: str
+    map: np.ndarray
+    theoretical: tuple[int, ...] | None
+
+    @property
+    def center(self) -> tuple[int, ...]:
+        """Row and column of the pixel at the center of mass of the map."""
+        axes = np.indices(self.map.shape)
+        return tuple(round(float((axis * self.map).sum() / self.map.sum())) for axis in axes)
+
+    def side(self, share: float = 0.95) -> int:
+        """Return the side of the square around the center that holds a share of the map's sum.
+
+        It is odd, in pixels; the square may reach beyond the border of the image.
+        """
+        offsets = np.indices(self.map.shape) - np.reshape(self.center, (2, 1, 1))
+        distance = np.abs(offsets).max(axis=0)
+        held = np.cumsum(np.bincount(distance.ravel(), weights=self.map.ravel()))
+        return 2 * int(np.searchsorted(held, share * held[-1] * (1 - 1e-6))) + 1
+
+
+def effective_receptive_field(
+    model: keras.Model, images: Any, layer: str | None = None, batch_size: int = 32
+) -> EffectiveReceptiveField:
+    """Measure how much each pixel moves the unit in the center of a feature map.
+
+    That is the absolute value of the gradient of the unit, the sum of its channels, with respect
+    to the image, in inference; averaged over images and color channels, and divided by its
+    largest value.
+
+    Args:
+        model: A Functional `keras.Model` or a built `keras.Sequential`, with one input.
+        images: Array of shape (batch, height, width, channels), preprocessed.
+        layer: Name of the layer that makes the feature map, as in `km.cost`; one of a nested
+            model goes by `model/layer`. The default is the last of more than one position.
+        batch_size: Integer, images at once.
+
+    Raises:
+        ValueError: If the model has no graph, there are no images or no such feature map, or it
+            does not depend on the image at all.
+
+    Reference:
+        Luo et al., Understanding the Effective Receptive Field in Deep Convolutional Neural
+        Networks (NeurIPS 2016); the square of a share, Ding et al., Scaling Up Your Kernels to
+        31x31 (CVPR 2022).
+    """
+    batch_size = standardize_integer(batch_size, "batch_size")
+    images = np.asarray(images, "float32")
+    if not len(images):
+        raise ValueError(f"`images` must be one or more. Received: an array of {images.shape}")
+    costs = cost(model, images.shape[1:]).layers
+    found = ""
+
+    def central_unit(x: Any) -> Any:
+        nonlocal found
+        unit, found = _central_unit(model, x, layer)
+        return ops.sum(ops.cast(unit, "float32"))
+
+    total = sum(
+        np.abs(_input_gradient(central_unit, images[start : start + batch_size])).sum(axis=(0, 3))
+        for start in range(0, len(images), batch_size)
+    )
+    if not np.max(total) > 0:
+        raise ValueError(f"`layer` must depend on the image. Received: layer={found!r}")
+    # a Multiception layer or a nested model is in the costs by its parts
+    field = [x.receptive_field for x in costs if f"{x.name}/".startswith(f"{found}/")][-1]
+    return EffectiveReceptiveField(found, total / np.max(total), field.size if field else None)
+
+
+def _central_unit(model: keras.Model, x: Any, layer: str | None) -> tuple[Any, str]:
+    """Return the channels in the center of a layer's feature map, and the name of the layer."""
+    found: list = []
+
+    def visit(path: tuple, operation: Any, inputs: Any, outputs: Any) -> None:
+        shape = tuple(getattr(outputs, "shape", ()))
+        if layer in (None, "/".join(path)) and len(shape) == 4 and shape[1] * shape[2] > 1:
+            found[:] = outputs[:, shape[1] // 2, shape[2] // 2], "/".join(path)
+
+    walk(require_graph(model), x, call_in_inference, visit=visit)
+    if not found:
+        raise ValueError(
+            "`layer` must be None or the name of a layer that makes a feature map of shape "
+            f"(batch, height, width, channels). Received: layer={layer!r}"
+        )
+    return found[0], found[1]
+
+
+def _input_gradient(function: Callable[[Any], Any], x: np.ndarray) -> np.ndarray:
+    """Differentiate a scalar function of a tensor with respect to it."""
+    gradient = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}[keras.backend.backend()]
+    return ops.convert_to_numpy(gradient(function, ops.convert_to_tensor(x)))
+
+
+def _tensorflow(function: Callable[[Any], Any], x: Any) -> Any:
+    import tensorflow as tf
+
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = function(x)
+    return tape.gradient(y, x)
+
+
+def _jax(function: Callable[[Any], Any], x: Any) -> Any:
+    import jax
+
+    return jax.grad(function)(x)
+
+
+def _torch(function: Callable[[Any], Any], x: Any) -> Any:
+    import torch
+
+    x = x.requires_grad_(True)
+    (gradient,) = torch.autograd.grad(function(x), x)
+    return gradient
