@@ -2,12 +2,10 @@
 
 import collections
 import dataclasses
-import difflib
 import functools
 import itertools
-import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -15,7 +13,7 @@ import numpy as np
 from keras import layers
 
 from keras_multiception.applications.classifier import stage_kernel_sizes
-from keras_multiception.blocks import CHANNELS_LAST, DEFAULT_KERNEL_SIZES, conv_bn, require_conv
+from keras_multiception.blocks import CHANNELS_LAST, conv_bn, require_conv
 from keras_multiception.cost import report_costs
 from keras_multiception.graphs.copying import copy_activation, copy_values, rebuild
 from keras_multiception.graphs.reading import Calls, require_graph, resolve_output
@@ -81,7 +79,7 @@ def replace_convolutions(
     and the kernels are centered on the same pixels: where the old layer padded otherwise,
     `<name>_align_pad`, `_align_trim` and `_align_crop` stand around the new one (with
     `padding="same"`, a stride above 1 and an unknown input size, only the shape is kept). New
-    weights start at random. What `compile` set is dropped, and a class of the model's own.
+    weights start at random, and what `compile` set is dropped.
 
     Args:
         model: A Functional `keras.Model` or a built `keras.Sequential`; it stays as it is.
@@ -144,8 +142,7 @@ def plan_replacements(
         sizes = by_stage[position * 3 // len(replaceable)] if by_stage else kernel_sizes(site.layer)
         if sizes is not None:
             sizes = standardize_kernel_sizes(sizes)
-        reason = why_left_out(site) or _why_too_narrow(site, conv, sizes)
-        sites[index] = dataclasses.replace(site, kernel_sizes=sizes, reason=reason)
+        sites[index] = dataclasses.replace(site, kernel_sizes=sizes, reason=why_left_out(site))
     return sites
 
 
@@ -166,8 +163,6 @@ def _survey(layer: Any, calls: Calls, conv: Any, absorb: bool) -> Site:
     if len(alignments) > 1:
         return Site(layer, "it is shared by inputs whose sizes need different padding")
     ((padding, cropping),) = alignments
-    if np.any(cropping) and _weighs_positions(path[-1]):
-        return Site(layer, "its activation has a weight for each position, and there will be more")
     batch_norm = None
     if absorb and conv in _ENDS_IN_BATCH_NORM:
         batch_norm = _own_batch_norm(path[-1], calls)
@@ -251,23 +246,6 @@ def _own_batch_norm(conv: Any, calls: Calls) -> Any:
     return layer if own else None
 
 
-def _weighs_positions(conv: Any) -> bool:
-    weights = getattr(conv.activation, "weights", ())
-    return any(math.prod(weight.shape) > conv.filters for weight in weights)
-
-
-def _why_too_narrow(site: Site, conv: Any, sizes: tuple | None) -> str | None:
-    """Return why MixConv cannot share out the channels among its kernel sizes, or `None`."""
-    groups = len(sizes or DEFAULT_KERNEL_SIZES)
-    widths = {"channels": site.layer.input_spec.axes[-1]}
-    if conv == "mixconv":
-        widths["filters"] = site.output.filters
-    for name, width in widths.items() if conv in ("mixconv", "mixconv_depthwise") else ():
-        if width < groups:
-            return f"it has {width} {name}, fewer than the {groups} kernel sizes of MixConv"
-    return None
-
-
 def _chooser(
     where: Any, model: keras.Model, sites: list[Site], calls: Calls
 ) -> Callable[[Site], str | None]:
@@ -297,16 +275,14 @@ def _match(where: Any, names: list[str]) -> Callable[[Any], bool]:
                 f"`where` must be a valid regular expression. Received: where={where!r} ({error})"
             ) from None
         unknown = [] if chosen else [where]
-    elif isinstance(where, list | tuple | set | frozenset):
-        chosen, unknown = set(where), [name for name in where if name not in names]
     else:
-        chosen, unknown = set(), [where]
+        chosen = set(where) if isinstance(where, Iterable) else {where}
+        unknown = sorted(chosen - {*names}, key=str)
     if unknown:
-        close = difflib.get_close_matches(str(unknown[0]), names, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
         raise ValueError(
             "`where` must be None, a function of a layer, or the names, as a list or a regular "
-            f"expression, of convolutions larger than 1x1. Received: {unknown[0]!r}.{hint}"
+            "expression, of convolutions larger than 1x1. "
+            f"Received: {', '.join(map(repr, unknown[:3]))}"
         )
     return lambda layer: layer.name in chosen
 
@@ -315,9 +291,8 @@ def align(conv: Any, shape: tuple, explicit: Sides | None = None) -> tuple[Sides
     """Return the padding and cropping with which a new convolution looks where an old one does.
 
     Multiception centers its kernels on the pixels 0, s, 2s, ... at stride s. A "valid" convolution
-    begins half a kernel inside the image, and TensorFlow's "same" pads less, and first at the end,
-    where the stride is above 1; of an unknown size, it is taken to be symmetric. The center of an
-    even kernel is the pixel before its middle. `explicit` is the padding of a `ZeroPadding2D`
+    begins half a kernel inside the image; TensorFlow's "same" pads first at the end. The center of
+    an even kernel is the pixel before its middle. `explicit` is the padding of a `ZeroPadding2D`
     before the old one, whose input `shape` is then.
     """
     aligned = []

@@ -211,30 +211,21 @@ def test_pair_keeps_stride_activation_and_regularizers():
     assert isinstance(layer.activity_regularizer, keras.regularizers.L1)
 
 
-def test_flags_of_inner_layers_and_compile_state():
+def test_flags_of_inner_layers_dtype_policies_and_compile_state():
     wrapper = layers.TimeDistributed(layers.Dense(2, name="inner"), name="outer")
     x = keras.Input((8, 8, 8))
-    model = keras.Model(x, wrapper(ops.mean(layers.Conv2D(8, 3, name="conv")(x), axis=1)))
+    y = layers.Conv2D(8, 3, 2, "same", dtype="mixed_bfloat16", name="conv")(x)
+    model = keras.Model(x, wrapper(ops.mean(y, axis=1)))
     wrapper.layer.trainable = False
     model.get_layer("conv").trainable = False
     model.compile("adam", loss=lambda y_true, y_pred: ops.mean(y_pred))
     new = replace(model)
-    assert model.compiled
-    assert not new.compiled
+    assert (model.compiled, new.compiled) == (True, False)
     outer = new.get_layer("outer")
     assert (outer.trainable, outer.layer.trainable) == (True, False)
     assert not new.get_layer("conv").trainable
-
-
-def test_dtype_policies():
-    model = image_model(
-        layers.Conv2D(8, 3, 2, "same", dtype="mixed_bfloat16", name="a"),
-        layers.Conv2D(8, 3, dtype="float32", name="b"),
-    )
-    new = replace(model)
-    for name in ("a_align_pad", "a", "a_align_crop"):
+    for name in ("conv_align_pad", "conv", "conv_align_crop"):
         assert new.get_layer(name).dtype_policy.name == "mixed_bfloat16"
-    assert new.get_layer("b").dtype_policy.name == "float32"
 
 
 def own_conv(x, filters, strides, kernel_sizes, name):
@@ -280,43 +271,15 @@ class Own(layers.Conv2D):
 @pytest.mark.parametrize(
     ("layer", "reason"),
     [
-        (Own(8, 3), "it is of the class Own"),
-        (layers.Conv2D(8, 3, data_format="channels_first"), "its data format is"),
-        (layers.Conv2D(8, 3, groups=2), "its channels are in 2 groups"),
-        (layers.DepthwiseConv2D(3), "no plain 1x1 convolution comes after it, but GlobalAverage"),
+        (Own(8, 3), "class Own"),
+        (layers.Conv2D(8, 3, data_format="channels_first"), "data format"),
+        (layers.Conv2D(8, 3, groups=2), "groups"),
+        (layers.DepthwiseConv2D(3), "no plain 1x1"),
     ],
 )
 def test_what_cannot_be_replaced(layer, reason):
     (received,) = reasons(image_model(layer), where=lambda layer: True).values()
-    assert received.startswith(reason)
-
-
-def test_an_activation_for_each_position_stays_where_there_will_be_more():
-    def reason(padding):
-        conv = layers.Conv2D(8, 3, padding=padding, activation=layers.PReLU(), name="conv")
-        model = image_model(conv)
-        model(np.zeros((1, 12, 12, 8)))
-        return reasons(model)["conv"]
-
-    assert reason("same") is None
-    assert "a weight for each position" in reason("valid")
-
-
-@pytest.mark.parametrize(
-    ("conv", "kernel_sizes", "expected"),
-    [
-        ("mixconv", None, ["2 filters", "2 channels", None]),
-        ("mixconv_depthwise", None, [None, "2 channels", None]),
-        ("mixconv", (3, 5), [None, None, None]),
-        ("multiception", None, [None, None, None]),
-    ],
-)
-def test_what_is_too_narrow_for_mixconv_stays(conv, kernel_sizes, expected):
-    model = image_model(*(layers.Conv2D(width, 3) for width in (2, 8, 8)))
-    arguments = {"conv": conv, "kernel_sizes": kernel_sizes, "where": lambda layer: True}
-    for reason, width in zip(reasons(model, **arguments).values(), expected, strict=True):
-        assert reason == (width and f"it has {width}, fewer than the 3 kernel sizes of MixConv")
-    assert replace(model, **arguments).output_shape == (None, 8)
+    assert reason in received
 
 
 def test_image_and_output_stay_by_default():
@@ -325,16 +288,16 @@ def test_image_and_output_stay_by_default():
     y = layers.Conv2D(8, 3, name="body")(y)
     y = layers.Conv2D(8, 3, name="head")(y)
     model = keras.Model(x, y)
-    assert reasons(model) == {
-        "stem": "it reads the image",
-        "body": None,
-        "head": "it makes the model's output, which would be batch normalized",
+    assert {name: bool(reason) for name, reason in reasons(model).items()} == {
+        "stem": True,
+        "body": False,
+        "head": True,
     }
     assert set(multiceptions(replace(model, where=".*"))) == {"stem", "body", "head"}
 
     inner = keras.Sequential([keras.Input((8, 8, 8)), layers.Conv2D(8, 3, name="head")])
     model = keras.Model(x, inner(layers.Conv2D(8, 5, name="body")(x)))
-    assert reasons(model)["head"].startswith("it makes the model's output")
+    assert "output" in reasons(model)["head"]
 
 
 @pytest.mark.parametrize(
@@ -342,24 +305,17 @@ def test_image_and_output_stay_by_default():
     [
         (["conv2", "depthwise"], {"conv2", "pointwise"}),
         ("conv.", {"conv1", "conv2", "conv3"}),
-        ("conv", None),
-        (lambda layer: layer.filters == 12, {"conv2"}),
+        (lambda layer: layer.name == "conv2", {"conv2"}),
         ([], set()),
     ],
 )
 def test_where(where, expected):
     model = image_model(
-        layers.Conv2D(8, 3, name="conv1"),
-        layers.Conv2D(12, 3, name="conv2"),
-        layers.Conv2D(8, 3, name="conv3"),
-        *([] if callable(where) else [layers.DepthwiseConv2D(3, name="depthwise")]),
+        *(layers.Conv2D(8, 3, name=f"conv{i}") for i in (1, 2, 3)),
+        layers.DepthwiseConv2D(3, name="depthwise"),
         layers.Conv2D(8, 1, name="pointwise"),
     )
-    if expected is None:
-        with pytest.raises(ValueError, match=r"`where` must .* Did you mean 'conv"):
-            replace(model, where=where)
-    else:
-        assert set(multiceptions(replace(model, where=where))) == expected
+    assert set(multiceptions(replace(model, where=where))) == expected
 
 
 def test_kernel_sizes():
@@ -382,7 +338,7 @@ def test_kernel_sizes():
 @pytest.mark.parametrize(
     ("name", "bad"),
     [
-        *(("where", bad) for bad in (["missing"], ["pool"], "(", 3)),
+        *(("where", bad) for bad in (["missing"], ["pool"], "con", "(", 3)),
         *(("kernel_sizes", bad) for bad in (4, [(3,), (5,)], lambda layer: 2)),
         ("conv", "inception"),
     ],

@@ -28,7 +28,6 @@ _Edits = list[tuple[Step, Convolution | Scale]]  # new operations of steps
 
 def fold(network: Network, report: FusionReport) -> None:
     """Fold batch norms, move strides and join biases, wherever that is exact."""
-    _fold_shared(network, report)
     _fold_scales(network, report)
     for convolution in network.operations(Convolution):
         _move_stride(network, convolution, report)
@@ -44,35 +43,14 @@ def separable_pairs(network: Network) -> list[tuple[Convolution, Convolution]]:
     for depthwise in network.operations(Convolution):
         if depthwise.kind != "depthwise" or depthwise.activation is not LINEAR:
             continue
-        readers = _common_readers(network, depthwise)
-        pointwise = readers[0].operation if readers else None
-        alone = len(network.calls(pointwise)) == len(readers)
-        if isinstance(pointwise, Convolution) and pointwise.is_pointwise and alone:
+        calls = network.calls(depthwise)
+        readers = [step for call in calls for step in network.readers(call.results)]
+        pointwise = getattr(readers[0], "operation", None)
+        is_only = all(getattr(step, "operation", None) is pointwise for step in readers)
+        alone = is_only and len(readers) == len(calls) == len(network.calls(pointwise))
+        if alone and isinstance(pointwise, Convolution) and pointwise.is_pointwise:
             found.append((depthwise, pointwise))
     return found
-
-
-def _common_readers(network: Network, operation: Convolution) -> list[Step]:
-    """Return the only readers of each call of an operation if they share one; else none."""
-    readers = []
-    for step in network.calls(operation):
-        reader, *others = network.readers(step.results) or [None]
-        if reader is None or others:
-            return []
-        readers.append(reader)
-    return readers if len({id(reader.operation) for reader in readers}) == 1 else []
-
-
-def _fold_shared(network: Network, report: FusionReport) -> None:
-    """Fold a batch norm that follows every call of a shared convolution into that."""
-    for convolution in network.operations(Convolution):
-        readers = _common_readers(network, convolution)
-        scale = readers[0].operation if readers else None
-        if len(readers) > 1 and isinstance(scale, Scale) and convolution.activation is LINEAR:
-            network.replace_op(convolution, convolution.then(scale.scale, scale.shift))
-            for reader in readers:
-                network.remove(reader)
-            report.folded.append(scale.name)
 
 
 def _fold_scales(network: Network, report: FusionReport) -> None:

@@ -65,8 +65,8 @@ def fuse(
     - *Opened*: nested models (but those that are called more than once), `MulticeptionConv2D`,
       `MixConv2D` and `SeparableConv2D`; the convolution that makes their output has their name.
     - *Removed*: dropout and noise; Shake-Shake becomes an addition.
-    - *Kept*: all other layers with their names, weights and dtype policies, and which calls share
-      a layer. Regularizers, constraints and what `compile` set are dropped.
+    - *Kept*: all other layers with their names, weights and dtype policies. Regularizers,
+      constraints and what `compile` set are dropped.
 
     Args:
         model: A Functional `keras.Model` or a built `keras.Sequential`; it stays as it is.
@@ -116,12 +116,9 @@ def _fuse(
 
 def _choose_forms(network: Network, form: str, batch_size: int, report: FusionReport) -> None:
     """Rewrite each depthwise convolution and the 1x1 convolution after it."""
-    forms = {}
     if form == "auto":
-        measurements = measure_forms(network, batch_size)
-        report.measurements += measurements
-        for row in measurements:
-            forms.update(dict.fromkeys(row["layers"], row["form"]))
+        report.measurements += measure_forms(network, batch_size)
+    forms = {name: row["form"] for row in report.measurements for name in row["layers"]}
     for depthwise, pointwise in separable_pairs(network):
         chosen = forms.get(pointwise.name, form)
         reason = why_not_form(chosen, depthwise, pointwise)
