@@ -1,67 +1,56 @@
 import csv
 import json
-import os
 import socket
-import subprocess
-import sys
 
 import keras
 import keras_tuner
 import pytest
-from commands import kill_when, usage_error
+from commands import finish, kill_when, start, usage_error
 
 from keras_multiception.applications.classifier import PAPER_KERNEL_SIZES
-from training import data
 from training.recipes import get_recipe
 from training.reporting.tables import to_csv
-from training.tune import hold_out, main, parse_budget
-from training.tuning import (
+from training.tune import (
     PAGE,
-    RecipeHyperModel,
-    TrialResult,
-    make_tuner,
+    RecipeTuner,
+    hold_out,
+    main,
     measure_latency,
+    parse_budget,
+    trial_recipe,
 )
 
-DIGITS = "resnet20_multiception_digits"
+DIGITS = "resnet20_standard_digits"
 TINY = ["epochs=2", "train_split=train[:80]"]
 
 
-def digits_space(name=DIGITS, changes=()):
-    recipe = get_recipe(name, changes)
-    return RecipeHyperModel(recipe, data.spec(recipe.dataset))
-
-
-def values_of(hypermodel, **values):
+def values_of(name=DIGITS, changes=(), **values):
     hp = keras_tuner.HyperParameters()
     hp.values = values
-    return hypermodel.recipe(hp)
+    return trial_recipe(get_recipe(name, changes), hp)
 
 
 @pytest.mark.parametrize("conv", ["standard", "dsconv", "mixconv", "multiception"])
 def test_default_is_the_recipe(conv):
-    recipe = values_of(digits_space(f"resnet20_{conv}_digits"))
+    recipe = values_of(f"resnet20_{conv}_digits")
     assert (recipe.conv, recipe.filters, recipe.learning_rate, recipe.l2) == (conv, 16, 0.1, 2e-4)
     if conv == "multiception":
         assert recipe.kernel_sizes == PAPER_KERNEL_SIZES
-    recipe = values_of(digits_space(f"resnet20_{conv}_digits", ["kernel_sizes=5", "l2=0"]))
+    recipe = values_of(f"resnet20_{conv}_digits", ["kernel_sizes=5", "l2=0"])
     assert recipe.kernel_sizes in ((5,), ((5,),) * 3)
     assert recipe.l2 == 0
 
 
 def test_values_of_a_trial_go_into_its_recipe():
     sizes = {"kernel_sizes_1": "3-7", "kernel_sizes_2": "5", "kernel_sizes_3": "3-3"}
-    recipe = values_of(digits_space(), conv="mixconv", filters=24, l2=1e-3, **sizes)
+    recipe = values_of(conv="mixconv", filters=24, l2=1e-3, **sizes)
     assert recipe.kernel_sizes == ((3, 7), (5,), (3, 3))
     assert (recipe.conv, recipe.filters, recipe.l2) == ("mixconv", 24, 1e-3)
-    standard = values_of(digits_space(), conv="standard", kernel_sizes_1="3-7")
-    assert standard.kernel_sizes is None
-    muon = ["optimizer=muon", "l2=0", "weight_decay=0.02"]
-    recipe = values_of(digits_space(changes=muon), weight_decay=0.1)
+    assert values_of(conv="standard", kernel_sizes_1="3-7").kernel_sizes is None
+    recipe = values_of(DIGITS, ["optimizer=muon", "l2=0", "weight_decay=0.02"], weight_decay=0.1)
     assert (recipe.optimizer, recipe.l2, recipe.weight_decay) == ("muon", 0, 0.1)
     # Hyperband shortens the schedule
-    hypermodel = digits_space(changes=["epochs=9", "warmup_epochs=3"])
-    recipe = values_of(hypermodel, **{"tuner/epochs": 3})
+    recipe = values_of(DIGITS, ["epochs=9", "warmup_epochs=3"], **{"tuner/epochs": 3})
     assert (recipe.epochs, recipe.warmup_epochs) == (3, 2)
 
 
@@ -83,12 +72,13 @@ def test_last_tenth_of_the_training_split_is_held_out(split, kept, held_out):
 
 
 def test_learning_rates_are_none_that_a_recipe_refuses():
-    hypermodel = digits_space(changes=["min_learning_rate=0.09"])
     hp = keras_tuner.HyperParameters()
-    hypermodel.recipe(hp)
+    recipe = get_recipe(DIGITS, ["min_learning_rate=0.09"])
+    trial_recipe(recipe, hp)
     (rate,) = [each for each in hp.space if each.name == "learning_rate"]
     assert rate.min_value == 0.09
-    assert values_of(hypermodel, learning_rate=rate.min_value).learning_rate == 0.09
+    hp.values["learning_rate"] = rate.min_value
+    assert trial_recipe(recipe, hp).learning_rate == 0.09
 
 
 def test_budget():
@@ -104,15 +94,9 @@ def test_budget():
 def test_first_trial_is_the_recipe_and_a_reloaded_search_tries_again_what_was_begun(
     algorithm, tmp_path
 ):
-    recipe = hold_out(get_recipe(DIGITS, TINY))
-
-    def make():
-        return make_tuner(recipe, tmp_path, algorithm, 5, {}, None)
-
-    tuner = make()
-    tuner.on_search_begin()
-    first = tuner.oracle.create_trial("tuner0")
-    assert tuner.hypermodel.recipe(first.hyperparameters).learning_rate == recipe.learning_rate
+    recipe = hold_out(get_recipe("resnet20_multiception_digits", TINY))
+    first = RecipeTuner(recipe, tmp_path, algorithm, 5).oracle.create_trial("tuner0")
+    assert trial_recipe(recipe, first.hyperparameters).learning_rate == recipe.learning_rate
     assert first.hyperparameters.values["kernel_sizes_1"] == "3-5-7"
     # killed here; or, the other time, after the trial was written and before the oracle was
     for damage in (lambda state: None, lambda state: state.update(ongoing_trials={})):
@@ -120,7 +104,7 @@ def test_first_trial_is_the_recipe_and_a_reloaded_search_tries_again_what_was_be
         state = json.loads(path.read_text())
         damage(state)
         path.write_text(json.dumps(state))
-        again = make().oracle.create_trial("tuner0")
+        again = RecipeTuner(recipe, tmp_path, algorithm, 5).oracle.create_trial("tuner0")
         assert again.trial_id == first.trial_id
         assert again.hyperparameters.values == first.hyperparameters.values
 
@@ -129,7 +113,7 @@ def test_first_trial_is_the_recipe_and_a_reloaded_search_tries_again_what_was_be
     ("arguments", "message"),
     [
         ("--recipe resnet", "`recipe` is unknown"),
-        ("--recipe mobilenetv2_multiception_stl10", "`recipe` must be of a ResNet"),
+        ("--recipe mobilenetv2_multiception_stl10", "`filters` must be 0 for mobilenetv2"),
         (f"--recipe {DIGITS} --trials 0", "`trials` must be at least 1. Received: trials=0"),
         (f"--recipe {DIGITS} --budget size=3", "`budget` must be"),
         (f"--recipe {DIGITS} --algorithm grid", "invalid choice: 'grid'"),
@@ -146,9 +130,8 @@ def test_bad_usage_is_one_line(arguments, message, capsys, tmp_path):
 @pytest.mark.parametrize("content", ["{}", "x", "[]"])
 def test_a_tune_json_of_something_else_is_refused(content, tmp_path, capsys):
     (tmp_path / "tune.json").write_text(content)
-    message = usage_error(capsys, main, ["--recipe", DIGITS, "--workdir", str(tmp_path)])
+    message = usage_error(capsys, main, ["--recipe", DIGITS, "--workdir", tmp_path])
     assert "`workdir` must not have another tune.json than a search's" in message
-    assert f"Received: {tmp_path / 'tune.json'}" in message
     assert (tmp_path / "tune.json").read_text() == content
 
 
@@ -165,10 +148,10 @@ def test_all_over_budget_is_an_error_and_other_searches_are_kept_apart(tmp_path,
     assert "budget ({'parameters': 1000} there, {'parameters': 2000} now)" in error
 
 
-def tune_command(workdir, trials=2):
+def start_search(workdir, trials=2, **environment):
     arguments = ["--recipe", DIGITS, "--set", *TINY, "--algorithm", "random"]
-    arguments += ["--trials", str(trials), "--workdir", str(workdir)]
-    return [sys.executable, "-m", "training.tune", *arguments]
+    arguments += ["--trials", trials, "--workdir", workdir]
+    return start(*arguments, module="training.tune", **environment)
 
 
 def trials_of(workdir):
@@ -178,20 +161,16 @@ def trials_of(workdir):
 
 
 @pytest.mark.slow
-def test_killed_and_repeated_equals_unbroken(tmp_path):
+def test_killed_and_repeated_equals_unbroken_also_with_more_trials(tmp_path):
     unbroken, killed = tmp_path / "unbroken", tmp_path / "killed"
-    subprocess.run(tune_command(unbroken), check=True)
-    moment = killed / "search" / "trial_1" / "run" / "checkpoints" / "epoch_0001"
-    kill_when(moment, tune_command(killed))
-
-    repeated = subprocess.run(tune_command(killed), capture_output=True, text=True, check=True)
-    assert "Resuming after epoch 1 of 2" in repeated.stdout
+    finish(start_search(unbroken))
+    moment = killed / "search" / "trial_0" / "run" / "checkpoints" / "epoch_0001"
+    kill_when(moment, start_search(killed, trials=1))
+    (output,) = finish(start_search(killed))
+    assert "Resuming after epoch 1 of 2" in output
+    assert "Running Trial #2" in output
     assert trials_of(killed) == trials_of(unbroken)
     assert [row["status"] for row in trials_of(killed)] == ["trained", "trained"]
-    more = subprocess.run(tune_command(killed, 3), capture_output=True, text=True, check=True)
-    assert "Running Trial #3" in more.stdout
-    assert trials_of(killed)[:2] == trials_of(unbroken)
-
     winner = get_recipe(str(killed / "winner.json"))
     assert (winner.train_split, winner.test_split) == ("train[:80]", "test")
     accuracies = {row["learning_rate"]: float(row["value"]) for row in trials_of(killed)}
@@ -203,26 +182,11 @@ def test_chief_and_worker_search_together(tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    shared = os.environ | {"KERASTUNER_ORACLE_IP": "127.0.0.1", "KERASTUNER_ORACLE_PORT": port}
-    chief, worker = (
-        subprocess.Popen(
-            tune_command(tmp_path),
-            env=shared | {"KERASTUNER_TUNER_ID": name},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for name in ("chief", "worker0")
+    shared = {"KERASTUNER_ORACLE_IP": "127.0.0.1", "KERASTUNER_ORACLE_PORT": port}
+    worker, chief = (
+        start_search(tmp_path, KERASTUNER_TUNER_ID=name, **shared) for name in ("worker0", "chief")
     )
-    try:
-        said, _ = worker.communicate(timeout=400)
-        assert worker.returncode == 0, said
-        said, _ = chief.communicate(timeout=120)
-        assert chief.returncode == 0, said
-    finally:
-        for process in (chief, worker):
-            process.kill()
-            process.wait()
+    _, said = finish(worker, chief)
     assert "won" in said
     assert [row["status"] for row in trials_of(tmp_path)] == ["trained", "trained"]
     assert (tmp_path / "winner.json").is_file()
@@ -237,26 +201,27 @@ def test_latency_is_that_of_one_image():
     assert 0 < measure_latency(small, calls=5) < measure_latency(keras.Model(inputs, x), calls=5)
 
 
-def result(name, accuracy, parameters, status="trained"):
-    recipe = get_recipe(DIGITS, ["kernel_sizes=3-5,3,3", "filters=16"])
-    latency = parameters and parameters / 1e5
-    return TrialResult(str(name), recipe, status, accuracy, parameters, latency)
-
-
-def test_page_and_figure_of_a_search(tmp_path):
+def test_page_of_a_search(tmp_path):
+    changes = ["conv=multiception", "kernel_sizes=3-5,3,3", "filters=16"]
     trials = [
-        result(0, 0.8, 190_000),
-        result(1, None, 400_000, "over budget"),
-        result(2, 0.8, 150_000),
-        result(3, None, None, "failed"),
+        {"trial": str(name), "recipe": get_recipe(DIGITS, changes), "status": status}
+        | {"accuracy": accuracy, "parameters": parameters, "latency_ms": parameters}
+        for name, (accuracy, parameters, status) in enumerate(
+            [
+                (0.8, 190_000, "trained"),
+                (None, 400_000, "over budget"),
+                (0.8, 150_000, "trained"),
+                (None, None, "failed"),
+            ]
+        )
     ]
-    results = {"introduction": "What was searched.", "budget": {"parameters": 200_000}}
-    PAGE.write_files(results | {"trials": trials}, tmp_path / "tune")
+    results = {"introduction": "What was searched.", "trials": trials}
+    PAGE.write_files(results, tmp_path / "tune")
     page = " ".join((tmp_path / "tune.md").read_text().split())
     assert "The winner is trial 2" in page
-    assert "| 2 | Multiception | 3-5, 3, 3 | trained | 16 |" in page
-    assert "| 1 | Multiception | 3-5, 3, 3 | over budget | 16 |" in page
-    rows = to_csv(PAGE.to_rows(results | {"trials": trials})).splitlines()
+    assert "| 2 | multiception | 3-5, 3, 3 | 16 | 0.1 |" in page
+    assert "| over budget | - | 400,000 |" in page
+    rows = to_csv(PAGE.to_rows(results)).splitlines()
     assert 'tune,2,multiception,"3-5, 3, 3",16,0.1,0.0002,0.0,5,trained,,accuracy,0.8,,' in rows
     assert 'tune,3,multiception,"3-5, 3, 3",16,0.1,0.0002,0.0,5,failed,,accuracy,,,' in rows
     PAGE.write_files(results | {"trials": []}, tmp_path / "none")

@@ -123,12 +123,12 @@ class Page:
     Attributes:
         to_rows: Makes the rows of the CSV file.
         to_markdown: Makes the page, of the results and the file name of the figure.
-        draw: Draws the figure, of Matplotlib.
+        draw: Draws the figure, of Matplotlib, if there is one.
     """
 
     to_rows: Callable[[dict], Iterable[Row]]
     to_markdown: Callable[[dict, str], str]
-    draw: Callable[[dict], Any]
+    draw: Callable[[dict], Any] | None = None
 
     def write(self, results: dict, output: pathlib.Path) -> None:
         """Write results as a .json file, and the files that follow from it beside."""
@@ -154,8 +154,9 @@ class Page:
 
         figure = f"{output.name}.png"
         texts = {".csv": to_csv(self.to_rows(results)), ".md": self.to_markdown(results, figure)}
-        with replacing(output.with_name(figure)) as temporary:
-            self.draw(results).savefig(temporary)
+        if self.draw:
+            with replacing(output.with_name(figure)) as temporary:
+                self.draw(results).savefig(temporary)
         for suffix, text in texts.items():
             with replacing(output.with_name(f"{output.name}{suffix}")) as temporary:
                 temporary.write_text(text, encoding="utf-8")
