@@ -1,25 +1,17 @@
 import fcntl
 import json
 import pathlib
-import subprocess
-import sys
 
 import pytest
-from commands import kill_when, usage_error
+from commands import finish, kill_when, start, usage_error
 from study_folders import write_runs
 
 from training.study import main
-from training.study_runs import (
-    check_networks,
-    find_gpus,
-    plan_conditions,
-    plan_runs,
-    recipes_of_tables,
-    train_runs,
-)
+from training.study_runs import find_gpus, plan_conditions, plan_runs, recipes_of_tables, train_runs
 
 DIGITS = ["resnet20_dsconv_digits", "resnet20_multiception_digits"]
 DSCONV = "resnet20_dsconv_cifar10"
+STANDARD = "resnet20_standard_digits"
 WORKDIR = pathlib.Path("work")
 TINY = ["epochs=2", "train_split=train[:64]", "test_split=test[:32]"]
 
@@ -29,9 +21,9 @@ def _environment(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # which the command sets, and is set back
 
 
-def command(workdir, *arguments):
-    recipes = ["--recipe", *DIGITS, "--seeds", "1", "--workdir", str(workdir)]
-    return [sys.executable, "-m", "training.study", *recipes, *arguments]
+def start_study(workdir, *arguments):
+    recipe = ["--recipe", STANDARD, "--set", *TINY, "--seeds", "1", "--workdir", workdir]
+    return start(*recipe, *arguments, module="training.study")
 
 
 def errors_of(workdir):
@@ -43,38 +35,28 @@ def errors_of(workdir):
 @pytest.mark.slow
 def test_killed_and_repeated_equals_unbroken(tmp_path):
     unbroken, killed = tmp_path / "unbroken", tmp_path / "killed"
-    subprocess.run(command(unbroken, "--set", *TINY), check=True)
-
-    moment = killed / DIGITS[0] / "seed_0" / "checkpoints" / "epoch_0001"
-    kill_when(moment, command(killed, "--set", *TINY))
-    assert not (killed / DIGITS[0] / "seed_0" / "metrics.json").exists()
-
+    finish(start_study(unbroken))
+    kill_when(killed / STANDARD / "seed_0" / "checkpoints" / "epoch_0001", start_study(killed))
+    assert not (killed / STANDARD / "seed_0" / "metrics.json").exists()
     # the training process ends with the study, so that the same command can go on at once
-    repeated = subprocess.run(
-        command(killed, "--set", *TINY), capture_output=True, text=True, check=True
-    )
-    assert f"{DIGITS[0]}, seed 0: resumed" in repeated.stdout
+    (output,) = finish(start_study(killed))
+    assert f"{STANDARD}, seed 0: resumed" in output
+    assert "0 of 1 runs are finished" in output
     assert errors_of(killed) == errors_of(unbroken)
-    assert "0 of 2 runs are finished" in repeated.stdout
 
 
 @pytest.mark.slow
 def test_failing_runs_are_reported_and_the_others_go_on(tmp_path):
     grid = ["--grid", "batch_size=100000", "batch_size=32", "--parallel", "2"]
-    one = ["--recipe", DIGITS[0], "--set", *TINY, "--seeds", "1", "--workdir", str(tmp_path)]
-    result = subprocess.run(
-        [sys.executable, "-m", "training.study", *one, *grid],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 1
-    assert "FAILED with exit code 2, others go on: python -m training.train: error" in result.stdout
-    assert "`batch_size` must be at most the number of training images, 64" in result.stdout
-    assert f"{DIGITS[0]}_batch_size=32, seed 0: " in result.stdout
+    process = start_study(tmp_path, *grid)
+    output, _ = process.communicate()
+    assert process.returncode == 1
+    assert "FAILED with exit code 2, others go on: python -m training.train: error" in output
+    assert "`batch_size` must be at most the number of training images, 64" in output
+    assert f"{STANDARD}_batch_size=32, seed 0: " in output
     page = " ".join((tmp_path / "study.md").read_text().split())
-    assert f"1 of 2 runs have no result yet: {DIGITS[0]}_batch_size=100000, seed 0" in page
-    assert "| ResNet-20 on digits | DSConv | 32 |" in page
+    assert f"1 of 2 runs have no result yet: {STANDARD}_batch_size=100000, seed 0" in page
+    assert "| ResNet-20 on digits | standard | 32 |" in page
 
 
 def test_runs_of_another_study_are_left_to_it(tmp_path, capfd):
@@ -83,7 +65,7 @@ def test_runs_of_another_study_are_left_to_it(tmp_path, capfd):
     second.path.parent.mkdir()
     with second.path.with_suffix(".log").open("a") as log:
         fcntl.flock(log, fcntl.LOCK_EX)
-        train_runs([first, second], [], 1, None, on_finish=pytest.fail)
+        train_runs([first, second], [], 1, [], on_finish=pytest.fail)
     assert capfd.readouterr().out.splitlines() == [
         "1 of 2 runs are finished.",
         f"{second}: another study is training it",
@@ -133,17 +115,13 @@ def test_a_summary_of_other_runs_is_not_lost(tmp_path, capsys):
             "`datasets` must be of what the tables have: cifar10. ",
         ),
         ("--table 1 --seeds 0", "`seeds` must be at least 1"),
-        ("--table 1 --parallel 0", "`parallel` must be auto or at"),
+        ("--table 1 --parallel 0", "must be auto or at least 1, not 0"),
         ("--table 1 --output .", "`output` must be a path of files"),
         ("--recipe resnet", "`recipe` is unknown"),
         ("--table 1 --set seed=3", "`seed` is set by --seeds"),
         ("--table 1 --grid seed=3", "`seed` is set by --seeds"),
         ("--table 1 --grid epoch=3", "`epoch` is not a key"),
         ("--table 1 --grid epochs", "key=value"),
-        ("--table 1 --grid model=resnet21", "`model` must be one of "),
-        ("--table 1 --grid dataset=cifar99", "`dataset` must be one of cifar10, "),
-        ("--table 1 --grid kernel_sizes=4", "`kernel_sizes` must"),
-        ("--table 1 --grid kernel_sizes=3,4,3", "`kernel_sizes` must"),
         ("--render none.json", "`render` must be the .json file"),
         ("--seeds 3", "--workdir and --table or --recipe are needed, or --render"),
     ],
@@ -179,7 +157,6 @@ def test_grid_tries_every_combination():
     assert [(recipe.conv, recipe.kernel_sizes) for recipe in recipes] == expected
     assert {recipe.epochs for recipe in recipes} == {9}
     assert len({condition.label for condition in conditions}) == 4
-    check_networks([*conditions, *plan_conditions(["resnet20_multiception_folder"])])
 
 
 def test_runs_are_seed_after_seed_and_can_be_given_to_the_train_command():

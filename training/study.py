@@ -9,7 +9,6 @@ several studies may share a workdir, each with an --output of its own.
 """
 
 import argparse
-import fcntl
 import functools
 import os
 import pathlib
@@ -29,8 +28,6 @@ from training.cli import (
 from training.loop.strategies import LOOPS
 from training.study_page import PAGE, collect, require_own_results
 from training.study_runs import (
-    Run,
-    check_networks,
     find_gpus,
     plan_conditions,
     plan_runs,
@@ -38,15 +35,9 @@ from training.study_runs import (
     train_runs,
 )
 
-_HOST_FLAGS = (
-    "--workdir",
-    "--data_dir",
-    "--output",
-    "--parallel",
-    "--loop",
-    "--note",
-    "--summary_only",
-)
+# What readers of the page choose themselves: where and how it is run.
+_HOST_FLAGS = {"--workdir", "--data_dir", "--output", "--note", "--summary_only"}
+_HOST_FLAGS |= {"--parallel", "--loop"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,41 +57,26 @@ def _study(args: argparse.Namespace, argv: Sequence[str] | None) -> int:
     conditions = plan_conditions(names, quick=args.quick, changes=args.set, grid=args.grid)
     runs = plan_runs(conditions, args.seeds, args.workdir)
     gpus = find_gpus()
-    parallel = _parallel(args.parallel, gpus)
     # this process counts and draws; the GPUs are for those that train
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    check_networks(conditions)
     output = args.output or args.workdir / "study"
     require_name(output)
     require_own_results(output, runs, args.summary_only)
     command = command_of("training.study", argv, _HOST_FLAGS)
 
     def summarize() -> None:
-        summarize_runs(runs, args.workdir, output, command=command, note=args.note)
+        PAGE.write(collect(runs, command=command, note=args.note), output)
 
     if not args.summary_only:
-        train_runs(runs, gpus, parallel, args.data_dir, summarize, args.loop)
+        options = ["--loop", args.loop, *(["--data_dir", args.data_dir] if args.data_dir else [])]
+        parallel = max(1, len(gpus)) if args.parallel == "auto" else args.parallel
+        train_runs(runs, gpus, parallel, options, summarize)
     summarize()
     missing = [run for run in runs if not run.folder.metrics()]
     for run in missing:
         print(f"{run}: no result")
     print(f"The summary is in {output}.md, .csv, .json and .png.")
     return 1 if missing else 0
-
-
-def summarize_runs(
-    runs: Sequence[Run],
-    workdir: pathlib.Path,
-    output: pathlib.Path,
-    *,
-    command: str = "",
-    note: str = "",
-) -> None:
-    """Write what the runs measured, finished or not, one study of a workdir at a time."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    with (workdir / ".summary.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        PAGE.write(collect(runs, command=command, note=note), output)
 
 
 def _parser() -> Parser:
@@ -120,18 +96,16 @@ def _parser() -> Parser:
     add_page_options(parser, "study in the workdir")
     add_data_options(parser, "data_dir")
     parallel = "processes at a time; auto is one for each GPU, or one without any"
-    add("--parallel", default="auto", metavar="N", help=parallel)
+    add("--parallel", type=_count, default="auto", metavar="N", help=parallel)
     add("--loop", choices=LOOPS, default="keras", help="as of training.train (%(default)s)")
     add("--summary_only", action="store_true", help="train nothing, only summarize what is there")
     return parser
 
 
-def _parallel(text: str, gpus: Sequence[str]) -> int:
-    if text == "auto":
-        return max(1, len(gpus))
-    if not text.isdecimal() or int(text) < 1:
-        raise ValueError(f"`parallel` must be auto or at least 1. Received: parallel={text}")
-    return int(text)
+def _count(text: str) -> int | str:
+    if text != "auto" and not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"must be auto or at least 1, not {text}")
+    return text if text == "auto" else int(text)
 
 
 if __name__ == "__main__":

@@ -1,21 +1,19 @@
 """The results of a study: one dictionary made from its run folders, and the page made from it."""
 
+import collections
 import csv
 import dataclasses
 import json
-import math
 import pathlib
 import shlex
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 import scipy.stats
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import EngFormatter
 
 from training.recipes import CELLS, SOURCE, TYPES, recipe_for_cell
 from training.reporting import figures, tables
@@ -28,13 +26,11 @@ _CELL_KEYS = ("dataset", "model", "conv", "kernel_sizes")
 # Only errors of one network on the same images are compared.
 _GROUP_KEYS = ("dataset", "model", "test_split")
 _METRICS = {"error": "%", "train_error": "%", "images_per_second": "images/s", "seconds": "s"}
-CONFIDENCE = 0.95
 TEST = (
     "paired t-test, two-sided, on the differences between runs of the same seed; "
     "95 % confidence interval of the mean difference by the same t distribution; "
     "no correction for the number of comparisons"
 )
-_TICKS = (1, 1.5, 2, 3, 4, 5, 7, 10, 15, 20, 30, 40, 50, 70, 100)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,25 +45,15 @@ class Comparison:
 
 
 def collect(runs: Sequence[Run], *, command: str = "", note: str = "") -> Results:
-    """Collect what the runs of a study measured, finished or not.
-
-    Errors are top-1 test errors in percent. Runs refer to `environments`, versions and hardware, by
-    their index.
-    """
-    environments: list[dict] = []
+    """Collect what the runs of a study measured, finished or not; errors are in percent."""
     conditions = [
-        _condition(condition, [run for run in runs if run.condition == condition], environments)
+        _condition(condition, [run for run in runs if run.condition == condition])
         for condition in dict.fromkeys(run.condition for run in runs)
     ]
     groups = list(dict.fromkeys(map(_group, conditions)))
     conditions.sort(key=lambda c: (groups.index(_group(c)), TYPES.index(c["recipe"]["conv"])))
-    return {
-        "command": command,
-        "note": note,
-        "environments": environments,
-        "conditions": conditions,
-        "missing": [str(run) for run in runs if not run.folder.metrics()],
-    }
+    missing = [str(run) for run in runs if not run.folder.metrics()]
+    return {"command": command, "note": note, "conditions": conditions, "missing": missing}
 
 
 def require_own_results(output: pathlib.Path, runs: Sequence[Run], summary_only: bool) -> None:
@@ -76,11 +62,12 @@ def require_own_results(output: pathlib.Path, runs: Sequence[Run], summary_only:
     own |= {str(run) for run in runs if run.folder.metrics() or not summary_only}
 
     def names_in(results: Results) -> dict[str, str]:
-        names = []
-        for each in results["conditions"]:
-            names.append(each["label"])
-            names += [f"{each['label']}, seed {run['seed']}" for run in each["runs"]]
-        return {name: name for name in names}
+        labels = [each["label"] for each in results["conditions"]]
+        seeds = [
+            (each["label"], run["seed"]) for each in results["conditions"] for run in each["runs"]
+        ]
+        names = [*labels, *(f"{label}, seed {seed}" for label, seed in seeds)]
+        return dict(zip(names, names, strict=True))
 
     tables.require_own_output(output, names_in, own)
 
@@ -89,13 +76,13 @@ def _group(condition: Results) -> tuple[str, ...]:
     return tuple(condition["recipe"][key] for key in _GROUP_KEYS)
 
 
-def _condition(condition: Condition, runs: list[Run], environments: list[dict]) -> Results:
-    finished = [(run, metrics) for run in runs if (metrics := run.folder.metrics())]
-    measured = [_run(run, metrics, environments) for run, metrics in finished]
+def _condition(condition: Condition, runs: list[Run]) -> Results:
+    finished = {run: metrics for run in runs if (metrics := run.folder.metrics())}
+    measured = [_run(run, metrics) for run, metrics in finished.items()]
     errors = [run["error"] for run in measured]
     recipe = _plain(dataclasses.asdict(condition.recipe))
     del recipe["seed"]
-    first = finished[0][1] if finished else {}
+    first = next(iter(finished.values()), {})
     return {
         "label": condition.label,
         "command": f"python -m training.train {shlex.join(runs[0].arguments)}",
@@ -110,21 +97,17 @@ def _condition(condition: Condition, runs: list[Run], environments: list[dict]) 
     }
 
 
-def _run(run: Run, metrics: Results, environments: list[dict]) -> Results:
+def _run(run: Run, metrics: Results) -> Results:
     config = run.folder.config() or {}
-    environment = {key: config[key] for key in ("versions", "hardware")}
-    if environment not in environments:
-        environments.append(environment)
     with open(run.path / "history.csv", encoding="utf-8", newline="") as file:
         curve = [_error(float(row["val_top1"])) for row in csv.DictReader(file)]
     return {
         "seed": run.seed,
         "error": _error(metrics["test"]["top1"]),
         "train_error": _error(metrics["train"]["top1"]),
-        "test_examples": metrics["test"]["examples"],
         "images_per_second": round(metrics["images_per_second"], 1),
         "seconds": round(metrics["wall_seconds"], 1),
-        "environment": environments.index(environment),
+        "environment": {key: config[key] for key in ("versions", "hardware")},
         "error_by_epoch": curve,
     }
 
@@ -138,9 +121,11 @@ def _paper(recipe: Results) -> Results | None:
     for cell in CELLS:
         theirs = _plain(dataclasses.asdict(recipe_for_cell(cell)))
         if all(recipe[key] == theirs[key] for key in _CELL_KEYS):
-            differing = {
-                key: [recipe[key], theirs[key]] for key in recipe if recipe[key] != theirs[key]
-            }
+            differing = [
+                f"{key} {recipe[key]} (paper: {theirs[key]})"
+                for key in recipe
+                if recipe[key] != theirs[key]
+            ]
             return {"table": cell.table, "error": cell.error, "differing": differing}
     return None
 
@@ -169,13 +154,12 @@ def compare(first: Mapping[int, float], second: Mapping[int, float]) -> Comparis
     seeds = sorted(first.keys() & second.keys())
     if not seeds:
         return None
-    ones, others = ([each[seed] for seed in seeds] for each in (first, second))
-    differences = [one - other for one, other in zip(ones, others, strict=True)]
-    center = statistics.fmean(differences)
-    if all(math.isclose(each, center, rel_tol=1e-9, abs_tol=1e-12) for each in differences):
+    differences = np.array([first[seed] - second[seed] for seed in seeds])
+    center = float(differences.mean())
+    if np.allclose(differences, center, rtol=1e-9, atol=1e-12):
         return Comparison(len(seeds), center)
-    result = scipy.stats.ttest_rel(ones, others)
-    low, high = map(float, result.confidence_interval(CONFIDENCE))
+    result = scipy.stats.ttest_1samp(differences, 0)
+    low, high = map(float, result.confidence_interval(0.95))
     return Comparison(len(seeds), center, low, high, float(result.pvalue))
 
 
@@ -196,7 +180,7 @@ def _to_rows(results: Results) -> Iterator[Row]:
                 metric = f"{name} of the difference from {reference['label']}"
                 yield Row("study", cell, None, metric, value)
         for run in each["runs"]:
-            machine = tables.machine_label(results["environments"][run["environment"]]["hardware"])
+            machine = tables.machine_label(run["environment"]["hardware"])
             for metric, unit in _METRICS.items():
                 yield Row("study", cell, run["seed"], metric, run[metric], unit, machine)
 
@@ -209,9 +193,21 @@ def _to_markdown(results: Results, figure: str) -> str:
         planned = sum(each["planned"] for each in conditions)
         text = f"{len(missing)} of {planned} runs have no result yet: {'; '.join(missing)}."
         sections.append(f"**Not complete**: {text}")
-    sections += [_table(conditions), _legend(conditions), _differing(conditions)]
+    text = "Errors: mean ± standard deviation over the n seeds."
+    if papers := [each["paper"] for each in conditions if each["paper"]]:
+        text += f" Paper: the mean of three runs ({SOURCE})."
+    if len(set(map(_group, conditions))) < len(conditions):
+        text += f" Differences in percentage points from the reference; {TEST}."
+    sections += [_table(conditions), text]
+    if differing := dict.fromkeys(text for paper in papers for text in paper["differing"]):
+        sections.append(f"**Not the paper's recipe**: {', '.join(differing)}.")
     sections += [f"![Learning curves, and errors against parameters]({figure})"]
-    sections += ["## How it was made", _environments(results)]
+    runs = [run for each in conditions for run in each["runs"]]
+    machines = collections.Counter(tables.record_label(run["environment"]) for run in runs)
+    sections += ["## How it was made"]
+    sections += ["\n".join(f"- {count} runs: {machine}" for machine, count in machines.items())]
+    sections += ["One run of each condition alone, to be given a `--workdir`:"]
+    sections += ["\n".join(f"    {each['command']}" for each in conditions)]
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
@@ -241,38 +237,6 @@ def _table(conditions: Sequence[Results]) -> str:
     return tables.markdown(rows, left=2 + len(varying))
 
 
-def _legend(conditions: Sequence[Results]) -> str:
-    """Say what the cells of the table hold."""
-    text = "Errors: mean ± standard deviation over the n seeds."
-    if any(each["paper"] for each in conditions):
-        text += f" Paper: the mean of three runs ({SOURCE})."
-    if len(set(map(_group, conditions))) < len(conditions):
-        text += f" Differences in percentage points from the reference; {TEST}."
-    return text
-
-
-def _differing(conditions: Sequence[Results]) -> str:
-    """Return where recipes differ from the paper's, with all values that they have there."""
-    ours: dict[str, dict[str, None]] = {}
-    theirs: dict[str, dict[str, None]] = {}
-    for each in conditions:
-        for key, (own, paper) in (each["paper"] or {"differing": {}})["differing"].items():
-            ours.setdefault(key, {})[str(own)] = None
-            theirs.setdefault(key, {})[str(paper)] = None
-    texts = (f"{key} {' or '.join(ours[key])} (paper: {' or '.join(theirs[key])})" for key in ours)
-    return f"**Not the paper's recipe**: {', '.join(texts)}." if ours else ""
-
-
-def _environments(results: Results) -> str:
-    runs = [run for each in results["conditions"] for run in each["runs"]]
-    lines = []
-    for index, each in enumerate(results["environments"]):
-        count = sum(run["environment"] == index for run in runs)
-        lines.append(f"- {count} runs: {tables.record_label(each)}")
-    lines += ["", "One run of each condition alone, to be given a `--workdir`:", ""]
-    return "\n".join((*lines, *(f"    {each['command']}" for each in results["conditions"])))
-
-
 def _draw(results: Results) -> Figure:
     """Draw learning curves beside errors against parameters: a row for each network and data set.
 
@@ -288,42 +252,23 @@ def _draw(results: Results) -> Figure:
     axes = figure.subplots(max(1, len(groups)), 2, squeeze=False)
     for (curves, sizes), (title, conditions) in zip(axes, groups.items(), strict=False):
         convs = [each["recipe"]["conv"] for each in conditions]
-        keys = varying if varying and len(set(convs)) == 1 else ["conv", *varying]
-        colors: Any = [figures.COLORS[conv] for conv in convs]
-        if len(set(convs)) < len(convs):
-            colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(convs)))
-        for each, color in sorted(
-            zip(conditions, colors, strict=True), key=lambda pair: pair[0]["mean"]
-        ):
-            label = f"{figures.settings_label(each['recipe'], keys)}: {each['mean']:.2f} %"
-            _draw_curve(curves, each, color=color, label=label)
-            place = each["parameters"], each["mean"]
-            sizes.errorbar(*place, each["sd"], fmt="o", ms=7, capsize=4, color=color, zorder=3)
-        _style_curves(curves, title)
-        sizes.margins(0.25)
-        sizes.xaxis.set_major_locator(MaxNLocator(5))
-        sizes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        is_grid = len(set(convs)) < len(convs)
+        for index, each in enumerate(conditions):
+            color = f"C{index}" if is_grid else figures.COLORS[each["recipe"]["conv"]]
+            errors = np.array([run["error_by_epoch"] for run in each["runs"]])
+            epochs = np.arange(errors.shape[1]) + 1
+            label = figures.settings_label(each["recipe"], ["conv", *varying])
+            curves.plot(epochs, errors.mean(0), color=color, label=f"{label}: {each['mean']:.2f} %")
+            curves.fill_between(epochs, errors.min(0), errors.max(0), color=color, alpha=0.18, lw=0)
+            sizes.errorbar(each["parameters"], each["mean"], each["sd"], fmt="o", color=color)
+        figures.style(curves, title=title, x="epoch", y="top-1 test error (%)", grid="y")
+        curves.set_yscale("log")
+        curves.yaxis.set_major_formatter("{x:g}")
+        curves.yaxis.set_minor_formatter("{x:g}")
+        curves.legend(frameon=False, fontsize=8)
         figures.style(sizes, x="trainable parameters", y="top-1 test error (%)")
+        sizes.xaxis.set_major_formatter(EngFormatter(sep=""))
     return figure
-
-
-def _draw_curve(ax: Axes, condition: Results, **look: Any) -> None:
-    by_epoch = list(zip(*(run["error_by_epoch"] for run in condition["runs"]), strict=True))
-    epochs = range(1, len(by_epoch) + 1)
-    ax.plot(epochs, [statistics.fmean(errors) for errors in by_epoch], lw=1.6, zorder=3, **look)
-    lowest, highest = [min(errors) for errors in by_epoch], [max(errors) for errors in by_epoch]
-    ax.fill_between(epochs, lowest, highest, color=look["color"], alpha=0.18, lw=0, zorder=2)
-
-
-def _style_curves(ax: Axes, title: str) -> None:
-    ax.set_yscale("log")
-    low, high = ax.get_ylim()
-    ax.set_yticks([tick for tick in _TICKS if low <= tick <= high])
-    ax.yaxis.set_minor_locator(NullLocator())
-    ax.yaxis.set_major_formatter("{x:g}")
-    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    figures.style(ax, title=title, x="epoch", y="top-1 test error (%)", grid="y")
-    ax.legend(framealpha=1, edgecolor="none", fontsize=8, loc="upper right", handlelength=1.4)
 
 
 PAGE = Page(_to_rows, _to_markdown, _draw)

@@ -118,25 +118,6 @@ def plan_conditions(
     return list(conditions.values())
 
 
-def check_networks(conditions: Iterable[Condition]) -> None:
-    """Raise a `ValueError` if a recipe's network, kernel sizes or data set is unknown."""
-    from keras_multiception import list_models  # imports Keras, which takes seconds
-    from keras_multiception.applications.classifier import stage_kernel_sizes
-    from keras_multiception.preprocessing import DATASETS
-    from training.data import FOLDER
-
-    known = {"model": list_models(), "dataset": [*DATASETS, FOLDER]}
-    for recipe in (condition.recipe for condition in conditions):
-        for key, names in known.items():
-            if (value := getattr(recipe, key)) not in names:
-                raise ValueError(
-                    f"`{key}` must be one of {', '.join(names)}. Received: {key}={value}"
-                )
-        sizes = recipe.kernel_sizes
-        by_stage = isinstance(sizes, tuple) and isinstance(sizes[0], tuple)
-        stage_kernel_sizes(recipe.conv, sizes, len(sizes) if sizes and by_stage else 1)
-
-
 def plan_runs(conditions: Iterable[Condition], seeds: int, workdir: pathlib.Path) -> list[Run]:
     """Return the runs of a study, every condition with one seed after the other."""
     if seeds < 1:
@@ -169,18 +150,19 @@ def train_runs(
     runs: Sequence[Run],
     gpus: Sequence[str],
     parallel: int,
-    data_dir: str | None,
+    options: Sequence[str],
     on_finish: Callable[[], None],
-    loop: str = "keras",
 ) -> None:
     """Train the runs that are not finished, in their order, `parallel` of them at a time.
 
-    The processes get the GPUs in turn or, without any, share the cores. `on_finish` is called
-    whenever a run has been finished.
+    The processes get the GPUs in turn or, without any, share the cores. `options` are more
+    arguments of `python -m training.train`. `on_finish` is called whenever a run has been finished.
     """
     waiting = [run for run in runs if not run.folder.metrics()]
     print(f"{len(runs) - len(waiting)} of {len(runs)} runs are finished.", flush=True)
-    shared = parallel > max(1, len(gpus))
+    if parallel > max(1, len(gpus)):  # several on one GPU: each takes the memory that it needs
+        os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
+        os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     places: list[Place] = [gpus[slot % len(gpus)] for slot in range(parallel)] if gpus else []
     places = places or _share_cores(parallel)
     busy: dict[_Training, Place] = {}
@@ -190,7 +172,7 @@ def train_runs(
                 run = waiting.pop(0)
                 if log := _claim(run):
                     place = places.pop(0)
-                    busy[_Training(run, log, place, shared, data_dir, loop)] = place
+                    busy[_Training(run, log, place, options)] = place
                 continue
             multiprocessing.connection.wait([training.process.sentinel for training in busy])
             for training in [each for each in busy if not each.process.is_alive()]:
@@ -229,37 +211,32 @@ def _claim(run: Run) -> IO[str] | None:
 class _Training:
     """A run that is being trained in a process of its own."""
 
-    def __init__(
-        self, run: Run, log: IO[str], place: Place, shared: bool, data_dir: str | None, loop: str
-    ):
+    def __init__(self, run: Run, log: IO[str], place: Place, options: Sequence[str]) -> None:
         print(f"{run}: {'resumed' if run.folder.config() else 'started'}", flush=True)
         self._run, self._log, self._begin = run, log, time.monotonic()
-        arguments = ["--workdir", str(run.path), "--loop", loop, *run.arguments]
-        if data_dir:
-            arguments += ["--data_dir", str(data_dir)]
-        self.process = _SPAWN.Process(target=_train, args=(arguments, log.name, place, shared))
+        arguments = ["--workdir", str(run.path), *options, *run.arguments]
+        self.process = _SPAWN.Process(target=_train, args=(arguments, log.name, place))
         self.process.start()
 
     def report(self) -> bool:
         """Say how the run ended, let go of it, and return whether it is finished."""
         self.process.join()
-        metrics = self._run.folder.metrics()
-        if metrics:
+        if metrics := self._run.folder.metrics():
             minutes = (time.monotonic() - self._begin) / 60
             message = f"{100 * (1 - metrics['test']['top1']):.2f} % error, {minutes:.1f} minutes"
         else:
-            with open(self._log.name, encoding="utf-8", errors="replace") as file:
-                lines = [line.strip() for line in file if line.strip()]
+            lines = pathlib.Path(self._log.name).read_text(errors="replace").split("\n")
             message = (
                 f"FAILED with exit code {self.process.exitcode}, others go on: "
-                f"{lines[-1] if lines else 'no message'} (all of it in {self._log.name})"
+                f"{next(filter(str.strip, reversed(lines)), 'no message')} "
+                f"(all of it in {self._log.name})"
             )
         print(f"{self._run}: {message}", flush=True)
         self._log.close()
         return metrics is not None
 
 
-def _train(arguments: list[str], log: str, place: Place, shared: bool) -> None:
+def _train(arguments: list[str], log: str, place: Place) -> None:
     """Run the train command in this new process."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND)
@@ -270,11 +247,6 @@ def _train(arguments: list[str], log: str, place: Place, shared: bool) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = place
     elif place:
         os.sched_setaffinity(0, place)
-    if shared:  # several processes on one GPU: each takes the memory that it needs
-        os.environ |= {
-            "TF_FORCE_GPU_ALLOW_GROWTH": "true",
-            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-        }
     from training.train import main
 
     sys.exit(main(arguments))
