@@ -53,20 +53,16 @@ def _count(args: argparse.Namespace) -> int:
         PAGE.write(count_zoo(), args.output / "zoo_costs")
         text = f"Wrote zoo_costs.json, .csv, .md and .png to {args.output}"
     else:
-        text = _count_model(args)
+        size = args.input_size
+        if size is not None and size < 1:
+            raise ValueError(f"`input_size` must be at least 1. Received: input_size={size}")
+        import keras_multiception as km  # imports Keras, which takes seconds
+
+        shape = {"input_shape": (size, size, 3)} if size else {}
+        model = km.create_model(args.model, conv=args.conv, classes=args.classes, **shape)
+        text = getattr(km.cost(model), f"to_{args.format}")()
     print(text.removesuffix("\n"))
     return 0
-
-
-def _count_model(args: argparse.Namespace) -> str:
-    size = args.input_size
-    if size is not None and size < 1:
-        raise ValueError(f"`input_size` must be at least 1. Received: input_size={size}")
-    import keras_multiception as km  # imports Keras, which takes seconds
-
-    shape = {} if size is None else {"input_shape": (size, size, 3)}
-    model = km.create_model(args.model, conv=args.conv, classes=args.classes, **shape)
-    return getattr(km.cost(model), f"to_{args.format}")()
 
 
 def count_zoo() -> dict[str, Any]:
@@ -178,48 +174,30 @@ TABLE5 = (
     Table5Row("imagenet32x32", "resnet50", 1000, ("0.8229", "0.5738"), (822904, 573784), -30.27),
 )
 _TYPES = ("standard", "multiception")
-# Shake-Shake blocks of unchanged shape hold a shortcut in the released code that never acts.
-_UNUSED = sum(3 * (width * width + 2 * width) for width in (96, 192, 384))
+UNUSED = sum(3 * (width * width + 2 * width) for width in (96, 192, 384))
+_NOTE = f"""\
+paper: in millions, some rounded and others cut off; released: by the paper's code. Of its
+Shake-Shake, {UNUSED:,} parameters are of shortcuts that blocks of unchanged shape hold and never
+use; ours has none of these."""
 
 
 def table5() -> str:
-    """Set our parameters beside the paper's Table V, with a sentence on each difference."""
+    """Set our parameters beside the paper's Table V, and say where they differ."""
     sources = (f"{conv}: {source}" for conv in _TYPES for source in ("paper", "released", "ours"))
     rows = [("data set", "model", *sources, "change: paper", "ours")]
-    notes: dict[str, list[str]] = {}
     for row in TABLE5:
         ours = [_trainable_parameters(row.model, row.classes, conv) for conv in _TYPES]
-        cells: list[str] = []
-        counts = zip(_TYPES, row.printed, row.released, ours, strict=True)
-        for conv, printed, released, own in counts:
-            cells += [f"{printed}M", f"{released:,}", f"{own:,}"]
-            for note in _differences(printed, released, own):
-                notes.setdefault(note, []).append(f"{row.model} on {row.dataset}, {conv}")
+        counts = zip(row.printed, row.released, ours, strict=True)
+        cells = [text for a, b, c in counts for text in (f"{a}M", f"{b:,}", f"{c:,}")]
         change = f"{row.change:.2f}%", f"{100 * (ours[1] / ours[0] - 1):.2f}%"
         rows.append((row.dataset, row.model, *cells, *change))
-    sentences = [f"- {'; '.join(networks)}: {note}" for note, networks in notes.items()]
-    return "\n\n".join((tables.aligned(rows, left=2), "\n".join(sentences)))
+    return f"{tables.aligned(rows, left=2)}\n\n{_NOTE}"
 
 
 def _trainable_parameters(model: str, classes: int, conv: str) -> int:
     import keras_multiception as km
 
     return km.cost(km.create_model(model, classes=classes, conv=conv)).trainable_parameters
-
-
-def _differences(printed: str, released: int, ours: int) -> Iterator[str]:
-    """Yield a sentence for each way in which the counts of one network differ."""
-    digits = len(printed.partition(".")[2])
-    # the paper rounds some figures and cuts others off
-    if abs(float(printed) - released / 1e6) >= 10**-digits:
-        yield f"the paper prints {printed}M where its released code counts {released:,}."
-    if released - ours == _UNUSED:
-        yield (
-            f"{_UNUSED:,} of the released code's parameters are of shortcuts that blocks of "
-            "unchanged shape hold and never use; we have none of these."
-        )
-    elif released != ours:
-        yield f"the released code counts {released:,}, and we count {ours:,}."
 
 
 if __name__ == "__main__":
