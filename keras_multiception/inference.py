@@ -1,11 +1,14 @@
 """Networks as compiled functions: by the backend of Keras, or from an ONNX file by an engine."""
 
+import collections
+import contextlib
 import importlib
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from typing import Any, Generic, TypeVar
 
 import keras
 import numpy as np
@@ -16,6 +19,7 @@ from keras_multiception.machine import count_cores
 
 ENGINES = ("onnxruntime", "openvino")
 _Arrays = Sequence[np.ndarray]
+_T = TypeVar("_T")
 
 
 def compile_model(model: keras.Model) -> Callable[[Any], Any]:
@@ -83,17 +87,43 @@ def _open_openvino(path: str, threads: int) -> Callable[[_Arrays], list[np.ndarr
     }
     core = openvino.Core()
     compiled = core.compile_model(core.read_model(path), "CPU", properties)
-    own = (
-        threading.local()
-    )  # a request cannot be shared; OpenVINO runs them first come first served
+    requests = Pool([compiled.create_infer_request() for _ in range(count_cores())])
 
     def run(arrays: _Arrays) -> list[np.ndarray]:
-        if not hasattr(own, "request"):
-            own.request = compiled.create_infer_request()
-        own.request.infer(list(arrays), share_inputs=True)
-        return [np.array(x.data) for x in own.request.output_tensors]
+        with requests.borrow() as request:
+            request.infer(list(arrays), share_inputs=True)
+            return [np.array(x.data) for x in request.output_tensors]
 
     return run
+
+
+class Pool(Generic[_T]):
+    """Things that each one thread at a time may use, handed out first come, first served.
+
+    From a `queue.Queue`, a thread that gives one back may take it again before those that wait.
+    """
+
+    def __init__(self, things: Iterable[_T]) -> None:
+        self._free = collections.deque(things)
+        self._waiting: collections.deque[Future[_T]] = collections.deque()
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def borrow(self) -> Iterator[_T]:
+        """Wait for one; it is given back at the end of the `with` block."""
+        turn: Future[_T] = Future()
+        self._add(self._waiting, turn)
+        thing = turn.result()
+        try:
+            yield thing
+        finally:
+            self._add(self._free, thing)
+
+    def _add(self, queue: collections.deque, new: Any) -> None:
+        with self._lock:
+            queue.append(new)
+            while self._free and self._waiting:
+                self._waiting.popleft().set_result(self._free.popleft())
 
 
 def _compile_tensorflow(model: keras.Model) -> Callable[[Any], Any]:

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import keras
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 import keras_multiception as km
+from keras_multiception.inference import Pool
 
 pytestmark = pytest.mark.backend
 
@@ -80,6 +82,22 @@ def test_an_engine_answers_like_the_model_from_many_threads(fast, model):
         np.testing.assert_allclose(*pair, rtol=1e-5, atol=1e-5)
     with pytest.raises(ValueError, match="`inputs` must fit"):
         fast(images(1)[0])
+
+
+def test_a_pool_hands_out_first_come_first_served():
+    pool, order = Pool([1]), []
+
+    def wait(number):
+        with pool.borrow():
+            order.append(number)
+
+    with ThreadPoolExecutor(4) as executor:
+        with pool.borrow():
+            for number in range(4):
+                executor.submit(wait, number)
+                time.sleep(0.1)
+        wait("the one that gave it back")
+    assert order == [*range(4), "the one that gave it back"]
 
 
 @engines

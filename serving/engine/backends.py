@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import queue
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
+from keras_multiception.inference import Pool
 from serving.engine.batching import Batching, batched, can_batch
 from serving.engine.servable import Servable, ServingError, Signature, from_exception, invalid
 from serving.version_folder import LITERT_FILE, verify_manifest
@@ -111,22 +111,18 @@ class LiteRTServable(Servable):
             raise from_exception(error) from error
         definitions = {name: _definition(runner) for name, runner in pool[0].items()}
         super().__init__(path, version, checks_method_names, definitions, definitions)
-        self._free: queue.LifoQueue[dict[str, Any]] = queue.LifoQueue()
-        for runners in pool:
-            self._free.put(runners)
+        self._pool = Pool(pool)
 
     def _call(
         self, signature: Signature, inputs: Mapping[str, np.ndarray], wanted: Sequence[str]
     ) -> dict[str, np.ndarray]:
         if any(array.size == 0 for array in inputs.values()):
             raise invalid("A LiteRT model takes no empty input.")
-        runners = self._free.get()
         try:
-            outputs = runners[signature.name](**inputs)
+            with self._pool.borrow() as runners:
+                outputs = runners[signature.name](**inputs)
         except (RuntimeError, ValueError) as error:  # what an operator says of its input
             raise from_exception(error) from error
-        finally:
-            self._free.put(runners)
         return {name: outputs[name] for name in wanted}
 
 
