@@ -46,6 +46,7 @@ _MODULE = "serving.client"
 _CLIENT_FLAGS = (
     *("model_name", "version", "label", "signature_name"),
     *("labels", "timeout", "retries", "batch_size"),
+    *("ca_certificate", "client_certificate", "client_key"),
 )
 
 
@@ -55,7 +56,8 @@ class Client:
     Threads may share it.
 
     Args:
-        url: The server's URL: `http://HOST:PORT` for REST, `grpc://HOST:PORT` for gRPC.
+        url: The server's URL: `http://HOST:PORT` for REST, `grpc://HOST:PORT` for gRPC; `https://`
+            and `grpcs://` over TLS. gRPC asks all addresses that a name has in turns.
         model_name: The model's name.
         version: The model's version; `None` for the latest.
         label: The version's label, in place of its number.
@@ -70,6 +72,10 @@ class Client:
         backoff: Seconds before the first retry; they double with each one, up to 10, plus a random
             part. A server's `Retry-After` may make the wait longer.
         batch_size: The most images in a request.
+        ca_certificate: A PEM file with the certificates to trust over TLS, in place of the system's
+            (gRPC: its own list).
+        client_certificate: A PEM file with a certificate for servers that verify their clients.
+        client_key: The PEM file of its key; `None` if that is in the same file.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -94,8 +100,14 @@ class Client:
         retries: int = 2,
         backoff: float = 0.25,
         batch_size: int = 32,
+        ca_certificate: str | Path | None = None,
+        client_certificate: str | Path | None = None,
+        client_key: str | Path | None = None,
     ):
-        endpoint = Endpoint(url, model_name, version, label, timeout, retries, backoff, batch_size)
+        endpoint = Endpoint(
+            *(url, model_name, version, label, timeout, retries, backoff, batch_size),
+            *(ca_certificate, client_certificate, client_key),
+        )
         self._signature_name = signature_name
         self._batch_size = batch_size
         self._sender = BatchSender(endpoint, read_labels(labels))
@@ -248,7 +260,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--host", default="127.0.0.1", help=f"the server's address {default}")
     add("--port", type=whole_number(1, MAX_PORT), default=8501, help=f"its REST port {default}")
-    add("--url", help="http://HOST:PORT or grpc://HOST:PORT, in place of --host and --port")
+    url_help = "http://HOST:PORT or grpc://HOST:PORT, https:// and grpcs:// over TLS"
+    add("--url", help=f"{url_help}, in place of --host and --port")
+    add("--ca_certificate", metavar="FILE", help="certificates to trust over TLS, a PEM file")
+    client_help = "a certificate for servers that verify clients, a PEM file, with its key or"
+    add("--client_certificate", metavar="FILE", help=f"{client_help} with --client_key")
+    add("--client_key", metavar="FILE", help="the PEM file of that certificate's key")
     add("--model_name", default="default", help=f"the model's name {default}")
     version = parser.add_mutually_exclusive_group()
     version.add_argument("--version", type=int, help="the model's version; the latest if not given")

@@ -1,13 +1,15 @@
 """TF Serving's configuration files, in protobuf's text format.
 
-`ModelServerConfig` is part of tensorflow-serving-api. `BatchingParameters` and `MonitoringConfig`
-are not: their fields are listed here.
+`ModelServerConfig` is part of tensorflow-serving-api. `BatchingParameters`, `MonitoringConfig` and
+`SSLConfig` are not: their fields are listed here.
 """
 
 from __future__ import annotations
 
+import ssl
+import tempfile
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from google.protobuf import (
     descriptor_pb2,
@@ -39,6 +41,13 @@ message_type {
   field { name: "prometheus_config" number: 1 type_name: "PrometheusConfig" }
 }
 message_type {
+  name: "SSLConfig"
+  field { name: "server_key" number: 1 type: TYPE_STRING }
+  field { name: "server_cert" number: 2 type: TYPE_STRING }
+  field { name: "custom_ca" number: 3 type: TYPE_STRING }
+  field { name: "client_verify" number: 4 type: TYPE_BOOL }
+}
+message_type {
   name: "PrometheusConfig"
   field { name: "enable" number: 1 type: TYPE_BOOL }
   field { name: "path" number: 2 type: TYPE_STRING }
@@ -47,9 +56,9 @@ message_type {
 _POOL = descriptor_pool.Default()
 _PROTO = text_format.Parse(_FILE, descriptor_pb2.FileDescriptorProto())
 _POOL.AddSerializedFile(_PROTO.SerializeToString())
-BatchingParameters, MonitoringConfig = (
+BatchingParameters, MonitoringConfig, SSLConfig = (
     message_factory.GetMessageClass(_POOL.FindMessageTypeByName(f"keras_multiception.{name}"))
-    for name in ("BatchingParameters", "MonitoringConfig")
+    for name in ("BatchingParameters", "MonitoringConfig", "SSLConfig")
 )
 
 
@@ -60,9 +69,30 @@ def read_config(path: str | Path, message: type[M]) -> M:
     except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
         reason = getattr(error, "strerror", None) or str(error).replace("\n", " ")
         raise ValueError(
-            f"`{path}` must be a {message.DESCRIPTOR.name} in protobuf's text format. "
+            f"`{path}` must hold one {message.DESCRIPTOR.name} in protobuf's text format. "
             f"Received: {reason}"
         ) from error
+
+
+def read_ssl_config(path: str | Path) -> Message:
+    """Reads an `SSLConfig` and checks its PEM texts, which gRPC refuses without a reason."""
+    config: Any = read_config(path, SSLConfig)
+    try:
+        if config.client_verify and not config.custom_ca:
+            raise ValueError("client_verify without custom_ca")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        if config.custom_ca:
+            context.load_verify_locations(cadata=config.custom_ca)
+        with tempfile.NamedTemporaryFile("w") as file:  # `ssl` reads keys from files only
+            file.write(f"{config.server_key}\n{config.server_cert}\n")
+            file.flush()
+            context.load_cert_chain(file.name, password="")
+    except (ssl.SSLError, ValueError) as error:
+        raise ValueError(
+            f"`{path}` must hold a server_key and its server_cert, and may hold a custom_ca to "
+            f"verify clients with, all as PEM texts. Received: {error}"
+        ) from error
+    return config
 
 
 def single_model(name: str, base_path: str | Path) -> ModelServerConfig:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
@@ -41,6 +42,7 @@ class ServerOptions:
     rest_api_keep_alive_seconds: int = 75  # load balancers hold idle connections for 60
     rest_api_enable_cors_support: bool = False
     grpc_channel_arguments: Sequence[tuple[str, int | str]] = ()
+    ssl_config: Any = None  # an `SSLConfig` for gRPC
     metrics_path: str | None = METRICS_PATH  # from the slash on; `None` for no metrics
 
 
@@ -83,6 +85,7 @@ def model_server(
                 max_threads=options.grpc_max_threads or enough,
                 grace_seconds=_GRACE_SECONDS,
                 options=options.grpc_channel_arguments,
+                ssl_config=options.ssl_config,
             )
             grpc_address = f"{host}:{stopping.enter_context(running_grpc)}"
         # First of all, so that both let their open calls finish at once.

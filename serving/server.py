@@ -56,6 +56,7 @@ _FLAGS: dict[str, tuple[Callable[[str], Any], object, str]] = {
     "rest_api_keep_alive_seconds": (_count, 75, "how long idle connections stay open"),
     "rest_api_enable_cors_support": (boolean, False, "let pages of other servers call REST"),
     "grpc_max_threads": (_some, None, "threads that answer gRPC calls"),
+    "ssl_config_file": (_file, None, "an SSLConfig: TLS for gRPC; REST stays plain"),
     "grpc_channel_arguments": (_channel_arguments, [], "gRPC's arguments, KEY=VALUE,..."),
     "model_name": (str, "default", "the model's name in the URL"),
     "model_base_path": (str, "", "the folder of integer-named version folders"),
@@ -87,7 +88,6 @@ _ONLY_DEFAULT = {
     "mixed_precision": ("",),
     "platform_config_file": ("",),
     "saved_model_tags": ("", "serve"),
-    "ssl_config_file": ("",),
     "tensorflow_session_config_file": ("",),
     "thread_pool_factory_config_file": ("",),
     "use_alts_credentials": ("false", "0"),
@@ -266,7 +266,7 @@ def _serve(flags: argparse.Namespace) -> NoReturn:
 
 def _options(flags: argparse.Namespace) -> ServerOptions:
     from serving.api.rest import METRICS_PATH
-    from serving.config_files import MonitoringConfig, read_config
+    from serving.config_files import MonitoringConfig, read_config, read_ssl_config
     from serving.engine.batching import Batching, read_batching
     from serving.lifecycle.versions import Loading
     from serving.model_server import ServerOptions
@@ -285,6 +285,8 @@ def _options(flags: argparse.Namespace) -> ServerOptions:
 
     loading = Loading(**options(Loading, batching=batching))
     more = {"host": flags.rest_api_host, "loading": loading, "metrics_path": metrics_path}
+    if flags.ssl_config_file:
+        more["ssl_config"] = read_ssl_config(flags.ssl_config_file)
     return ServerOptions(**options(ServerOptions, **more))
 
 

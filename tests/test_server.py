@@ -125,11 +125,12 @@ def kept_signals():
     ("flags", "words"),
     [
         (["--model_base_path=none"], "`model_base_path` must be a folder with"),
-        (["--model_config_file=none"], "must be a ModelServerConfig in protobuf's text format"),
+        (["--model_config_file=none"], "one ModelServerConfig in protobuf"),
         (
             ["--model_base_path=.", "--monitoring_config_file=monitoring"],
             "must begin with '/'. Received: metrics_path='metrics'",
         ),
+        (["--model_base_path=.", "--ssl_config_file=monitoring"], "one SSLConfig in protobuf"),
     ],
 )
 @pytest.mark.usefixtures("kept_signals")
@@ -150,7 +151,6 @@ def test_what_cannot_be_served_is_one_line(tmp_path, monkeypatch, capsys, flags,
         ("file_system_poll_wait_seconds=nan", "must be a number, 0 or more"),
         ("model_base_path=", "one of --model_base_path and --model_config_file is required"),
         ("model_nam=y", "unrecognized arguments: --model_nam=y"),
-        ("ssl_config_file=y", "--ssl_config_file: is not supported"),
         ("use_alts_credentials", "--use_alts_credentials: is not supported"),
         ("enable_batching=maybe", "must be true or false, not"),
         ("batching_parameters_file=y", "needs --enable_batching"),

@@ -56,10 +56,11 @@ def grpc_server(
     max_threads: int,
     grace_seconds: float,
     options: Sequence[tuple[str, int | str]] = (),
+    ssl_config: Any = None,
 ) -> Iterator[int]:
     """Serves models at `HOST:PORT` while the `with` block runs; yields the port.
 
-    At the end, open calls have `grace_seconds` to finish.
+    At the end, open calls have `grace_seconds` to finish. An `SSLConfig` brings TLS.
     """
     server = grpc.server(
         ThreadPoolExecutor(max_threads, "grpc"), options=[*_OPTIONS, *options], compression=None
@@ -78,7 +79,11 @@ def grpc_server(
         (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server
     )
     try:
-        port = server.add_insecure_port(address)
+        port = (
+            server.add_secure_port(address, _credentials(ssl_config))
+            if ssl_config
+            else server.add_insecure_port(address)
+        )
     except RuntimeError as error:
         raise OSError(f"Cannot listen on {address} for gRPC: {error}.") from error
     server.start()
@@ -87,6 +92,13 @@ def grpc_server(
     finally:
         state.enter_graceful_shutdown()
         server.stop(grace_seconds).wait()
+
+
+def _credentials(config: Any) -> grpc.ServerCredentials:
+    pair = (config.server_key.encode(), config.server_cert.encode())
+    return grpc.ssl_server_credentials(
+        [pair], config.custom_ca.encode() or None, config.client_verify
+    )
 
 
 class _Service:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import random
+import ssl
 import time
 import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
+from pathlib import Path
 from typing import TypeVar
 
-SCHEMES = ("http", "https", "grpc")
+SECURE_SCHEMES = ("https", "grpcs")
+SCHEMES = ("http", "grpc", *SECURE_SCHEMES)
 # By signature and input: the dtype as TensorFlow's protos name it, and the shape, -1 where open.
 Signatures = Mapping[str, Mapping[str, tuple[str, Sequence[int]]]]
 
@@ -66,11 +69,15 @@ class Endpoint:
     retries: int
     backoff: float
     batch_size: int
+    ca_certificate: str | Path | None = None
+    client_certificate: str | Path | None = None
+    client_key: str | Path | None = None
 
     def __post_init__(self) -> None:
         if self.scheme not in SCHEMES:
             raise ValueError(
-                f"`url` must begin with http://, https:// or grpc://. Received: url={self.url!r}"
+                f"`url` must begin with {', '.join(f'{scheme}://' for scheme in SCHEMES)}. "
+                f"Received: url={self.url!r}"
             )
         if not _has_address(self.url):
             raise ValueError(
@@ -88,11 +95,38 @@ class Endpoint:
         for name, least in (("retries", 0), ("backoff", 0), ("batch_size", 1)):
             if not least <= (value := getattr(self, name)) < float("inf"):
                 raise ValueError(f"`{name}` must be {least} or more. Received: {name}={value}")
+        if self.is_secure:
+            self.ssl_context()
+        elif self.ca_certificate or self.client_certificate:
+            raise ValueError(
+                "`ca_certificate` and `client_certificate` need https:// or grpcs://. "
+                f"Received: url={self.url!r}"
+            )
 
     @property
     def scheme(self) -> str:
         """What is before `://`."""
         return self.url.partition("://")[0]
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether it is asked over TLS."""
+        return self.scheme in SECURE_SCHEMES
+
+    def ssl_context(self) -> ssl.SSLContext:
+        """Makes what trusts `ca_certificate`, or the system's, and shows `client_certificate`."""
+        try:
+            context = ssl.create_default_context(cafile=self.ca_certificate)
+            if self.client_certificate:
+                context.load_cert_chain(self.client_certificate, self.client_key, password="")
+        except OSError as error:
+            raise ValueError(
+                "`ca_certificate`, `client_certificate` and its `client_key`, without a password, "
+                f"must be PEM files ({error.strerror or error}). "
+                f"Received: ca_certificate={self.ca_certificate}, "
+                f"client_certificate={self.client_certificate}, client_key={self.client_key}"
+            ) from error
+        return context
 
     def timeout_error(self) -> TimeoutError:
         """Makes the error of a request that was not answered in time."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import keras_multiception  # noqa: F401 # isort: skip (then TensorFlow loads quietly)
@@ -28,9 +29,10 @@ _OPTIONS = [
     ("grpc.enable_retries", 0),  # whoever calls decides
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.lb_policy_name", "round_robin"),  # over all addresses that a name has
 ]
 # What gRPC itself says where it has no connection; all else it passes on from the server.
-_UNREACHED = ("failed to connect", "DNS resolution failed", "connections to all backends failing")
+_UNREACHED = ("connections to all backends failing", "errors resolving")
 
 
 class GrpcClient:
@@ -39,7 +41,12 @@ class GrpcClient:
     def __init__(self, endpoint: Endpoint):
         self._endpoint = endpoint
         self._address = endpoint.url.partition("://")[2].rstrip("/")
-        self._channel = grpc.insecure_channel(self._address, options=_OPTIONS)
+        target = f"dns:///{self._address}"
+        self._channel = (
+            grpc.secure_channel(target, _credentials(endpoint), options=_OPTIONS)
+            if endpoint.is_secure
+            else grpc.insecure_channel(target, options=_OPTIONS)
+        )
         self._predictions = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
         self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
         self._input_names: dict[str, str] = {}
@@ -124,13 +131,19 @@ class GrpcClient:
         if code != grpc.StatusCode.UNAVAILABLE:
             return ServerError(f"The server answered: {details}", code.value[0])
         if details.startswith(_UNREACHED):
-            reason = details.rpartition(": ")[2]
+            reason = details.removesuffix(": OK").rpartition(": ")[2].rstrip("]")
             return ConnectionError(
                 f"Cannot reach the server at {self._address} over gRPC: {reason}."
             )
         return ServerError(
             f"The server at {self._address} is not available: {details}", code.value[0]
         )
+
+
+def _credentials(endpoint: Endpoint) -> grpc.ChannelCredentials:
+    certificate = endpoint.client_certificate
+    paths = (endpoint.ca_certificate, endpoint.client_key or certificate, certificate)
+    return grpc.ssl_channel_credentials(*(path and Path(path).read_bytes() for path in paths))
 
 
 def _values(array: np.ndarray) -> list:

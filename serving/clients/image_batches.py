@@ -54,7 +54,7 @@ class BatchSender:
     def __init__(self, endpoint: Endpoint, labels: Sequence[str]):
         self._endpoint, self._labels = endpoint, labels
         self._pixel_input: PixelInput | None = None
-        if endpoint.scheme == "grpc":
+        if endpoint.scheme.startswith("grpc"):
             from serving.clients.grpc_client import GrpcClient
 
             self.client: RestClient | GrpcClient = GrpcClient(endpoint)

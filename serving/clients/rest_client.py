@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import base64
 import json
+import ssl
 import time
 import urllib.request
 from collections.abc import Sequence
 from http import HTTPStatus
 from http.client import responses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
 import orjson
@@ -40,7 +41,8 @@ class RestClient:
 
     def __init__(self, endpoint: Endpoint):
         self._endpoint = endpoint
-        self._pool = pool_for(endpoint.url)
+        context = endpoint.ssl_context() if endpoint.is_secure else None
+        self._pool = pool_for(endpoint.url, context)
         self._path = f"/v1/models/{quote(endpoint.model_name, safe='')}"
         if endpoint.version is not None:
             self._path += f"/versions/{endpoint.version}"
@@ -130,16 +132,17 @@ class RestClient:
         return b"".join(chunks)
 
 
-def pool_for(url: str) -> urllib3.PoolManager:
+def pool_for(url: str, context: ssl.SSLContext | None = None) -> urllib3.PoolManager:
     """Makes a pool of connections, through the proxy that the environment names for the URL."""
     parts = parse_url(url)
     hosts = ((parts.host or "").strip("[]"), parts.netloc or "")  # `no_proxy` may name a port
     proxy_url = urllib.request.getproxies().get(parts.scheme or "")
+    options: dict[str, Any] = {"maxsize": _KEPT_CONNECTIONS, "ssl_context": context}
     if not proxy_url or any(map(urllib.request.proxy_bypass, hosts)):
-        return urllib3.PoolManager(maxsize=_KEPT_CONNECTIONS)
+        return urllib3.PoolManager(**options)
     auth = unquote(parse_url(proxy_url).auth or "")
     headers = make_headers(proxy_basic_auth=auth) if auth else None
-    return urllib3.proxy_from_url(proxy_url, proxy_headers=headers, maxsize=_KEPT_CONNECTIONS)
+    return urllib3.proxy_from_url(proxy_url, proxy_headers=headers, **options)
 
 
 def _dumps(request: dict) -> bytes:
