@@ -1,4 +1,4 @@
-"""TLS of the gRPC server and of the client, with certificates made here; names of many addresses."""
+"""TLS of the gRPC server and of the client, with certificates made here; a name of two addresses."""
 
 import contextlib
 import shutil
