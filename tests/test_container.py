@@ -198,7 +198,9 @@ def test_training_s_manifests_fit_the_schemas_and_the_commands(capsys):
     variables = {each["name"]: each.get("value") for each in other["env"]}
     assert variables["KERASTUNER_ORACLE_IP"] == service["metadata"]["name"]
     assert variables["KERASTUNER_ORACLE_PORT"] == str(service["spec"]["ports"][0]["port"])
-    assert service["spec"]["selector"] == {"batch.kubernetes.io/job-name": chief["metadata"]["name"]}
+    assert service["spec"]["selector"] == {
+        "batch.kubernetes.io/job-name": chief["metadata"]["name"]
+    }
 
 
 def test_kustomization_names_files_and_settings_that_are_there():

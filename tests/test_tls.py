@@ -1,4 +1,4 @@
-"""TLS of the gRPC server and of the client, with certificates made here; a name of two addresses."""
+"""TLS of the gRPC server and of the client, with own certificates; two addresses of a name."""
 
 import contextlib
 import shutil
