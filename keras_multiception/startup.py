@@ -1,6 +1,7 @@
 """How Keras and TensorFlow are loaded: with oneDNN, and without what they tell of themselves."""
 
 import contextlib
+import logging
 import os
 import shutil
 import subprocess
@@ -40,7 +41,10 @@ def load_keras() -> None:
 
     By itself TensorFlow takes oneDNN's kernels only on CPUs with AVX512_VNNI or the like; on one
     with AVX2 our networks are about twice as fast with them. A setting of the user's stays.
+    Where the log of TensorFlow's libraries has errors only, so has that of its Python code.
     """
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") in ("2", "3"):
+        logging.getLogger("tensorflow").setLevel(logging.ERROR)
     tensorflow = sys.modules.get("tensorflow")
     if tensorflow is None:
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")

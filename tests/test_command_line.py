@@ -63,7 +63,7 @@ def test_an_error_is_one_line_and_an_exit_code(capsys, error, code, line):
     [
         (benchmark, ["--model_base_path=."], "_run"),
         (client, ["--image=a.png"], "named_images"),
-        (demo, ["--run=x", "--base_path=x", "--image=a.png"], "running_server"),
+        (demo, [], "_demonstrate"),
         (export, ["--run=x", "--base_path=x"], "load_run"),
     ],
 )

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -357,10 +358,12 @@ def test_the_digit_is_of_the_test_split(tmp_path):
 
 
 @pytest.mark.slow
-def test_server_and_notebook_agree(tmp_path, capsys):
-    run, base_path = write_run(tmp_path / "run"), tmp_path / "served" / "digits"
-    network = ["--run", str(run), "--base_path", str(base_path)]
-    assert export.main([*network, "--form=separate"]) == 0
-    assert demo.main(network) == 0
-    assert (tmp_path / "served" / "digit.png").is_file()
-    assert "The answers are the same: all 10 probabilities" in capsys.readouterr().out
+def test_demo_ends_with_the_same_answers_and_no_line_of_tensorflow(tmp_path):
+    command = [sys.executable, "-m", "serving.demo", "--workdir", tmp_path / "demo"]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("TF_")}
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert float(re.search(r"test: (.+)% top-1", result.stdout)[1]) >= 95
+    assert "answers are the same" in result.stdout
+    assert re.findall(r"^(\d)\. ", result.stdout, re.MULTILINE) == ["1", "2", "3", "4"]
+    assert len(re.findall(r" cat  ", result.stdout)) == 2
