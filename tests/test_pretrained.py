@@ -1,8 +1,6 @@
 """Weights that come with the package: released from runs, loaded by name, accurate."""
 
-import contextlib
 import json
-import os
 import shutil
 
 import keras
@@ -146,39 +144,6 @@ def test_unknown_names_and_damaged_files(released):
     released.with_suffix(".json").unlink()
     with pytest.raises(ValueError, match=damaged):
         km.ResNet20(conv="dsconv", weights="digits")
-
-
-@pytest.mark.parametrize("steps", range(4))
-def test_replacing_may_stop_at_any_time(tmp_path, monkeypatch, steps):
-    def network(seed):
-        keras.utils.set_random_seed(seed)
-        return keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="dense")])
-
-    def write(seed):
-        pretrained.write(network(seed), tmp_path / "new.npz", {"top1": seed}, narrow=False)
-
-    def stop(*paths):
-        if len(renamed) == steps:
-            raise KeyboardInterrupt
-        renamed.append(paths)
-        rename(*paths)
-
-    rename, renamed, file = os.replace, [], tmp_path / "net.npz"
-    write(1)
-    pretrained.replace(file, tmp_path / "new.npz")
-    write(2)
-    with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
-        patch.setattr(os, "replace", stop)
-        pretrained.replace(file, tmp_path / "new.npz")
-    seed = 2 if steps >= 2 else 1  # the record, the weights, the record again
-    loaded = network(0)
-    assert pretrained.load_file(loaded, file)
-    np.testing.assert_array_equal(loaded.get_weights()[0], network(seed).get_weights()[0])
-    assert pretrained.describe(file)["top1"] == seed
-    write(3)
-    pretrained.replace(file, tmp_path / "new.npz")
-    assert json.loads(file.with_suffix(".json").read_text())["top1"] == 3
-    assert not list(tmp_path.glob(".*"))
 
 
 def test_made_in_a_scope_or_within_a_layer(released):

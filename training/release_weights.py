@@ -100,8 +100,8 @@ def release(
         pretrained.write(model, file, {"top1": top1, "examples": len(labels)}, narrow)
         card = file.with_suffix(".md")
         card.write_text(_model_card(name, runs, best, top1, narrow, note), encoding="utf-8")
-        pretrained.replace(folder / file.name, file)
-        os.replace(card, folder / card.name)
+        for path in (file.with_suffix(".json"), card, file):
+            os.replace(path, folder / path.name)
     return folder / file.name
 
 

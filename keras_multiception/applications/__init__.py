@@ -1,7 +1,6 @@
 """The networks of the paper as Functional Keras models."""
 
 import collections.abc
-import difflib
 import re
 from typing import Any
 
@@ -21,7 +20,7 @@ from keras_multiception.applications.resnet import (
     SEResNet110,
 )
 from keras_multiception.applications.shake_shake import ShakeShake26
-from keras_multiception.graphs.reading import graph_of
+from keras_multiception.graphs.reading import require_graph
 
 _MODELS: dict[str, collections.abc.Callable[..., keras.Model]] = {
     "resnet20": ResNet20,
@@ -77,11 +76,7 @@ def create_model(name: str, /, **kwargs: Any) -> keras.Model:
         >>> model = km.create_model("resnet20", classes=100, conv="dsconv")
     """
     if name not in tuple(_MODELS):
-        close = difflib.get_close_matches(str(name), _MODELS, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ValueError(
-            f"`name` must be one of {', '.join(_MODELS)}. Received: name={name!r}.{hint}"
-        )
+        raise ValueError(f"`name` must be one of {', '.join(_MODELS)}. Received: name={name!r}")
     return _MODELS[name](**kwargs)
 
 
@@ -119,23 +114,17 @@ def feature_extractor(
         >>> {stage: x.shape for stage, x in features.output.items()}
         {'stage2': (None, None, None, 32), 'stage3': (None, None, None, 64)}
     """
-    if graph_of(model) is None:
-        raise ValueError(
-            "`model` must be a Functional model or a built Sequential one. "
-            f"Received: model={model!r}"
-        )
+    require_graph(model)
     # the layers of a Functional model are sorted by depth: the last of a stage is its output
     names = {layer.name: re.match(r"(stem|stage\d+|head)_", layer.name) for layer in model.layers}
     ends = {match[1]: name for name, match in names.items() if match}
     if stages is None:
-        stages = list(ends)
-    elif isinstance(stages, collections.abc.Iterable) and not isinstance(stages, str):
-        stages = list(stages)
-    known = isinstance(stages, list) and all(isinstance(x, str) and x in ends for x in stages)
-    if not known or not stages:
+        stages = ends
+    chosen = list(stages) if isinstance(stages, collections.abc.Iterable) else [stages]
+    if not chosen or not all(stage in tuple(ends) for stage in chosen):
         raise ValueError(
             f"`stages` must list some of the stages of the model {model.name!r}: "
             f"{', '.join(ends) or 'it has none'}. Received: stages={stages!r}"
         )
-    outputs = {stage: model.get_layer(ends[stage]).output for stage in stages}
+    outputs = {stage: model.get_layer(ends[stage]).output for stage in chosen}
     return keras.Model(model.input, outputs, name=f"{model.name}_features")

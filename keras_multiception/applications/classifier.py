@@ -6,6 +6,7 @@ import pathlib
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers
 
 from keras_multiception.applications import pretrained
@@ -120,8 +121,7 @@ def _checked_images(input_tensor: Any, input_shape: Any) -> Tensor:
 def _check_arguments(weights: Any, input_shape: Any, pooling: Any) -> None:
     if pooling not in (None, "avg", "max"):
         raise ValueError(f'`pooling` must be None, "avg" or "max". Received: pooling={pooling!r}')
-    is_shape = hasattr(input_shape, "__len__") and len(input_shape) == 3
-    if input_shape is not None and not (is_shape and input_shape[-1]):
+    if input_shape is not None and not (np.shape(input_shape) == (3,) and input_shape[-1]):
         raise ValueError(
             "`input_shape` must be (height, width, channels). "
             f"Received: input_shape={input_shape!r}"
