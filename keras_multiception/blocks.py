@@ -37,8 +37,8 @@ def conv2d(
 ) -> Tensor:
     """Apply a full convolution, padded by half the kernel on every side at every stride.
 
-    TensorFlow's own "same" pads only the end where the stride is 2 and the size even, and so
-    looks at other positions. `fan` is the mode of the He-normal initialization.
+    TensorFlow's own "same" pads only the end where the stride is 2 and the size even. `fan` is the
+    mode of the He-normal initialization.
     """
     x, padding, (height, width) = _pad_symmetrically(x, kernel_size, strides, name)
     return layers.Conv2D(

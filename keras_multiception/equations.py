@@ -59,9 +59,7 @@ def dsconv_ratio(filters: int, kernel_size: KernelSizes) -> float:
 def multiception_parameters(channels: int, filters: int, kernel_sizes: KernelSizes) -> int:
     """Parameters of a Multiception convolution, exactly: `C * sum(K_j**2) + M * C * N`.
 
-    Each of the M kernels has its area once for each input channel; the 1x1 convolution after them
-    reads M * C channels. The paper has no equation for it: its equation 6 is the upper bound of
-    `multiception_parameters_bound`.
+    The paper has no equation for it: its equation 6 is `multiception_parameters_bound`.
     """
     areas = _areas(kernel_sizes)
     return channels * sum(areas) + len(areas) * channels * filters
@@ -70,10 +68,8 @@ def multiception_parameters(channels: int, filters: int, kernel_sizes: KernelSiz
 def multiception_parameters_bound(channels: int, filters: int, kernel_sizes: KernelSizes) -> int:
     """Equation 6, the paper's bound on the parameters: `M * C * (sum(K_j**2) + N)`.
 
-    The paper writes it for M = 3 kernels, `3 * C * (sum(K_j**2) + N)`, as "the maximum parameter
-    usage", and keeps the 3 for the two kernels of its worked example. It counts the area of every
-    kernel M times instead of once, and so lies `(M - 1) * C * sum(K_j**2)` above
-    `multiception_parameters`; with one kernel the two are equal.
+    The paper writes it for M = 3 kernels, as "the maximum parameter usage". It counts the area of
+    every kernel M times instead of once.
     """
     areas = _areas(kernel_sizes)
     return len(areas) * channels * (sum(areas) + filters)

@@ -20,23 +20,19 @@ class SGDL2(keras.optimizers.SGD):
         w = w - lr * (g + momentum * v)      # nesterov
         w = w - lr * v                       # otherwise
 
-    which is step by step what PyTorch's `SGD(weight_decay=l2)` does, and so what the
-    paper's experiments used. `keras.optimizers.SGD(weight_decay=...)` is another method: it
-    decays the weights apart from the momentum, which at momentum 0.9 is about nine times
-    weaker, and it multiplies the learning rate into the velocity, so that the two differ
-    whenever the learning rate changes.
+    which is what PyTorch's `SGD(weight_decay=l2)` does, and so what the paper's experiments used.
+    `keras.optimizers.SGD(weight_decay=...)` decays the weights apart from the momentum, which at
+    momentum 0.9 is about nine times weaker.
 
-    The penalty covers every trainable variable, batch normalization scales and offsets
-    included, as in the paper's experiments; `exclude_from_weight_decay`, called before the
-    first step as for every Keras optimizer, takes some out.
+    The penalty covers every trainable variable, batch normalization scales and offsets included;
+    `exclude_from_weight_decay`, called before the first step, takes some out.
 
     Args:
         learning_rate: Float or `keras.optimizers.schedules.LearningRateSchedule`.
         momentum: Float in [0, 1). 0 is plain gradient descent.
         nesterov: Boolean, whether to look ahead along the velocity.
         l2: Float, at least 0: the coefficient of the coupled penalty `l2 / 2 * w ** 2`.
-        **kwargs: `clipnorm`, `use_ema`, `loss_scale_factor`, `gradient_accumulation_steps`
-            and the other arguments of `keras.optimizers.Optimizer`, but not `weight_decay`.
+        **kwargs: The other arguments of `keras.optimizers.Optimizer`, but not `weight_decay`.
 
     Raises:
         ValueError: If an argument is out of its range, or `weight_decay` is given.
@@ -101,11 +97,10 @@ class SGDL2(keras.optimizers.SGD):
 class ConvMuon(keras.optimizers.Muon):
     """Muon for convolutional networks: `keras.optimizers.Muon` with kernels taken as matrices.
 
-    Keras' own gives every kernel of a convolution to AdamW, since it is not a matrix. Here a
-    kernel of shape (height, width, channels, filters) is one of shape
-    (height * width * channels, filters), and a depthwise kernel, whose shape is
-    (height, width, channels, 1), one of shape (height * width, channels). With such a matrix `w`,
-    gradient `g` and learning rate `lr`, one step is
+    Keras' own gives kernels of convolutions to AdamW. Here a kernel of shape
+    (height, width, channels, filters) is a matrix of shape (height * width * channels, filters),
+    and a depthwise one, (height, width, channels, 1), of shape (height * width, channels). With
+    such a matrix `w`, gradient `g` and learning rate `lr`, one step is
 
         m = momentum * m + g
         w = w - lr * (weight_decay * w + orthogonalize(g + momentum * m))
@@ -118,8 +113,8 @@ class ConvMuon(keras.optimizers.Muon):
     Args:
         learning_rate: Float or `keras.optimizers.schedules.LearningRateSchedule`.
         momentum: Float in [0, 1), for kernels.
-        weight_decay: Float, at least 0, for kernels; `None` is 0. As all of it is multiplied by
-            the learning rate, what matters is `learning_rate * weight_decay`.
+        weight_decay: Float, at least 0, for kernels; `None` is 0. It acts multiplied by the
+            learning rate.
         adam_lr_ratio: Float, learning rate of AdamW as a share of that of kernels.
         adam_weight_decay: Float, at least 0, the same for what AdamW trains; `None` is 0.
         rms_rate: `None` for the step above, or what Keras' Muon scales it by.
@@ -147,8 +142,7 @@ class ConvMuon(keras.optimizers.Muon):
         name: str = "conv_muon",
         **kwargs: Any,
     ) -> None:
-        weight_decay = 0.0 if weight_decay is None else weight_decay
-        adam_weight_decay = 0.0 if adam_weight_decay is None else adam_weight_decay
+        weight_decay, adam_weight_decay = weight_decay or 0.0, adam_weight_decay or 0.0
         _require_not_negative(weight_decay, "weight_decay")
         _require_not_negative(adam_weight_decay, "adam_weight_decay")
         _require_not_negative(adam_lr_ratio, "adam_lr_ratio")

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_multiception.layers.arguments import is_positive_integer
+from keras_multiception.layers.arguments import is_positive_integer, standardize_integer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,7 +200,7 @@ def decode_predictions(
 
     Raises:
         ValueError: If `preds` does not fit the data set's number of classes or is NaN somewhere,
-            or `top` is no integer of at least 1.
+            or `top` is no positive integer.
     """
     spec = get_dataset(dataset)
     preds = np.asarray(keras.ops.convert_to_numpy(preds))
@@ -213,8 +213,7 @@ def decode_predictions(
     if np.isnan(preds).any():
         index = int(np.isnan(preds).any(axis=1).argmax())
         raise ValueError(f"`preds` must be numbers. Received: NaN in that of index {index}")
-    if isinstance(top, bool) or not isinstance(top, int | np.integer) or top < 1:
-        raise ValueError(f"`top` must be an integer of at least 1. Received: top={top!r}")
+    top = standardize_integer(top, "top")
     order = np.argsort(-preds, axis=1, kind="stable")[:, :top]
     return [
         [(int(i), spec.class_names[i], float(row[i])) for i in best]

@@ -327,9 +327,8 @@ def _pairs(sides: Any) -> Sides:
 def _replace(model: keras.Model, sites: list[Site], conv: Any) -> keras.Model:
     """Return the new model, with all that is kept of the old one."""
     successors: dict = {layer: [] for site in sites for layer in site.absorbed}
-    copies: dict = {}
     for site in sites:
-        activation = copy_activation(site.output.activation, copies)
+        activation = copy_activation(site.output.activation)
         successors[site.output] = _new_layers(site, conv, activation)
     new_model = rebuild(model, successors)
     for site in sites:

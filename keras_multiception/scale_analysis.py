@@ -367,12 +367,14 @@ def _central_unit(model: keras.Model, x: Any, layer: str | None) -> tuple[Any, s
     """Return the channels in the center of a layer's feature map, and the name of the layer."""
     found: list = []
 
-    def visit(path: tuple, operation: Any, inputs: Any, outputs: Any) -> None:
-        shape = tuple(getattr(outputs, "shape", ()))
-        if layer in (None, "/".join(path)) and len(shape) == 4 and shape[1] * shape[2] > 1:
-            found[:] = outputs[:, shape[1] // 2, shape[2] // 2], "/".join(path)
+    def call(path: tuple, operation: Any, *args: Any, **kwargs: Any) -> Any:
+        outputs = call_in_inference(path, operation, *args, **kwargs)
+        shape, name = tuple(getattr(outputs, "shape", ())), "/".join((*path, operation.name))
+        if layer in (None, name) and len(shape) == 4 and shape[1] * shape[2] > 1:
+            found[:] = outputs[:, shape[1] // 2, shape[2] // 2], name
+        return outputs
 
-    walk(require_graph(model), x, call_in_inference, visit=visit)
+    walk(require_graph(model), x, call)
     if not found:
         raise ValueError(
             "`layer` must be None or the name of a layer that makes a feature map of shape "

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from fusion_checks import answers, chain, classes, fuse, randomize
 from hypothesis import strategies as st
-from keras import layers, ops
+from keras import layers
 
 import keras_multiception as km
 from keras_multiception.graphs.equality import TOLERANCE
@@ -323,18 +323,6 @@ def test_a_batch_norm_of_another_precision_stays():
 def test_bad_arguments(name, bad):
     with pytest.raises(ValueError, match=f"`{name}` must"):
         fuse(chain(layers.Conv2D(2, 1)), **{name: bad})
-
-
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="strings")
-def test_strings_must_be_given():
-    word = keras.Input((1,), dtype="string", name="word")
-    lookup = layers.StringLookup()
-    lookup.adapt([["a"], ["b"], ["b"]])
-    x = layers.Dense(3)(layers.Flatten()(layers.Embedding(3, 4)(lookup(word))))
-    model = randomize(keras.Model(word, layers.BatchNormalization(name="bn")(x)))
-    with pytest.raises(ValueError, match=r"`inputs` must be given .* strings. Received: .* word"):
-        fuse(model)
-    assert fuse(model, inputs=ops.convert_to_tensor([["a"], ["b"]])).fusion_report.folded == ["bn"]
 
 
 def test_other_answers_are_an_error(monkeypatch):

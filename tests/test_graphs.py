@@ -166,9 +166,8 @@ def test_activations_that_are_layers_are_copied(is_built, function):
     received = answers(new, images)
     if function is fuse:
         np.testing.assert_allclose(received, expected, atol=1e-5)
-    found = {id(x): x for x in new._flatten_layers() if x.name == "slopes"}
-    assert len(found) == (1 if function is fuse else 2)  # replacement copies MixConv2D by config
-    for copied in found.values():
+    for copied in [x for x in new._flatten_layers() if x.name == "slopes"]:
+        assert copied is not slopes
         np.testing.assert_allclose(*(ops.convert_to_numpy(x.alpha) for x in (copied, slopes)))
     train(new, images)
     np.testing.assert_array_equal(answers(model, images), expected)
@@ -191,29 +190,6 @@ def test_lambdas_operations_and_state_survive(function):
     assert_same_answers(function(model), model, image)
 
 
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="strings")
-def test_vocabularies_survive():
-    words, numbers = keras.Input((1,), dtype="string"), keras.Input((1,), dtype="int64")
-    lookups = [
-        layers.StringLookup(mask_token="", output_mode="multi_hot"),
-        layers.IntegerLookup(output_mode="multi_hot"),
-        layers.TextVectorization(output_mode="tf_idf"),
-        layers.StringLookup(vocabulary=["b"], output_mode="multi_hot"),
-    ]
-    batch = [ops.convert_to_tensor([["a"], ["b"], ["d"]]), ops.convert_to_tensor([[7], [5], [3]])]
-    lookups[0].adapt([["b"], ["a"], ["b"], ["é"]])
-    lookups[1].adapt([[5], [7], [7]])
-    lookups[2].adapt(["b", "a b", "c"])
-    tensors = [words, numbers, words, words]
-    outputs = [lookup(x) for lookup, x in zip(lookups, tensors, strict=True)]
-    model = keras.Model([words, numbers], outputs)
-    new = copy(model)
-    for received, expected in zip(new(batch), model(batch), strict=True):
-        assert ops.convert_to_numpy(expected).max() > 0
-        np.testing.assert_array_equal(*map(ops.convert_to_numpy, (received, expected)))
-    assert new.get_layer(lookups[0].name).get_vocabulary() == lookups[0].get_vocabulary()
-
-
 def test_inputs_to_compare_with_may_be_given_by_name():
     b, a = (keras.Input((8, 8, size), name=name) for size, name in ((3, "b"), (5, "a")))
     model = keras.Model([b, a], layers.Concatenate()([layers.ReLU()(b), a]))
@@ -221,16 +197,6 @@ def test_inputs_to_compare_with_may_be_given_by_name():
     assert fuse(model, inputs=images).fusion_report.difference == 0
     with pytest.raises(ValueError, match="`inputs` must fit the model's"):
         fuse(model, inputs={"b": images["b"]})
-
-
-def test_a_cast_at_the_border_stays():
-    x = keras.Input((8, 8, 4), dtype="int32")
-    y = layers.Conv2D(4, 3, padding="same")(ops.cast(x, "float32"))
-    whole = keras.Model(x, y, name="whole_numbers")
-    x = keras.Input((8, 8, 4))
-    model = randomize(keras.Model(x, whole(layers.Rescaling(3.0)(x))))
-    assert_same_answers(fuse(model), model, two_images()[0])
-    assert km.cost(model).multiply_adds == 8 * 8 * 9 * 4 * 4
 
 
 def test_mixed_precision_is_no_border():

@@ -72,7 +72,7 @@ def test_errors():
     with pytest.raises(ValueError, match=r"`preds` must have shape \(batch, 10\)"):
         km.preprocessing.decode_predictions(np.zeros((2, 5)))
     for top in (0, None, 2.0, True):
-        with pytest.raises(ValueError, match="`top` must be an integer of at least 1"):
+        with pytest.raises(ValueError, match="`top` must be a positive integer"):
             km.preprocessing.decode_predictions(np.zeros((2, 10)), top=top)
     with pytest.raises(ValueError, match=r"`preds` must be numbers.*NaN in that of index 1"):
         km.preprocessing.decode_predictions([[0.1] * 10, [0.1] * 9 + [np.nan]])

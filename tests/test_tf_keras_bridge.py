@@ -97,14 +97,6 @@ def test_nested_models_are_called_by_name():
     np.testing.assert_allclose(np.asarray(to_tf_keras(model)(images)), model(images), atol=1e-6)
 
 
-def test_casts_before_nested_models_are_refused():
-    x = keras.Input((8, 8, 4), dtype="int32")
-    inner = keras.Model(x, layers.Rescaling(0.5)(x), name="whole_numbers")
-    x = keras.Input((8, 8, 4))
-    with pytest.raises(ValueError, match=r"type and rank of their inputs.*whole_numbers"):
-        to_tf_keras(keras.Model(x, inner(x)))
-
-
 def test_unknown_layers_are_named_in_one_error():
     x = inputs = keras.Input((8, 8, 4))
     x = layers.LayerNormalization(name="norm")(x)

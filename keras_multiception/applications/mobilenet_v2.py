@@ -26,12 +26,6 @@ REPLACEABLE_STAGES = 2
 STEM_FILTERS, HEAD_FILTERS = 32, 1280
 DROPOUT = 0.2
 
-_REFUSED = {
-    "standard": "MobileNetV2 is designed on depthwise separable convolution",
-    "mixconv": "MixConv is not compatible with MobileNetV2 (Section IV of the paper)",
-    "mixconv_depthwise": "MixConv is not compatible with MobileNetV2 (Section IV of the paper)",
-}
-
 
 def MobileNetV2(
     include_top: bool = True,
@@ -95,16 +89,14 @@ def MobileNetV2(
 
 
 def _check(conv: Conv, alpha: Any, stem_strides: Any) -> None:
-    if isinstance(conv, str) and conv in _REFUSED:
+    if conv in ("standard", "mixconv", "mixconv_depthwise"):  # Section IV of the paper
         raise ValueError(
-            '`conv` must be "dsconv", "multiception" or a callable for MobileNetV2: '
-            f"{_REFUSED[conv]}. Received: conv={conv!r}"
+            '`conv` must be "dsconv", "multiception" or a callable for MobileNetV2, which is '
+            f"designed on depthwise separable convolution. Received: conv={conv!r}"
         )
     is_number = isinstance(alpha, numbers.Real) and not isinstance(alpha, bool)
-    if not is_number or not 0 < float(alpha) < math.inf:
-        raise ValueError(
-            f"`alpha` must be a number greater than 0 and finite. Received: alpha={alpha!r}"
-        )
+    if not is_number or not 0 < alpha < math.inf:
+        raise ValueError(f"`alpha` must be a finite number above 0. Received: alpha={alpha!r}")
     if stem_strides not in (None, 1, 2):
         raise ValueError(f"`stem_strides` must be 1 or 2. Received: stem_strides={stem_strides!r}")
 

@@ -131,14 +131,13 @@ def prune_branches(
     else:
         branches = _named_branches(found, remove)
     successors, kept = {}, {}
-    copies: dict = {}
     for name, layer in found.items():
         gone = {branch.index for branch in branches if branch.layer == name}
         if gone:
             kept[layer] = [i for i in range(len(layer.kernel_sizes)) if i not in gone]
             config = layer.get_config()
             config["kernel_sizes"] = [layer.kernel_sizes[i] for i in kept[layer]]
-            config["activation"] = copy_activation(layer.activation, copies)
+            config["activation"] = copy_activation(layer.activation)
             successors[layer] = [type(layer).from_config(config)]
     new_model = rebuild(model, successors)
     for layer, (new,) in successors.items():

@@ -139,11 +139,6 @@ def _caller() -> Callable:
     names: set[str] = set()
 
     def call(path: tuple[str, ...], operation: Any, *args: Any, **kwargs: Any) -> Any:
-        if graph_of(operation) is not None:
-            raise ValueError(
-                "`model` must call nested models on tensors of the type and rank of their inputs. "
-                f"Received: {operation.name}, called on {tree.flatten((args, kwargs))}"
-            )
         name = operation.name
         if id(operation) not in built:
             name = "_".join((*path, name)) if name in names else name

@@ -35,7 +35,7 @@ from keras_multiception.graphs.equality import (
     require_equal_answers,
     sample_inputs,
 )
-from keras_multiception.graphs.reading import graph_of, inline_call, require_graph
+from keras_multiception.graphs.reading import first_argument, graph_of, require_graph, sort_inputs
 from keras_multiception.inference import compile_model
 from keras_multiception.layers.arguments import standardize_integer
 from keras_multiception.machine import time_in_turns
@@ -206,13 +206,13 @@ def _write_network(
         args, kwargs = tree.map_structure(tensor, (step.args, step.kwargs))
         if id(operation) not in written:
             if isinstance(operation, Convolution):
-                activation = copy_activation(operation.activation, written)
+                activation = copy_activation(operation.activation)
                 own = dataclasses.replace(operation, activation=activation)
                 written[id(operation)] = _write_convolution(own, unique)
             elif isinstance(operation, Scale):
                 written[id(operation)] = _write_scale(operation)
             elif graph_of(operation) is not None:
-                _, x = inline_call(operation, step.args, step.kwargs)
+                x = sort_inputs(graph_of(operation), first_argument(step.args, step.kwargs))
                 written[id(operation)] = fuse_nested(operation, [y.shape for y in tree.flatten(x)])
             else:
                 written[id(operation)] = rebuild_layer(operation)

@@ -1,7 +1,6 @@
 """Copy layers and models, with other layers in some places."""
 
 import functools
-import tempfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,8 +9,6 @@ import numpy as np
 from keras import layers, tree
 
 from keras_multiception.graphs.reading import graph_of, require_graph
-
-_LOOKUPS = (layers.IntegerLookup, layers.StringLookup, layers.TextVectorization)
 
 
 def rebuild(model: keras.Model, successors: Mapping[Any, list]) -> keras.Model:
@@ -83,36 +80,23 @@ def rebuild_layer(layer: Any) -> Any:
         ) from error
 
 
-def copy_activation(activation: Any, copies: dict[int, Any]) -> Any:
-    """Return an activation for a new model: a function as it is, a layer as a copy.
-
-    `copies` maps the id of a layer to its copy and is added to: one copy serves wherever the layer
-    does.
-    """
+def copy_activation(activation: Any) -> Any:
+    """Return an activation for a new model: a function as it is, a layer as a copy."""
     if not isinstance(activation, layers.Layer):
         return activation
-    if id(activation) not in copies:
-        copies[id(activation)] = rebuild_layer(activation)
-        copy_state(activation, copies[id(activation)])
-    return copies[id(activation)]
+    copy = rebuild_layer(activation)
+    copy_state(activation, copy)
+    return copy
 
 
 def copy_state(old: keras.Layer, new: keras.Layer) -> None:
-    """Copy weights, flags and vocabulary of a built layer, and of those inside it.
-
-    What Keras builds when it is first run, such as an activation that is a layer, may be unbuilt.
-    """
+    """Copy weights and flags of a layer, and of those inside it, which may be unbuilt."""
     for source, target in zip(old._flatten_layers(), new._flatten_layers(), strict=True):
         if source.built and not target.built:
             target.build_from_config(source.get_build_config())
         state: dict = {}
         source.save_own_variables(state)
         target.load_own_variables({name: copy_values(x) for name, x in state.items()})
-        # the words or numbers that `adapt` has found, as Keras saves them
-        if isinstance(source, _LOOKUPS) and source.get_vocabulary(include_special_tokens=False):
-            with tempfile.TemporaryDirectory() as folder:
-                source.save_assets(folder)
-                target.load_assets(folder)
         target.trainable = source.trainable
 
 

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-from keras import tree
 
 
 def graph_of(operation: Any) -> Any:
@@ -36,42 +35,22 @@ def walk(
     inputs: Any,
     call: Callable,
     opens: Callable[[Any], bool] = lambda model: True,
-    visit: Callable[[tuple, Any, Any, Any], None] | None = None,
     path: tuple[str, ...] = (),
 ) -> Any:
     """Run a graph, inside of the models named in `path`, part by part; return its outputs.
 
     `call` makes the outputs of a layer or operation from (path, operation, *args, **kwargs), also
-    of nested models that `opens` does not choose to inline, or `inline_call` cannot; `visit` is
-    called with (path and own name, operation, inputs, outputs) after each of them.
+    of nested models that `opens` does not choose.
     """
 
     def run(operation: Any, *args: Any, **kwargs: Any) -> Any:
-        nested, x = inline_call(operation, args, kwargs)
-        inner = (*path, operation.name)
-        if nested is not None and opens(operation):
-            outputs = walk(nested, x, call, opens, visit, inner)
-        else:
-            outputs = call(path, operation, *args, **kwargs)
-        if visit is not None:
-            visit(inner, operation, x, outputs)
-        return outputs
+        nested = graph_of(operation)
+        if nested is None or not opens(operation):
+            return call(path, operation, *args, **kwargs)
+        x = sort_inputs(nested, first_argument(args, kwargs))
+        return walk(nested, x, call, opens, (*path, operation.name))
 
     return graph._run_through_graph(inputs, call_fn=run)
-
-
-def inline_call(operation: Any, args: tuple, kwargs: dict) -> tuple[Any, Any]:
-    """Return the graph of a nested model that is called, and what it is called on.
-
-    The graph is `None` for what has none, and where Keras changes the tensors to fit the inputs:
-    floats to integers, say, or the number of axes.
-    """
-    graph, inputs = graph_of(operation), first_argument(args, kwargs)
-    if graph is None:
-        return None, inputs
-    inputs = sort_inputs(graph, inputs)
-    fits = all(map(_is_taken_as_it_is, tree.flatten(inputs), graph.inputs))
-    return graph if fits else None, inputs
 
 
 def sort_inputs(graph: keras.Function, inputs: Any) -> Any:
@@ -95,11 +74,7 @@ def first_argument(args: tuple, kwargs: dict) -> Any:
 
 
 def call_in_inference(path: tuple, operation: Any, *args: Any, **kwargs: Any) -> Any:
-    """Call a layer or operation in a `walk`, as a model does that is called with `training=False`.
-
-    Keras notes `training=True` with the calls of layers that augment images, and with others on
-    demand; a model that is told overrules it.
-    """
+    """Call a layer or operation in a `walk` as a model does with `training=False`."""
     if getattr(operation, "_call_has_training_arg", False):
         kwargs["training"] = False
     return operation(*args, **kwargs)
@@ -144,11 +119,3 @@ class Calls:
         calls = self.of[reader] if reader is not None else []
         plain = all(x is None for call in calls for x in call.arguments.kwargs.values())
         return reader if len(calls) == 1 and plain else None
-
-
-def _is_taken_as_it_is(x: Any, own: keras.KerasTensor) -> bool:
-    if x is None:  # an input that may be left out
-        return True
-    dtypes = {keras.backend.standardize_dtype(t.dtype) for t in (x, own)}
-    alike = len(dtypes) == 1 or all(map(keras.backend.is_float_dtype, dtypes))
-    return alike and len(x.shape) == len(own.shape)

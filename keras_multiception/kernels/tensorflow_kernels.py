@@ -28,10 +28,7 @@ def supports_batch_norm(x: tf.Tensor) -> bool:
 def supports_multiception(
     x: tf.Tensor, kernel_sizes: tuple[tuple[int, int], ...], dilation_rate: tuple[int, int]
 ) -> bool:
-    """Return whether `multiception` can be used, and is worth it, on an input and these kernels.
-
-    It is for CPUs and float32: depthwise convolutions of lower precision are slower there.
-    """
+    """Return whether `multiception` can be used, and is worth it: in float32 on CPUs."""
     return (
         x.dtype == tf.float32
         and tuple(dilation_rate) == (1, 1)
@@ -70,10 +67,7 @@ def _normalize(
     mean: tf.Tensor,
     variance: tf.Tensor,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Normalize by given statistics; as `batch_norm`.
-
-    On a CPU the fused operation costs up to a millisecond for a single image.
-    """
+    """Normalize by given statistics; for a single image on a CPU, the fused operation is slow."""
     if x.dtype == tf.float32 and not _has_gpu():
         scale, shift = _affine(gamma, beta, epsilon, mean, variance)
         return x * scale + shift, mean, variance
@@ -115,7 +109,6 @@ def multiception(
 
     Depthwise kernels have the shape (height, width, channels, 1), `pointwise` has
     (1, 1, branches * channels, filters), and `strides` are those of the 1x1 convolution.
-    `statistics` and the result are as in `batch_norm`.
     """
     count = len(kernels)
     *kernels, gamma, beta, pointwise = _tensors(*kernels, gamma, beta, pointwise)
@@ -231,11 +224,7 @@ def _filter_gradients(
 
 
 def _windows(width: int) -> collections.abc.Iterator[tuple[int, int]]:
-    """Cover a kernel's columns with windows of three.
-
-    Yields, for each window, how many of its columns the one before has, and how far its middle is
-    from the middle of the kernel.
-    """
+    """Yield how many columns a window of three shares with the last, and its middle's offset."""
     starts = [*range(0, width - _FAST_WIDTH, _FAST_WIDTH), width - _FAST_WIDTH]
     covered = 0
     for start in starts:
