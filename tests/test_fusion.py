@@ -238,9 +238,18 @@ def test_shared_layers_and_nested_models():
     report = fused.fusion_report
     assert list(report.left) == ["bn"]
     assert "own" in report.folded
-    assert isinstance(fused.get_layer("twice"), keras.Model)
-    assert {"conv", "once_conv", "alone", "multiception"} <= set(names(fused))
+    assert {"conv", "inner", "once_conv", "alone", "multiception"} <= set(names(fused))
     assert {k: v.shape for k, v in fused.output.items()} == {k: v.shape for k, v in outputs.items()}
+
+
+def test_batch_norm_of_every_call_of_a_shared_convolution():
+    conv = layers.Conv2D(4, 3, padding="same", name="conv")
+    bn = layers.BatchNormalization(name="bn")
+    a, b = keras.Input((8, 8, 4)), keras.Input((8, 8, 4))
+    model = randomize(keras.Model([a, b], layers.Add()([bn(conv(a)), bn(conv(b))])))
+    fused = fuse(model)
+    assert fused.fusion_report.folded == ["bn"]
+    assert fused.count_params() == conv.count_params()
 
 
 def test_batch_norm_before_or_after_one_call_of_a_shared_one():

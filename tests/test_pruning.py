@@ -235,7 +235,7 @@ def test_models_that_do_not_fit(plain):
     odd = keras.Sequential([keras.Input((3,)), layers.Dense(2, name="odd")])
     with pytest.raises(ValueError, match=r"`blocks` need a kernel .* Received: kernels of odd"):
         prune_model(odd, 0.5, end_step=1, blocks="2:4")
-    with pytest.raises(ValueError, match="and has no wrappers"):
+    with pytest.raises(ValueError, match="`model` must have no wrappers"):
         prune_model(prune_model(plain, 0.5, end_step=1), 0.5, end_step=1)
     for strip in (strip_pruning, strip_clustering):
         with pytest.raises(ValueError, match=r"`model` must come from `(prune|cluster)_model`"):

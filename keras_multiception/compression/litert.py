@@ -11,9 +11,10 @@ from keras_multiception import atomic
 from keras_multiception.compression.litert_files import dedupe_buffers, float_operators
 from keras_multiception.compression.quantization import is_quantized, require_batches
 from keras_multiception.compression.split_large_kernels import large_kernels_split
+from keras_multiception.compression.tf_keras_bridge import require_either
 from keras_multiception.fusion import fuse
 from keras_multiception.graphs.copying import unique_name
-from keras_multiception.graphs.reading import graph_of, require_graph
+from keras_multiception.graphs.reading import graph_of
 
 QUANTIZATIONS = ("none", "float16", "dynamic", "int8")
 
@@ -94,21 +95,12 @@ def _is_softmax(tensor: Any) -> bool:
 
 
 def _require_model(model: Any) -> None:
-    if isinstance(model, keras.Model):
-        require_graph(model)
-        if keras.backend.backend() != "tensorflow":
-            raise ValueError(
-                "`model` must be one of Keras' TensorFlow backend. "
-                f"Received: a model of {keras.backend.backend()}"
-            )
-    else:
-        import tf_keras
-
-        if not isinstance(model, tf_keras.Model) or not getattr(model, "inputs", None):
-            raise ValueError(
-                "`model` must be a Functional model or a built Sequential one of Keras 3 or "
-                f"tf_keras. Received: model={model!r}"
-            )
+    require_either(model)
+    if isinstance(model, keras.Model) and keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            "`model` must be one of Keras' TensorFlow backend. "
+            f"Received: a model of {keras.backend.backend()}"
+        )
     half = [x for x in model._flatten_layers() if x.compute_dtype in ("float16", "bfloat16")]
     if half:
         raise ValueError(

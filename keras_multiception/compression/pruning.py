@@ -2,12 +2,11 @@
 
 import importlib
 import operator
-from collections.abc import Callable
 from typing import Any
 
 import keras
 
-from keras_multiception.compression.tf_keras_bridge import import_tfmot, to_tf_keras
+from keras_multiception.compression.tf_keras_bridge import import_tfmot, require_either, to_tf_keras
 from keras_multiception.layers.arguments import is_positive_integer, standardize_integer
 
 KINDS = ("standard", "depthwise", "pointwise", "dense")
@@ -33,8 +32,8 @@ def prune_model(
     from a checkpoint, make the model anew and load its weights as `save_weights` wrote them.
 
     Args:
-        model: A trained `keras.Model`, which `to_tf_keras` rebuilds, or a `tf_keras.Model`; it
-            stays as it is.
+        model: A trained `keras.Model`, which `to_tf_keras` rebuilds, or a `tf_keras.Model`, the
+            nested models of which stay dense; it stays as it is.
         sparsity: In 0..1 (1 excluded), the share of zeros at the end. With blocks, 0.5.
         begin_step: The training step at which pruning begins, or up to `frequency` later.
         end_step: The step at which `sparsity` is reached: train at least as long.
@@ -65,6 +64,8 @@ def prune_model(
             "`blocks` must be None, or '2:4' with sparsity=0.5 and depthwise=False. "
             f"Received: blocks={blocks!r}, sparsity={sparsity}, depthwise={depthwise}"
         )
+    from tf_keras.models import clone_model
+
     schedule = _make_schedule(initial_sparsity, sparsity, begin_step, end_step, frequency)
     new = _plain_tf_keras(model)
     found = _kernel_layers(new, depthwise)
@@ -78,7 +79,7 @@ def prune_model(
         layer.get_prunable_weights = lambda: [getattr(layer, name) for name in found[layer]]
         return prune(layer, schedule, sparsity_m_by_n=(2, 4) if blocks else None)
 
-    return _wrap(new, wrapper_of)
+    return clone_model(new, clone_function=wrapper_of)
 
 
 def pruning_callback() -> Any:
@@ -130,6 +131,8 @@ def cluster_model(
             "`clusters` must be an integer of at least 2, or 3 with preserve_sparsity=True. "
             f"Received: clusters={clusters!r}"
         )
+    from tf_keras.models import clone_model
+
     clusters = operator.index(clusters)
     new = _plain_tf_keras(model)
     sizes = {
@@ -157,7 +160,7 @@ def cluster_model(
         layer.get_clusterable_weights = lambda: [(name, getattr(layer, name)) for name in names]
         return wrapper
 
-    return _wrap(new, wrapper_of)
+    return clone_model(new, clone_function=wrapper_of)
 
 
 def strip_clustering(model: Any) -> Any:
@@ -226,7 +229,7 @@ def _in_blocks(found: dict[Any, list[str]], verbose: bool) -> dict[Any, list[str
 def _kernel_layers(model: Any, depthwise: bool) -> dict[Any, list[str]]:
     """Return the layers of a `tf_keras.Model` with kernels to compress, and their names."""
     found = {}
-    for layer in model._flatten_layers():
+    for layer in model.layers:
         kinds = kernel_kinds(layer)
         if names := [name for name in kinds if depthwise or kinds[name] != "depthwise"]:
             found[layer] = names
@@ -253,24 +256,19 @@ def kernel_kinds(layer: Any) -> dict[str, str]:
 
 def _plain_tf_keras(model: Any) -> Any:
     """Return a `tf_keras.Model` without wrappers that shares nothing with the model, of either."""
-    import tf_keras
-
+    require_either(model)
     if isinstance(model, keras.Model):
         return to_tf_keras(model)
-    functional = isinstance(model, tf_keras.Model) and getattr(model, "_is_graph_network", False)
-    if not functional or is_wrapped(model):
-        raise ValueError(
-            "`model` must be a Keras 3 model, or one of tf_keras that is Functional or a built "
-            f"Sequential one and has no wrappers. Received: model={model!r}"
-        )
+    if is_wrapped(model):
+        raise ValueError(f"`model` must have no wrappers. Received: model={model!r}")
     return _copy_tf_keras(model)
 
 
 def _copy_tf_keras(model: Any) -> Any:
     """Return an uncompiled copy of a `tf_keras.Model` with its weights."""
-    import tf_keras
+    from tf_keras.models import clone_model
 
-    copy = tf_keras.models.clone_model(model)
+    copy = clone_model(model)
     copy.set_weights(model.get_weights())
     for old, new in zip(model._flatten_layers(), copy._flatten_layers(), strict=True):
         new.trainable = old.trainable
@@ -282,18 +280,6 @@ def is_wrapped(model: Any) -> bool:
     import tf_keras
 
     return any(isinstance(x, tf_keras.layers.Wrapper) for x in model._flatten_layers())
-
-
-def _wrap(model: Any, wrapper_of: Callable[[Any], Any]) -> Any:
-    """Return a model of Keras 2 of the same layers, each as `wrapper_of` returns it."""
-    import tf_keras
-
-    def clone(layer: Any) -> Any:
-        if isinstance(layer, tf_keras.Model):
-            return tf_keras.models.clone_model(layer, clone_function=clone)
-        return wrapper_of(layer)
-
-    return tf_keras.models.clone_model(model, clone_function=clone)
 
 
 def apply_masks(model: Any) -> set[str]:

@@ -8,7 +8,12 @@ import numpy as np
 
 from keras_multiception.compression.pruning import mean_gradient
 from keras_multiception.compression.split_large_kernels import Pairs, Part, divide
-from keras_multiception.compression.tf_keras_bridge import import_tfmot, to_tf_keras, with_weights
+from keras_multiception.compression.tf_keras_bridge import (
+    import_tfmot,
+    require_either,
+    to_tf_keras,
+    with_weights,
+)
 from keras_multiception.graphs.equality import fits
 
 PRESERVABLE = ("sparsity", "clusters")
@@ -95,12 +100,8 @@ def is_quantized(model: Any) -> bool:
 def _require_quantizable(model: Any, scheme: Any) -> None:
     import tf_keras
 
-    is_functional = isinstance(model, tf_keras.Model) and model._is_graph_network
-    if (
-        not is_functional
-        or isinstance(model, tf_keras.Sequential)
-        or isinstance(model.output, dict)
-    ):
+    require_either(model)
+    if isinstance(model, tf_keras.Sequential) or isinstance(model.output, dict):
         raise ValueError(
             "`model` must be a model of Keras 3 or a Functional one of tf_keras, and return a "
             f"tensor or a list. Received: model={model!r}"
@@ -273,23 +274,17 @@ def calibrate_ranges(model: Any, batches: Iterable) -> None:
     batches = require_batches("batches", batches, shapes, model.input_names)
     if len(batches) < 2:
         raise ValueError(f"`batches` must be at least two. Received: {len(batches)} batches")
-    before = [(variable, variable.numpy()) for variable in model.variables]
-    others = [(variable, value) for variable, value in before if not _is_range(variable)]
+    others = [(x, x.numpy()) for x in model.variables if not _is_range(x)]
     found = []
-    try:
-        for variable in extreme:
-            variable.assign(np.zeros_like(variable.numpy()))
-        for batch in batches:
-            old = [variable.numpy() for variable in averaged]
-            model(batch, training=True)
-            new = [variable.numpy() for variable in averaged]
-            found.append([a + (b - a) / STEP for a, b in zip(old, new, strict=True)])
-            for variable, value in (*zip(averaged, found[-1], strict=True), *others):
-                variable.assign(value)
-    except BaseException:
-        for variable, value in before:
+    for variable in extreme:
+        variable.assign(np.zeros_like(variable.numpy()))
+    for batch in batches:
+        old = [variable.numpy() for variable in averaged]
+        model(batch, training=True)
+        new = [variable.numpy() for variable in averaged]
+        found.append([a + (b - a) / STEP for a, b in zip(old, new, strict=True)])
+        for variable, value in (*zip(averaged, found[-1], strict=True), *others):
             variable.assign(value)
-        raise
     for variable, *values in zip(averaged, *found[len(found) // 2 :], strict=True):
         variable.assign(np.mean(values, axis=0))
 

@@ -120,6 +120,19 @@ def import_tfmot() -> Any:
     return tfmot
 
 
+def require_either(model: Any) -> None:
+    """Refuse what is no Functional or built Sequential model of Keras 3 or `tf_keras`."""
+    import tf_keras
+
+    if isinstance(model, keras.Model):
+        require_graph(model)
+    elif not isinstance(model, tf_keras.Model) or not model._is_graph_network:
+        raise ValueError(
+            "`model` must be a Functional model or a built Sequential one of Keras 3 or tf_keras. "
+            f"Received: model={model!r}"
+        )
+
+
 def with_weights(layer: Any, weights: Sequence[np.ndarray]) -> Callable:
     """Return a function that calls a layer, at the first time with the weights it is to have."""
 

@@ -1,6 +1,7 @@
 """Rewrite a network until no scale, stride or bias is left that can go elsewhere."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 from keras import KerasTensor, layers
@@ -28,6 +29,7 @@ _Edits = list[tuple[Step, Convolution | Scale]]  # new operations of steps
 
 def fold(network: Network, report: FusionReport) -> None:
     """Fold batch norms, move strides and join biases, wherever that is exact."""
+    _fold_shared(network, report)
     _fold_scales(network, report)
     for convolution in network.operations(Convolution):
         _move_stride(network, convolution, report)
@@ -41,16 +43,35 @@ def separable_pairs(network: Network) -> list[tuple[Convolution, Convolution]]:
     """Find the linear depthwise convolutions that a 1x1 convolution, and nothing else, reads."""
     found = []
     for depthwise in network.operations(Convolution):
-        if depthwise.kind != "depthwise" or depthwise.activation is not LINEAR:
-            continue
-        calls = network.calls(depthwise)
-        readers = [step for call in calls for step in network.readers(call.results)]
-        pointwise = getattr(readers[0], "operation", None)
-        is_only = all(getattr(step, "operation", None) is pointwise for step in readers)
-        alone = is_only and len(readers) == len(calls) == len(network.calls(pointwise))
-        if alone and isinstance(pointwise, Convolution) and pointwise.is_pointwise:
-            found.append((depthwise, pointwise))
+        readers = _common_readers(network, depthwise)
+        if depthwise.kind == "depthwise" and depthwise.activation is LINEAR and readers:
+            pointwise = readers[0].operation
+            alone = len(network.calls(pointwise)) == len(readers)
+            if isinstance(pointwise, Convolution) and pointwise.is_pointwise and alone:
+                found.append((depthwise, pointwise))
     return found
+
+
+def _common_readers(network: Network, operation: Convolution) -> list[Step]:
+    """Return the only readers of each call of an operation if they share one; else none."""
+    readers: list[Any] = []
+    for step in network.calls(operation):
+        found = network.readers(step.results)
+        readers += found if len(found) == 1 else [None]
+    same = None not in readers and len({id(reader.operation) for reader in readers}) == 1
+    return readers if same else []
+
+
+def _fold_shared(network: Network, report: FusionReport) -> None:
+    """Fold a batch norm that follows every call of a shared convolution into that."""
+    for convolution in network.operations(Convolution):
+        readers = _common_readers(network, convolution)
+        scale = readers[0].operation if readers else None
+        if len(readers) > 1 and isinstance(scale, Scale) and convolution.activation is LINEAR:
+            network.replace_op(convolution, convolution.then(scale.scale, scale.shift))
+            for reader in readers:
+                network.remove(reader)
+            report.folded.append(scale.name)
 
 
 def _fold_scales(network: Network, report: FusionReport) -> None:

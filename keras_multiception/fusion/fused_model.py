@@ -35,7 +35,7 @@ from keras_multiception.graphs.equality import (
     require_equal_answers,
     sample_inputs,
 )
-from keras_multiception.graphs.reading import first_argument, graph_of, require_graph, sort_inputs
+from keras_multiception.graphs.reading import require_graph
 from keras_multiception.inference import compile_model
 from keras_multiception.layers.arguments import standardize_integer
 from keras_multiception.machine import time_in_turns
@@ -62,8 +62,8 @@ def fuse(
       becomes a scale and shift of each channel and is listed with the reason.
     - *Moved*: the stride of a 1x1 convolution into the depthwise convolutions before it; the bias
       of a depthwise convolution into the 1x1 convolution after it.
-    - *Opened*: nested models (but those that are called more than once), `MulticeptionConv2D`,
-      `MixConv2D` and `SeparableConv2D`; the convolution that makes their output has their name.
+    - *Opened*: nested models, `MulticeptionConv2D`, `MixConv2D` and `SeparableConv2D`; the
+      convolution that makes their output has their name.
     - *Removed*: dropout and noise; Shake-Shake becomes an addition.
     - *Kept*: all other layers with their names, weights and dtype policies. Regularizers,
       constraints and what `compile` set are dropped.
@@ -95,23 +95,16 @@ def fuse(
     batch_size = standardize_integer(batch_size, "batch_size")
     inputs = sample_inputs(model, inputs)
     report = FusionReport()
-    fused = _fuse(model, [x.shape for x in tree.flatten(inputs)], form, batch_size, report)
+    network, names = read_network(model, [x.shape for x in tree.flatten(inputs)], report)
+    fold(network, report)
+    _choose_forms(network, form, batch_size, report)
+    fused = _write_network(network, model, names)
     answers = linear_outputs(fused, inputs)
     report.difference = require_equal_answers(model, answers, inputs, tolerance)
     if verbose:
         print(f"Fused the model {model.name!r}: {report}")
     fused.fusion_report = report
     return fused
-
-
-def _fuse(
-    model: keras.Model, shapes: list, form: str, batch_size: int, report: FusionReport
-) -> keras.Model:
-    network, names = read_network(model, shapes, report)
-    fold(network, report)
-    _choose_forms(network, form, batch_size, report)
-    fuse_nested = functools.partial(_fuse, form=form, batch_size=batch_size, report=report)
-    return _write_network(network, model, names, fuse_nested)
 
 
 def _choose_forms(network: Network, form: str, batch_size: int, report: FusionReport) -> None:
@@ -180,16 +173,8 @@ def _time_forms(
     return {form: 1000 * statistics.median(values) for form, values in times.items()}
 
 
-def _write_network(
-    network: Network,
-    model: keras.Model,
-    names: dict[int, str],
-    fuse_nested: Callable[[keras.Model, list], keras.Model],
-) -> keras.Model:
-    """Build a Functional model of a network that was read from `model`, with `names`.
-
-    `fuse_nested` makes a new model of a nested one and the shapes of its inputs.
-    """
+def _write_network(network: Network, model: keras.Model, names: dict[int, str]) -> keras.Model:
+    """Build a Functional model of a network that was read from `model`, with `names`."""
     inputs = tree.map_structure(
         lambda x: rebuild_layer(x._keras_history.operation).output, require_graph(model).input
     )
@@ -211,15 +196,12 @@ def _write_network(
                 written[id(operation)] = _write_convolution(own, unique)
             elif isinstance(operation, Scale):
                 written[id(operation)] = _write_scale(operation)
-            elif graph_of(operation) is not None:
-                x = sort_inputs(graph_of(operation), first_argument(step.args, step.kwargs))
-                written[id(operation)] = fuse_nested(operation, [y.shape for y in tree.flatten(x)])
             else:
                 written[id(operation)] = rebuild_layer(operation)
                 written[id(operation)].name = names[id(operation)]
         new = written[id(operation)]
         results = tree.flatten(new(*args, **kwargs))
-        if isinstance(operation, layers.Layer) and graph_of(operation) is None:
+        if isinstance(operation, layers.Layer):
             copy_state(operation, new)
         tensors.update(zip(map(id, tree.flatten(step.results)), results, strict=True))
     return keras.Model(inputs, tree.map_structure(tensor, network.outputs), name=model.name)

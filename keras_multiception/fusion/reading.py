@@ -20,7 +20,7 @@ from keras_multiception.fusion.operations import (
     same_padding,
 )
 from keras_multiception.graphs.copying import unique_name
-from keras_multiception.graphs.reading import Calls, first_argument, require_graph, walk
+from keras_multiception.graphs.reading import first_argument, require_graph, walk
 from keras_multiception.layers.mix_conv2d import MixConv2D
 from keras_multiception.layers.multiception_conv2d import MulticeptionConv2D
 from keras_multiception.layers.shake_shake import ShakeShake
@@ -95,13 +95,12 @@ def read_network(
 ) -> tuple[Network, dict[int, str]]:
     """Return a model as a network for inputs of some shapes, and names of operations by their id.
 
-    Nested models that are called once are inlined. The report takes what is folded in reading.
+    Nested models are inlined. The report takes what is folded in reading.
     """
     graph = require_graph(model)
     inputs = [KerasTensor(shape, x.dtype) for shape, x in zip(shapes, graph.inputs, strict=True)]
     reader = _Reader(report, [x._keras_history.operation for x in graph.inputs])
-    calls = Calls(model)
-    outputs = walk(graph, inputs, reader.call, opens=lambda nested: len(calls.of[nested]) == 1)
+    outputs = walk(graph, inputs, reader.call)
     reader.name_parts()
     return Network(inputs, reader.steps, outputs), reader.names
 

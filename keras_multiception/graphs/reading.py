@@ -34,21 +34,19 @@ def walk(
     graph: keras.Function,
     inputs: Any,
     call: Callable,
-    opens: Callable[[Any], bool] = lambda model: True,
     path: tuple[str, ...] = (),
 ) -> Any:
     """Run a graph, inside of the models named in `path`, part by part; return its outputs.
 
-    `call` makes the outputs of a layer or operation from (path, operation, *args, **kwargs), also
-    of nested models that `opens` does not choose.
+    `call` makes the outputs of a layer or operation from (path, operation, *args, **kwargs).
     """
 
     def run(operation: Any, *args: Any, **kwargs: Any) -> Any:
         nested = graph_of(operation)
-        if nested is None or not opens(operation):
+        if nested is None:
             return call(path, operation, *args, **kwargs)
         x = sort_inputs(nested, first_argument(args, kwargs))
-        return walk(nested, x, call, opens, (*path, operation.name))
+        return walk(nested, x, call, (*path, operation.name))
 
     return graph._run_through_graph(inputs, call_fn=run)
 
