@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -117,13 +118,12 @@ def in_process(
     servable: Servable, signature_name: str, images: np.ndarray, seconds: float
 ) -> float:
     """Calls a model with a whole batch again and again; returns images per second."""
+    from keras_multiception.machine import seconds_per_call
+
     (name,) = servable.signature(signature_name).inputs
-    servable.predict(signature_name, {name: images})
-    begun, batches = time.perf_counter(), 0
-    while time.perf_counter() - begun < seconds:
-        servable.predict(signature_name, {name: images})
-        batches += 1
-    return batches * len(images) / (time.perf_counter() - begun)
+    call = partial(servable.predict, signature_name, {name: images})
+    call()
+    return len(images) / seconds_per_call(call, seconds)
 
 
 def measure(
@@ -238,12 +238,6 @@ def _draw_lines(
     ax.vlines(clients, lows, highs, lw=5, color=color, alpha=0.3)
 
 
-def _write_batching(file: Path, flags: argparse.Namespace) -> Path:
-    settings = {name: getattr(flags, name) for name in _BATCHING} | {"max_enqueued_batches": 100}
-    file.write_text("".join(f"{name} {{ value: {value} }}\n" for name, value in settings.items()))
-    return file
-
-
 def _load(
     api: str, sender: tuple, clients: int, seconds: float, rate: float | None
 ) -> tuple[np.ndarray, float]:
@@ -274,12 +268,15 @@ def _run(flags: argparse.Namespace) -> list[dict]:
     shape = [flags.max_batch_size, *(size or 32 for size in (spec.shape or ())[1:])]
     batch = np.random.default_rng(0).integers(0, 256, shape).astype(spec.dtype.as_numpy_dtype)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        batching = {key: getattr(flags, key) for key in _BATCHING} | {"max_enqueued_batches": 100}
+        file = Path(folder, "batching")
+        file.write_text("".join(f"{key} {{ value: {v} }}\n" for key, v in batching.items()))
         server_flags = [
             f"--model_base_path={flags.model_base_path}",
             "--access_log=",
             "--enable_model_warmup=false",  # its batches may be too large
             "--enable_batching",
-            f"--batching_parameters_file={_write_batching(Path(folder) / 'batching', flags)}",
+            f"--batching_parameters_file={file}",
         ]
         server = stack.enter_context(running_server(server_flags))
         spawn = multiprocessing.get_context("spawn")

@@ -10,6 +10,7 @@ REST works without TensorFlow; gRPC needs it.
 from __future__ import annotations
 
 import argparse
+import inspect
 import io
 import itertools
 import json
@@ -42,12 +43,6 @@ if TYPE_CHECKING:
 __all__ = ["Client", "Prediction", "ServerError", "predict"]
 
 _MODULE = "serving.client"
-# Flags that are arguments of `Client`.
-_CLIENT_FLAGS = (
-    *("model_name", "version", "label", "signature_name"),
-    *("labels", "timeout", "retries", "batch_size"),
-    *("ca_certificate", "client_certificate", "client_key"),
-)
 
 
 class Client:
@@ -151,8 +146,7 @@ class Client:
             raise ValueError(
                 f"`images` must be a list of images. Received: images={reprlib.repr(images)}"
             )
-        total = len(images) if isinstance(images, Sequence) else None
-        return self._answers(images, total, progress)
+        return self._answers(images, progress)
 
     def predict_arrays(self, images: np.ndarray, progress: bool | None = False) -> list[Prediction]:
         """Sends images as pixels: to `serving_uint8` if there is one, or to `serving_default`.
@@ -206,8 +200,9 @@ class Client:
         self.close()
 
     def _answers(
-        self, images: Iterable[str | Path | bytes], total: int | None, progress: bool | None
+        self, images: Iterable[str | Path | bytes], progress: bool | None
     ) -> Iterator[Answer]:
+        total = len(images) if isinstance(images, Sequence) else None
         with _progress_bar(total, progress) as bar:
             for batch in batches(map(_read, itertools.count(), images), self._batch_size):
                 files = [file for _, file in batch if not isinstance(file, Exception)]
@@ -296,7 +291,8 @@ def _ask(flags: argparse.Namespace) -> int:
     names = [os.fsencode(name).decode(errors="replace") for name, _ in found]
     images = [image for _, image in found]
     code = 0
-    with Client(flags.url, **{name: getattr(flags, name) for name in _CLIENT_FLAGS}) as client:
+    own = inspect.signature(Client).parameters
+    with Client(**{name: value for name, value in vars(flags).items() if name in own}) as client:
         progress = flags.progress or (None if len(images) > flags.batch_size else False)
         answers = client.stream(images, progress)
         lines = _json_lines(names, answers) if flags.json else _table(names, answers, flags.top)
@@ -329,7 +325,7 @@ def _table(names: Sequence[str], answers: Iterable[Answer], top: int) -> Iterato
 
 def _json_lines(names: Sequence[str], answers: Iterable[Answer]) -> Iterator[str | ImageError]:
     """Yields the lines of a JSON list, and errors; the list ends well if the server fails."""
-    held = ""
+    held, failure = "", None
     try:
         for name, answer in zip(names, answers, strict=True):
             yield f"{held}," if held else "["
@@ -339,12 +335,12 @@ def _json_lines(names: Sequence[str], answers: Iterable[Answer]) -> Iterator[str
             else:
                 row = asdict(answer)
             held = json.dumps({"file": name, **row}, ensure_ascii=False)
-    except (Exception, KeyboardInterrupt):
-        if held:
-            yield f"{held}\n]"
-        raise
+    except (Exception, KeyboardInterrupt) as error:
+        failure = error
     if held:
         yield f"{held}\n]"
+    if failure:
+        raise failure
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -204,11 +204,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("one of --model_base_path and --model_config_file is required")
     if flags.batching_parameters_file and not flags.enable_batching:
         parser.error("--batching_parameters_file needs --enable_batching")
-    _warn_of_ignored(parser, flags)
-    return flags
-
-
-def _warn_of_ignored(parser: Parser, flags: argparse.Namespace) -> None:
     for name, values in _ONLY_DEFAULT.items():
         if (value := getattr(flags, name)) is not None and value.lower() not in values:
             parser.error(f"argument --{name}: is not supported here, with the value {value!r}")
@@ -216,12 +211,14 @@ def _warn_of_ignored(parser: Parser, flags: argparse.Namespace) -> None:
     if given:
         names = ", ".join(f"--{name}" for name in given)
         print(f"{parser.prog}: warning: ignored, without a meaning here: {names}", file=sys.stderr)
+    return flags
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serves until SIGTERM or SIGINT, then lets open requests finish; returns an exit code."""
     flags = parse(arguments)
-    _on_stop_signals(_exit_at_once)
+    # Until it serves: an exception could be lost in a package's callback.
+    _on_stop_signals(lambda *_: os._exit(0))
     return run_command("serving.server", lambda: _serve(flags))
 
 
@@ -241,18 +238,14 @@ def _serve(flags: argparse.Namespace) -> NoReturn:
             threads.set_inter_op_parallelism_threads(at_once)
         if flags.access_log:
             _write_access_log(flags.access_log)
-        file = flags.model_config_file
-        config = (
-            read_config(file, ModelServerConfig)
-            if file
-            else single_model(flags.model_name, flags.model_base_path)
-        )
-        poll_wait_seconds = flags.model_config_file_poll_wait_seconds
+        config = single_model(flags.model_name, flags.model_base_path)
+        if file := flags.model_config_file:
+            config = read_config(file, ModelServerConfig)
         with (
             model_server(config, listener, _options(flags)) as server,
-            following(server.models, file, poll_wait_seconds),
+            following(server.models, file, flags.model_config_file_poll_wait_seconds),
         ):
-            _on_stop_signals(_stop)
+            _on_stop_signals(lambda *_: sys.exit(0))
             for model in server.models:
                 version = model.servable().version
                 url = f"{server.url}/v1/models/{quote(model.name, safe='')}"
@@ -302,15 +295,6 @@ def _write_access_log(file: str) -> None:
 def _on_stop_signals(handler: Callable[..., NoReturn]) -> None:
     signal.signal(signal.SIGTERM, handler)
     signal.signal(signal.SIGINT, handler)
-
-
-def _stop(*_: object) -> NoReturn:
-    raise SystemExit(0)
-
-
-def _exit_at_once(*_: object) -> NoReturn:
-    """Ends a server that does not serve yet: an exception could be lost in a package's callback."""
-    os._exit(0)
 
 
 if __name__ == "__main__":

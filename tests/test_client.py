@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import usage_error
-from saved_models import export_light, png, served, write_image
+from saved_models import export_light, png, png_header, served, write_image
 
 from serving import client
 from serving.client import Client
@@ -39,14 +39,6 @@ def url(light, request):
 
 def encoded(value):
     return png(np.full((4, 6, 3), value, np.uint8))
-
-
-TRUNCATED = encoded(0)[:40]
-
-
-def closed_port():
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return taken.getsockname()[1]
 
 
 def test_many_images_in_several_requests_keep_their_order(url):
@@ -95,12 +87,7 @@ def test_pixels_that_are_no_numbers_are_sent_as_they_are(url):
 
 def test_arguments_of_predict_that_cannot_be():
     with Client() as asking:
-        for array in (
-            np.zeros((4, 6, 3), np.uint8),
-            np.zeros((1, 4, 6, 3), np.int64),
-            np.zeros(2),
-            [[1]],
-        ):
+        for array in (np.zeros((4, 6, 3), np.uint8), np.zeros((1, 4, 6, 3), np.int64), [[1]]):
             with pytest.raises(ValueError, match=r"`images` must be an array"):
                 asking.predict_arrays(array)
         for image in ("cat.png", Path("cat.png"), encoded(0)):
@@ -120,7 +107,8 @@ def test_versions_and_labels(url):
 
 
 def test_nobody_listens(url):
-    url = f"{url.partition('://')[0]}://127.0.0.1:{closed_port()}"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        url = f"{url.partition('://')[0]}://127.0.0.1:{taken.getsockname()[1]}"
     with Client(url, timeout=2, retries=0) as asking:
         assert not asking.is_ready()
         with pytest.raises(ConnectionError, match=r"Cannot reach the server at .*127\.0\.0\.1:"):
@@ -142,8 +130,6 @@ def test_a_bar_is_shown_where_it_is_asked_for(url, capsys):
         ({"url": "ftp://a"}, "`url` must begin with http://"),
         ({"url": "http://"}, "`url` must name a host"),
         ({"url": "http://a:99999"}, "`url` must name a host"),
-        ({"url": "grpc://:8500"}, "`url` must name a host"),
-        ({"timeout": 0}, "`timeout` must be a positive number"),
         ({"timeout": float("inf")}, "`timeout` must be a positive number"),
         ({"retries": -1}, "`retries` must be 0 or more"),
         ({"backoff": float("nan")}, "`backoff` must be 0 or more"),
@@ -205,7 +191,7 @@ def test_folders_are_searched_in_order(folder):
 
 def spoil(folder):
     (folder / BAD[0]).write_bytes((folder / "a.JPG").read_bytes()[:200])
-    (folder / BAD[1]).write_bytes(TRUNCATED)
+    (folder / BAD[1]).write_bytes(encoded(0)[:40])
     (folder / BAD[2]).write_text("not an image")
 
 
@@ -220,31 +206,20 @@ def test_bad_images_do_not_cost_the_others_their_answers(url, folder, batch_size
         for name in BAD:
             assert isinstance(answers[folder / name], ValueError | client.ServerError)
             assert name in str(answers[folder / name])
+        assert len(list(asking.stream([folder / name for name in BAD]))) == len(BAD)
         with pytest.raises(client.ServerError, match=r"aa\.jpg: The server answered: .*"):
             asking.predict(paths)
 
 
-def test_all_images_may_be_bad(url):
-    with Client(url, model_name="light") as asking:
-        answers = list(asking.stream([TRUNCATED, b"abc", TRUNCATED]))
-    assert [type(answer) for answer in answers] == [
-        *(client.ServerError, ValueError, client.ServerError)
-    ]
-    assert [str(answer)[:8] for answer in answers] == ["image 0:", "image 1:", "image 2:"]
-
-
 def test_images_of_every_kind_of_badness(url, tmp_path):
     """Too many bytes for a request, too many pixels, none at all, and what is no file."""
-    header = b"IHDR" + (65_500).to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0"
-    bomb = b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4, "big") + header + bytes(32)
     (tmp_path / "empty.png").touch()
-    bad = [encoded(0) + bytes(2**26), bomb, tmp_path / "empty.png", tmp_path, tmp_path / "none.png"]
+    files = [tmp_path / "empty.png", tmp_path, tmp_path / "none.png"]
+    bad = [encoded(0) + bytes(2**26), png_header(65_500, 65_500), *files]
     with Client(url, model_name="light") as asking:
         *errors, last = asking.stream([*bad, encoded(255)])
     assert last.label == "bright"
-    names = ["image 0", "image 1", "empty.png", str(tmp_path), "none.png"]
-    for name, error in zip(names, errors, strict=True):
-        assert isinstance(error, Exception)
+    for name, error in zip(["image 0", "image 1", *map(str, files)], errors, strict=True):
         assert name in str(error)
         assert "After" not in str(error), "to ask again is no use"
     assert [type(error) for error in errors[2:]] == [ValueError, OSError, FileNotFoundError]
@@ -256,41 +231,32 @@ def ask(url, *arguments):
 
 @pytest.mark.parametrize("form", ["table", "json"])
 def test_a_folder_is_asked_about(url, folder, capsys, form):
-    json_flag = ["--json"] if form == "json" else []
-    arguments = [*json_flag, "--batch_size=3", "--top=2", "--image", folder]
-    assert ask(url, *arguments) == 0
-    out, err = capsys.readouterr()
-    assert err == ""
-    if form == "json":
-        rows = json.loads(out)
-        assert len(out.splitlines()) == 2 + len(FOUND)
-        assert [(row["class_id"], len(row["probabilities"])) for row in rows[:3:2]] == [
-            *((1, 2), (0, 2))
-        ]
-        shown = [(row["file"], row["label"]) for row in rows]
-    else:
-        header, *lines = out.splitlines()
-        assert header.split() == ["file", "label", "class", "probability", "others"]
-        assert lines[1].split()[2:] == ["1", "0.8000", "0:0.2000"]
-        assert lines[2].split()[2:] == ["0", "1.0000", "1:0.0000"]
-        assert lines[1].index("0:") == header.index("others")
-        shown = [tuple(line.split()[:2]) for line in lines]
-    assert shown == [(str(folder / name), label) for name, label in zip(FOUND, LABELS, strict=True)]
-
-    spoil(folder)
-    assert ask(url, *arguments) == 1
-    out, err = capsys.readouterr()
-    errors = err.splitlines()
-    assert len(errors) == len(BAD)
-    for name in BAD:
-        assert any(e.startswith("serving.client: error: ") and name in e for e in errors)
-    if form == "json":
-        rows = json.loads(out)
-        assert [row["file"] for row in rows if "error" in row] == [str(folder / b) for b in BAD]
-        again = [(row["file"], row["label"]) for row in rows if "label" in row]
-    else:
-        again = [tuple(line.split()[:2]) for line in out.splitlines()[1:]]
-    assert again == shown
+    """With and without bad images in it: each of those is a line on the standard error."""
+    expected = [(str(folder / name), label) for name, label in zip(FOUND, LABELS, strict=True)]
+    flags = ["--json"] if form == "json" else []
+    for bad in ([], BAD):
+        if bad:
+            spoil(folder)
+        code = ask(url, *flags, "--batch_size=3", "--top=2", "--image", folder)
+        out, err = capsys.readouterr()
+        assert code == bool(bad)
+        if form == "json":
+            rows = json.loads(out)
+            assert [row["file"] for row in rows if "error" in row] == [str(folder / b) for b in bad]
+            rows = [row for row in rows if "label" in row]
+            assert [(row["class_id"], len(row["probabilities"])) for row in rows[1:3]] == [
+                *((1, 2), (0, 2))
+            ]
+            assert [(row["file"], row["label"]) for row in rows] == expected
+        else:
+            header, *lines = out.splitlines()
+            assert header.split() == ["file", "label", "class", "probability", "others"]
+            assert lines[1].split()[2:] == ["1", "0.8000", "0:0.2000"]
+            assert lines[2].split()[2:] == ["0", "1.0000", "1:0.0000"]
+            assert [tuple(line.split()[:2]) for line in lines] == expected
+        for name, error in zip(bad, err.splitlines(), strict=True):
+            assert error.startswith("serving.client: error: ")
+            assert name in error
 
 
 def test_without_standard_streams(light, folder, monkeypatch):
@@ -334,9 +300,6 @@ def test_a_reader_that_has_enough(light, folder):
     [
         ([], "required: --image"),
         (["--image", "a.png", "--port", "0"], "--port: must be from 1 to 65535, not '0'"),
-        (["--image", "a.png", "--timeout", "0"], "--timeout: must be a positive number"),
-        (["--image", "a.png", "--retries=-1"], "--retries: must be at least 0, not '-1'"),
-        (["--image", "a.png", "--batch_size=0"], "--batch_size: must be at least 1, not '0'"),
         (["--image", "a.png", "--top=0"], "--top: must be at least 1, not '0'"),
         (["--image", "a.png", "--version=1", "--label=a"], "not allowed with argument --version"),
         (["--image", "-", "-"], "--image: - may be given once"),

@@ -96,15 +96,11 @@ def test_damaged_files(file):
     [
         ({"serving_default": {"image": FLOATS}}, PixelInput("serving_default", (4, 6))),
         ({"own": {"x": FLOATS}, "other": {"x": FLOATS}}, PixelInput("own", (4, 6))),
-        ({"serving_default": {"image": FLOATS}, "own": {"image_bytes": FILES}}, None),
         ({"serving_default": {"image": FLOATS}, "files": {"image_bytes": FILES}}, None),
         ({"other": {"image": FLOATS}}, None),
-        ({"serving_default": {"x": FLOATS, "y": FLOATS}}, None),
         ({"serving_default": {"image": ("DT_FLOAT", [-1, -1, -1, 3])}}, None),
         ({"serving_default": {"image": ("DT_FLOAT", [-1, 4, 6, 1])}}, None),
         ({"serving_default": {"image": ("DT_INT8", [-1, 4, 6, 3])}}, None),
-        ({"serving_default": {"x": ("DT_FLOAT", [-1])}}, None),
-        ({}, None),
     ],
 )
 def test_which_models_take_pixels(signatures, expected):
@@ -147,10 +143,7 @@ def test_batches_keep_all_images_within_the_limits(sizes, size):
         assert len(batch) == size or sum(map(len, [*batch, after[0]])) > MAX_BATCH_BYTES
 
 
-@given(rows=st.integers(0, 12), size=st.integers(1, 5), large=st.booleans())
-def test_arrays_are_cut_within_the_limits(rows, size, large):
-    row_bytes = MAX_BATCH_BYTES // 2 if large else 1
-    array = np.broadcast_to(np.uint8(0), (rows, row_bytes))
-    made = list(array_batches(array, size))
-    assert sum(map(len, made)) == rows
-    assert all(1 <= len(batch) <= min(size, 2 if large else size) for batch in made)
+def test_arrays_are_cut_within_the_limits():
+    for row_bytes, lengths in ((1, [5, 5, 2]), (MAX_BATCH_BYTES // 2, [2] * 6)):
+        array = np.broadcast_to(np.uint8(0), (12, row_bytes))
+        assert [len(batch) for batch in array_batches(array, 5)] == lengths

@@ -96,15 +96,15 @@ def server(request, exported):
     """The REST URL and the gRPC address of a server of that model."""
     _, models = exported
     ours = [sys.executable, "-m", "serving.server"]
-    program = {"ours": ours[0], "container": "docker"}.get(request.param, request.param)
-    if not shutil.which(program):
-        pytest.skip(f"{program} is not on the PATH")
-    if request.param == "container":
-        if subprocess.run(["docker", "info"], capture_output=True, check=False).returncode:
-            pytest.skip("there is no Docker daemon on this machine")
-        serving = served_by_container(models)
+    command = {"ours": ours, "container": ["docker", "info"]}.get(request.param, [request.param])
+    if not shutil.which(command[0]):
+        pytest.skip(f"{command[0]} is not on the PATH")
+    if request.param != "container":
+        serving = served_by_process(command, models)
+    elif subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("there is no Docker daemon on this machine")
     else:
-        serving = served_by_process(ours if request.param == "ours" else [program], models)
+        serving = served_by_container(models)
     with serving as (url, address):
         wait_until(lambda: versions(url) == {1: "AVAILABLE"})
         yield url, address
@@ -147,15 +147,11 @@ def test_status_and_metadata(server, stub):
 
 @pytest.mark.parametrize("api", ["REST", "gRPC"])
 def test_predict(server, exported, api):
-    url, address = server
     expected = notebook_answer(exported[0], IMAGES)
-    url = url if api == "REST" else f"grpc://{address}"
+    url = server[0] if api == "REST" else f"grpc://{server[1]}"
     with Client(url, model_name="digits", timeout=SECONDS) as client:
-        for answers in (
-            client.predict(FILES),
-            client.predict_arrays(IMAGES),
-            client.predict_arrays(IMAGES.astype("float32")),
-        ):
+        floats = client.predict_arrays(IMAGES.astype("float32"))
+        for answers in (client.predict(FILES), client.predict_arrays(IMAGES), floats):
             received = [answer.probabilities for answer in answers]
             np.testing.assert_allclose(received, expected, atol=1e-5)
             labels = expected.argmax(axis=1).astype(str).tolist()

@@ -1,14 +1,11 @@
 """Publishing: a version of a run, with a LiteRT file beside it, under a base path."""
 
-import contextlib
 import dataclasses
 import json
 import os
 import re
 import shutil
-import subprocess
 import sys
-import time
 
 import keras
 import numpy as np
@@ -16,22 +13,19 @@ import pytest
 import tensorflow as tf
 from commands import usage_error
 from PIL import Image
+from saved_models import served
 from tensorflow_serving.apis import prediction_log_pb2
-from test_floors import ROOT
 from test_saved_model import small_network
 
 import keras_multiception as km
 from keras_multiception.compression import convert_to_litert
-from serving import demo, export, server
+from serving import demo, export
 from serving.client import Client
 from serving.config_files import single_model
 from serving.engine.backends import SavedModelServable
 from serving.engine.batching import read_batching
 from serving.engine.messages import replay_warmup
-from serving.engine.servable import ServingError
 from serving.lifecycle.versions import Loading, load
-from serving.model_server import ServerOptions, model_server
-from serving.publishing.base_path import list_versions
 from serving.publishing.litert import LiteRTFile
 from serving.publishing.warmup import BATCHING_FILE, read_batch_sizes
 from serving.version_folder import WARMUP_FILE, verify_manifest
@@ -74,22 +68,12 @@ def published(tmp_path_factory):
     return run, base
 
 
-def model_card(path):
-    """The card's lines, of its tables the cells."""
-    text = (path / "assets.extra" / "model_card.md").read_text()
-    return [re.sub(r" *\| *", "|", line) for line in text.splitlines()]
-
-
 def test_command_line_publishes_versions(published):
     run, base = published
     assert sorted(p.name for p in base.iterdir()) == [".lock", "1", "20"]
     assert verify_manifest(base / "1")
     labels = (base / "1" / "assets.extra" / "labels.txt").read_text()
     assert labels.split() == list("0123456789")
-    assert "|form of the exported network|auto|" in model_card(base / "1")
-    assert "|form of the exported network|merged|" in model_card(base / "20")
-    assert "## LiteRT" in model_card(base / "1")
-    assert "## LiteRT" not in model_card(base / "20")
     assert (base / "1" / "saved_model.pb").is_file()
     litert = (run / "network.tflite").read_bytes()
     assert (base / "1" / "model.tflite").read_bytes() == litert
@@ -98,9 +82,8 @@ def test_command_line_publishes_versions(published):
 
 
 def test_the_forms_are_measured_unless_one_is_asked_for(published):
-    _, base = published
     measured, merged = (
-        json.loads((base / version / "assets.extra" / "fusion.json").read_text())
+        json.loads((published[1] / version / "assets.extra" / "fusion.json").read_text())
         for version in ("1", "20")
     )
     batch_sizes = [row["batch_size"] for report in measured for row in report["measurements"]]
@@ -148,24 +131,15 @@ def test_the_saved_model_and_the_litert_file_are_served_to_the_same_client(publi
     files = [tf.io.encode_png(image).numpy() for image in images]
     labels = base / "1" / "assets.extra" / "labels.txt"
     for loading, tolerance in ((Loading(), 1e-5), (PREFERRED, 0.02)):
-        with contextlib.ExitStack() as stack:
-            listener = stack.enter_context(server.listen("127.0.0.1", 0))
-            loading = dataclasses.replace(loading, enable_model_warmup=False)
-            config, options = single_model("digits", base), ServerOptions(loading=loading)
-            running = stack.enter_context(model_server(config, listener, options))
-            client = Client(running.url, model_name="digits", labels=labels)
-            answers = stack.enter_context(client).predict(files)
+        loading = dataclasses.replace(loading, enable_model_warmup=False)
+        with (
+            served(single_model("digits", base), loading=loading) as running,
+            Client(running.url, model_name="digits", labels=labels) as client,
+        ):
+            answers = client.predict(files)
         found = [answer.probabilities for answer in answers]
         np.testing.assert_allclose(found, expected, atol=tolerance)
         assert all(answer.label == str(answer.class_id) for answer in answers)
-
-
-def test_a_damaged_version_does_not_load(published, tmp_path):
-    copy = shutil.copytree(published[1] / "1", tmp_path / "1")
-    variables = copy / "variables" / "variables.data-00000-of-00001"
-    variables.write_bytes(variables.read_bytes()[:-1] + b"?")
-    with pytest.raises(ServingError, match=r"is not what was exported: variables/.* changed"):
-        SavedModelServable(copy)
 
 
 def test_too_many_batch_sizes_to_warm_up(tmp_path):
@@ -175,8 +149,11 @@ def test_too_many_batch_sizes_to_warm_up(tmp_path):
         read_batch_sizes(tmp_path / "batching.config", ("a", "b", "c", "d"))
 
 
-def test_model_card_tells_what_the_run_knows(published):
-    card = model_card(published[1] / "1")
+def test_model_cards_tell_what_the_run_knows(published):
+    litert, plain = (
+        re.sub(r" *\| *", "|", (published[1] / v / "assets.extra" / "model_card.md").read_text())
+        for v in ("1", "20")
+    )
     parameters = sum(np.prod(weight.shape) for weight in small_network().trainable_weights)
     for line in (
         "# small_digits",
@@ -184,27 +161,34 @@ def test_model_card_tells_what_the_run_knows(published):
         "|conv|multiception|",
         "|test|1,360|97.50%|100.00%|0.1250|",
         f"|trainable parameters as trained|{parameters:,}|",
+        "|form of the exported network|auto|",
+        "## LiteRT",
     ):
-        assert line in card
+        assert f"{line}\n" in litert
+    assert "|form of the exported network|merged|" in plain
+    assert "## LiteRT" not in plain
 
 
 def test_versions_are_listed_withdrawn_and_restored(published, capsys):
     _, base = published
-    command = ["--base_path", str(base)]
-    assert export.main([*command, "--list"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[:2] for line in lines[1:]] == [["20", "latest"], ["1", "kept"]]
-    assert export.main([*command, "--rollback"]) == 0
-    assert "Version 1 is the latest now; withdrawn: 20" in capsys.readouterr().out
-    assert export.main([*command, "--list"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[:2] for line in lines[1:]] == [["20", "withdrawn"], ["1", "latest"]]
-    assert export.main([*command, "--restore", "20"]) == 0
-    assert export.main([*command, "--keep", "2"]) == 0
-    assert "Deleted versions: none" in capsys.readouterr().out
-    assert list(list_versions(base)) == [1, 20]
-    assert export.main(["--base_path", str(base / "none"), "--list"]) == 2
-    assert "`base_path` must be a folder. Received: " in capsys.readouterr().err
+
+    def run(*arguments, path=base):
+        code = export.main(["--base_path", str(path), *arguments])
+        told = capsys.readouterr()
+        return code, told.out + told.err
+
+    def listed():
+        return [line.split()[:2] for line in run("--list")[1].splitlines()[1:]]
+
+    assert listed() == [["20", "latest"], ["1", "kept"]]
+    assert run("--rollback") == (0, "Version 1 is the latest now; withdrawn: 20\n")
+    assert listed() == [["20", "withdrawn"], ["1", "latest"]]
+    assert run("--restore", "20")[0] == 0
+    assert run("--keep", "2") == (0, "Deleted versions: none\n")
+    assert listed() == [["20", "latest"], ["1", "kept"]]
+    code, told = run("--list", path=base / "none")
+    assert code == 2
+    assert "`base_path` must be a folder" in told
 
 
 @pytest.mark.parametrize(
@@ -212,11 +196,9 @@ def test_versions_are_listed_withdrawn_and_restored(published, capsys):
     [
         ([], "one of --run, --pretrained, --list, --rollback, --restore and --keep is needed"),
         (["--rollback", "7"], "`version` must be one of 1, 20. Received: version=7"),
-        (["--version", "three"], "argument --version: invalid int value"),
         (["--rollback", "x"], "`rollback` must be a version. Received: rollback=x"),
         (["--restore", "1"], "`version` must be a withdrawn one: none. Received: version=1"),
         (["--keep", "0"], "`keep` must be a positive integer. Received: keep=0"),
-        (["--run", "RUN", "--form", "plain", "--keep", "0"], "`keep` must be a positive integer"),
         (["--run", "RUN", "--version", "0"], "`version` must be a positive integer"),
         (["--run", "RUN", "--top_k", "0"], "`top_k` must be a positive integer"),
         (["--run", "RUN", "--batching_parameters_file", "none"], "BatchingParameters"),
@@ -303,48 +285,6 @@ def test_litert_files_that_do_not_fit(published, tmp_path, content, message):
     (tmp_path / "model").write_bytes(content(good))
     with pytest.raises(ValueError, match=f"`litert` .*{message}"):
         LiteRTFile(tmp_path / "model", DIGITS)
-
-
-def start_export(run, base):
-    command = [sys.executable, "-m", "serving.export", "--form=plain"]
-    command += ["--run", run, "--base_path", base]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-
-def wait_until_it_writes(process, base, before):
-    """Wait for a staging folder other than those of earlier processes."""
-    deadline = time.monotonic() + 300
-    while not set(base.glob(".staging-*")) - before:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-@pytest.mark.slow
-def test_killed_exports_leave_no_visible_version_and_no_waste(tmp_path):
-    run, base = write_run(tmp_path / "run"), tmp_path / "digits"
-    whole = start_export(run, base)
-    wait_until_it_writes(whole, base, set())
-    begun = time.monotonic()
-    assert whole.wait(timeout=300) == 0
-    seconds = time.monotonic() - begun
-    killed_midway = 0
-    for share in np.random.default_rng(0).uniform(0, 1, 4):
-        before = set(base.glob(".staging-*"))
-        process = start_export(run, base)
-        wait_until_it_writes(process, base, before)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=share * seconds)
-        process.kill()
-        process.communicate()
-        killed_midway += bool(set(base.glob(".staging-*")) - before)
-        for path in list_versions(base).values():
-            assert verify_manifest(path)
-            assert "serving_bytes" in tf.saved_model.load(path).signatures
-    assert killed_midway
-    both = [start_export(run, base) for _ in range(2)]
-    assert [process.wait(timeout=300) for process in both] == [0, 0]
-    assert {p.name for p in base.iterdir()} == {".lock", *map(str, list_versions(base))}
 
 
 # ---- the demonstration

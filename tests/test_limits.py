@@ -6,7 +6,6 @@ import http.client
 import json
 import shutil
 import socket
-import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +31,7 @@ ANSWER = {"predictions": [3.0]}
 @pytest.fixture(scope="module")
 def url():
     config = single_model("m", saved(export_various).parent)
-    options = {"rest_api_timeout_in_ms": 1000, "rest_api_keep_alive_seconds": 1}
+    options = {"rest_api_timeout_in_ms": 2000, "rest_api_keep_alive_seconds": 1}
     with served(config, loading=ONCE, **options) as running:
         yield running.url
 
@@ -85,31 +84,6 @@ def test_an_offer_to_upgrade_is_ignored(url, offer, chunked, packets):
         assert read_answer(connection)[0] == 200
 
 
-JAVA = """
-import java.net.URI;
-import java.net.http.*;
-class Predict {
-    public static void main(String[] arguments) throws Exception {
-        var body = HttpRequest.BodyPublishers.ofString("{\\"instances\\": [2.0]}");
-        var request = HttpRequest.newBuilder(URI.create(arguments[0])).POST(body).build();
-        var client = HttpClient.newHttpClient();
-        client.send(request, HttpResponse.BodyHandlers.ofString());
-        System.out.print(client.send(request, HttpResponse.BodyHandlers.ofString()).body());
-    }
-}
-"""
-
-
-@pytest.mark.slow
-def test_the_client_of_java_is_answered(url, tmp_path):
-    if not shutil.which("javac"):
-        pytest.skip("no JDK is on this machine")
-    (tmp_path / "Predict.java").write_text(JAVA)
-    command = ["java", str(tmp_path / "Predict.java"), f"{url}/v1/models/m:predict"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert json.loads(done.stdout) == ANSWER, done.stderr
-
-
 def test_an_idle_connection_is_kept_for_as_long_as_the_flag_says(url):
     with connect(url) as connection:
         connection.sendall(b"GET /v1/models/m HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -122,18 +96,11 @@ def test_an_idle_connection_is_kept_for_as_long_as_the_flag_says(url):
 # ---- limits
 
 
-@pytest.mark.parametrize(
-    ("data", "status", "words"),
-    [
-        (POST + b"Content-Length: 9\r\n\r\n{", 408, b"did not come within 1 seconds."),
-        (LARGE_HEAD, 400, b""),
-    ],
-    ids=["no body", "large head"],
-)
-def test_what_is_too_slow_or_too_large_is_refused(url, data, status, words):
-    got, body = answer_to(url, data)
-    assert got == status
-    assert words in body
+def test_what_is_too_slow_or_too_large_is_refused(url):
+    status, body = answer_to(url, POST + b"Content-Length: 9\r\n\r\n{")
+    assert status == 408
+    assert b"within 2 seconds" in body
+    assert answer_to(url, LARGE_HEAD)[0] == 400
 
 
 def connect_on_and_on(url):
@@ -183,8 +150,8 @@ def test_links_out_of_the_base_path_are_not_followed(tmp_path):
 
 
 def test_a_model_that_does_not_answer_in_time(url):
-    status, answer = fetch(f"{url}/v1/models/m:predict", {"signature_name": "slow", "inputs": 4000})
-    assert (status, answer["error"]) == (504, "The model did not answer within 1 seconds.")
+    status, answer = fetch(f"{url}/v1/models/m:predict", {"signature_name": "slow", "inputs": 8000})
+    assert (status, answer["error"]) == (504, "The model did not answer within 2 seconds.")
 
 
 def test_bad_requests_cost_the_good_ones_nothing(url):

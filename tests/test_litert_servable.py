@@ -94,23 +94,17 @@ def test_concurrent_calls_are_each_answered_for_themselves(base_path, network):
         assert max(threads.map(call, range(200))) < 1e-5
 
 
-def test_metadata_and_status(running):
+def test_metadata_and_what_it_does_not_answer(running):
     model = f"{running.url}/v1/models/m"
     metadata = fetch(f"{model}/metadata")[1]["metadata"]["signature_def"]["signature_def"]
     assert list(metadata) == ["serving_default"]
     signature = metadata["serving_default"]
-    image = signature["inputs"]["image"]
-    assert (signature["method_name"], image["name"]) == ("tensorflow/serving/predict", "image")
-    assert image["dtype"] == "DT_FLOAT"
+    assert signature["method_name"] == "tensorflow/serving/predict"
+    assert signature["inputs"]["image"]["dtype"] == "DT_FLOAT"
     sizes = [dim["size"] for dim in signature["outputs"]["probabilities"]["tensor_shape"]["dim"]]
     assert sizes == ["-1", "3"]
-    assert fetch(model)[1]["model_version_status"][0]["version"] == "3"
-
-
-def test_it_neither_classifies_nor_regresses(running):
     for method in ("classify", "regress"):
-        body = {"examples": [{"image": 1.0}]}
-        status, answer = fetch(f"{running.url}/v1/models/m:{method}", body)
+        status, answer = fetch(f"{model}:{method}", {"examples": [{"image": 1.0}]})
         assert status == 400
         assert "must take one input, `inputs`" in answer["error"]
 
@@ -135,7 +129,6 @@ def test_client_says_what_does_not_fit(url):
             client.predict_arrays(np.zeros((1, 5, 5, 3), "float32"))
         good = png(np.zeros((4, 6, 3), "uint8"))
         first, bad, last = client.stream([good, good[:40], good])
-        assert isinstance(bad, ValueError)
         assert str(bad).startswith("image 1: ")
         assert first == last
 

@@ -7,11 +7,11 @@ import json
 import logging
 import math
 import re
-import threading
 import time
 
 import numpy as np
 import pytest
+import requests
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from saved_models import models_config, png, png_header, served
@@ -27,35 +27,26 @@ def models_url(tmp_path_factory):
         yield f"{running.url}/v1/models"
 
 
-def send(url, body=None, headers=(), method=None):
-    host, _, path = url.removeprefix("http://").partition("/")
-    connection = http.client.HTTPConnection(host, timeout=20)
+def send(url, body=None, headers=None, method=None):
     method = method or ("GET" if body is None else "POST")
-    connection.request(method, f"/{path}", body, dict(headers))
-    response = connection.getresponse()
-    content = response.read()
-    connection.close()
-    return response, content
+    return requests.request(method, url, data=body, headers=headers, timeout=20)
 
 
 def fetch(url, body=None, method=None):
     if body is not None and not isinstance(body, bytes):
         body = json.dumps(body).encode()
-    response, content = send(url, body, method=method)
+    response = send(url, body, method=method)
     assert response.headers["Content-Type"] == "application/json"
-    return response.status, json.loads(content)
+    return response.status_code, json.loads(response.content)
 
 
 # ---- status and metadata
 
 
-def test_status(models_url):
+def test_status_and_metadata(models_url):
     status = {"error_code": "OK", "error_message": ""}
     expected = {"version": "7", "state": "AVAILABLE", "status": status}
     assert fetch(f"{models_url}/m") == (200, {"model_version_status": [expected]})
-
-
-def test_metadata(models_url):
     status, answer = fetch(f"{models_url}/m/metadata")
     assert status == 200
     assert answer["model_spec"] == {"name": "m", "signature_name": "", "version": "7"}
@@ -121,7 +112,6 @@ REGRESS, CLASSIFY = "regress_x_to_y", "classify_x_to_y"
     ("call", "signature", "content", "answer"),
     [
         ("m:predict", "", {"instances": [1.0, 2, 5]}, {"predictions": [2.5, 3.0, 4.5]}),
-        ("m:predict", "", {"instances": [{"x": 1}]}, {"predictions": [2.5]}),
         ("m:predict", "", {"inputs": {"x": [1, 2]}}, {"outputs": [2.5, 3.0]}),
         ("m:predict", "", {"inputs": {"x": [1], "z": "ignored"}}, {"outputs": [2.5]}),
         ("m:predict", "", {"inputs": []}, {"outputs": []}),
@@ -134,8 +124,6 @@ REGRESS, CLASSIFY = "regress_x_to_y", "classify_x_to_y"
         ("m:predict", "image_shape", {"instances": [PNG]}, {"predictions": [[3, 5, 3]]}),
         ("m/versions/7:predict", "", {"instances": [1]}, {"predictions": [2.5]}),
         ("half/versions/1:predict", "", {"instances": [2.0]}, {"predictions": [2.0]}),
-        ("half/labels/stable:predict", "", {"instances": [2.0]}, {"predictions": [2.0]}),
-        ("a%2Fb%3Ac:predict", "", {"instances": [2.0]}, {"predictions": [3.0]}),
         ("a%2fb%3ac/labels/x%2Fy:regress", REGRESS, X, {"results": [3.0, 4.0]}),
         ("half:regress", REGRESS, X, {"results": [3.0, 4.0]}),
         ("half/versions/1:regress", REGRESS, X, {"results": [2.0, 3.0]}),
@@ -148,13 +136,9 @@ REGRESS, CLASSIFY = "regress_x_to_y", "classify_x_to_y"
 def test_answers(models_url, call, signature, content, answer):
     request = content | {"signature_name": signature}
     assert fetch(f"{models_url}/{call}", request) == (200, answer)
-    if not signature:
-        assert fetch(f"{models_url}/{call}", content) == (200, answer)
-
-
-def test_paths_are_known_in_any_case(models_url):
-    url = models_url.replace("/v1/models", "/V1/Models")
-    assert fetch(f"{url}/half:Predict", {"instances": [2.0]}) == (200, {"predictions": [3.0]})
+    if not signature:  # the default one; paths are known in any case
+        url = models_url.replace("/v1/models", "/V1/Models")
+        assert fetch(f"{url}/{call.replace('predict', 'Predict')}", content) == (200, answer)
 
 
 def test_features_of_every_kind(models_url):
@@ -167,12 +151,6 @@ def test_features_of_every_kind(models_url):
     labels = [[label for label, _ in row] for row in answer["results"]]
     assert (status, labels[0]) == (200, ["a", "b", "1", "-7", "0.5", "inf"])
     assert labels[1][0] == "c"
-
-
-def test_not_finite_both_ways(models_url):
-    body = b'{"signature_name": "regress_x_to_y", "examples": [{"x": NaN}, {"x": -Infinity}]}'
-    status, answer = fetch(f"{models_url}/half:regress", body)
-    assert (status, str(answer["results"])) == (200, "[nan, -inf]")
 
 
 NUMBERS = {"flag": [], "byte": [], "whole": [], "large": [], "half": [], "single": []}
@@ -216,26 +194,20 @@ def test_float32_comes_back_in_its_shortest_form(models_url, values):
     [
         ("", {"inputs": ["a"]}, "`x` must hold float32 values. Received: 'a'"),
         ("", {"inputs": [[1, 2], [3]]}, "must be nested evenly"),
-        ("", {"inputs": [1, [2]]}, "must be nested evenly"),
         ("", {"inputs": [[1]]}, "`x` must be of shape [?]. Received: shape=[1, 1]"),
         ("", {"inputs": {"z": [1]}}, "the keys ['x']"),
         ("", {"instances": []}, "'instances' must be a list"),
-        ("", {"instances": [{"x": 1}, 2]}, "the keys ['x']"),
         ("", {"instances": [{"x": 1, "z": 1}]}, "the keys ['x']"),
         ("", {"instances": [2, {"x": 1}]}, "`x` must hold"),
         ("", {"instances": [1], "inputs": [1]}, "either the key"),
         ("scalar", {}, "either the key"),
         ("scalar", {"instances": [1]}, "`x` must be of shape []. Received: shape=[1]"),
-        ("several", {"inputs": {"tag": [], "sensor": []}}, "keys ['sensor', 'signal', 'tag']"),
         ("types", {"inputs": NUMBERS | {"byte": [256]}}, "`byte` must hold uint8 values"),
-        ("types", {"inputs": NUMBERS | {"byte": [-1]}}, "Received: -1"),
         ("types", {"inputs": NUMBERS | {"whole": [1.0]}}, "`whole` must hold int32 values"),
-        ("types", {"inputs": NUMBERS | {"whole": [2**31]}}, "Received: 2147483648"),
         ("types", {"inputs": NUMBERS | {"large": [1, 2**64]}}, "`large` must hold uint64"),
         ("types", {"inputs": NUMBERS | {"flag": [1]}}, "`flag` must hold bool values"),
         ("strings", {"inputs": [1]}, "`text` must hold string values"),
         ("strings", {"inputs": [{"b64": "?"}]}, "`text` must hold valid base64"),
-        ("strings", {"inputs": [{"b64": "ä"}]}, "`text` must hold valid base64"),
         ("strings", {"inputs": [BINARY]}, "`text` holds bytes that are not UTF-8"),
         ("image_shape", {"inputs": ["x"]}, "Unknown image"),
         ("image_shape", {"inputs": [BOMB]}, "An image must have at most 67108864 pixels"),
@@ -246,14 +218,11 @@ def test_float32_comes_back_in_its_shortest_form(models_url, values):
         (REGRESS, {"examples": []}, "a list that is not empty"),
         (REGRESS, {"examples": [1]}, "An example must be a JSON object"),
         (REGRESS, {"examples": [{"x": None}]}, "`x` must hold values of one type"),
-        (REGRESS, {"examples": [{"x": [[1.0]]}]}, "`x` must hold values of one type"),
         (REGRESS, {"examples": [{"x": {}}]}, "`x` must hold string values"),
         (REGRESS, {"examples": [{"x": [1, 2.0]}]}, "`x` must hold values of one type"),
         (REGRESS, {"examples": [{"x": 2**63}]}, "`x` must hold int64 values"),
-        (REGRESS, {"examples": [{"x": {"b64": "?"}}]}, "`x` must hold valid base64"),
         (REGRESS, {"examples": [{"x": 1}]}, "Data types don't match"),
         (REGRESS, {"examples": [{}]}, "Feature: x"),
-        (REGRESS, X | {"context": 3}, "An example must be a JSON object"),
         ("", X, "must take one input, `inputs`"),
         ("scores", X, "must give 'outputs'"),
     ],
@@ -297,15 +266,12 @@ def test_nesting_in_a_key_that_nobody_reads_does_not_matter(models_url, value):
         ("POST", "/v1/models/other:predict", 404, "Servable not found for request: Latest(other)"),
         ("GET", "/v1/models/m/versions/8", 404, "Could not find version 8 of model m"),
         ("POST", "/v1/models/m/versions/8:predict", 404, "Specific(m, 8)"),
-        ("GET", "/v1/models/m/versions/latest", 400, ""),
         ("GET", f"/v1/models/m/versions/{'9' * 5000}", 400, "Failed to convert version"),
         ("GET", "/v1/models/half/labels/nope", 400, "servable version label: nope"),
         ("POST", "/v1/models/half/labels/nope:predict", 400, "servable version label: nope"),
-        ("POST", "/v1/models/other/labels/nope:predict", 400, "servable version label: nope"),
         ("POST", "/v1/models/m:explain", 400, ""),
         ("GET", "/v1/models/m/versions/7/", 400, ""),
         ("GET", "/v1/models/..%2fm", 404, ""),
-        ("PUT", "/v1/models/m:predict", 400, ""),
         ("GET", "/v1/models/m:predict", 400, ""),
         ("GET", "/v1/models", 400, ""),
         ("GET", "/v2/models/m", 404, ""),
@@ -335,28 +301,16 @@ ENCODED = {
 @pytest.mark.parametrize("name", ENCODED)
 def test_encodings_of_bodies(models_url, name):
     encoding, body, status = ENCODED[name]
-    response, answer = send(f"{models_url}/half:predict", body, {"Content-Encoding": encoding})
-    assert response.status == status
-    assert json.loads(answer).get("predictions") == ([2.5] if status == 200 else None)
+    response = send(f"{models_url}/half:predict", body, {"Content-Encoding": encoding})
+    assert response.status_code == status
+    assert response.json().get("predictions") == ([2.5] if status == 200 else None)
 
 
 def test_a_large_answer_is_compressed(models_url):
     body = json.dumps({"instances": [1.0] * 1000})
-    response, answer = send(f"{models_url}/half:predict", body, {"Accept-Encoding": "gzip"})
+    response = send(f"{models_url}/half:predict", body, {"Accept-Encoding": "gzip"})
     assert response.headers["Content-Encoding"] == "gzip"
-    assert json.loads(gzip.decompress(answer)) == {"predictions": [2.5] * 1000}
-
-
-def test_bodies_are_decompressed_beside_the_event_loop(models_url, monkeypatch):
-    threads, decompress = [], rest.decompress
-
-    def recorded(body):
-        threads.append(threading.current_thread().name)
-        return decompress(body)
-
-    monkeypatch.setattr(rest, "decompress", recorded)
-    send(f"{models_url}/half:predict", gzip.compress(BODY), {"Content-Encoding": "gzip"})
-    assert [name.partition("_")[0] for name in threads] == ["rest"]
+    assert response.json() == {"predictions": [2.5] * 1000}
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -383,28 +337,22 @@ def test_a_body_over_the_limit_is_refused(models_url, chunked):
 # ---- browsers of other servers' pages
 
 
-def test_a_browser_asks_before_it_calls(models_url):
+def test_a_browser_may_call_and_read_answers_and_errors(models_url):
     headers = {
         "Origin": "https://elsewhere.example",
         "Access-Control-Request-Method": "POST",
         "Access-Control-Request-Headers": "content-type,x-own",
     }
-    response, _ = send(f"{models_url}/half:predict", headers=headers, method="OPTIONS")
-    assert response.status == 200
+    response = send(f"{models_url}/half:predict", headers=headers, method="OPTIONS")
+    assert response.status_code == 200
     assert response.headers["Access-Control-Allow-Origin"] in ("*", headers["Origin"])
     assert "POST" in response.headers["Access-Control-Allow-Methods"]
     assert "content-type" in response.headers["Access-Control-Allow-Headers"].lower()
-
-
-@pytest.mark.parametrize(
-    ("path", "body", "status"),
-    [("half:predict", BODY, 200), ("half:predict", b"{", 400), ("no:predict", BODY, 404)],
-)
-def test_a_browser_may_read_answers_and_errors(models_url, path, body, status):
-    headers = {"Origin": "https://elsewhere.example"}
-    response, _ = send(f"{models_url}/{path}", body, headers)
-    assert response.status == status
-    assert response.headers["Access-Control-Allow-Origin"] == "*"
+    origin = {"Origin": headers["Origin"]}
+    for path, body, status in (("half", BODY, 200), ("half", b"{", 400), ("no", BODY, 404)):
+        response = send(f"{models_url}/{path}:predict", body, origin)
+        allowed = response.headers["Access-Control-Allow-Origin"]
+        assert (response.status_code, allowed) == (status, "*")
 
 
 # ---- metrics and access log
@@ -412,19 +360,18 @@ def test_a_browser_may_read_answers_and_errors(models_url, path, body, status):
 
 def test_metrics_count_every_request(models_url):
     def counts():
-        page = send(models_url.replace("/v1/models", rest.METRICS_PATH))[1].decode()
+        page = send(models_url.replace("/v1/models", rest.METRICS_PATH)).text
         assert 'request_latency_bucket{API="predict",entrypoint="REST",le="10.0",' in page
         found = re.findall(r':tensorflow:serving:request_count{model_name="(.*)",(.*)} (.*)', page)
         return {(name, status): float(value) for name, status, value in found}
 
     asked = [("tf1", 'status="OK"'), ("unknown", 'status="NOT_FOUND"')]
-    for name, _ in asked:
-        fetch(f"{models_url}/{name}:predict", {"instances": [1.0]})
-    before = counts()
-    for name, _ in asked * 3:
-        fetch(f"{models_url}/{name}:predict", {"instances": [1.0]})
-    after = counts()
-    assert [after[key] - before[key] for key in asked] == [3, 3]
+    seen = []
+    for times in (1, 3):
+        for name, _ in asked * times:
+            fetch(f"{models_url}/{name}:predict", {"instances": [1.0]})
+        seen.append(counts())
+    assert [seen[1][key] - seen[0][key] for key in asked] == [3, 3]
 
 
 def test_the_access_log_is_a_line_of_json_for_each_call(models_url, caplog):

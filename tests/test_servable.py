@@ -152,40 +152,21 @@ def test_batching_parameters_that_cannot_be(tmp_path, text, words):
         read_batching(tmp_path / "none")
 
 
-@pytest.mark.parametrize(
-    ("signature", "value", "words"),
-    [
-        ("image_shape", np.array([b"no image"], object), r"^Unknown image file format[^\n{]*$"),
-        ("finite", np.float32(np.nan), r"^no number : Tensor had NaN values$"),
-        ("scalar", np.float32(1), r"must be of dtype float64\. Received: dtype=float32"),
-    ],
-)
-def test_errors_are_one_short_sentence_without_names_of_nodes(signature, value, words):
+def test_errors_are_one_short_sentence_without_names_of_nodes(tmp_path):
     servable = SavedModelServable(saved(export_various))
-    [name] = servable.signature(signature).inputs
-    with pytest.raises(ServingError, match=words) as caught:
-        servable.predict(signature, {name: value})
+    image = {"image_bytes": np.array([b"no image"], object)}
+    with pytest.raises(ServingError, match=r"^Unknown image file format[^\n{]*$") as caught:
+        servable.predict("image_shape", image)
     assert caught.value.code == "INVALID_ARGUMENT"
-    assert "Op:" not in caught.value.message
-
-
-def test_a_folder_without_a_saved_model(tmp_path):
     with pytest.raises(ServingError, match=r"no saved_model\.pb") as caught:
         SavedModelServable(tmp_path)
     assert caught.value.code == "NOT_FOUND"
 
 
-# ---- image bombs
-
-
-@pytest.mark.parametrize("size", [(9000, 9000), (2**31 - 1, 2**31 - 1), (60000, 60000)])
-def test_a_bomb_is_refused(size):
-    with pytest.raises(ServingError, match=r"at most 67108864 pixels\. Received: ") as caught:
-        check_image_size([b"text", png_header(*size)])
-    assert caught.value.code == "INVALID_ARGUMENT"
-
-
-def test_what_is_no_bomb_passes():
+def test_image_bombs_are_told_by_their_headers():
+    for size in ((9000, 9000), (2**31 - 1, 2**31 - 1), (60000, 60000)):
+        with pytest.raises(ServingError, match="at most 67108864 pixels"):
+            check_image_size([b"text", png_header(*size)])
     file = io.BytesIO()
     Image.new("RGB", (40, 30)).save(file, "JPEG")
     files = [file.getvalue(), file.getvalue()[:20], png_header(8000, 8000)]

@@ -17,7 +17,6 @@ from serving.config_files import ModelServerConfig
 from serving.engine.backends import SavedModelServable
 from serving.engine.messages import replay_warmup
 from serving.engine.servable import ServingError
-from serving.lifecycle import versions
 from serving.lifecycle.models import Models, following
 from serving.lifecycle.versions import Loading, ServedModel, VersionPolicy
 from serving.version_folder import MAX_WARMUP_RECORDS, WARMUP_FILE
@@ -92,20 +91,20 @@ def test_memory_of_a_retired_version_is_given_back(tmp_path, without_collection)
     publish(tmp_path, 1)
     with ServedModel("half", tmp_path, ONCE, VersionPolicy(all={})) as model:
         in_flight = model.servable()
-        graphs = [graph_of(in_flight)]
+        graph = graph_of(in_flight)
         publish(tmp_path, 2)
         shutil.rmtree(tmp_path / "1")
         model.poll()
         del in_flight
-        assert graphs[0]() is not None, "a graph is full of reference cycles"
+        assert graph() is not None, "a graph is full of reference cycles"
         model.poll()
-        assert graphs[0]() is None
+        assert graph() is None
         publish(tmp_path, 1)
         model.poll()
-        graphs.append(graph_of(model.servable(2)))
+        graph = graph_of(model.servable(2))
         shutil.rmtree(tmp_path / "2")
         model.poll()
-        assert graphs[1]() is None, "where nothing is loaded"
+        assert graph() is None, "where nothing is loaded"
 
 
 def test_a_new_version_takes_over_and_deleting_it_rolls_back(tmp_path):
@@ -127,15 +126,10 @@ def test_a_new_version_takes_over_and_deleting_it_rolls_back(tmp_path):
         assert answer(model.servable()) == 1, "an empty base path must not take the model away"
 
 
-def test_a_broken_version_leaves_the_old_one_serving_until_it_is_repaired(tmp_path, monkeypatch):
+def test_a_broken_version_leaves_the_old_one_serving_until_it_is_repaired(tmp_path):
     publish(tmp_path, 1)
     with ServedModel("half", tmp_path, ONCE) as model:
         publish(tmp_path, 2)
-        with monkeypatch.context() as patch:
-            patch.setattr(versions, "load", lambda *_: 1 / 0)
-            model.poll()
-        [broken] = model.status(2)
-        assert (broken.error_code, broken.error_message) == ("UNKNOWN", "division by zero")
         shutil.move(tmp_path / "2" / "variables", tmp_path / "aside")
         model.poll()
         assert answer(model.servable()) == 1
@@ -146,17 +140,6 @@ def test_a_broken_version_leaves_the_old_one_serving_until_it_is_repaired(tmp_pa
         shutil.move(tmp_path / "aside", tmp_path / "2" / "variables")
         model.poll()
         assert answer(model.servable()) == 2
-
-
-def test_polling_goes_on_after_an_error(tmp_path, monkeypatch, caplog):
-    publish(tmp_path, 1)
-    often = Loading(file_system_poll_wait_seconds=0.02)
-    with ServedModel("half", tmp_path, often) as model:
-        with monkeypatch.context() as patch:
-            patch.setattr(versions, "find_versions", lambda _: 1 / 0)
-            wait_for(lambda: "The base path of the model half was not read" in caplog.text)
-        publish(tmp_path, 2)
-        wait_for(lambda: answer(model.servable()) == 2)
 
 
 @pytest.mark.parametrize(
@@ -235,8 +218,7 @@ def test_labels_name_versions_that_are_loaded(base):
 
 def test_labels_may_be_given_ahead_but_not_moved_ahead(base):
     """As in TF Serving: what is asked for by a label that serves does not go away."""
-    allowing = {"allow_version_labels_for_unavailable_models": True}
-    with Models(labeled(base, stable=3, canary=9), ONCE, **allowing) as models:
+    with Models(labeled(base, stable=3, canary=9), ONCE, True) as models:
         with refused("NOT_FOUND", r"Specific\(a, 9\)"):
             models.servable("a", label="canary")
         models.reload(labeled(base, stable=3, canary=9, other=8))
@@ -358,18 +340,14 @@ def test_requests_of_every_kind_are_replayed(version_1):
         ([MISFIT], "Input `x` must be of shape"),
         ([""], "Unsupported log_type for warmup: None"),
         ([PREDICT] * (MAX_WARMUP_RECORDS + 1), r"exceeds the maximum \(1000\)"),
+        ([], r"The warm-up file .* is damaged\."),
     ],
 )
 def test_a_version_whose_warmup_fails_does_not_serve(version_1, logs, words):
     write(version_1, *logs)
+    if not logs:
+        (version_1 / WARMUP_FILE).write_bytes(b"not records" * 9)
     with pytest.raises(ValueError, match=rf"Version 1 .* does not load: .*{words}"):
         ServedModel("m", version_1.parent, Loading(0)).__enter__()
     with ServedModel("m", version_1.parent, Loading(0, enable_model_warmup=False)) as model:
         assert model.servable().version == 1
-
-
-def test_a_damaged_warmup_file(version_1):
-    write(version_1)
-    (version_1 / WARMUP_FILE).write_bytes(b"not records" * 9)
-    with refused("DATA_LOSS", r"The warm-up file .* is damaged\."):
-        replay_warmup(SavedModelServable(version_1))

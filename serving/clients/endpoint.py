@@ -12,8 +12,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TypeVar
 
-SECURE_SCHEMES = ("https", "grpcs")
-SCHEMES = ("http", "grpc", *SECURE_SCHEMES)
+SCHEMES = ("http", "https", "grpc", "grpcs")
 # By signature and input: the dtype as TensorFlow's protos name it, and the shape, -1 where open.
 Signatures = Mapping[str, Mapping[str, tuple[str, Sequence[int]]]]
 
@@ -79,7 +78,12 @@ class Endpoint:
                 f"`url` must begin with {', '.join(f'{scheme}://' for scheme in SCHEMES)}. "
                 f"Received: url={self.url!r}"
             )
-        if not _has_address(self.url):
+        try:
+            parts = urllib.parse.urlsplit(self.url)
+            has_address = bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            has_address = False
+        if not has_address:
             raise ValueError(
                 f"`url` must name a host and may name a port. Received: url={self.url!r}"
             )
@@ -111,7 +115,7 @@ class Endpoint:
     @property
     def is_secure(self) -> bool:
         """Whether it is asked over TLS."""
-        return self.scheme in SECURE_SCHEMES
+        return self.scheme in ("https", "grpcs")
 
     def ssl_context(self) -> ssl.SSLContext:
         """Makes what trusts `ca_certificate`, or the system's, and shows `client_certificate`."""
@@ -155,11 +159,3 @@ class Endpoint:
                 wait += random.uniform(0, self.backoff)
                 asked = min(getattr(error, "retry_after", 0.0), _MAX_RETRY_AFTER_SECONDS)
             time.sleep(max(wait, asked))
-
-
-def _has_address(url: str) -> bool:
-    try:
-        parts = urllib.parse.urlsplit(url)
-        return bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False

@@ -35,7 +35,7 @@ def find_images(path: str | Path) -> list[Path]:
         for name in names
         if name.lower().endswith(IMAGE_SUFFIXES)
     )
-    found = [file for file in found if not _is_hidden(file.relative_to(path))]
+    found = [f for f in found if not any(p.startswith(".") for p in f.relative_to(path).parts)]
     if not found:
         raise ValueError(f"There is no {', '.join(IMAGE_SUFFIXES)} file in the folder {path}.")
     return found
@@ -78,10 +78,6 @@ def read_image(image: str | Path | bytes) -> bytes:
     from keras_multiception.images import to_png
 
     return to_png(image)
-
-
-def _is_hidden(file: Path) -> bool:
-    return any(part.startswith(".") for part in file.parts)
 
 
 def _cannot_read(error: OSError) -> NoReturn:

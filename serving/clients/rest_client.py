@@ -65,28 +65,26 @@ class RestClient:
 
     def states(self) -> dict[int, str]:
         """Asks for the state of the model's versions."""
-        answer = self._send("GET", self._path)
-        try:
-            found = json.loads(answer)["model_version_status"]
-            return {int(version["version"]): version["state"] for version in found}
-        except (ValueError, TypeError, KeyError) as error:
-            raise ServerError("The server answered without `model_version_status`.", 200) from error
+        found = self._get(self._path, "model_version_status")
+        return {int(version["version"]): version["state"] for version in found}
 
     def signatures(self) -> Signatures:
         """Asks for the inputs of the model's signatures."""
-        answer = self._send("GET", f"{self._path}/metadata")
-        try:
-            found = json.loads(answer)["metadata"]["signature_def"]["signature_def"]
-            return {
-                name: {key: _dtype_and_shape(i) for key, i in signature.get("inputs", {}).items()}
-                for name, signature in found.items()
-            }
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ServerError("The server answered without `signature_def`.", 200) from error
+        found = self._get(f"{self._path}/metadata", "metadata")["signature_def"]["signature_def"]
+        return {
+            name: {key: _dtype_and_shape(i) for key, i in signature.get("inputs", {}).items()}
+            for name, signature in found.items()
+        }
 
     def close(self) -> None:
         """Closes the connections."""
         self._pool.clear()
+
+    def _get(self, path: str, key: str) -> Any:
+        try:
+            return json.loads(self._send("GET", path))[key]
+        except (ValueError, TypeError, KeyError) as error:
+            raise ServerError(f"The server answered without `{key}`.", 200) from error
 
     def _send(self, method: str, path: str, body: bytes | None = None) -> bytes:
         url = self._endpoint.url
