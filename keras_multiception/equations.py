@@ -6,10 +6,26 @@ C is `channels`, the input channels; N is `filters`, the output channels; H and 
 paper, the equations count kernels only (no biases, no batch norms), and padding like any other
 pixel. `km.cost` counts a whole network the same way.
 
+Example:
     >>> km.equations.standard_parameters(16, 32, 3)
     4608
+    >>> km.equations.dsconv_parameters(16, 32, 3)
+    656
+    >>> km.equations.dsconv_ratio(32, 3)
+    0.142...
     >>> km.equations.multiception_parameters(16, 32, (3, 5, 7))
     2864
+    >>> km.equations.multiception_parameters_bound(16, 32, (3, 5, 7))
+    5520
+
+    Multiply-adds take the size of the output first:
+
+    >>> km.equations.standard_multiply_adds(8, 8, 16, 32, 3)
+    294912
+    >>> km.equations.dsconv_multiply_adds(8, 8, 16, 32, 3)
+    41984
+    >>> km.equations.multiception_multiply_adds(8, 8, 16, 32, (3, 5, 7))
+    183296
 
 Reference:
     Bao, Graeber, Wang: Depthwise Multiception Convolution for Reducing Network Parameters

@@ -1,4 +1,16 @@
-"""What each data set means: pixel statistics and class names, and the functions that use them."""
+"""What each data set means: pixel statistics and class names, and the functions that use them.
+
+Example:
+    >>> spec = km.preprocessing.get_dataset("cifar10")
+    >>> x = km.preprocessing.preprocess_input(np.zeros((1, *spec.image_shape)), spec)
+    >>> x[0, 0, 0].round(2)
+    array([-1.99, -1.98, -1.71], dtype=float32)
+    >>> probabilities = np.eye(10)[[3]]
+    >>> km.preprocessing.decode_predictions(probabilities, top=1, dataset=spec)
+    [[(3, 'cat', 1.0)]]
+    >>> km.preprocessing.Dataset((0.5,), (0.2,), (28, 28, 1), ("no", "yes")).class_names
+    ('no', 'yes')
+"""
 
 import collections.abc
 import dataclasses

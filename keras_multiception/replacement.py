@@ -103,7 +103,8 @@ def replace_convolutions(
             argument is out of its range.
 
     Example:
-        >>> model = km.replace_convolutions(keras.applications.VGG16())
+        >>> vgg = keras.applications.VGG16(weights=None)
+        >>> model = km.replace_convolutions(vgg)
         >>> model = km.replace_convolutions(vgg, kernel_sizes=(3, 5), where="block[45]_conv.")
     """
     sites = plan_replacements(model, conv, kernel_sizes, where, absorb)

@@ -1,8 +1,20 @@
 """What the kernel sizes of a trained network do: their shares, their reach and their worth.
 
-shares = km.scale_analysis.weight_shares(model)
-km.scale_analysis.stage_shares(shares)             # {"stage1": {(3, 3): 0.41, ...}, ...}
-km.scale_analysis.without_kernel_size(model, 7)    # evaluate it: what are 7x7 kernels worth?
+Example:
+    >>> model = km.ResNet20(weights="cifar10")
+    >>> shares = km.scale_analysis.weight_shares(model)  # a list of `ScaleShares`
+    >>> stages = km.scale_analysis.stage_shares(shares)
+    >>> {km.scale_analysis.size_name(size): f"{x:.0%}" for size, x in stages["stage1"].items()}
+    {'3x3': '55%', '5x5': '27%', '7x7': '18%'}
+    >>> without = km.scale_analysis.without_kernel_size(model, 7)  # to evaluate beside the model
+    Left out 7x7 in 3 layers: ...
+
+    Of what images make of it:
+
+    >>> shares = km.scale_analysis.energy_shares(model, x)
+    >>> field = km.scale_analysis.effective_receptive_field(model, x)  # `EffectiveReceptiveField`
+    >>> list(km.scale_analysis.multiception_layers(model))[:1]
+    ['stage1_block1_conv1']
 """
 
 import dataclasses
@@ -201,10 +213,6 @@ def without_kernel_size(
     Raises:
         ValueError: If `size` is none, `layers` names others, or none of the layers has a branch
             of this size.
-
-    Example:
-        >>> model = km.scale_analysis.without_kernel_size(model, 5)
-        Left out 5x5 in 6 layers: stage1_block1_conv1, ...
     """
     found = multiception_layers(model)
     layers = [layers] if isinstance(layers, str) else layers

@@ -76,10 +76,9 @@ class Client:
         ValueError: If an argument is out of its range.
 
     Example:
-        >>> scans = find_images("scans")
-        >>> with Client("grpc://127.0.0.1:8500", model_name="digits") as client:
-        ...     for scan, answer in zip(scans, client.stream(scans)):
-        ...         print(scan, answer if isinstance(answer, Exception) else answer.label)
+        >>> with Client(url, model_name="digits") as client:  # such as "grpc://127.0.0.1:8500"
+        ...     for answer in client.stream(["digit.png", "photo.jpg"]):
+        ...         print(answer.label if isinstance(answer, Prediction) else answer)
     """
 
     def __init__(
@@ -234,9 +233,13 @@ def predict(
     """Sends images to a server once; `options` are the other arguments of `Client`.
 
     Example:
-        >>> [answer] = predict(["seven.png"], model_name="digits")
-        >>> answer.label
-        '7'
+        >>> [answer] = predict(["digit.png"], url, model_name="digits")
+        >>> answer.label, answer.probability
+        >>> try:
+        ...     predict(["digit.png"], url, model_name="letters")
+        ... except ServerError as error:
+        ...     print(error.status)
+        404
     """
     with Client(url, **options) as client:
         return client.predict(images)

@@ -123,7 +123,7 @@ def running(
 
     Example:
         >>> with running("models/digits", model_name="digits") as url:
-        ...     [answer] = serving.client.predict(["seven.png"], url, model_name="digits")
+        ...     [answer] = serving.client.predict(["digit.png"], url, model_name="digits")
     """
     with listen(rest_api_host, rest_api_port) as listener:
         # TensorFlow takes seconds to import: only once the port is ours.

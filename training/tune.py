@@ -25,6 +25,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import keras_multiception  # noqa: F401 # isort: skip (then TensorFlow loads quietly)
 import keras
 import keras_tuner
 import numpy as np

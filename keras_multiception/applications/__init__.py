@@ -81,7 +81,12 @@ def create_model(name: str, /, **kwargs: Any) -> keras.Model:
 
 
 def list_models() -> list[str]:
-    """Return the names that `km.create_model` takes."""
+    """Return the names that `km.create_model` takes.
+
+    Example:
+        >>> km.list_models()[:2]
+        ['resnet20', 'resnet32']
+    """
     return list(_MODELS)
 
 

@@ -80,7 +80,7 @@ def export_saved_model(
             otherwise than the model.
 
     Example:
-        >>> km.export_saved_model(model, "models/digits/1", dataset="digits")
+        >>> km.export_saved_model(model, "models/digits/2", dataset="digits")
     """
     require_tensorflow("a SavedModel")
     top_k = standardize_integer(top_k, "top_k")

@@ -59,9 +59,9 @@ class MixConv2D(BaseConv2D):
             filters than groups.
 
     Example:
-        >>> x = np.random.rand(2, 32, 32, 16)
+        >>> x = keras.Input((32, 32, 16))
         >>> km.layers.MixConv2D(kernel_sizes=(3, 5, 7), strides=2)(x).shape
-        (2, 16, 16, 16)
+        (None, 16, 16, 16)
 
     Reference:
         Tan, Le: MixConv: Mixed Depthwise Convolutional Kernels (BMVC 2019), Section 3.

@@ -78,9 +78,9 @@ class MulticeptionConv2D(BaseConv2D):
             number of channels.
 
     Example:
-        >>> x = np.random.rand(2, 32, 32, 16)
+        >>> x = keras.Input((32, 32, 16))
         >>> km.layers.MulticeptionConv2D(32, (3, 5, 7), strides=2)(x).shape
-        (2, 16, 16, 32)
+        (None, 16, 16, 32)
 
     Reference:
         Bao, Graeber, Wang: Depthwise Multiception Convolution for Reducing Network Parameters

@@ -33,9 +33,9 @@ class ShakeShake(keras.layers.Layer):
         ValueError: If the input is anything else.
 
     Example:
-        >>> a, b = np.zeros((2, 32, 32, 16)), np.ones((2, 32, 32, 16))
+        >>> a, b = keras.Input((32, 32, 16)), keras.Input((32, 32, 16))
         >>> km.layers.ShakeShake()([a, b]).shape
-        (2, 32, 32, 16)
+        (None, 32, 32, 16)
 
     Reference:
         Gastaldi: Shake-Shake regularization (2017), the form "Shake-Shake-Image".
