@@ -74,9 +74,10 @@ def names(tmp_path_factory):
     labels = np.zeros(len(x), int)
     base = {"keras": keras, "km": km, "np": np, "serving": serving, "model": model, "x": x}
     base |= {name: getattr(compression, name) for name in compression.__all__}
-    with pytest.MonkeyPatch.context() as patch, running(
-        folder / "models" / "digits", model_name="digits"
-    ) as url:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        running(folder / "models" / "digits", model_name="digits") as url,
+    ):
         patch.chdir(folder)
         yield base | {"images": x, "image": x[0], "labels": labels, "url": url}
 
