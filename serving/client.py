@@ -98,13 +98,12 @@ class Client:
         client_certificate: str | Path | None = None,
         client_key: str | Path | None = None,
     ):
-        endpoint = Endpoint(
+        self._endpoint = Endpoint(
             *(url, model_name, version, label, timeout, retries, backoff, batch_size),
             *(ca_certificate, client_certificate, client_key),
         )
         self._signature_name = signature_name
-        self._batch_size = batch_size
-        self._sender = BatchSender(endpoint, read_labels(labels))
+        self._sender = BatchSender(self._endpoint, read_labels(labels))
 
     def predict(
         self, images: Iterable[str | Path | bytes], progress: bool | None = False
@@ -172,14 +171,14 @@ class Client:
         name = "serving_uint8" if pixels.dtype == np.uint8 else "serving_default"
         answers: list[Prediction] = []
         with _progress_bar(len(pixels), progress) as bar:
-            for batch in array_batches(pixels, self._batch_size):
+            for batch in array_batches(pixels, self._endpoint.batch_size):
                 answers += self._sender.predict_pixels(batch, name)
                 bar.update(len(batch))
         return answers
 
     def states(self) -> dict[int, str]:
         """Asks for the states of the model's versions, for example `{2: "AVAILABLE"}`."""
-        return self._sender.states()
+        return self._endpoint.retried(self._sender.client.states)
 
     def is_ready(self) -> bool:
         """Asks once whether a version can answer; an error is a no."""
@@ -203,7 +202,8 @@ class Client:
     ) -> Iterator[Answer]:
         total = len(images) if isinstance(images, Sequence) else None
         with _progress_bar(total, progress) as bar:
-            for batch in batches(map(_read, itertools.count(), images), self._batch_size):
+            named = map(_read, itertools.count(), images)
+            for batch in batches(named, self._endpoint.batch_size):
                 files = [file for _, file in batch if not isinstance(file, Exception)]
                 answers = self._sender.predict_files(files, self._signature_name)
                 for name, file in batch:

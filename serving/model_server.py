@@ -62,7 +62,10 @@ def model_server(
 ) -> Iterator[ModelServer]:
     """Serves models in the `with` block, REST on `listener`; at its end open calls finish."""
     telemetry = Telemetry()
-    enough = _enough_threads(options.loading)
+    # A batch forms of calls that wait in threads: TF Serving's guide asks for twice its size.
+    batching = options.loading.batching
+    waiting = 2 * batching.max_batch_size if batching else 0
+    enough = min(_MAX_THREADS, max(waiting, 4 * (os.cpu_count() or 1)))
     host = f"[{options.host}]" if ":" in options.host else options.host
     models = Models(config, options.loading, options.allow_version_labels_for_unavailable_models)
     executor = ThreadPoolExecutor(options.rest_api_num_threads or enough, "rest")
@@ -91,12 +94,6 @@ def model_server(
         # First of all, so that both let their open calls finish at once.
         stopping.callback(setattr, rest, "should_exit", True)
         yield ModelServer(url, grpc_address, models, stopped)
-
-
-def _enough_threads(loading: Loading) -> int:
-    """A batch forms of calls that wait in threads: TF Serving's guide asks for twice its size."""
-    waiting = 2 * loading.batching.max_batch_size if loading.batching else 0
-    return min(_MAX_THREADS, max(waiting, 4 * (os.cpu_count() or 1)))
 
 
 @contextmanager

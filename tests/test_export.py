@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 
 import keras
@@ -15,6 +16,7 @@ from commands import usage_error
 from PIL import Image
 from saved_models import served
 from tensorflow_serving.apis import prediction_log_pb2
+from test_floors import ROOT
 from test_saved_model import small_network
 
 import keras_multiception as km

@@ -65,12 +65,9 @@ def grpc_server(
     server = grpc.server(
         ThreadPoolExecutor(max_threads, "grpc"), options=[*_OPTIONS, *options], compression=None
     )
-    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-        PredictionService(models, telemetry), server
-    )
-    model_service_pb2_grpc.add_ModelServiceServicer_to_server(
-        ModelService(models, telemetry), server
-    )
+    services = Services(models, telemetry)
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(services, server)
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(services, server)
     state = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(state, server)
     for name in ("", *_SERVICES):
@@ -79,11 +76,10 @@ def grpc_server(
         (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server
     )
     try:
-        port = (
-            server.add_secure_port(address, _credentials(ssl_config))
-            if ssl_config
-            else server.add_insecure_port(address)
-        )
+        if ssl_config:
+            port = server.add_secure_port(address, _credentials(ssl_config))
+        else:
+            port = server.add_insecure_port(address)
     except RuntimeError as error:
         raise OSError(f"Cannot listen on {address} for gRPC: {error}.") from error
     server.start()
@@ -101,24 +97,11 @@ def _credentials(config: Any) -> grpc.ServerCredentials:
     )
 
 
-class _Service:
-    def __init__(self, models: Models, telemetry: Telemetry):
-        self.models = models
-        self.telemetry = telemetry
-
-    def servable(self, spec: model_pb2.ModelSpec, call: Call) -> Servable:
-        """Looks up the version that a call asks for."""
-        call.model = spec.name
-        servable = self.models.servable(spec.name, *_choice(spec))
-        call.version = servable.version
-        return servable
-
-
 def _answers(api: str) -> Callable[[Callable[[Any, Any, Call], Any]], Callable[..., Any]]:
     """Makes a gRPC method of a function: errors become statuses, and each call is recorded."""
 
     def decorate(answer: Callable[[Any, Any, Call], Any]) -> Callable[..., Any]:
-        def method(self: _Service, request: Any, context: grpc.ServicerContext) -> Any:
+        def method(self: Services, request: Any, context: grpc.ServicerContext) -> Any:
             call = Call("GRPC", api, "POST", peer=context.peer(), request_bytes=request.ByteSize())
             begun, message = time.perf_counter(), ""
             try:
@@ -152,8 +135,22 @@ def _infers(api: str, infer: Callable[[Servable, Any], Any]) -> Callable[..., An
     )
 
 
-class PredictionService(_Service, prediction_service_pb2_grpc.PredictionServiceServicer):
-    """Predict, Classify, Regress, MultiInference and GetModelMetadata."""
+class Services(
+    prediction_service_pb2_grpc.PredictionServiceServicer,
+    model_service_pb2_grpc.ModelServiceServicer,
+):
+    """The methods of the services PredictionService and ModelService."""
+
+    def __init__(self, models: Models, telemetry: Telemetry):
+        self.models = models
+        self.telemetry = telemetry
+
+    def servable(self, spec: model_pb2.ModelSpec, call: Call) -> Servable:
+        """Looks up the version that a call asks for."""
+        call.model = spec.name
+        servable = self.models.servable(spec.name, *_choice(spec))
+        call.version = servable.version
+        return servable
 
     Predict = _infers("predict", messages.predict)
     Classify = _infers("classify", messages.classify)
@@ -194,10 +191,6 @@ class PredictionService(_Service, prediction_service_pb2_grpc.PredictionServiceS
         response.model_spec.version.value = servable.version
         response.metadata["signature_def"].Pack(signatures)
         return response
-
-
-class ModelService(_Service, model_service_pb2_grpc.ModelServiceServicer):
-    """GetModelStatus and HandleReloadConfigRequest."""
 
     @_answers("status")
     def GetModelStatus(

@@ -254,8 +254,9 @@ def _metadata(name: str, servable: Servable) -> dict:
 
 
 def _too_large() -> HTTPException:
-    message = f"The request body must be of at most {MAX_BODY_BYTES} bytes."
-    return HTTPException(413, message, _CLOSE)
+    return HTTPException(
+        413, f"The request body must be of at most {MAX_BODY_BYTES} bytes.", _CLOSE
+    )
 
 
 def _error(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:

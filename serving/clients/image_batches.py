@@ -95,10 +95,6 @@ class BatchSender:
         rows = array_batches(pixels.astype("float32"), self._endpoint.batch_size)
         return [answer for batch in rows for answer in self._ask(batch, name)]
 
-    def states(self) -> dict[int, str]:
-        """Asks for the states of the model's versions."""
-        return self._endpoint.retried(self.client.states)
-
     def _ask(self, batch: Sequence[bytes] | np.ndarray, signature_name: str) -> list[Prediction]:
         rows = self._endpoint.retried(partial(self.client.predict, batch, signature_name))
         return read_predictions(rows, len(batch), self._labels)
