@@ -14,8 +14,7 @@ import numpy as np
 from keras import layers, tree
 
 from keras_multiception.blocks import CHANNELS_LAST
-from keras_multiception.graphs.equality import fits
-from keras_multiception.graphs.reading import first_argument, graph_of, require_graph, walk
+from keras_multiception.graphs import first_argument, fits, graph_of, require_graph, walk
 from keras_multiception.layers.mix_conv2d import MixConv2D
 from keras_multiception.layers.multiception_conv2d import MulticeptionConv2D
 

@@ -11,8 +11,7 @@ import numpy as np
 from keras import tree
 
 from keras_multiception.export import export_onnx
-from keras_multiception.graphs.equality import fits, sample_inputs
-from keras_multiception.graphs.reading import require_graph, sort_inputs
+from keras_multiception.graphs import fits, require_graph, sample_inputs, sort_inputs
 from keras_multiception.inference import ENGINES, compile_model, load_onnx
 from keras_multiception.layers.arguments import standardize_integer
 from keras_multiception.machine import time_in_turns

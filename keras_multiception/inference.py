@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_multiception.graphs.reading import graph_of, sort_inputs
+from keras_multiception.graphs import graph_of, sort_inputs
 from keras_multiception.machine import count_cores
 
 ENGINES = ("onnxruntime", "openvino")

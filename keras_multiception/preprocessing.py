@@ -44,7 +44,7 @@ class Dataset:
 
     def __post_init__(self) -> None:
         shape = self.image_shape
-        is_shape = _is_sequence(shape) and len(shape) == 3 and all(map(is_positive_integer, shape))
+        is_shape = np.shape(shape) == (3,) and all(map(is_positive_integer, shape))
         self._require("image_shape", is_shape, "three positive integers, the last the channels")
         for name in ("mean", "std"):
             # training normalizes whole rows of pixels, with the channels' values many times over
@@ -56,7 +56,8 @@ class Dataset:
                 "`mean` and `std` must be of one length. "
                 f"Received: mean={self.mean!r}, std={self.std!r}"
             )
-        self._require("class_names", _is_sequence(self.class_names), "a sequence of names")
+        are_names = isinstance(self.class_names, list | tuple | np.ndarray)
+        self._require("class_names", are_names, "a sequence of names")
 
     def _require(self, name: str, fits: bool, expected: str) -> None:
         if not fits:
@@ -84,10 +85,6 @@ class Dataset:
             )
         entries = {name: values[name] for name in names}
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in entries.items()})
-
-
-def _is_sequence(value: Any) -> bool:
-    return isinstance(value, list | tuple | np.ndarray)
 
 
 def _are_numbers(values: Any) -> bool:

@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import functools
 import itertools
 import re
 from collections.abc import Callable, Iterable
@@ -15,8 +14,14 @@ from keras import layers
 from keras_multiception.applications.classifier import stage_kernel_sizes
 from keras_multiception.blocks import CHANNELS_LAST, conv_bn, require_conv
 from keras_multiception.cost import report_costs
-from keras_multiception.graphs.copying import copy_activation, copy_values, rebuild
-from keras_multiception.graphs.reading import Calls, require_graph, resolve_output
+from keras_multiception.graphs import (
+    Calls,
+    copy_activation,
+    copy_values,
+    rebuild,
+    require_graph,
+    resolve_output,
+)
 from keras_multiception.layers.arguments import standardize_kernel_sizes, strided_length
 from keras_multiception.layers.batch_normalization import BatchNormalization
 from keras_multiception.layers.multiception_conv2d import MulticeptionConv2D
@@ -108,7 +113,16 @@ def replace_convolutions(
         >>> model = km.replace_convolutions(vgg, kernel_sizes=(3, 5), where="block[45]_conv.")
     """
     sites = plan_replacements(model, conv, kernel_sizes, where, absorb)
-    new_model = _replace(model, [site for site in sites if site.reason is None], conv)
+    replaced = [site for site in sites if site.reason is None]
+    successors: dict = {layer: [] for site in replaced for layer in site.absorbed}
+    for site in replaced:
+        activation = copy_activation(site.output.activation)
+        successors[site.output] = _new_layers(site, conv, activation)
+    new_model = rebuild(model, successors)
+    for site in replaced:
+        if site.batch_norm is not None:
+            (new,) = (x for x in successors[site.output] if x.name == site.output.name)
+            _copy_batch_norm(site.batch_norm, new)
     if verbose:
         _report(model, new_model, sites, conv)
     return new_model
@@ -135,7 +149,7 @@ def plan_replacements(
     require_conv(conv)
     calls = Calls(model)
     sites = [_survey(layer, calls, conv, absorb) for layer in calls.layers if _is_spatial(layer)]
-    why_left_out = _chooser(where, model, sites, calls)
+    is_chosen = where if callable(where) else _match(where, [site.layer.name for site in sites])
     by_stage = None if callable(kernel_sizes) else stage_kernel_sizes(conv, kernel_sizes)
     replaceable = [index for index, site in enumerate(sites) if site.reason is None]
     for position, index in enumerate(replaceable):
@@ -143,7 +157,10 @@ def plan_replacements(
         sizes = by_stage[position * 3 // len(replaceable)] if by_stage else kernel_sizes(site.layer)
         if sizes is not None:
             sizes = standardize_kernel_sizes(sizes)
-        sites[index] = dataclasses.replace(site, kernel_sizes=sizes, reason=why_left_out(site))
+        reason = None if is_chosen(site.layer) else "`where` leaves it out"
+        if where is None:
+            reason = _why_not_by_default(site, model, calls)
+        sites[index] = dataclasses.replace(site, kernel_sizes=sizes, reason=reason)
     return sites
 
 
@@ -247,16 +264,6 @@ def _own_batch_norm(conv: Any, calls: Calls) -> Any:
     return layer if own else None
 
 
-def _chooser(
-    where: Any, model: keras.Model, sites: list[Site], calls: Calls
-) -> Callable[[Site], str | None]:
-    """Return the function from a site to the reason why `where` leaves it out, or `None`."""
-    if where is None:
-        return functools.partial(_why_not_by_default, model=model, calls=calls)
-    chosen = where if callable(where) else _match(where, [site.layer.name for site in sites])
-    return lambda site: None if chosen(site.layer) else "`where` leaves it out"
-
-
 def _why_not_by_default(site: Site, model: keras.Model, calls: Calls) -> str | None:
     if site.layer.input_spec.axes[-1] <= _IMAGE_CHANNELS:
         return "it reads the image"
@@ -267,7 +274,9 @@ def _why_not_by_default(site: Site, model: keras.Model, calls: Calls) -> str | N
 
 
 def _match(where: Any, names: list[str]) -> Callable[[Any], bool]:
-    """Return the function from a layer to whether `where` names it."""
+    """Return the function from a layer to whether `where` names it, as `None` does every one."""
+    if where is None:
+        return lambda layer: True
     if isinstance(where, str):
         try:
             chosen = {name for name in names if re.fullmatch(where, name)}
@@ -323,20 +332,6 @@ def _same_padding(length: int | None, stride: int, reach: int) -> int:
 def _pairs(sides: Any) -> Sides:
     top, bottom, left, right = np.ravel(sides).tolist()
     return (top, bottom), (left, right)
-
-
-def _replace(model: keras.Model, sites: list[Site], conv: Any) -> keras.Model:
-    """Return the new model, with all that is kept of the old one."""
-    successors: dict = {layer: [] for site in sites for layer in site.absorbed}
-    for site in sites:
-        activation = copy_activation(site.output.activation)
-        successors[site.output] = _new_layers(site, conv, activation)
-    new_model = rebuild(model, successors)
-    for site in sites:
-        if site.batch_norm is not None:
-            (new,) = (x for x in successors[site.output] if x.name == site.output.name)
-            _copy_batch_norm(site.batch_norm, new)
-    return new_model
 
 
 def _new_layers(site: Site, conv: Any, activation: Any) -> list:

@@ -28,11 +28,11 @@ import numpy as np
 from keras import ops
 
 from keras_multiception.cost import cost
-from keras_multiception.graphs.copying import rebuild
-from keras_multiception.graphs.reading import (
+from keras_multiception.graphs import (
     call_in_inference,
     first_argument,
     graph_of,
+    rebuild,
     require_graph,
     walk,
 )
@@ -241,11 +241,9 @@ def _require_size(size: Any, found: dict, layers: list[str] | None) -> tuple[int
             "`layers` must name MulticeptionConv2D layers of the model. "
             f"Received: {', '.join(map(repr, unknown))}"
         )
-    sizes = sorted({size for name in chosen for size in found[name].kernel_sizes})
-    if size not in sizes:
+    if not any(size in found[name].kernel_sizes for name in chosen):
         raise ValueError(
-            "`size` must be one of the branches in the chosen layers: "
-            f"{', '.join(map(size_name, sizes)) or 'there are none'}. "
+            "`size` must be that of a branch in the chosen layers. "
             f"Received: size={size}, layers={layers}"
         )
     return size
@@ -391,30 +389,21 @@ def _central_unit(model: keras.Model, x: Any, layer: str | None) -> tuple[Any, s
     return found[0], found[1]
 
 
-def _input_gradient(function: Callable[[Any], Any], x: np.ndarray) -> np.ndarray:
+def _input_gradient(function: Callable[[Any], Any], array: np.ndarray) -> np.ndarray:
     """Differentiate a scalar function of a tensor with respect to it."""
-    gradient = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}[keras.backend.backend()]
-    return ops.convert_to_numpy(gradient(function, ops.convert_to_tensor(x)))
+    x = ops.convert_to_tensor(array)
+    if keras.backend.backend() == "jax":
+        import jax
 
+        return ops.convert_to_numpy(jax.grad(function)(x))
+    if keras.backend.backend() == "torch":
+        import torch
 
-def _tensorflow(function: Callable[[Any], Any], x: Any) -> Any:
+        x = x.requires_grad_(True)
+        return ops.convert_to_numpy(torch.autograd.grad(function(x), x)[0])
     import tensorflow as tf
 
     with tf.GradientTape() as tape:
         tape.watch(x)
         y = function(x)
-    return tape.gradient(y, x)
-
-
-def _jax(function: Callable[[Any], Any], x: Any) -> Any:
-    import jax
-
-    return jax.grad(function)(x)
-
-
-def _torch(function: Callable[[Any], Any], x: Any) -> Any:
-    import torch
-
-    x = x.requires_grad_(True)
-    (gradient,) = torch.autograd.grad(function(x), x)
-    return gradient
+    return ops.convert_to_numpy(tape.gradient(y, x))

@@ -2,7 +2,6 @@
 
 import dataclasses
 import inspect
-import itertools
 import math
 
 import keras
@@ -302,13 +301,9 @@ def test_user_callable(name):
         return keras.layers.BatchNormalization()(x)
 
     model = build(name, conv)
-    assert [sizes for sizes, _ in itertools.groupby(calls)] == [(3, 5, 7), (3, 5), (3, 3)][
-        : MODELS[name].replaceable
-    ]
+    replaceable = MODELS[name].replaceable
+    assert list(dict.fromkeys(calls)) == [(3, 5, 7), (3, 5), (3, 3)][:replaceable]
     assert model.output_shape == (None, 5)
-    assert list(km.feature_extractor(model).output) == list(MODELS[name].stages)
-    with pytest.raises(ValueError, match="`conv` must return"):
-        build(name, lambda x, filters, **_: x[..., :1])
 
 
 ERRORS = {

@@ -77,17 +77,6 @@ def test_types_in_a_residual_block(conv, tmp_path):
             assert_close(keras.ops.convert_to_numpy(forward(loaded, x)), y, 1e-5)
 
 
-@pytest.mark.parametrize("conv", TYPES)
-def test_types_in_mixed_precision(conv):
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    x = keras.Input((8, 8, 4))
-    model = keras.Model(x, km.conv_bn(x, 6, conv=conv))
-    y = forward(model, np.ones((2, 8, 8, 4), "float32"), training=True)
-    assert keras.backend.standardize_dtype(y.dtype) == "bfloat16"
-    assert {w.dtype for w in model.trainable_variables} == {"float32"}
-    assert np.isfinite(keras.ops.convert_to_numpy(keras.ops.cast(y, "float32"))).all()
-
-
 def test_user_callable():
     def conv(x, filters, strides, kernel_sizes, name):
         assert kernel_sizes == ((3, 3), (5, 5))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from keras import layers
 
 import keras_multiception as km
-from keras_multiception.graphs.equality import TOLERANCE
+from keras_multiception.graphs import TOLERANCE
 
 FORMS = ("separate", "merged", "dense")
 CLASSES_LEFT = {"Add", "Concatenate", "Conv2D", "DepthwiseConv2D", "InputLayer", "ZeroPadding2D"}

@@ -5,7 +5,7 @@ import pytest
 from fusion_checks import classes, fuse, randomize, settle
 
 import keras_multiception as km
-from keras_multiception.graphs.equality import ROUNDING, rounding_difference, sample_inputs
+from keras_multiception.graphs import ROUNDING, rounding_difference, sample_inputs
 
 TYPES = ("standard", "dsconv", "mixconv", "mixconv_depthwise", "multiception")
 NARROW = {"shakeshake26": {"filters": 8}, "mobilenetv2": {"alpha": 0.35}}

@@ -120,15 +120,6 @@ def test_two_of_four(plain, capsys):
     assert sparsities(sparse)["standard"] == 0
 
 
-def test_transposed_convolutions_stay_dense_in_blocks(capsys):
-    x = inputs = tf_keras.Input((4, 4, 8))
-    x = tf_keras.layers.Conv2D(8, 1, name="conv")(x)
-    x = tf_keras.layers.Conv2DTranspose(8, 2, name="transposed")(x)
-    pruned = prune_model(tf_keras.Model(inputs, x), 0.5, end_step=2, blocks="2:4")
-    assert "not in blocks of 4: transposed" in capsys.readouterr().out
-    assert not hasattr(pruned.get_layer("transposed"), "pruning_step")
-
-
 def test_training_goes_on_where_it_was_stopped(plain, tmp_path):
     def steps_of(model):
         return {int(x.pruning_step) for x in model.layers if hasattr(x, "pruning_step")}

@@ -20,7 +20,7 @@ from keras_multiception.applications.resnet import (
     SEResNet110,
 )
 from keras_multiception.applications.shake_shake import ShakeShake26
-from keras_multiception.graphs.reading import require_graph
+from keras_multiception.graphs import require_graph
 
 _MODELS: dict[str, collections.abc.Callable[..., keras.Model]] = {
     "resnet20": ResNet20,

@@ -40,8 +40,13 @@ def build_classifier(
     if include_top:
         classes = standardize_integer(classes, "classes")
     _check_arguments(weights, input_shape, pooling)
-    if include_top and weights in pretrained.datasets():
-        _require_softmax_or_logits(classifier_activation)
+    known = (keras.activations.softmax, keras.activations.linear)
+    has_top = include_top and weights in pretrained.datasets()
+    if has_top and keras.activations.get(classifier_activation) not in known:
+        raise ValueError(
+            '`classifier_activation` must be None or "softmax" with the weights of a data set. '
+            f"Received: classifier_activation={classifier_activation!r}"
+        )
     if input_tensor is None:
         size = default_size if include_top else None
         shape = (size, size, 3) if input_shape is None else tuple(input_shape)
@@ -126,25 +131,10 @@ def _check_arguments(weights: Any, input_shape: Any, pooling: Any) -> None:
             "`input_shape` must be (height, width, channels). "
             f"Received: input_shape={input_shape!r}"
         )
-    if weights is None:
-        return
-    shipped = pretrained.datasets()
-    known = isinstance(weights, str | os.PathLike)
-    if not known or (weights not in shipped and not _is_weights_file(weights)):
+    shipped, path = pretrained.datasets(), pathlib.Path(str(weights))
+    is_file = path.suffix in (".h5", ".hdf5", ".keras") and path.is_file()
+    if weights is not None and weights not in shipped and not is_file:
         raise ValueError(
             "`weights` must be None or the path of a .weights.h5 or .keras file that exists"
             f"{''.join(f', or {name!r}' for name in shipped)}. Received: weights={weights!r}"
-        )
-
-
-def _is_weights_file(path: Any) -> bool:
-    return pathlib.Path(path).suffix in (".h5", ".hdf5", ".keras") and pathlib.Path(path).is_file()
-
-
-def _require_softmax_or_logits(activation: Any) -> None:
-    known = (keras.activations.softmax, keras.activations.linear)
-    if keras.activations.get(activation) not in known:
-        raise ValueError(
-            '`classifier_activation` must be None or "softmax" with the weights of a data set. '
-            f"Received: classifier_activation={activation!r}"
         )

@@ -10,7 +10,7 @@ import numpy as np
 from keras import layers
 
 from keras_multiception.cost import report_costs
-from keras_multiception.graphs.copying import copy_activation, copy_state, copy_values, rebuild
+from keras_multiception.graphs import copy_activation, copy_state, copy_values, rebuild
 from keras_multiception.layers.arguments import standardize_integer, standardize_kernel_sizes
 from keras_multiception.scale_analysis import (
     ScaleShares,

@@ -13,8 +13,7 @@ from keras_multiception.compression.quantization import is_quantized, require_ba
 from keras_multiception.compression.split_large_kernels import large_kernels_split
 from keras_multiception.compression.tf_keras_bridge import require_either
 from keras_multiception.fusion import fuse
-from keras_multiception.graphs.copying import unique_name
-from keras_multiception.graphs.reading import graph_of
+from keras_multiception.graphs import graph_of, unique_name
 
 QUANTIZATIONS = ("none", "float16", "dynamic", "int8")
 

@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from keras_multiception.graphs.equality import fits
+from keras_multiception.graphs import fits
 from keras_multiception.layers.arguments import standardize_integer
 
 _KINDS = {
     "CONV_2D": "standard",
-    "TRANSPOSE_CONV": "standard",
     "DEPTHWISE_CONV_2D": "depthwise",
     "FULLY_CONNECTED": "dense",
 }

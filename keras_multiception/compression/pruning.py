@@ -211,9 +211,7 @@ def _in_blocks(found: dict[Any, list[str]], verbose: bool) -> dict[Any, list[str
     fit = {
         layer: names
         for layer, names in found.items()
-        # the toolkit's blocks lie along the last axis but one: in transposed kernels, the outputs
-        if type(layer).__name__ != "Conv2DTranspose"
-        and all(getattr(layer, name).shape[-2] % 4 == 0 for name in names)
+        if all(getattr(layer, name).shape[-2] % 4 == 0 for name in names)
     }
     dense = [layer.name for layer in found if layer not in fit]
     if not fit:
@@ -249,7 +247,7 @@ def kernel_kinds(layer: Any) -> dict[str, str]:
         return {"depthwise_kernel": "depthwise", "pointwise_kernel": "pointwise"}
     if isinstance(layer, layers.DepthwiseConv2D):
         return {"kernel" if is_keras_3 else "depthwise_kernel": "depthwise"}
-    if isinstance(layer, layers.Conv2D | layers.Conv2DTranspose):
+    if isinstance(layer, layers.Conv2D):
         return {"kernel": "pointwise" if max(layer.kernel_size) == 1 else "standard"}
     return {"kernel": "dense"} if isinstance(layer, layers.Dense) else {}
 

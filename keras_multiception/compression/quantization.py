@@ -14,7 +14,7 @@ from keras_multiception.compression.tf_keras_bridge import (
     to_tf_keras,
     with_weights,
 )
-from keras_multiception.graphs.equality import fits
+from keras_multiception.graphs import fits
 
 PRESERVABLE = ("sparsity", "clusters")
 CONVOLUTIONS = ("Conv2D", "DepthwiseConv2D", "SeparableConv2D")

@@ -8,9 +8,14 @@ import keras
 import numpy as np
 from keras import KerasTensor, layers, tree
 
-from keras_multiception.graphs.copying import unique_name
-from keras_multiception.graphs.equality import require_equal_answers, sample_inputs
-from keras_multiception.graphs.reading import Calls, first_argument, graph_of, require_graph, walk
+from keras_multiception.graphs import (
+    first_argument,
+    require_equal_answers,
+    require_graph,
+    sample_inputs,
+    unique_name,
+    walk,
+)
 from keras_multiception.layers.mix_conv2d import MixConv2D
 from keras_multiception.layers.multiception_conv2d import MulticeptionConv2D
 from keras_multiception.layers.shake_shake import ShakeShake
@@ -73,8 +78,7 @@ def to_tf_keras(model: keras.Model, inputs: Any = None) -> Any:
         A Functional `tf_keras.Model`.
 
     Raises:
-        ValueError: If the model has no graph, or layers that this cannot rebuild; all of them are
-            named.
+        ValueError: If the model has no graph, or a layer that this cannot rebuild; it is named.
         RuntimeError: If the new model answers otherwise than the model.
 
     Example:
@@ -84,7 +88,6 @@ def to_tf_keras(model: keras.Model, inputs: Any = None) -> Any:
     import tf_keras
 
     graph = require_graph(model)
-    _require_known_layers(model)
     own = tree.map_structure(
         lambda x: tf_keras.Input(
             batch_shape=x.shape, dtype=x.dtype, name=x._keras_history.operation.name
@@ -152,31 +155,19 @@ def _caller() -> Callable:
     names: set[str] = set()
 
     def call(path: tuple[str, ...], operation: Any, *args: Any, **kwargs: Any) -> Any:
-        name = operation.name
+        if kwargs.get("training") or not _is_known(operation):
+            raise ValueError(
+                "`model` must consist of layers that can be rebuilt in tf_keras, none called with "
+                f"training=True. Received: {type(operation).__name__} {operation.name}"
+            )
         if id(operation) not in built:
+            name = operation.name
             name = "_".join((*path, name)) if name in names else name
             built[id(operation)] = _build(operation, unique_name(name, names))
         is_merge = not isinstance(operation, layers.Layer) and len(args) > 1
         return built[id(operation)](list(args) if is_merge else first_argument(args, kwargs))
 
     return call
-
-
-def _require_known_layers(model: keras.Model) -> None:
-    calls = Calls(model)
-    unknown = []
-    for x in calls.of:
-        if x is model or graph_of(x) is not None or isinstance(x, layers.InputLayer):
-            continue
-        if not _is_known(x):
-            unknown.append(f"{type(x).__name__} {x.name}")
-        elif any(call.arguments.kwargs.get("training") for call in calls.of[x]):
-            unknown.append(f"{type(x).__name__} {x.name} with training=True")
-    if unknown:
-        raise ValueError(
-            "`model` must consist of layers that can be rebuilt in tf_keras. "
-            f"Received: {', '.join(unknown)}"
-        )
 
 
 def _is_known(operation: Any) -> bool:

@@ -12,14 +12,17 @@ from keras import tree
 from keras_multiception import atomic
 from keras_multiception.export.saved_model import fit_image_shape, gives_logits, require_tensorflow
 from keras_multiception.fusion import fuse
-from keras_multiception.graphs.copying import copy_state, rebuild, rebuild_layer
-from keras_multiception.graphs.equality import (
+from keras_multiception.graphs import (
     ROUNDING,
+    copy_state,
+    graph_of,
+    rebuild,
+    rebuild_layer,
     relative_difference,
+    require_graph,
     rounding_difference,
     sample_inputs,
 )
-from keras_multiception.graphs.reading import graph_of, require_graph
 from keras_multiception.inference import import_extra, load_onnx
 from keras_multiception.preprocessing import Dataset, get_dataset, preprocess_input
 

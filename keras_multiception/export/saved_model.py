@@ -16,7 +16,7 @@ import numpy as np
 from keras_multiception import atomic
 from keras_multiception.fusion import fuse
 from keras_multiception.fusion.operations import FORMS
-from keras_multiception.graphs.reading import graph_of, resolve_output
+from keras_multiception.graphs import graph_of, resolve_output
 from keras_multiception.layers.arguments import is_positive_integer, standardize_integer
 from keras_multiception.preprocessing import Dataset, get_dataset, preprocess_input
 

@@ -24,18 +24,16 @@ from keras_multiception.fusion.operations import (
     why_not_form,
 )
 from keras_multiception.fusion.reading import Network, read_network
-from keras_multiception.graphs.copying import (
+from keras_multiception.graphs import (
     copy_activation,
     copy_state,
+    linear_outputs,
     rebuild_layer,
+    require_equal_answers,
+    require_graph,
+    sample_inputs,
     unique_name,
 )
-from keras_multiception.graphs.equality import (
-    linear_outputs,
-    require_equal_answers,
-    sample_inputs,
-)
-from keras_multiception.graphs.reading import require_graph
 from keras_multiception.inference import compile_model
 from keras_multiception.layers.arguments import standardize_integer
 from keras_multiception.machine import time_in_turns

@@ -19,8 +19,7 @@ from keras_multiception.fusion.operations import (
     count_outputs,
     same_padding,
 )
-from keras_multiception.graphs.copying import unique_name
-from keras_multiception.graphs.reading import first_argument, require_graph, walk
+from keras_multiception.graphs import first_argument, require_graph, unique_name, walk
 from keras_multiception.layers.mix_conv2d import MixConv2D
 from keras_multiception.layers.multiception_conv2d import MulticeptionConv2D
 from keras_multiception.layers.shake_shake import ShakeShake

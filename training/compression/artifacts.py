@@ -25,7 +25,7 @@ import tensorflow as tf
 
 from keras_multiception import compression
 from keras_multiception.atomic import replacing, write_json
-from keras_multiception.graphs.equality import sample_inputs
+from keras_multiception.graphs import sample_inputs
 from keras_multiception.preprocessing import Dataset
 from training import data, metrics
 from training.compression.recipes import Compression, split_step

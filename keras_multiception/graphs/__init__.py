@@ -1,1 +1,0 @@
-"""Keras graphs: read them, copy them with changes, compare their answers."""
