@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import keras
 
-from keras_multiception.startup import quiet_loading
+from keras_multiception.startup import quiet
 from keras_multiception.version import __version__
 
 Key = TypeVar("Key", bound=Hashable)
@@ -75,7 +75,7 @@ def import_tensorflow() -> Any:
     of their memory.
     """
     try:
-        with quiet_loading():
+        with quiet():
             import tensorflow as tf
     except ImportError:
         return None

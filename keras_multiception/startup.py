@@ -6,23 +6,27 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 
 # Lines of which none says that something is wrong.
-_NEWS = "^(WARNING: All log messages before absl::|I0000 |To enable the following instructions:)"
+_NEWS = "^(WARNING: All log messages before absl::|I0000 |To enable the following instructions:|"
+_NEWS += "INFO: Created TensorFlow Lite|fully_quantize: )"
+_ONE_AT_A_TIME = threading.RLock()
 
 
 @contextlib.contextmanager
-def quiet_loading() -> Iterator[None]:
-    """Drop what TensorFlow's libraries tell while they are loaded; warnings and errors pass.
+def quiet() -> Iterator[None]:
+    """Drop what TensorFlow's libraries tell of themselves; warnings and errors come through.
 
-    They tell it before they read `TF_CPP_MIN_LOG_LEVEL`, where 0 shows it here too. The filter is
-    another process, so that the last words of one that dies while it loads come through.
+    Loading, they tell it before they read `TF_CPP_MIN_LOG_LEVEL`, and later LiteRT does whatever
+    is set; 0 shows all. The filter of the standard error is another process, so that the last
+    words of one that dies here come through, too.
     """
     with contextlib.ExitStack() as stack:
-        wanted = "tensorflow" in sys.modules or os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "0"
-        if not wanted and shutil.which("grep"):
+        stack.enter_context(_ONE_AT_A_TIME)
+        if shutil.which("grep") and os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "0":
             with contextlib.suppress(OSError):  # the standard error may be closed
                 stderr = os.dup(2)
                 stack.callback(os.close, stderr)
@@ -48,7 +52,7 @@ def load_keras() -> None:
     tensorflow = sys.modules.get("tensorflow")
     if tensorflow is None:
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-        with quiet_loading():
+        with quiet():
             import keras  # noqa: F401
     elif "TF_ENABLE_ONEDNN_OPTS" not in os.environ:
         port = sys.modules.get("tensorflow.python.util._pywrap_util_port")  # has no public name

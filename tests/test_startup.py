@@ -20,8 +20,8 @@ def run(code, **environment):
 def test_news_is_dropped_and_errors_come_through_even_the_last_words(end):
     code = f"""
 import os
-from keras_multiception.startup import quiet_loading
-with quiet_loading():
+from keras_multiception.startup import quiet
+with quiet():
     os.write(2, b"WARNING: All log messages before absl::InitializeLog() is called\\n")
     os.write(2, b"I0000 00:00:1.2 7 port.cc:153] oneDNN custom operations are on.\\n")
     os.write(2, b"E0000 00:00:1.2 7 cuda.cc:1] no such device\\n")

@@ -60,6 +60,7 @@ def train(
         print("This run is finished.")
         return finished
 
+    machine.import_tensorflow()  # which Keras seeds, on any backend
     keras.utils.set_random_seed(recipe.seed)
     keras.config.set_dtype_policy(recipe.dtype_policy)
     with strategies.scope_of(strategy):

@@ -54,6 +54,10 @@ def weakest_branches(
 
     Returns:
         A list of `Branch`, in the order of the network.
+
+    Example:
+        >>> weakest_branches(km.ResNet20(weights="cifar10"), keep=2)[0]
+        Branch(layer='stage1_block1_conv1', index=2, kernel_size=(7, 7), share=0.1...)
     """
     if (keep is None) == (threshold is None) or not 0 <= (threshold or 0) <= 1:
         raise ValueError(
@@ -118,7 +122,7 @@ def prune_branches(
     Example:
         >>> from keras_multiception.compression import prune_branches
         >>> model = prune_branches(km.ResNet20(), keep=2)
-        Dropped 3 of 21 branches of the model 'resnet20'.
+        Dropped 3 of 21 branches of the model 'resnet20'. ...
     """
     if sum(x is not None for x in (keep, threshold, remove)) != 1:
         raise ValueError(

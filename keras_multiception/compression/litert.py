@@ -14,6 +14,7 @@ from keras_multiception.compression.split_large_kernels import large_kernels_spl
 from keras_multiception.compression.tf_keras_bridge import require_either
 from keras_multiception.fusion import fuse
 from keras_multiception.graphs import graph_of, unique_name
+from keras_multiception.startup import quiet
 
 QUANTIZATIONS = ("none", "float16", "dynamic", "int8")
 
@@ -55,7 +56,7 @@ def convert_to_litert(
 
     Example:
         >>> content = convert_to_litert(model, "int8", representative_data=images[:200])
-        >>> save_litert(content, "model.tflite")
+        >>> save_litert(content, "int8.tflite")
     """
     _require_model(model)
     _require_quantization(is_quantized(model), quantization, representative_data, integer_io)
@@ -149,7 +150,8 @@ def _convert(
         )
     if integer_io:
         converter.inference_input_type = converter.inference_output_type = tf.int8
-    return bytes(converter.convert())
+    with quiet():
+        return bytes(converter.convert())
 
 
 def _function(model: Any) -> Any:

@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_multiception.graphs import fits
 from keras_multiception.layers.arguments import standardize_integer
+from keras_multiception.startup import quiet
 
 _KINDS = {
     "CONV_2D": "standard",
@@ -46,7 +47,8 @@ class LiteRTModel:
         num_threads = standardize_integer(num_threads, "num_threads")
         content = read_litert(model)
         try:
-            self._interpreter = Interpreter(model_content=content, num_threads=num_threads)
+            with quiet():
+                self._interpreter = Interpreter(model_content=content, num_threads=num_threads)
         except (RuntimeError, ValueError) as error:
             raise ValueError(f"`model` must be a whole LiteRT model. Received: {error}") from None
         inputs = self._interpreter.get_input_details()
@@ -136,7 +138,7 @@ def operators(model: str | os.PathLike | bytes) -> list[Operator]:
         model: Path of the file, or its content as bytes.
 
     Example:
-        >>> [operator.name for operator in operators("resnet20.tflite")]
+        >>> [operator.name for operator in operators("model.tflite")]
     """
     file = _unpack(read_litert(model))
     types = _names("TensorType")
@@ -164,7 +166,7 @@ def float_operators(model: str | os.PathLike | bytes) -> list[Operator]:
         model: Path of the file, or its content as bytes.
 
     Example:
-        >>> assert not float_operators(convert_to_litert(qat_model, "int8"))
+        >>> float_operators("model.tflite")  # none where all is computed in integers
     """
     return [
         operator

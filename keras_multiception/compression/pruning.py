@@ -51,7 +51,7 @@ def prune_model(
         ValueError: If an argument is out of its range, or the model has no such kernels.
 
     Example:
-        >>> pruned = prune_model(km.ResNet20(), 0.8, end_step=2000)
+        >>> pruned = prune_model(model, 0.8, end_step=2000)
         >>> pruned.compile("adam", "sparse_categorical_crossentropy")
         >>> pruned.fit(images, labels, callbacks=[pruning_callback()])
         >>> sparse = strip_pruning(pruned)
@@ -118,7 +118,7 @@ def cluster_model(
         ValueError: If `clusters` is out of its range, or the model has no such kernels.
 
     Example:
-        >>> clustered = cluster_model(km.ResNet20(), 16)
+        >>> clustered = cluster_model(model, 16)
         >>> clustered.compile("adam", "sparse_categorical_crossentropy")
         >>> clustered.fit(images, labels)
         >>> small = strip_clustering(clustered)

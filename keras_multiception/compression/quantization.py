@@ -52,7 +52,7 @@ def quantize_model(model: Any, preserve: tuple[str, ...] | list[str] = ()) -> An
 
     Example:
         >>> qat_model = quantize_model(model)
-        >>> qat_model.compile(tf_keras.optimizers.SGD(0.001), "sparse_categorical_crossentropy")
+        >>> qat_model.compile("sgd", "sparse_categorical_crossentropy")
         >>> qat_model.fit(images, labels)
         >>> content = convert_to_litert(qat_model, "int8")
 

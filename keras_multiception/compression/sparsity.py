@@ -33,7 +33,7 @@ def sparsity_report(model: Any) -> dict[str, dict[str, Any]]:
         them, the `sparsity` in 0..1, and `distinct`, the most distinct values of one kernel.
 
     Example:
-        >>> sparsity_report(strip_pruning(pruned))["pointwise"]["sparsity"]
+        >>> sparsity_report(model)["pointwise"]["sparsity"]
     """
     is_file = isinstance(model, _FILES)
     found = litert_kernels(read_litert(model)) if is_file else _kernels(_plain(model))
@@ -57,6 +57,9 @@ def size_report(model: Any) -> dict[str, int]:
         A dictionary of integers: `raw`, the bytes as they are; `deflated`, as in a zip file (zlib
         at level 9); `weights`, the part of `raw` that is weights and other constants; `entropy`,
         `raw` with each of these arrays at its bound.
+
+    Example:
+        >>> size_report("model.tflite")["deflated"]
     """
     if isinstance(model, _FILES):
         content = read_litert(model)

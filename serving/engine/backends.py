@@ -12,6 +12,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
 from keras_multiception.inference import Pool
+from keras_multiception.startup import quiet
 from serving.engine.batching import Batching, batched, can_batch
 from serving.engine.servable import Servable, ServingError, Signature, from_exception, invalid
 from serving.version_folder import LITERT_FILE, verify_manifest
@@ -135,7 +136,8 @@ def _runners(content: bytes) -> dict[str, Any]:
     """Makes an interpreter: a callable for each signature."""
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(model_content=content, num_threads=1)
+    with quiet():
+        interpreter = Interpreter(model_content=content, num_threads=1)
     names = list(interpreter.get_signature_list())
     if not names:
         raise ValueError(f"There is no signature in {LITERT_FILE}.")
