@@ -16,7 +16,7 @@ from serving.engine.servable import Servable, ServingError, invalid
 from serving.lifecycle.versions import Loading, ServedModel, VersionPolicy, VersionStatus, not_found
 
 _LOGGER = logging.getLogger("serving")
-_MAX_POLLS_SKIPPED = 16  # with a model config that was not taken up
+_POLLS_TO_RETRY = 8  # a model config that was not taken up
 
 
 class Models:
@@ -140,20 +140,18 @@ def following(models: Models, path: str | Path | None, poll_wait_seconds: float)
 
     def follow() -> None:
         known, reported = models.config, ""
-        refused, tries, skipped = None, 0, 0
+        refused, polls = None, 0
         while not closing.wait(poll_wait_seconds):
-            config = None
+            config, polls = None, polls + 1
             try:
                 config = read_config(path, ModelServerConfig)
-                if config == refused and skipped < min(2**tries, _MAX_POLLS_SKIPPED):
-                    skipped += 1
+                if config == refused and polls % _POLLS_TO_RETRY:
                     continue
                 if config != known:
                     models.reload(config)
                 known, reported, refused = config, "", None
-            except Exception as error:  # the same is tried ever later: versions may appear
-                tries = tries + 1 if config == refused else 1
-                refused, skipped = config, 1
+            except Exception as error:  # the same is tried again: its versions may appear
+                refused = config
                 if str(error) != reported:
                     reported = str(error)
                     _LOGGER.error("The model config file was not taken up: %s", error)
