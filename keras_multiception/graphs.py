@@ -21,7 +21,7 @@ _BATCH_SIZE = 2
 _OPEN_SIZE = 64  # of an image where the model leaves it open
 _DRAWS = 5  # of random rounding
 _UNIT_ROUNDOFF = {"float16": 2**-11, "bfloat16": 2**-8, "float32": 2**-24, "float64": 2**-53}
-_WITH_ACTIVATION = (
+WITH_ACTIVATION = (
     layers.Conv2D,
     layers.Dense,
     layers.DepthwiseConv2D,
@@ -373,7 +373,7 @@ def _before_activation(layer: Any, args: Any, y: Any) -> Any:
     is_activation = isinstance(layer, layers.Activation)
     if is_activation or type(layer).__name__ in _SATURATING_OPERATIONS:
         return args[0]
-    if not isinstance(layer, _WITH_ACTIVATION):
+    if not isinstance(layer, WITH_ACTIVATION):
         return y
     linear = rebuild_layer(layer)
     linear.build(args[0].shape)

@@ -161,28 +161,71 @@ def in_a_model(*layers):
     return keras.Sequential([keras.Input((3,)), *layers])
 
 
-in_float32 = keras.Sequential(
-    [keras.layers.Softmax(), keras.layers.Activation("linear", dtype="float32")]
-)
+def dense(activation=None):
+    return keras.layers.Dense(3, activation)
+
+
+class Doubled(keras.layers.Layer):
+    def call(self, x):
+        return 2.0 * x
+
+
+SIGMOIDS = [dense("sigmoid"), dense("sigmoid")]
+LOGITS = [dense(), in_a_model(dense())]
 
 
 @pytest.mark.parametrize(
-    ("head", "is_logits"),
+    ("heads", "after", "is_logits"),
     [
-        (keras.ops.softmax, False),
-        (in_float32, False),
-        (in_a_model(keras.layers.Softmax(), keras.layers.Dropout(0.5)), False),
-        (keras.layers.Activation("sigmoid"), False),
-        (keras.ops.sigmoid, False),
-        (keras.layers.ReLU(), False),
-        (in_a_model(keras.layers.Dense(3)), True),
-        (keras.layers.Reshape((3,)), True),
+        (LOGITS[:1], [], True),
+        (LOGITS[1:], [keras.layers.Reshape((3,)), keras.layers.BatchNormalization()], True),
+        (LOGITS, [keras.layers.Average(), keras.layers.Rescaling(0.5)], True),
+        (LOGITS, [lambda xs: (xs[0] + xs[1]) / 2.0], True),
+        (SIGMOIDS[:1], [in_a_model(keras.layers.Dropout(0.5)), keras.ops.log_softmax], True),
+        (SIGMOIDS[:1], [in_a_model(dense())], True),
+        (LOGITS[:1], [Doubled()], False),
+        (LOGITS, [keras.layers.Multiply()], False),
+        (LOGITS[:1], [keras.ops.softmax], False),
+        (LOGITS[:1], [keras.layers.Softmax(), keras.layers.Activation("linear")], False),
+        (LOGITS[:1], [in_a_model(keras.layers.Softmax(), keras.layers.Dropout(0.5))], False),
+        (LOGITS[:1], [keras.layers.Activation("hard_sigmoid")], False),
+        (LOGITS[:1], [keras.layers.ReLU()], False),
+        *((SIGMOIDS, [merge()], False) for merge in (keras.layers.Average, keras.layers.Add)),
+        (SIGMOIDS, [keras.layers.Maximum(), in_a_model(keras.layers.Identity())], False),
+        (SIGMOIDS, [keras.layers.Average(), Doubled()], False),
+        ([LOGITS[0], SIGMOIDS[0]], [keras.layers.Add()], False),
+        ([keras.layers.Dense(1)], [], False),
     ],
 )
-def test_logits_are_told_from_probabilities(head, is_logits):
+def test_only_what_is_known_to_be_logits_gets_a_softmax(heads, after, is_logits):
     image = keras.Input((8, 8, 3))
-    x = keras.layers.Dense(3)(keras.layers.Flatten()(image))
-    assert gives_logits(keras.Model(image, head(x)), own_data(*"abc", size=8)) == is_logits
+    x = keras.layers.Dense(3, "relu")(keras.layers.Flatten()(image))
+    y = [head(x) for head in heads]
+    y = y if len(y) > 1 else y[0]
+    for layer in after:
+        y = layer(y)
+    model = keras.Model(image, y)
+    assert gives_logits(model, model.predict(RNG.normal(size=(4, 8, 8, 3)), verbose=0)) == is_logits
+
+
+def test_answers_are_those_of_predict_or_their_softmax(tmp_path, images):
+    spec, image = own_data(*"abc"), keras.Input((32, 32, 3))
+    x = keras.layers.GlobalAveragePooling2D()(image)
+    several = keras.layers.Average()([head(x) for head in SIGMOIDS])
+    numbers = keras.layers.Dense(3, bias_initializer=keras.initializers.Constant([5e3, 0, -9]))(x)
+    for name, y, logits, softmax in (
+        ("multi-label", several, None, False),
+        ("one", keras.layers.Dense(3, "softmax", dtype="mixed_float16")(x), None, False),
+        ("regression", numbers, False, False),
+        ("own", Doubled()(dense()(x)), True, True),
+    ):
+        model = keras.Model(image, y)
+        km.export_saved_model(model, tmp_path / name, spec, logits=logits)
+        expected = model.predict((images / 255 - 0.5) / 0.25, verbose=0).astype("float32")
+        expected = tf.nn.softmax(expected) if softmax else expected
+        loaded = tf.saved_model.load(tmp_path / name)
+        received = loaded.signatures["serving_uint8"](image=tf.constant(images))
+        np.testing.assert_allclose(received["probabilities"], expected, rtol=1e-5, atol=1e-6)
 
 
 def own_data(*names, size=32):
@@ -238,6 +281,7 @@ def test_bad_arguments_leave_nothing(tmp_path):
         (two, {"dataset": own_data("cat", "dog\r")}, lines),
         (two, {"dataset": own_data(b"a", b"b")}, lines),
         (network, {"form": "smaller"}, "`form` must be one of"),
+        (network, {"logits": "no"}, "`logits` must be None or a boolean"),
         *(
             (network, {"form_batch_size": size}, "`form_batch_size` must be a positive integer")
             for size in (0, 1.5, True, (), (1, "2"))

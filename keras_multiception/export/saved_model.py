@@ -7,7 +7,7 @@ import math
 import operator
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -16,23 +16,24 @@ import numpy as np
 from keras_multiception import atomic
 from keras_multiception.fusion import fuse
 from keras_multiception.fusion.operations import FORMS
-from keras_multiception.graphs import graph_of, resolve_output
+from keras_multiception.graphs import WITH_ACTIVATION, graph_of, require_graph
 from keras_multiception.layers.arguments import is_positive_integer, standardize_integer
 from keras_multiception.preprocessing import Dataset, get_dataset, preprocess_input
 
-# How far the written SavedModel's probabilities may be from the model's.
+# How far the written SavedModel's answers may be from the model's; relative, if those exceed 1.
 TOLERANCE = 1e-4
 LABELS_FILE = "assets.extra/labels.txt"
 FUSION_FILE = "assets.extra/fusion.json"
 BATCH_SIZES = (1, 32)  # that the forms of an exported network are chosen for
-_LINEAR = keras.activations.linear
-_PASSING_ON = tuple(
-    getattr(keras.layers, name) for name in ("Dropout", "Flatten", "Identity", "Reshape")
+# The softmax of a log softmax is right, too.
+_LINEAR = (None, keras.activations.linear, keras.activations.log_softmax)
+# Names of layers and of operations of `keras.ops` that make logits of logits,
+_PASSING_ON = (
+    *("Activation", "Add", "Average", "AveragePooling2D", "BatchNormalization", "Cast"),
+    *("Concatenate", "Dropout", "Flatten", "GlobalAveragePooling2D", "GlobalMaxPooling2D"),
+    *("Identity", "Mean", "Permute", "Rescaling", "Reshape", "Squeeze"),
 )
-# Names, in lower case, of layers and of operations of `keras.ops` that are activations. A linear
-# one leaves logits, and the softmax of a log softmax is right.
-_ACTIVATIONS = {name.replace("_", "") for name in dir(keras.activations)} | {"prelu"}
-_ACTIVATIONS -= {"linear", "logsoftmax"}
+_SCALING = ("Divide", "Multiply", "TrueDivide")  # and by a number
 
 
 def export_saved_model(
@@ -42,6 +43,7 @@ def export_saved_model(
     top_k: int = 5,
     form: str = "plain",
     form_batch_size: int | Sequence[int] = BATCH_SIZES,
+    logits: bool | None = None,
 ) -> None:
     """Write a classifier as a SavedModel with its preprocessing inside.
 
@@ -63,7 +65,7 @@ def export_saved_model(
 
     Args:
         model: A Functional or built Sequential `keras.Model` that takes normalized images and
-            gives class probabilities, or logits: neither probabilities nor after an activation.
+            gives a value for each class.
         path: The folder to write. It must not exist; its parents may.
         dataset: A key of `km.preprocessing.DATASETS`, or a `km.preprocessing.Dataset`: whose
             statistics, class names and image size to use.
@@ -72,6 +74,9 @@ def export_saved_model(
             `"separate"`, `"merged"`, `"dense"` or `"auto"`.
         form_batch_size: Numbers of images that `form="auto"` measures with. Where they lead to
             several networks, the one whose number is nearest, by ratio, answers a request.
+        logits: Boolean, whether the model gives logits: their softmax is served, and any other
+            output as it is. The default is whether it ends in a dense layer or convolution
+            without an activation, and its answers are no probabilities.
 
     Raises:
         ValueError: If an argument is out of its range, the model does not fit the data set or
@@ -85,12 +90,14 @@ def export_saved_model(
     require_tensorflow("a SavedModel")
     top_k = standardize_integer(top_k, "top_k")
     sizes = _standardize_form(form, form_batch_size)
+    if logits not in (None, True, False):
+        raise ValueError(f"`logits` must be None or a boolean. Received: logits={logits!r}")
     spec = fit_image_shape(model, dataset if isinstance(dataset, Dataset) else get_dataset(dataset))
     _require_class_names(spec)
     path = _free_path(path)
     with atomic.replacing(path) as temporary:
         networks = {0: model} if form == "plain" else _fused(model, form, sizes)
-        _write(model, networks, temporary, spec, min(top_k, len(spec.class_names)))
+        _write(model, networks, temporary, spec, min(top_k, len(spec.class_names)), logits)
         if path.exists():
             raise ValueError(f"`path` appeared while it was being written. Received: path={path}")
 
@@ -161,25 +168,27 @@ def _write(
     path: pathlib.Path,
     spec: Dataset,
     top_k: int,
+    logits: bool | None,
 ) -> None:
     """Write a SavedModel of the networks, which answers like the model, and its assets."""
     import tensorflow as tf
 
     from keras_multiception.export import signatures
 
-    logits = gives_logits(model, spec)
-    archive = keras.export.ExportArchive()
-    for network in networks.values():
-        archive.track(network)
+    if logits is None:
+        logits = gives_logits(model, _answers(model, spec, 2)[1])
     functions = signatures.make_signatures(networks, spec, top_k, logits)
-    for name, (function, taken) in functions.items():
-        archive.add_endpoint(name, function, input_signature=[taken])
-    archive.write_out(path, verbose=False)
+    # of the variables and functions alone: `keras.export.ExportArchive` would trace them again
+    root = tf.Module()
+    root.weights = functions["serving_default"].variables
+    for name, function in functions.items():
+        setattr(root, name, function)
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+    tf.saved_model.save(root, str(path), functions, options)
     updater = tf.compat.v1.saved_model.signature_def_utils.MethodNameUpdater(str(path))
     updater.replace_method_name("classify", signatures.CLASSIFY_METHOD, tags="serve")
     updater.save()
-    for images in sorted({2, *networks} - {0}):
-        _require_equal_answers(model, path, spec, logits, images)
+    _require_equal_answers(model, path, spec, logits, sorted({2, *networks} - {0}))
     labels = path / LABELS_FILE
     labels.parent.mkdir()
     labels.write_text("".join(f"{name}\n" for name in spec.class_names), encoding="utf-8")
@@ -230,68 +239,90 @@ def fit_image_shape(model: keras.Model, spec: Dataset) -> Dataset:
 
 
 def _require_equal_answers(
-    model: keras.Model, path: pathlib.Path, spec: Dataset, logits: bool, count: int
+    model: keras.Model, path: pathlib.Path, spec: Dataset, logits: bool, counts: Sequence[int]
 ) -> None:
-    """Compare every signature of a SavedModel with the model, on `count` random images."""
+    """Compare every signature of a SavedModel with the model, on each number of random images."""
     import tensorflow as tf
 
-    images, expected = _answers(model, spec, count)
-    if logits:
-        expected = keras.ops.convert_to_numpy(keras.ops.softmax(expected))
-    files = tf.stack([tf.io.encode_png(image) for image in images])
-    examples = tf.constant([_example(file) for file in files.numpy()])
-    served = tf.saved_model.load(path).signatures
-    answers = {
-        "serving_default": served["serving_default"](image=tf.constant(images, tf.float32)),
-        "serving_uint8": served["serving_uint8"](image=tf.constant(images)),
-        "serving_bytes": served["serving_bytes"](image_bytes=files),
-        "classify": served["classify"](inputs=examples),
-    }
-    for name, outputs in answers.items():
-        if name == "classify":
-            scores = outputs["scores"].numpy()
-            difference = np.abs(scores - np.sort(expected)[:, : -scores.shape[1] - 1 : -1]).max()
-        else:
-            difference = np.abs(outputs["probabilities"].numpy() - expected).max()
-        if not difference <= TOLERANCE:
-            raise RuntimeError(
-                f"The signature {name} of the written SavedModel must answer like the model. "
-                f"Received: probabilities that differ by {difference}; nothing was kept"
-            )
+    loaded = tf.saved_model.load(path)
+    for count in counts:
+        images, expected = _answers(model, spec, count)
+        if logits:
+            expected = keras.ops.convert_to_numpy(keras.ops.softmax(expected))
+        best = np.sort(expected)[:, ::-1]
+        files = tf.stack([tf.io.encode_png(image) for image in images])
+        inputs = {
+            "serving_default": {"image": tf.constant(images, tf.float32)},
+            "serving_uint8": {"image": tf.constant(images)},
+            "serving_bytes": {"image_bytes": files},
+            "classify": {"inputs": tf.constant([_example(file) for file in files.numpy()])},
+        }
+        for name, taken in inputs.items():
+            # one signature as a server runs it: to optimize each takes longest of all
+            with contextlib.nullcontext() if name == "serving_default" else _unoptimized():
+                outputs = loaded.signatures[name](**taken)
+            received = outputs["scores" if name == "classify" else "probabilities"].numpy()
+            wanted = best[:, : received.shape[1]] if name == "classify" else expected
+            difference = np.abs(received - wanted).max() / max(np.abs(expected).max(), 1.0)
+            if not difference <= TOLERANCE:
+                raise RuntimeError(
+                    f"The signature {name} of the written SavedModel must answer like the model. "
+                    f"Received: answers that differ by {difference}; nothing was kept"
+                )
 
 
-def gives_logits(model: keras.Model, spec: Dataset) -> bool:
-    """Tell whether a classifier leaves out the softmax.
+@contextlib.contextmanager
+def _unoptimized() -> Iterator[None]:
+    """Let TensorFlow run functions as they are."""
+    import tensorflow as tf
 
-    It does not if its answers are probabilities, not negative and 1 in sum, or come out of some
-    other activation than the linear one.
+    option = "disable_meta_optimizer"
+    before = tf.config.optimizer.get_experimental_options().get(option, False)
+    tf.config.optimizer.set_experimental_options({option: True})
+    try:
+        yield
+    finally:
+        tf.config.optimizer.set_experimental_options({option: before})
+
+
+def gives_logits(model: keras.Model, answers: np.ndarray) -> bool:
+    """Tell whether a classifier leaves out the softmax, as far as its end shows it.
+
+    What follows an activation, or a layer that may do anything, is taken to be no logits, and so
+    are answers that are probabilities: not negative and 1 in sum.
     """
-    _, answers = _answers(model, spec, 2)
-    if (answers >= 0).all() and np.allclose(answers.sum(axis=-1), 1, atol=1e-2):
+    if answers.shape[1] == 1 or (
+        (answers >= 0).all() and np.allclose(answers.sum(1), 1, atol=1e-2)
+    ):
         return False
-    last = _last_operation(model)
-    is_activation = type(last).__name__.lower() in _ACTIVATIONS
-    return not is_activation and getattr(last, "activation", None) in (None, _LINEAR)
+    return _are_logits(require_graph(model).outputs[0], {})
+
+
+def _are_logits(x: keras.KerasTensor, given: dict) -> bool:
+    """`given` has, by id, what the inputs of nested models stand for."""
+    operation, node, index = (x := given.get(id(x), x))._keras_history
+    inputs = operation._inbound_nodes[node].input_tensors
+    if (graph := graph_of(operation)) is not None:
+        given = given | dict(zip(map(id, graph.inputs), inputs, strict=False))
+        return _are_logits(graph.outputs[index], given)
+    kind, activation = type(operation), getattr(operation, "activation", None)
+    if not kind.call.__module__.startswith(("keras.", "keras_multiception.")):
+        return False
+    if kind.__name__ == "LogSoftmax":
+        return True
+    if activation not in _LINEAR:
+        return False
+    if isinstance(operation, WITH_ACTIVATION):
+        return True
+    passes_on = kind.__name__ in _PASSING_ON or (kind.__name__ in _SCALING and len(inputs) == 1)
+    return passes_on and bool(inputs) and all(_are_logits(y, given) for y in inputs)
 
 
 def _answers(model: keras.Model, spec: Dataset, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return random images and what a model says to them."""
+    """Return random images and what `model.predict` says to them."""
     images = np.random.default_rng(0).integers(0, 256, (count, *spec.image_shape), dtype="uint8")
-    return images, model.predict_on_batch(preprocess_input(images, spec)).astype("float32")
-
-
-def _last_operation(model: keras.Model) -> keras.Operation:
-    """Return what computes a model's output, operations aside that only pass it on."""
-    graph = graph_of(model)
-    if graph is None:
-        return model
-    output = graph.outputs[0]
-    while True:
-        operation, node, _ = resolve_output(output)._keras_history
-        is_linear = type(operation) is keras.layers.Activation and operation.activation is _LINEAR
-        if not is_linear and type(operation) not in _PASSING_ON:
-            return operation
-        output = operation._inbound_nodes[node].input_tensors[0]
+    answers = model.predict_step(preprocess_input(images, spec))  # without tracing it
+    return images, keras.ops.convert_to_numpy(answers).astype("float32")
 
 
 def _example(file: bytes) -> bytes:

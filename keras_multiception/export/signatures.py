@@ -6,6 +6,7 @@ gigabytes of pixels. The pixels equal what `keras_multiception.images` decodes.
 
 import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -29,8 +30,8 @@ _MAX_SEGMENTS = 64  # of a JPEG to look at for EXIF data; cameras write them fir
 
 def make_signatures(
     networks: Mapping[int, keras.Model], spec: Dataset, top_k: int, logits: bool
-) -> dict[str, tuple[Callable, tf.TensorSpec]]:
-    """Make the functions that an exported classifier answers with, and what each of them takes.
+) -> dict[str, Any]:
+    """Make the concrete functions that an exported classifier answers with.
 
     Of the networks, which answer alike, each is for the number of images that is its key, or more,
     up to the next key. `logits` tells that they leave out the softmax.
@@ -41,8 +42,8 @@ def make_signatures(
 
     images = [None, *model.input_shape[1:3], 3]
 
-    # Functions of their own, so that the signatures share one graph of each.
-    @tf.function(input_signature=[tf.TensorSpec(images, tf.float32)])
+    # Each is traced once, and its graph shared by the signatures.
+    @_traced(tf.TensorSpec(images, tf.float32))
     def probabilities_of(image: tf.Tensor) -> tf.Tensor:
         x = preprocess_input(image, spec)
         calls = [functools.partial(network, x, training=False) for network in networks.values()]
@@ -51,7 +52,7 @@ def make_signatures(
         scores = tf.cast(scores, tf.float32)
         return tf.nn.softmax(scores) if logits else scores
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+    @_traced(tf.TensorSpec([None], tf.string))
     def decode(files: tf.Tensor) -> tf.Tensor:
         return decode_images(files, size)
 
@@ -73,12 +74,20 @@ def make_signatures(
         scores, class_ids = tf.math.top_k(probabilities_of(decode(files)), top_k)
         return {"classes": tf.gather(tf.constant(class_names), class_ids), "scores": scores}
 
-    return {
+    signatures = {
         "serving_default": (answer, tf.TensorSpec(images, tf.float32, "image")),
         "serving_uint8": (answer, tf.TensorSpec(images, tf.uint8, "image")),
         "serving_bytes": (answer_files, tf.TensorSpec([None], tf.string, "image_bytes")),
         "classify": (classify, tf.TensorSpec([None], tf.string, "inputs")),
     }
+    return {name: _traced(taken)(function) for name, (function, taken) in signatures.items()}
+
+
+def _traced(taken: tf.TensorSpec) -> Callable[[Callable], Any]:
+    """Return a decorator that makes a concrete function of one argument."""
+    return lambda function: tf.function(
+        function, input_signature=[taken], autograph=False
+    ).get_concrete_function()
 
 
 def decode_images(files: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
