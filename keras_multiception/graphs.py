@@ -11,6 +11,7 @@ from keras import activations, layers, ops, tree
 
 from keras_multiception.layers.mix_conv2d import MixConv2D
 from keras_multiception.layers.multiception_conv2d import MulticeptionConv2D
+from keras_multiception.layers.trainable_parts import copy_trainable
 
 # How far answers may be from the model's, relative to the largest: the larger of this,
 TOLERANCE = 1e-5
@@ -231,7 +232,7 @@ def copy_state(old: keras.Layer, new: keras.Layer) -> None:
         state: dict = {}
         source.save_own_variables(state)
         target.load_own_variables({name: copy_values(x) for name, x in state.items()})
-        target.trainable = source.trainable
+    copy_trainable(old, new)
 
 
 def copy_values(variable: Any) -> Any:

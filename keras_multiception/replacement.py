@@ -25,6 +25,7 @@ from keras_multiception.graphs import (
 from keras_multiception.layers.arguments import standardize_kernel_sizes, strided_length
 from keras_multiception.layers.batch_normalization import BatchNormalization
 from keras_multiception.layers.multiception_conv2d import MulticeptionConv2D
+from keras_multiception.layers.trainable_parts import copy_trainable
 
 _CONVOLUTIONS = (layers.Conv2D, layers.SeparableConv2D, layers.DepthwiseConv2D)
 _BATCH_NORMS = (layers.BatchNormalization, BatchNormalization)
@@ -120,8 +121,10 @@ def replace_convolutions(
         successors[site.output] = _new_layers(site, conv, activation)
     new_model = rebuild(model, successors)
     for site in replaced:
+        (new,) = (x for x in successors[site.output] if x.name == site.output.name)
+        if isinstance(new, MulticeptionConv2D):
+            _copy_trainable(site, new)
         if site.batch_norm is not None:
-            (new,) = (x for x in successors[site.output] if x.name == site.output.name)
             _copy_batch_norm(site.batch_norm, new)
     if verbose:
         _report(model, new_model, sites, conv)
@@ -394,6 +397,21 @@ def _nested_conv_bn(site: Site, activation: Any, conv: Any) -> keras.Model:
     return keras.Model(x, y, name=output.name)
 
 
+def _copy_trainable(site: Site, new: MulticeptionConv2D) -> None:
+    """Freeze the parts of a new layer, which has the `trainable` of the old one, as they were."""
+    old, output = site.layer, site.output
+    depthwise = getattr(old, "depthwise_kernel", getattr(old, "kernel", None))
+    pointwise = getattr(output, "pointwise_kernel", getattr(output, "kernel", None))
+    for conv in new.depthwise_convs:
+        conv.trainable = old.trainable
+        conv.kernel.trainable = depthwise.trainable
+    new.pointwise_conv.kernel.trainable = pointwise.trainable
+    if output.use_bias:
+        new.pointwise_conv.bias.trainable = output.bias.trainable
+    if isinstance(new.activation, layers.Layer):
+        copy_trainable(output.activation, new.activation)
+
+
 def _copy_batch_norm(old: Any, conv: Any) -> None:
     """Copy a batch norm to the one at the end of a new convolution."""
     if isinstance(conv, MulticeptionConv2D):
@@ -401,9 +419,11 @@ def _copy_batch_norm(old: Any, conv: Any) -> None:
     else:
         new = conv.layers[-1]
         new.momentum, new.epsilon = old.momentum, old.epsilon
+    new.trainable = old.trainable
     for part in ("gamma", "beta"):
         if getattr(old, part) is not None:
             getattr(new, part).assign(copy_values(getattr(old, part)))
+            getattr(new, part).trainable = getattr(old, part).trainable
 
 
 def _report(old: keras.Model, new: keras.Model, sites: list[Site], conv: Any) -> None:

@@ -7,11 +7,10 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import layers
-
 from keras_multiception.cost import report_costs
 from keras_multiception.graphs import copy_activation, copy_state, copy_values, rebuild
 from keras_multiception.layers.arguments import standardize_integer, standardize_kernel_sizes
+from keras_multiception.layers.trainable_parts import KEY
 from keras_multiception.scale_analysis import (
     ScaleShares,
     multiception_layers,
@@ -140,6 +139,7 @@ def prune_branches(
         if gone:
             kept[layer] = [i for i in range(len(layer.kernel_sizes)) if i not in gone]
             config = layer.get_config()
+            config.pop(KEY, None)
             config["kernel_sizes"] = [layer.kernel_sizes[i] for i in kept[layer]]
             config["activation"] = copy_activation(layer.activation)
             successors[layer] = [type(layer).from_config(config)]
@@ -177,20 +177,32 @@ def _named_branches(found: Mapping[str, Any], remove: Any) -> list[Branch]:
 
 
 def _copy_branches(old: Any, new: Any, kept: Sequence[int]) -> None:
-    """Hand on the weights of the branches that are kept."""
+    """Hand on the weights of the branches that are kept, and all that is none of a branch."""
+    is_kept = np.isin(np.arange(len(old.kernel_sizes)), kept)
+    parts = [
+        [x for x in layer._flatten_layers() if x not in layer.depthwise_convs]
+        for layer in (old, new)
+    ]
+    if len(parts[0]) != len(parts[1]):
+        raise ValueError(
+            "`model` must have layers whose other parts do not depend on the kernel sizes. "
+            f"Received: {old.name}, a {type(old).__name__}"
+        )
+    for source, target in zip(*parts, strict=True):
+        target.trainable = source.trainable
+        for a, b in zip(_own_variables(source), _own_variables(target), strict=True):
+            value = copy_values(a)
+            for axis, (length, rest) in enumerate(zip(a.shape, b.shape, strict=True)):
+                if length != rest:  # one entry, or several, for each branch
+                    value = value.compress(np.repeat(is_kept, length // len(is_kept)), axis)
+            b.assign(value)
+            b.trainable = a.trainable
     for index, conv in zip(kept, new.depthwise_convs, strict=True):
         copy_state(old.depthwise_convs[index], conv)
-    copy_state(old.pointwise_bn, new.pointwise_bn)
-    is_kept = np.isin(np.arange(len(old.kernel_sizes)), kept)
-    channels = np.repeat(is_kept, old.depthwise_bn.gamma.shape[0] // len(is_kept))
-    for a, b in zip(old.depthwise_bn.weights, new.depthwise_bn.weights, strict=True):
-        b.assign(copy_values(a)[channels])
-    new.pointwise_conv.kernel.assign(copy_values(old.pointwise_conv.kernel)[:, :, channels])
-    if old.use_bias:
-        new.pointwise_conv.bias.assign(copy_values(old.pointwise_conv.bias))
-    for part in ("depthwise_bn", "pointwise_conv", "activation"):
-        if isinstance(getattr(old, part), layers.Layer):
-            getattr(new, part).trainable = getattr(old, part).trainable
+
+
+def _own_variables(layer: Any) -> list:
+    return [*layer._trainable_variables, *layer._non_trainable_variables]
 
 
 def _report(

@@ -176,7 +176,7 @@ def _write(
     from keras_multiception.export import signatures
 
     if logits is None:
-        logits = gives_logits(model, _answers(model, spec, 2)[1])
+        logits = gives_logits(model, spec)
     functions = signatures.make_signatures(networks, spec, top_k, logits)
     # of the variables and functions alone: `keras.export.ExportArchive` would trace them again
     root = tf.Module()
@@ -285,12 +285,13 @@ def _unoptimized() -> Iterator[None]:
         tf.config.optimizer.set_experimental_options({option: before})
 
 
-def gives_logits(model: keras.Model, answers: np.ndarray) -> bool:
+def gives_logits(model: keras.Model, spec: Dataset) -> bool:
     """Tell whether a classifier leaves out the softmax, as far as its end shows it.
 
     What follows an activation, or a layer that may do anything, is taken to be no logits, and so
     are answers that are probabilities: not negative and 1 in sum.
     """
+    _, answers = _answers(model, spec, 2)
     if answers.shape[1] == 1 or (
         (answers >= 0).all() and np.allclose(answers.sum(1), 1, atol=1e-2)
     ):

@@ -14,11 +14,12 @@ from keras_multiception.layers.arguments import (
     standardize_pair,
     strided_length,
 )
+from keras_multiception.layers.trainable_parts import TrainableParts
 
 _KINDS = {"initializer": initializers, "regularizer": regularizers, "constraint": constraints}
 
 
-class BaseConv2D(keras.layers.Layer):
+class BaseConv2D(TrainableParts):
     """A same-padded convolution with several kernel sizes.
 
     A subclass makes the convolutions, and lists in `parts` what its initializers, regularizers

@@ -4,10 +4,11 @@ import keras
 
 from keras_multiception import kernels
 from keras_multiception.layers.arguments import Tensor
+from keras_multiception.layers.trainable_parts import TrainableParts
 
 
 @keras.saving.register_keras_serializable(package="keras_multiception")
-class BatchNormalization(keras.layers.BatchNormalization):
+class BatchNormalization(TrainableParts, keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization`, faster on TensorFlow for images with channels last.
 
     Arguments, weights, shapes and results are those of Keras, results but for rounding: the
