@@ -400,8 +400,8 @@ def _nested_conv_bn(site: Site, activation: Any, conv: Any) -> keras.Model:
 def _copy_trainable(site: Site, new: MulticeptionConv2D) -> None:
     """Freeze the parts of a new layer, which has the `trainable` of the old one, as they were."""
     old, output = site.layer, site.output
-    depthwise = getattr(old, "depthwise_kernel", getattr(old, "kernel", None))
-    pointwise = getattr(output, "pointwise_kernel", getattr(output, "kernel", None))
+    depthwise: Any = getattr(old, "depthwise_kernel", getattr(old, "kernel", None))
+    pointwise: Any = getattr(output, "pointwise_kernel", getattr(output, "kernel", None))
     for conv in new.depthwise_convs:
         conv.trainable = old.trainable
         conv.kernel.trainable = depthwise.trainable

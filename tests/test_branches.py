@@ -144,12 +144,24 @@ def test_nested_and_shared_layers():
     assert new.count_params() < model.count_params()
 
 
+STATISTICS = ("mean", "variance")
+
+
 def test_flags_and_policy_stay():
     keras.config.set_dtype_policy("mixed_float16")
     model = network()
     model.get_layer("a").trainable = False
+    old = model.get_layer("b")
+    for part in (old.depthwise_bn, old.pointwise_conv.bias, old.pointwise_bn.gamma):
+        part.trainable = False
     new = prune(model, keep=1)
     assert [new.get_layer(x).trainable for x in "abc"] == [False, True, True]
+    assert len(new.get_layer("b").depthwise_convs) == 1
+    frozen = {x.path.partition("b/")[2] for x in new.get_layer("b").weights if not x.trainable}
+    norms = {f"{norm}_bn/moving_{x}" for norm in ("depthwise", "pointwise") for x in STATISTICS}
+    others = {"depthwise_bn/gamma", "depthwise_bn/beta", "pointwise/bias", "pointwise_bn/gamma"}
+    assert frozen == norms | others
+    assert not new.get_layer("b").depthwise_bn.trainable
     assert new.get_layer("b").dtype_policy.name == "mixed_float16"
 
 
@@ -176,8 +188,16 @@ class Times(km.layers.MulticeptionConv2D):
         super().__init__(filters, **kwargs)
         self.factor = factor
 
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.gate = keras.layers.Dense(self.filters)  # a part and weights of its own
+        self.gate.build((None, self.filters))
+        self.gains = self.add_weight(shape=(len(self.kernel_sizes),), initializer="ones")
+        self.offset = self.add_weight(shape=(self.filters,), initializer="random_normal")
+
     def call(self, inputs, training=None):
-        return self.factor * super().call(inputs, training=training)
+        y = super().call(inputs, training=training)
+        return self.factor * self.gate(y) * self.gains[-1] + self.offset
 
     def get_config(self):
         return {**super().get_config(), "factor": self.factor}
@@ -185,9 +205,15 @@ class Times(km.layers.MulticeptionConv2D):
 
 def test_classes_derived_from_the_layer_stay():
     model = randomize(keras.Sequential([keras.Input((6, 6, 4)), Times(4, 3.0, name="own")]))
-    new = prune(model, keep=1)
-    assert type(new.get_layer("own")) is Times
-    check(model, new, weakest_branches(model, keep=1))
+    layer = model.get_layer("own")
+    layer.gains.assign([1.0, 2.0, 3.0])
+    layer.gate.bias.trainable = layer.offset.trainable = False
+    new = prune(model, remove=[("own", 5)])
+    own = new.get_layer("own")
+    assert type(own) is Times
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(own.gains), [1, 3])
+    assert [x.trainable for x in (own.gate.bias, own.gains, own.offset)] == [False, True, False]
+    check(model, new, [Branch("own", 1, (5, 5))])
 
 
 @pytest.mark.backend

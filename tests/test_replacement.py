@@ -228,6 +228,39 @@ def test_flags_of_inner_layers_dtype_policies_and_compile_state():
         assert new.get_layer(name).dtype_policy.name == "mixed_bfloat16"
 
 
+def test_what_was_frozen_of_a_convolution_is_frozen_of_the_new_one():
+    separable = layers.SeparableConv2D(8, 3, padding="same", name="separable")
+    depthwise = layers.DepthwiseConv2D(3, padding="same", name="depthwise")
+    pointwise = layers.Conv2D(6, 1, activation=layers.PReLU(shared_axes=[1, 2]), name="pointwise")
+    conv = layers.Conv2D(8, 3, padding="same", name="conv")
+    stays = km.layers.MulticeptionConv2D(8, (3, 5), name="stays")
+    bn = layers.BatchNormalization(name="bn")
+    model = image_model(stays, separable, depthwise, pointwise, conv, bn)
+    model(np.zeros((1, *model.input_shape[1:])))  # builds the activation
+    for part in (stays.depthwise_bn, stays.pointwise_conv.bias, separable.depthwise_kernel):
+        part.trainable = False
+    for part in (depthwise, pointwise.bias, pointwise.activation, conv.kernel, bn):
+        part.trainable = False
+    new = replace(model, absorb=True)
+    frozen = {
+        name: {
+            x.path.partition(f"{name}/")[2]
+            for x in new.get_layer(name).weights
+            if not x.trainable and "moving" not in x.path
+        }
+        for name in ("stays", "separable", "pointwise", "conv")
+    }
+    kernels = {f"depthwise_{i}/kernel" for i in range(3)}
+    assert frozen == {
+        "pointwise": kernels | {"pointwise/bias", ""},  # the last is the activation's
+        "stays": {"depthwise_bn/gamma", "depthwise_bn/beta", "pointwise/bias"},
+        "separable": kernels,
+        "conv": kernels | {"pointwise/kernel", "pointwise_bn/gamma", "pointwise_bn/beta"},
+    }
+    layer = new.get_layer("conv")
+    assert (layer.trainable, layer.pointwise_bn.trainable) == (True, False)
+
+
 def own_conv(x, filters, strides, kernel_sizes, name):
     assert kernel_sizes == ((3, 3), (5, 5), (7, 7))
     return layers.Conv2D(filters, 5, strides, padding="same", name=name)(x)
