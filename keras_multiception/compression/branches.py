@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 import numpy as np
+
 from keras_multiception.cost import report_costs
 from keras_multiception.graphs import copy_activation, copy_state, copy_values, rebuild
 from keras_multiception.layers.arguments import standardize_integer, standardize_kernel_sizes
