@@ -122,7 +122,7 @@ def test_lost_loss_stops_the_run(tmp_path):
 @pytest.mark.parametrize("change", [{"mixup": 0.2}, {"ema": 0.9}, {"accumulate_steps": 2}])
 def test_what_is_not_done_on_a_device_is_refused(change, tmp_path):
     [name] = change
-    with pytest.raises(ValueError, match=f'`{name}` must be . with `loop` "device"'):
+    with pytest.raises(ValueError, match=f"`{name}` must be . with `loop` device"):
         fit.train(dataclasses.replace(RECIPE, **change), tmp_path / "run", execution=DEVICE)
     assert not (tmp_path / "run").exists()
 

@@ -16,31 +16,26 @@ from typing import Any
 
 import numpy as np
 
-from training.cli import Parser, add_data_options, require_name, run_command
-from training.reporting.tables import DASH, markdown
+from training.cli import Parser, add_data_options, attempt, require_name, run_command
+from training.reporting.tables import markdown, number
 
 _MISTAKES = 16
 _LEGIBLE_CLASSES = 20  # in a confusion matrix
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Evaluate from the command line, and return the exit code.
-
-    It is 1 if the network outputs NaN.
-    """
+    """Evaluate from the command line; 1 if the network outputs NaN."""
     args = (parser := _make_parser()).parse_args(argv)
-    try:
-        if args.json and args.json.is_dir():
-            raise ValueError(f"`json` must be a file. Received: json={args.json}")
-        if args.output:
-            require_name(args.output)
-        answers = _evaluate(args)
-        _write(answers, args.output, args.json)
-    except (ValueError, OSError) as error:
-        parser.error(error)
-    except FloatingPointError as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return 1
+    return attempt(parser, lambda: _run(args))
+
+
+def _run(args: argparse.Namespace) -> int:
+    if args.json and args.json.is_dir():
+        raise ValueError(f"`json` must be a file. Received: json={args.json}")
+    if args.output:
+        require_name(args.output)
+    answers = _evaluate(args)
+    _write(answers, args.output, args.json)
     print(answers.table())
     return 0
 
@@ -86,8 +81,8 @@ class Answers:
             text = f"{counts['trainable']:,} trainable, {counts['total']:,} in all"
             rows.append(("parameters", text))
         classes = [
-            (x["name"], f"{x['examples']:,}", DASH if x["top1"] is None else f"{x['top1']:.2%}")
-            for x in result["classes"]
+            (each["name"], f"{each['examples']:,}", number(each["top1"], ".2%"))
+            for each in result["classes"]
         ]
         return f"{markdown(rows, 2)}\n\n{markdown([('class', 'examples', 'top-1'), *classes], 1)}"
 
@@ -99,7 +94,7 @@ class Answers:
 
         from training.metrics import CALIBRATION_BINS
 
-        result, names = self.result, [entry["name"] for entry in self.result["classes"]]
+        result, names = self.result, [each["name"] for each in self.result["classes"]]
         predicted = self.log_probabilities.argmax(axis=1)
         confidence = np.exp(self.log_probabilities.max(axis=1))
         figure = Figure((13, 10.5), layout="constrained")
@@ -123,27 +118,24 @@ class Answers:
         if not legible:
             matrix.set(xticks=(), yticks=())
         matrix.set_title(f"{result['dataset']} {result['split']}: top-1 {result['top1']:.2%}")
+        right = predicted == self.labels
         CalibrationDisplay.from_predictions(
-            predicted == self.labels,
-            confidence,
-            n_bins=CALIBRATION_BINS,
-            name="accuracy",
-            ax=reliability,
+            right, confidence, n_bins=CALIBRATION_BINS, name="accuracy", ax=reliability
         )
         error = f"expected calibration error {result['expected_calibration_error']:.2%}"
         reliability.set(xlabel="confidence", ylabel="accuracy", title=error)
         reliability.set(xlim=(0, 1), ylim=(0, 1))
-        wrong = np.flatnonzero(predicted != self.labels)
+        wrong = np.flatnonzero(~right)
         surest = wrong[np.argsort(-confidence[wrong], kind="stable")][:_MISTAKES]
         if len(wrong):
             bottom.suptitle(f"{len(wrong):,} mistakes; the {len(surest)} surest")
-        for i, ax in enumerate(bottom.subplots(2, _MISTAKES // 2).flat):
+        for ax in (panels := bottom.subplots(2, _MISTAKES // 2).flat):
             ax.set_axis_off()
-            for row in surest[i : i + 1]:
-                true, taken = (names[x[row]][:16] for x in (self.labels, predicted))
-                caption = f"{true}\ntaken for {taken}\n{confidence[row]:.1%}"
-                ax.imshow(self.images[row])
-                ax.set_title(caption, fontsize=8, parse_math=False)
+        for ax, row in zip(panels, surest, strict=False):
+            true, taken = (names[x[row]][:16] for x in (self.labels, predicted))
+            ax.imshow(self.images[row])
+            caption = f"{true}\ntaken for {taken}\n{confidence[row]:.1%}"
+            ax.set_title(caption, fontsize=8, parse_math=False)
         return figure
 
 
@@ -200,12 +192,10 @@ def _write(answers: Answers, output: pathlib.Path | None, json: pathlib.Path | N
     if json:
         write_json(json, answers.result)
     if output:
-        paths = (output.with_name(output.name + suffix) for suffix in (".json", ".md", ".png"))
-        result, table, figure = paths
-        write_json(result, answers.result)
-        with replacing(table) as temporary:
+        write_json(output.with_name(f"{output.name}.json"), answers.result)
+        with replacing(output.with_name(f"{output.name}.md")) as temporary:
             temporary.write_text(answers.table() + "\n", encoding="utf-8")
-        with replacing(figure) as temporary:
+        with replacing(output.with_name(f"{output.name}.png")) as temporary:
             answers.draw().savefig(temporary, format="png", dpi=120)
 
 

@@ -6,7 +6,7 @@ import os
 import statistics
 import sys
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 import keras_multiception as km  # isort: skip (then TensorFlow loads quietly)
 import keras
@@ -20,8 +20,6 @@ from training.loop import network, strategies
 from training.loop.strategies import Execution
 from training.recipe import Recipe
 from training.run_folder import History, RunFolder
-
-_ADVICE = "Try a lower learning_rate in a new workdir"
 
 
 def train(
@@ -37,8 +35,13 @@ def train(
     Of several workers, all of which see the folder, the chief alone writes into it. A loss that is
     not finite is a `FloatingPointError`, another worker that is lost an `OSError`.
     """
-    _require_loop(recipe, execution)
     strategy = strategies.make_strategy(execution)
+    if execution.loop == "device":
+        for key, value in {"accumulate_steps": 1, "mixup": 0, "cutmix": 0, "ema": 0}.items():
+            if (own := getattr(recipe, key)) != value:
+                raise ValueError(
+                    f"`{key}` must be {value} with `loop` device. Received: {key}={own}"
+                )
     replicas = strategies.count_replicas(strategy)
     if recipe.batch_size % replicas:
         raise ValueError(
@@ -55,8 +58,7 @@ def train(
         **machine.describe(["tensorflow-datasets"]),
     }
     folder.check(config)
-    finished = folder.metrics()
-    if finished:
+    if finished := folder.metrics():
         print("This run is finished.")
         return finished
 
@@ -110,9 +112,8 @@ class _Run:
             if execution.loop == "device":
                 from training.loop import compiled_epoch_loop  # needs JAX
 
-                compiled_epoch_loop.fit(
-                    model, recipe, self.spec, self.train_set, self.test_set, **fit_kwargs
-                )
+                sets = self.train_set, self.test_set
+                compiled_epoch_loop.fit(model, recipe, self.spec, *sets, **fit_kwargs)
             else:
                 self._fit(steps, fit_kwargs)
         model.optimizer.finalize_variable_values(model.trainable_variables)  # averages, if kept
@@ -148,9 +149,19 @@ class _Run:
         }
 
     def _fit(self, steps: int, fit_kwargs: dict[str, Any]) -> None:
-        """Train batch by batch."""
+        """Train batch by batch, those of a step of the optimizer drawn together."""
         recipe, spec = self.recipe, self.spec
-        batches = self._training_batches(fit_kwargs["initial_epoch"])
+        batches = data.training_batches(
+            *self.train_set,
+            dataset=spec,
+            batch_size=recipe.batch_size * recipe.accumulate_steps,
+            epochs=recipe.epochs,
+            first_epoch=fit_kwargs["initial_epoch"],
+            seed=recipe.seed,
+            **{key: getattr(recipe, key) for key in ("pad_and_crop", "flip", "mixup", "cutmix")},
+        )
+        if recipe.accumulate_steps > 1:
+            batches = batches.rebatch(recipe.batch_size, drop_remainder=True)
         replicas = strategies.count_replicas(self.strategy)
         size = -(-metrics.BATCH_SIZE // replicas) * replicas
         validation = data.evaluation_batches(*self.test_set, dataset=spec, batch_size=size)
@@ -178,22 +189,6 @@ class _Run:
                 **fit_kwargs,
             )
 
-    def _training_batches(self, first_epoch: int) -> Any:
-        """Make the batches of the remaining epochs, those of a step drawn together."""
-        recipe = self.recipe
-        batches = data.training_batches(
-            *self.train_set,
-            dataset=self.spec,
-            batch_size=recipe.batch_size * recipe.accumulate_steps,
-            epochs=recipe.epochs,
-            first_epoch=first_epoch,
-            seed=recipe.seed,
-            **{key: getattr(recipe, key) for key in ("pad_and_crop", "flip", "mixup", "cutmix")},
-        )
-        if recipe.accumulate_steps == 1:
-            return batches
-        return batches.rebatch(recipe.batch_size, drop_remainder=True)
-
     def _save_with_softmax(self) -> keras.Model:
         final = network.build(self.recipe, self.spec, activation="softmax")
         final.set_weights(self.model.get_weights())
@@ -212,19 +207,6 @@ class _Run:
             "wall_seconds": sum(row["seconds"] for row in history),
             "images_per_second": statistics.median(row["images_per_second"] for row in history),
         }
-
-
-def _require_loop(recipe: Recipe, execution: Execution) -> None:
-    if execution.loop != "device":
-        return
-    if keras.backend.backend() != "jax":
-        raise ValueError(
-            '`loop` must be "keras" unless the backend of Keras is jax (KERAS_BACKEND=jax). '
-            f"Received: loop={execution.loop} on {keras.backend.backend()}"
-        )
-    from training.loop import compiled_epoch_loop  # needs JAX
-
-    compiled_epoch_loop.require_support(recipe)
 
 
 def _require_same_start(strategy: Any, history: History) -> None:
@@ -262,11 +244,7 @@ class EpochCheckpoint(keras.callbacks.Callback):
     """Saves history and weights after each epoch, and stops if the loss is not finite."""
 
     def __init__(
-        self,
-        folder: RunFolder,
-        history: History,
-        recipe: Recipe,
-        images_per_epoch: int,
+        self, folder: RunFolder, history: History, recipe: Recipe, images_per_epoch: int
     ) -> None:
         super().__init__()
         self._folder, self._history, self._recipe = folder, history, recipe
@@ -280,18 +258,20 @@ class EpochCheckpoint(keras.callbacks.Callback):
         """Stop if the loss is not finite."""
         loss = float((logs or {})["loss"])
         if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss became {loss} in epoch {self._epoch + 1}, step {batch + 1}; "
-                f"{len(self._history)} epochs are saved. {_ADVICE}"
-            )
+            self._stop(f"the loss became {loss} in epoch {self._epoch + 1}, step {batch + 1}")
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Stop the clock of the training."""
         self._train_seconds = time.perf_counter() - self._begin
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Save the epoch, unless it left a variable that is not finite."""
-        self._require_finite_variables()
+        """Save the epoch, unless it left a variable that is not finite.
+
+        Batch statistics can be lost while the loss of the training looks normal.
+        """
+        for variable in self.model.variables:
+            if not np.all(np.isfinite(keras.ops.convert_to_numpy(variable))):
+                self._stop(f"{variable.path} is not finite after epoch {epoch + 1}")
         self._history.append(
             {
                 "epoch": epoch + 1,
@@ -303,11 +283,8 @@ class EpochCheckpoint(keras.callbacks.Callback):
         )
         self._folder.save_checkpoint(self.model, self._history)
 
-    def _require_finite_variables(self) -> None:
-        """Batch statistics can be lost while the loss of the training looks normal."""
-        for variable in self.model.variables:
-            if not np.all(np.isfinite(keras.ops.convert_to_numpy(variable))):
-                raise FloatingPointError(
-                    f"{variable.path} is not finite after epoch {self._epoch + 1}; "
-                    f"{len(self._history)} epochs are saved. {_ADVICE}"
-                )
+    def _stop(self, reason: str) -> NoReturn:
+        raise FloatingPointError(
+            f"{reason}; {len(self._history)} epochs are saved. Try a lower learning_rate in a new "
+            "workdir"
+        )

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 
-from training.cli import Parser, add_data_options, run_command
+from training.cli import Parser, add_data_options, attempt, run_command
 from training.run_folder import RunFolder, find_runs
 
 KEPT = 0.0005  # of the accuracy: what rounding may cost
@@ -27,25 +27,20 @@ _CARD_KEYS = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Release weights from the command line, and return the exit code."""
     parser = Parser(prog="python -m training.release_weights", description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--run",
-        nargs="+",
-        required=True,
-        type=pathlib.Path,
-        help="folders of finished runs, or of a study's condition with its seeds",
-    )
+    add = parser.add_argument
+    text = "folders of finished runs, or of a study's condition with its seeds"
+    add("--run", nargs="+", required=True, help=text)
     add_data_options(parser, "data_dir")
-    parser.add_argument("--note", default="", help="what readers must know of the data")
-    parser.add_argument(
-        "--output", type=pathlib.Path, help="folder to write to; the default is the package's own"
-    )
+    add("--note", default="", help="what readers must know of the data")
+    add("--output", type=pathlib.Path, help="folder to write to; the default is the package's own")
     args = parser.parse_args(argv)
-    try:
+
+    def run() -> int:
         for runs in _by_recipe(find_runs(args.run)):
             print(release(runs, args.data_dir, args.output, args.note))
-    except (ValueError, OSError) as error:
-        parser.error(error)
-    return 0
+        return 0
+
+    return attempt(parser, run)
 
 
 def release(
@@ -65,9 +60,8 @@ def release(
     config = best.finished()
     recipe = config["recipe"]
     spec = km.preprocessing.Dataset.from_dict(config["data"])
-    images, labels = data.load(
-        recipe["dataset"], recipe["test_split"], data_dir, recipe["image_size"]
-    )
+    split, size = recipe["test_split"], recipe["image_size"]
+    images, labels = data.load(recipe["dataset"], split, data_dir, size)
 
     def measure(model: keras.Model) -> float:
         return metrics.evaluate_model(model, images, labels, dataset=spec)["top1"]
@@ -85,9 +79,8 @@ def release(
     with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as temporary:
         file = pathlib.Path(temporary, f"{name}.npz")
         for narrow in (True, False):
-            shipped = km.create_model(
-                recipe["model"], conv=recipe["conv"], input_shape=spec.image_shape
-            )
+            shape = spec.image_shape
+            shipped = km.create_model(recipe["model"], conv=recipe["conv"], input_shape=shape)
             pretrained.write(model, file, {}, narrow)
             if not pretrained.load_file(shipped, file):
                 raise ValueError(
@@ -99,7 +92,8 @@ def release(
                 break
         pretrained.write(model, file, {"top1": top1, "examples": len(labels)}, narrow)
         card = file.with_suffix(".md")
-        card.write_text(_model_card(name, runs, best, top1, narrow, note), encoding="utf-8")
+        kept = "kernels in float16, vectors in float32" if narrow else "float32"
+        card.write_text(_model_card(runs, best, top1, kept, note), encoding="utf-8")
         for path in (file.with_suffix(".json"), card, file):
             os.replace(path, folder / path.name)
     return folder / file.name
@@ -125,12 +119,7 @@ def _by_recipe(runs: Iterable[RunFolder]) -> list[list[RunFolder]]:
 
 
 def _model_card(
-    name: str,
-    runs: Sequence[RunFolder],
-    best: RunFolder,
-    top1: float,
-    narrow: bool,
-    note: str,
+    runs: Sequence[RunFolder], best: RunFolder, top1: float, kept: str, note: str
 ) -> str:
     config, metrics = best.finished(), best.metrics() or {}
     recipe = config["recipe"]
@@ -149,20 +138,23 @@ def _model_card(
         "test error of all seeds": f"{statistics.fmean(errors.values()):.2f}{spread} %, "
         f"n = {len(errors)}: {by_seed}",
         "these weights": f"seed {recipe['seed']}{best_of if len(errors) > 1 else ''}",
-        "on disk": "kernels in float16, vectors in float32" if narrow else "float32",
+        "on disk": kept,
         "made with": ", ".join(f"{key} {value}" for key, value in config["versions"].items()),
         "hardware": ", ".join(f"{key}: {value}" for key, value in config["hardware"].items()),
         "license": "Apache 2.0, as the code; the terms of the data apply",
     }
-    code = f'km.create_model("{recipe["model"]}", conv="{recipe["conv"]}", '
-    return "\n".join(
-        [
-            f'# {name}\n\n`{code}weights="{recipe["dataset"]}")`\n\n| | |\n| :-- | :-- |',
-            *(f"| {key} | {value} |" for key, value in rows.items()),
-            "\nFor comparisons, tests and teaching. Every image is classified as one of the "
-            "classes, even if it shows none of them.\n",
-        ]
-    )
+    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
+    return f"""# {recipe["model"]}_{recipe["conv"]}
+
+`km.create_model("{recipe["model"]}", conv="{recipe["conv"]}", weights="{recipe["dataset"]}")`
+
+| | |
+| :-- | :-- |
+{table}
+
+For comparisons, tests and teaching. Every image is classified as one of the classes, even if it \
+shows none of them.
+"""
 
 
 if __name__ == "__main__":

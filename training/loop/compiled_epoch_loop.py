@@ -27,16 +27,6 @@ Drawn = tuple[np.ndarray, np.ndarray, np.ndarray]  # rows, offsets of crops, whi
 State = list[list[Any]]  # the values of `_parts` of a model
 
 
-def require_support(recipe: Recipe) -> None:
-    """Raise a `ValueError` if a recipe has what is not done here."""
-    for name, value in {"accumulate_steps": 1, "mixup": 0, "cutmix": 0, "ema": 0}.items():
-        if getattr(recipe, name) != value:
-            raise ValueError(
-                f'`{name}` must be {value} with `loop` "device". '
-                f"Received: {name}={getattr(recipe, name)}"
-            )
-
-
 def fit(
     model: keras.Model,
     recipe: Recipe,
