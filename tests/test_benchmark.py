@@ -148,7 +148,7 @@ def test_a_turn_does_once_more_than_it_counts():
         ("--set threads=10000", "`threads` must be at most the number of cores"),
         ("--set seconds=nan", "`seconds` must be between 0 and 60. Received: seconds=nan"),
         ("--set dtype_policy=int8", "`dtype_policy` must be one of float32"),
-        ("--set steps=few", "`steps` must be as 5. Received: steps=few"),
+        ("--set steps=few", "`steps` must be an integer. Received: steps=few"),
         ("--render nothing.json", "`render` must be the .json file"),
     ],
 )

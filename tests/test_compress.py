@@ -169,7 +169,7 @@ def test_killed_in_the_midst_and_repeated_equals_unbroken(tmp_path):
         (["--run", "nowhere"], "`run` must be"),
         (["--run", ".", "--recipe", "smaller"], "`recipe` must be of"),
         (["--run", ".", "--set", "rounds=0"], "`rounds` must be"),
-        (["--run", ".", "--set", "speed=1"], "`set` must be of epochs, "),
+        (["--run", ".", "--set", "speed=1"], "`set` must be key=value, with a key of epochs, "),
         (["--render", "nowhere.json"], "`render` must be"),
     ],
 )

@@ -219,7 +219,7 @@ def test_overrides_are_parsed_by_type(override, value):
     ("override", "message"),
     [
         ("epochs", "key=value"),
-        ("epoch=3", "`epoch` is not a key.*epochs.*Received: epoch=3"),
+        ("epoch=3", "`set` must be .*epochs.*Received: set=epoch=3"),
         ("epochs=3.5", "`epochs` must be an integer. Received: epochs=3.5"),
         ("epochs=0", "`epochs` must be at least 1 and finite. Received: epochs=0"),
         ("batch_size=-1", "`batch_size` must be at least 1"),

@@ -120,7 +120,7 @@ def test_a_summary_of_other_runs_is_not_lost(tmp_path, capsys):
         ("--recipe resnet", "`recipe` is unknown"),
         ("--table 1 --set seed=3", "`seed` is set by --seeds"),
         ("--table 1 --grid seed=3", "`seed` is set by --seeds"),
-        ("--table 1 --grid epoch=3", "`epoch` is not a key"),
+        ("--table 1 --grid epoch=3", "`set` must be key=value"),
         ("--table 1 --grid epochs", "key=value"),
         ("--render none.json", "`render` must be the .json file"),
         ("--seeds 3", "--workdir and --table or --recipe are needed, or --render"),

@@ -179,7 +179,7 @@ class TestFinishedRun:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["model=resnet21"], "`model` must be one of resnet20"),
+        (["model=resnet21"], "must be one of resnet20"),
         (["conv=conv"], "`conv` must be"),
         (["kernel_sizes=2", "conv=multiception"], "`kernel_sizes` must list"),
         (["dataset=digit"], "`dataset` must be one of cifar10,"),
@@ -211,7 +211,7 @@ def test_folder_of_something_else_is_refused(tmp_path, capsys, file, content, me
     [
         ([], "--recipe and --workdir are needed"),
         (["--recipe", "resnet", "--workdir", "x"], "`recipe` is unknown"),
-        (["--recipe", RECIPE, "--workdir", "x", "--set", "a=b"], "`a` is not a key"),
+        (["--recipe", RECIPE, "--workdir", "x", "--set", "a=b"], "`set` must be key=value"),
         (["--epochs", "3"], "unrecognized arguments"),
     ],
 )

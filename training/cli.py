@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NoReturn
 
-from training.recipe import parse
+from training.recipe import parse_changes
 
 
 class Parser(argparse.ArgumentParser):
@@ -101,18 +101,8 @@ def require_name(output: pathlib.Path) -> None:
 
 def parse_settings(defaults: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
     """Return settings with the changes of `--set key=value`, each of its default's type."""
-    settings = dict(defaults)
-    for change in changes:
-        key, _, text = change.partition("=")
-        if key not in defaults:
-            raise ValueError(
-                f"`set` must be of {', '.join(defaults)}, as key=value. Received: set={change}"
-            )
-        try:
-            settings[key] = parse(text, type(defaults[key]))
-        except (ValueError, KeyError):
-            raise ValueError(f"`{key}` must be as {defaults[key]!r}. Received: {change}") from None
-    return settings
+    kinds = {key: type(value) for key, value in defaults.items()}
+    return defaults | parse_changes(changes, kinds)
 
 
 def command_of(module: str, argv: Sequence[str] | None, left_out: Collection[str] = ()) -> str:

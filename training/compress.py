@@ -10,6 +10,7 @@ The same command goes on where it was stopped; what is finished is not made agai
 """
 
 import argparse
+import dataclasses
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -24,19 +25,11 @@ from training.cli import (
     require_name,
     run_command,
 )
-from training.compression.recipes import DEFAULT, describe_recipes, parse_recipes
+from training.compression.recipes import DEFAULT, FineTuning, describe_recipes, parse_recipes
 from training.run_folder import find_runs
 
 _HOST_FLAGS = ("--run", "--data_dir", "--output", "--note")
-_SETTINGS = {
-    "epochs": 2,
-    "learning_rate": 0.01,
-    "batch_size": 64,
-    "seed": 0,
-    "train_split": "",
-    "test_split": "",
-    "rounds": 7,
-}
+_SETTINGS = dataclasses.asdict(FineTuning()) | {"train_split": "", "test_split": "", "rounds": 7}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,7 +61,7 @@ def _compress(parser: Parser, args: argparse.Namespace, argv: Sequence[str] | No
     if rounds < 1:
         raise ValueError(f"`rounds` must be at least 1. Received: rounds={rounds}")
     try:
-        from training.compression.artifacts import Compressor, FineTuning
+        from training.compression.artifacts import Compressor
         from training.compression.page import PAGE, collect, require_own_results
     except ImportError as error:
         install = "pip install -e '.[training,compression]'"

@@ -1,5 +1,6 @@
 """How well a network does on a split: loss, accuracies, calibration, and accuracy by class."""
 
+import functools
 import math
 import os
 import textwrap
@@ -8,6 +9,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import scipy.special
 
 from keras_multiception.preprocessing import Dataset, get_dataset
 from training import data
@@ -67,7 +69,11 @@ def log_probabilities(
     spec = get_dataset(dataset)
     if isinstance(model, keras.Model):
         _require_fit(model.input_shape, model.output_shape, spec)
-        log = log_of_softmax if _ends_in_softmax(model) else _log_softmax_of
+        log = (
+            log_of_softmax
+            if _ends_in_softmax(model)
+            else functools.partial(scipy.special.log_softmax, axis=1)
+        )
         batches = data.evaluation_batches(
             images, np.zeros(len(images)), dataset=trained_on or dataset, batch_size=batch_size
         )
@@ -179,8 +185,3 @@ def _ends_in_softmax(model: keras.Model) -> bool:
 def log_of_softmax(probabilities: np.ndarray) -> np.ndarray:
     """Return the logarithm of probabilities, those that are 0 at the smallest float32."""
     return np.log(np.maximum(probabilities, np.finfo("float32").tiny))
-
-
-def _log_softmax_of(logits: np.ndarray) -> np.ndarray:
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))

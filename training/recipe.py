@@ -5,7 +5,7 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
@@ -97,7 +97,8 @@ def override(recipe: Recipe, changes: Iterable[str]) -> Recipe:
 
     Kernel sizes are written `3-5` for every stage, `3-5-7,3-5,3-3` one by one, or `none`.
     """
-    return dataclasses.replace(recipe, **dict(map(_parse_change, changes)))
+    kinds = {field.name: field.type for field in dataclasses.fields(Recipe)}
+    return dataclasses.replace(recipe, **parse_changes(changes, kinds))
 
 
 def read_recipe(path: str | os.PathLike[str]) -> Recipe:
@@ -118,23 +119,23 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def _parse_change(change: str) -> tuple[str, Any]:
-    kinds = {field.name: field.type for field in dataclasses.fields(Recipe)}
-    key, equals, text = change.partition("=")
-    if not equals:
-        raise ValueError(f"An override must have the form key=value. Received: {change}")
-    if key not in kinds:
-        raise ValueError(
-            f"`{key}` is not a key of a recipe; choose from {', '.join(kinds)}. Received: {change}"
-        )
-    try:
-        return key, parse(text, kinds[key])
-    except (ValueError, KeyError):
-        raise ValueError(f"`{key}` must be {_KINDS[kinds[key]]}. Received: {change}") from None
+def parse_changes(changes: Iterable[str], kinds: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of strings `key=value`, each of its key's kind."""
+    values = {}
+    for change in changes:
+        key, equals, text = change.partition("=")
+        if not equals or key not in kinds:
+            raise ValueError(
+                f"`set` must be key=value, with a key of {', '.join(kinds)}. Received: set={change}"
+            )
+        try:
+            values[key] = _parse(text, kinds[key])
+        except (ValueError, KeyError):
+            raise ValueError(f"`{key}` must be {_KINDS[kinds[key]]}. Received: {change}") from None
+    return values
 
 
-def parse(text: str, kind: Any) -> Any:
-    """Return a value of `--set key=value`, of a kind; a tuple holds integers."""
+def _parse(text: str, kind: Any) -> Any:
     if kind is bool:
         return {"true": True, "false": False}[text.lower()]
     if kind is tuple:
@@ -168,6 +169,7 @@ _KINDS: dict[Any, str] = {
     int: "an integer",
     float: "a number",
     bool: "true or false",
+    tuple: "integers such as 1,128",
     KernelSizes: "kernel sizes such as 3-5 or 3-5-7,3-5,3-3, lists of integers in JSON, or none",
 }
 _RANGES: dict[str, tuple[float, float]] = {  # the lowest value, and a limit above the highest

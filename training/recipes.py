@@ -258,12 +258,10 @@ def describe(name: str) -> str:
     """Say in several lines what a recipe does, how to run it, and what the paper measured."""
     recipe, workdir = get_recipe(name), f"runs/{pathlib.Path(name).stem}"
     lines = [name, "", f"  python -m training.train --recipe {name} --workdir {workdir}"]
-    lines += [f"  {paper_error(cell)}" for cell in paper_cells(recipe)] or ["  not in the paper"]
-    width = max(map(len, dataclasses.asdict(recipe)))
-    lines += ["", *(f"  {key:<{width}}  {v}" for key, v in dataclasses.asdict(recipe).items())]
-    return "\n".join(lines)
-
-
-def paper_error(cell: Cell) -> str:
-    """Say what the paper measured in a cell, and where."""
-    return f"{cell.error:.2f} % test error, Table {NUMERALS[cell.table]} of {SOURCE}"
+    lines += [
+        f"  {cell.error:.2f} % test error, Table {NUMERALS[cell.table]} of {SOURCE}"
+        for cell in paper_cells(recipe)
+    ] or ["  not in the paper"]
+    values = dataclasses.asdict(recipe)
+    width = max(map(len, values))
+    return "\n".join((*lines, "", *(f"  {key:<{width}}  {v}" for key, v in values.items())))

@@ -136,14 +136,12 @@ class RunFolder:
             return
         import keras
 
+        variables = _variables(model).items()
+        arrays: Any = {name: keras.ops.convert_to_numpy(v) for name, v in variables}
         checkpoint = self._checkpoints / f"epoch_{len(history):04}"
         _atomic().remove(checkpoint)  # one that was damaged
         with _atomic().replacing(checkpoint) as folder:
             folder.mkdir()
-            arrays: dict[str, Any] = {
-                name: keras.ops.convert_to_numpy(variable)
-                for name, variable in _variables(model).items()
-            }
             np.savez(folder / "variables.npz", **arrays)
             (folder / "history.json").write_text(json.dumps(history))
         self._write_history(history)
@@ -154,7 +152,9 @@ class RunFolder:
         """Bring a compiled model to the last checkpoint that can be read; return its history."""
         for checkpoint in reversed(self._epochs()):
             try:
-                arrays, history = _read_checkpoint(checkpoint)
+                history = json.loads((checkpoint / "history.json").read_text())
+                with np.load(checkpoint / "variables.npz") as saved:
+                    arrays = dict(saved.items())
             except _DAMAGED as error:
                 print(f"{checkpoint}: damaged ({error}), and left out", file=sys.stderr)
                 continue
@@ -243,20 +243,10 @@ def require_same(before: Mapping[str, Any], now: Mapping[str, Any], workdir: pat
         )
 
 
-def _read_checkpoint(path: pathlib.Path) -> tuple[dict[str, np.ndarray], History]:
-    with np.load(path / "variables.npz") as saved:
-        arrays = dict(saved.items())
-    return arrays, json.loads((path / "history.json").read_text())
-
-
 def _decisive(config: dict[str, Any]) -> dict[str, Any]:
     """Return what must be the same for a run to go on: all that decides its outcome."""
-    replicas = {} if config["recipe"]["sync_batch_norm"] else config["execution"]
-    return {
-        **config["recipe"],
-        **config["data"],
-        "replicas": replicas.get("replicas", 1),
-    }
+    replicas = 1 if config["recipe"]["sync_batch_norm"] else config["execution"]["replicas"]
+    return {**config["recipe"], **config["data"], "replicas": replicas}
 
 
 def _variables(model: Any) -> dict[str, Any]:
@@ -267,9 +257,5 @@ def _variables(model: Any) -> dict[str, Any]:
     """
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
-    owners = {"model": model, "optimizer": model.optimizer}
-    return {
-        f"{name}/{i}": variable
-        for name, owner in owners.items()
-        for i, variable in enumerate(owner.variables)
-    }
+    owners = {"model": model.variables, "optimizer": model.optimizer.variables}
+    return {f"{name}/{i}": v for name, own in owners.items() for i, v in enumerate(own)}

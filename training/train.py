@@ -53,20 +53,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if not args.describe and not (args.recipe and args.workdir):
         parser.error("--recipe and --workdir are needed, or --list or --describe")
-    return attempt(parser, lambda: _describe(args.describe) if args.describe else _train(args))
+    return attempt(parser, lambda: _run(args))
 
 
 def _make_parser() -> Parser:
     parser = Parser(prog="python -m training.train", description=__doc__.splitlines()[0])
-    parser.add_argument("--list", action="store_true", help="list the recipes and stop")
-    parser.add_argument("--describe", metavar="RECIPE", help="show one recipe and stop")
-    parser.add_argument("--recipe", help="name of a recipe, or a .json file with one")
-    parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="the recipe's variant for a laptop: fewer images, epochs",
-    )
-    parser.add_argument("--workdir", help="folder of the run; the same one resumes it")
+    add = parser.add_argument
+    add("--list", action="store_true", help="list the recipes and stop")
+    add("--describe", metavar="RECIPE", help="show one recipe and stop")
+    add("--recipe", help="name of a recipe, or a .json file with one")
+    quick = "the recipe's variant for a laptop: fewer images, epochs"
+    add("--quick", action="store_true", help=quick)
+    add("--workdir", help="folder of the run; the same one resumes it")
     add_data_options(parser, "data_dir", "archive_dir")
     changes = "values of the recipe to change, such as epochs=30 kernel_sizes=3-5-7,3-5,3-3"
     add_changes(parser, changes)
@@ -78,12 +76,10 @@ def _make_parser() -> Parser:
     return parser
 
 
-def _describe(name: str) -> int:
-    print(describe(name))
-    return 0
-
-
-def _train(args: argparse.Namespace) -> int:
+def _run(args: argparse.Namespace) -> int:
+    if args.describe:
+        print(describe(args.describe))
+        return 0
     recipe = get_recipe(args.recipe, args.set, args.quick)
     execution = Execution(
         **{field.name: getattr(args, field.name) for field in dataclasses.fields(Execution)}
@@ -116,17 +112,16 @@ def _format_recipes() -> str:
 
 
 def _format_metrics(metrics: dict[str, Any]) -> str:
-    lines = [
-        f"{split}: {values['top1']:.2%} top-1, {values['top5']:.2%} top-5, "
-        f"loss {values['loss']:.6f} on {values['examples']:,} images"
-        for split, values in ((split, metrics[split]) for split in ("train", "test"))
+    splits = [
+        f"{split}: {metrics[split]['top1']:.2%} top-1, {metrics[split]['top5']:.2%} top-5, "
+        f"loss {metrics[split]['loss']:.6f} on {metrics[split]['examples']:,} images\n"
+        for split in ("train", "test")
     ]
-    lines.append(
+    return "".join(splits) + (
         f"{metrics['epochs']} epochs in {metrics['wall_seconds']:.0f} s, "
         f"{metrics['images_per_second']:.0f} images/s, "
         f"{metrics['parameters']['trainable']:,} trainable parameters"
     )
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

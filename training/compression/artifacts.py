@@ -28,33 +28,13 @@ from keras_multiception.atomic import replacing, write_json
 from keras_multiception.graphs import sample_inputs
 from keras_multiception.preprocessing import Dataset
 from training import data, metrics
-from training.compression.recipes import Compression, split_step
-from training.recipe import require_fields
+from training.compression.recipes import Compression, FineTuning, split_step
 from training.run_folder import RunFolder, require_same
 
 CALIBRATION_IMAGES = 512
 BATCH_SIZE = 100
 _PRUNING_ENDS = 0.6  # of the steps; the rest lets the network recover
 _load = functools.lru_cache(maxsize=2)(data.load)  # the training and the test images
-
-
-@dataclasses.dataclass(frozen=True)
-class FineTuning:
-    """How a network is trained further, its learning rate falling to zero by a cosine."""
-
-    epochs: int = 2
-    learning_rate: float = 0.01
-    batch_size: int = 64
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        checks = (
-            ("epochs", self.epochs >= 1, "at least 1"),
-            ("learning_rate", 0 < self.learning_rate < math.inf, "a finite number above 0"),
-            ("batch_size", self.batch_size >= 1, "at least 1"),
-            ("seed", self.seed >= 0, "at least 0"),
-        )
-        require_fields(self, checks)
 
 
 class Compressor:

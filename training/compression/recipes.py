@@ -1,8 +1,11 @@
 """The ways to compress a network, as data: which steps lead to each."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Iterable
+
+from training.recipe import require_fields
 
 CONVERSIONS = ("float16", "dynamic", "int8")
 # By name, with N for a number: what it gives, and the steps. A step is `fuse`; one that trains,
@@ -34,6 +37,25 @@ _RECIPES = {
 _DEFAULT_NUMBERS = {"pqat": 50, "cqat": 16}
 _LIMITS = {"cluster": (2, 256), "cqat": (2, 256)}
 DEFAULT = "float fused float16 dynamic ptq tuned qat prune50 prune80 pqat cluster16 cqat branches40"
+
+
+@dataclasses.dataclass(frozen=True)
+class FineTuning:
+    """How a network is trained further, its learning rate falling to zero by a cosine."""
+
+    epochs: int = 2
+    learning_rate: float = 0.01
+    batch_size: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        checks = (
+            ("epochs", self.epochs >= 1, "at least 1"),
+            ("learning_rate", 0 < self.learning_rate < math.inf, "a finite number above 0"),
+            ("batch_size", self.batch_size >= 1, "at least 1"),
+            ("seed", self.seed >= 0, "at least 0"),
+        )
+        require_fields(self, checks)
 
 
 @dataclasses.dataclass(frozen=True)

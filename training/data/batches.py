@@ -107,31 +107,27 @@ class Mixing:
     """
 
     def __init__(self, augmentation: Augmentation, backend: str) -> None:
-        self._mixup = self._cutmix = None
+        self._layers: dict[str, Any] = {}  # by the name of their weights
         if augmentation.mixup:
-            self._mixup = keras.layers.MixUp(dtype="float32")
-            self._mixup.backend.set_backend(backend)
+            self._layers["mixup_weights"] = keras.layers.MixUp(dtype="float32")
         if augmentation.cutmix:
-            self._cutmix = keras.layers.CutMix(dtype="float32")
-            self._cutmix.backend.set_backend(backend)
+            self._layers["cutmix_weights"] = keras.layers.CutMix(dtype="float32")
+        for layer in self._layers.values():
+            layer.backend.set_backend(backend)
 
     def __bool__(self) -> bool:
-        return bool(self._mixup or self._cutmix)
+        return bool(self._layers)
 
     def __call__(self, images: Any, labels: Any, draws: Draws) -> tuple[Any, Any]:
         """Mix float32 images and one-hot labels, tensors of the backend."""
-        for layer, weights in (
-            (self._mixup, draws.mixup_weights),
-            (self._cutmix, draws.cutmix_weights),
-        ):
-            if layer:
-                transformation = {
-                    "permutation_order": draws.partners,
-                    "mix_weight": weights,
-                    "batch_masks": draws.cutmix_masks,
-                }
-                images = layer.transform_images(images, transformation)
-                labels = layer.transform_labels(labels, transformation)
+        for name, layer in self._layers.items():
+            transformation = {
+                "permutation_order": draws.partners,
+                "mix_weight": getattr(draws, name),
+                "batch_masks": draws.cutmix_masks,
+            }
+            images = layer.transform_images(images, transformation)
+            labels = layer.transform_labels(labels, transformation)
         return images, labels
 
 

@@ -49,12 +49,8 @@ def spec(data_dir: Path | None, image_size: int) -> Dataset:
             "`data_dir` must hold training images whose red, green and blue each vary. "
             f"Received: data_dir={data_dir}"
         )
-    return Dataset(
-        mean=mean,
-        std=std,
-        image_shape=(image_size, image_size, 3),
-        class_names=class_names(data_dir),
-    )
+    shape = (image_size, image_size, 3)
+    return Dataset(mean=mean, std=std, image_shape=shape, class_names=class_names(data_dir))
 
 
 def class_names(data_dir: Path | None) -> tuple[str, ...]:
@@ -76,8 +72,7 @@ def read_all(paths: Sequence[pathlib.Path], size: int) -> np.ndarray:
             ) from error
 
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        for _ in pool.map(read, range(len(paths))):
-            pass
+        list(pool.map(read, range(len(paths))))
     return images
 
 
@@ -106,14 +101,11 @@ def _decode(versions: tuple[tuple[pathlib.Path, int, int], ...], size: int) -> n
 
 def _statistics(pixels: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation of each channel, exactly, for pixels scaled to 0..1."""
-    values = np.arange(256) / 255
     counts = [np.bincount(pixels[..., c].ravel(), minlength=256) for c in range(3)]
-    means = [np.average(values, weights=count) for count in counts]
-    stds = [
-        np.sqrt(np.average((values - mean) ** 2, weights=count))
-        for mean, count in zip(means, counts, strict=True)
-    ]
-    return tuple(round(float(m), 6) for m in means), tuple(round(float(s), 6) for s in stds)
+    shares, values = np.array(counts) / pixels[..., 0].size, np.arange(256) / 255
+    mean = shares @ values
+    std = np.sqrt((shares * (values - mean[:, None]) ** 2).sum(axis=1))
+    return tuple(mean.round(6).tolist()), tuple(std.round(6).tolist())
 
 
 def _files(data_dir: Path | None) -> dict[str, list[tuple[pathlib.Path, int]]]:
@@ -141,14 +133,12 @@ def _files(data_dir: Path | None) -> dict[str, list[tuple[pathlib.Path, int]]]:
                     "`data_dir` must have at least two images of each class, one of them for "
                     f"testing. Received: folder={folders['train'] / name}"
                 )
-    return {
-        split: _mix([(path, label) for label, paths in enumerate(classes) for path in paths])
-        for split, classes in files.items()
-    }
-
-
-def _mix(examples: list[tuple[pathlib.Path, int]]) -> list[tuple[pathlib.Path, int]]:
-    return [examples[i] for i in np.random.default_rng(0).permutation(len(examples))]
+    mixed = {}
+    for split, classes in files.items():
+        examples = [(path, label) for label, paths in enumerate(classes) for path in paths]
+        order = np.random.default_rng(0).permutation(len(examples))
+        mixed[split] = [examples[i] for i in order]
+    return mixed
 
 
 def _split_folders(root: pathlib.Path) -> dict[str, pathlib.Path]:
