@@ -55,7 +55,7 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("file", "change", "message"),
         [
-            ("test.npz", flip_a_bit, r"arrays as they were written.*Received: .*test.npz"),
+            ("test.npz", flip_a_bit, r"not as it was written.*Received: .*test.npz"),
             ("test.npz", None, r"`data_dir` has a file that cannot be read"),
             ("arrays.json", lambda content: content[:-20], r"cannot be read.*arrays.json"),
             ("arrays.json", lambda content: b"{}", r"cannot be read.*arrays.json"),

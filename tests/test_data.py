@@ -65,12 +65,10 @@ class TestTensorFlowDatasets:
         assert images.shape == (100, 32, 32, 3)
         assert images.dtype == np.uint8
         assert labels.shape == (100,)
-        with pytest.raises(ValueError, match="`split` must be one of train, test"):
-            data.load("cifar10", "validation", shared_tfds)
 
-    @pytest.mark.parametrize("split", ["train[:0%]", "train[5:1]", "test[3:3] + train[50%:10%]"])
-    def test_empty_split(self, shared_tfds, split):
-        with pytest.raises(ValueError, match="`split` must not be empty"):
+    @pytest.mark.parametrize("split", ["validation", "train[:0%]", "test[3:3] + train[50%:10%]"])
+    def test_no_split(self, shared_tfds, split):
+        with pytest.raises(ValueError, match=r"`split` of `dataset` cifar10 cannot be read"):
             data.load("cifar10", split, shared_tfds)
 
     def test_neither_prepared_nor_downloadable(self, tmp_path, monkeypatch):
@@ -139,7 +137,6 @@ class TestMockedTensorFlowDatasets:
             ({"label": -1}, r"labels from 0 to 9, but image 0.*Received: label=-1"),
             ({"label": 10}, r"labels from 0 to 9.*Received: label=10"),
             ({"shape": (3, 8, 8, 3)}, r"images of shape \(32, 32, 3\).*Received: shape=\(8, 8, 3"),
-            ({"shape": (0, 32, 32, 3)}, r"`split` must not be empty"),
         ],
     )
     def test_bad_content(self, changes, message, tmp_path):
@@ -168,7 +165,7 @@ def test_corrupt_record(shared_tfds, tmp_path):
     content = bytearray(path.read_bytes())
     content[5000] ^= 255
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"`dataset` cifar10 cannot be read: .*corrupt.*data_dir="):
+    with pytest.raises(ValueError, match=r"cifar10 cannot be read: .*corrupt.*data_dir="):
         data.load("cifar10", "test[:1%]", tmp_path / "data")
 
 

@@ -174,29 +174,13 @@ def _load_tfds(
             _download_tfds(builder, dataset)
     try:
         examples = builder.as_dataset(split=split, as_supervised=True)
-        batches = list(examples.batch(1024).as_numpy_iterator())
+        images, labels = zip(*examples.batch(1024).as_numpy_iterator(), strict=True)
     except (ValueError, AssertionError, tf.errors.OpError) as error:
-        raise _error_of(error, builder, dataset, split) from error
-    columns = zip(*batches, strict=True) if batches else ((), ())
-    images, labels = (
-        np.concatenate([np.empty((0, *spec.shape), spec.dtype.as_numpy_dtype), *column])
-        for spec, column in zip(examples.element_spec, columns, strict=True)
-    )
-    return images, labels
-
-
-def _error_of(error: Exception, builder: Any, dataset: str, split: str) -> ValueError:
-    """Return why nothing could be read: because of the split, or of the data."""
-    try:
-        sizes = [builder.info.splits[part.strip()].num_examples for part in split.split("+")]
-    except ValueError:
-        return splits.error(split, builder.info.splits)
-    if min(sizes) < 1:
-        return ValueError(f"`split` must not be empty. Received: split={split}")
-    return ValueError(
-        f"`dataset` {dataset} cannot be read: {getattr(error, 'message', error)}. "
-        f"Received: data_dir={builder.data_dir}"
-    )
+        raise ValueError(
+            f"`split` of `dataset` {dataset} cannot be read: {getattr(error, 'message', error)}. "
+            f"Received: split={split} in data_dir={builder.data_dir}"
+        ) from error
+    return np.concatenate(images), np.concatenate(labels)
 
 
 def _download_tfds(builder: Any, dataset: str) -> None:

@@ -51,14 +51,12 @@ def write(
 def load(dataset: str, split: str, data_dir: Path) -> Examples:
     """Read images and labels of a split, if its files are as they were written."""
     _, sizes, checksums = _read_index(dataset, data_dir)
-    pieces = []
+    images, labels = [], []
     for name, part in splits.select(split, sizes):
-        images, labels = _read(pathlib.Path(data_dir) / dataset / f"{name}.npz", checksums[name])
-        pieces.append((images[part], labels[part]))
-    if len(pieces) == 1:
-        return pieces[0]
-    parts = list(zip(*pieces, strict=True))
-    return np.concatenate(parts[0]), np.concatenate(parts[1])
+        whole = _read(pathlib.Path(data_dir) / dataset / f"{name}.npz", checksums[name])
+        images.append(whole[0][part])
+        labels.append(whole[1][part])
+    return np.concatenate(images), np.concatenate(labels)
 
 
 def spec(dataset: str, data_dir: Path) -> Dataset:
@@ -87,17 +85,14 @@ def _read_index(dataset: str, data_dir: Path) -> tuple[Dataset, dict[str, int], 
 
 def _read(path: pathlib.Path, sha256: str) -> Examples:
     try:
-        if sha256_of(path) == sha256:
-            with np.load(path) as file:
-                return file["images"], file["labels"]
+        if sha256_of(path) != sha256:
+            raise ValueError(f"it is not as it was written, of SHA-256 {sha256}")
+        with np.load(path) as file:
+            return file["images"], file["labels"]
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(
             f"`data_dir` has a file that cannot be read ({error}). Received: {path}"
         ) from error
-    raise ValueError(
-        f"`data_dir` must have arrays as they were written, of SHA-256 {sha256}; copy or write "
-        f"them again. Received: {path}"
-    )
 
 
 def sha256_of(path: pathlib.Path) -> str:

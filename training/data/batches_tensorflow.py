@@ -1,14 +1,13 @@
 """Batches by `tf.data`: what NumPy draws is applied to whole batches, on every core."""
 
-import dataclasses
 from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
 from keras_multiception.machine import count_cores
-from keras_multiception.preprocessing import Dataset, preprocess_input
-from training.data.batches import Augmentation, Draws, Mixing, draw, order
+from keras_multiception.preprocessing import Dataset
+from training.data.batches import Augmentation, Draws, Mixing, draw, normalize, order
 
 
 def training_batches(
@@ -106,8 +105,4 @@ def _draw(
 
 
 def _normalize(pixels: tf.Tensor, spec: Dataset) -> tf.Tensor:
-    """Normalize whole rows of pixels at once, which is four times as fast as pixel by pixel."""
-    height, width, channels = pixels.shape[1:]
-    rows = tf.reshape(tf.cast(pixels, tf.float32), [-1, height, width * channels])
-    row_spec = dataclasses.replace(spec, mean=spec.mean * width, std=spec.std * width)
-    return tf.reshape(preprocess_input(rows, row_spec), [-1, height, width, channels])
+    return normalize(tf.cast(pixels, tf.float32), spec, tf.reshape)
