@@ -9,12 +9,13 @@ from training import data
 from training.run_folder import RunFolder
 
 
-def save_run(path, network, metrics=None, **recipe):
-    """Write what a finished training on digits leaves, and return its folder."""
+def save_run(path, network, metrics=None, spec=None, **recipe):
+    """Write what a finished training leaves, by default on digits, and return its folder."""
     recipe = {"dataset": "digits", "test_split": "test"} | recipe
-    config = {"name": "digits", "recipe": recipe, "data": data.spec("digits").to_dict()}
+    known = (spec or data.spec("digits")).to_dict()
+    config = {"name": "digits", "recipe": recipe, "data": known, "versions": {}, "hardware": {}}
     folder = RunFolder(path)
-    folder.begin(config | {"versions": {}, "hardware": {}})
+    folder.begin(config)
     network.save(folder.model)
     folder.finish(metrics or {})
     return path

@@ -1,10 +1,10 @@
-import dataclasses
 import json
 
 import keras
 import numpy as np
 import PIL.Image
 import pytest
+from study_folders import save_run
 
 from training import data, evaluate
 from training.data import image_folder
@@ -121,22 +121,11 @@ class TestErrors:
 
 
 def test_evaluate_a_run_on_a_folder(folder, tmp_path, capsys):
-    spec = data.spec("folder", folder, 8)
-    run = tmp_path / "run"
-    run.mkdir()
     model = keras.Sequential(
         [keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(2, "softmax")]
     )
-    model.save(run / "model.keras")
-    config = {
-        "name": "own",
-        "recipe": {"dataset": "folder", "test_split": "test", "image_size": 8},
-        "data": {"dataset": "folder", **dataclasses.asdict(spec)},
-        "versions": {},
-        "hardware": {},
-    }
-    (run / "config.json").write_text(json.dumps(config))
-    (run / "metrics.json").write_text("{}")
+    spec = data.spec("folder", folder, 8)
+    run = save_run(tmp_path / "run", model, spec=spec, dataset="folder", image_size=8)
     result = tmp_path / "result.json"
     arguments = ["--run", str(run), "--data_dir", str(folder)]
     assert evaluate.main([*arguments, "--json", str(result)]) == 0

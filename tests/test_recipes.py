@@ -45,15 +45,12 @@ PAPER = {
     "optimizer": "sgd",
     "momentum": 0.9,
     "l2": 2e-4,
-    "weight_decay": 0,
     "l2_on_vectors": True,
-    "image_size": 0,
-    "filters": 0,
     "accumulate_steps": 1,
-    "warmup_epochs": 0,
     "schedule_interval": "epoch",
     "sync_batch_norm": False,
     "dtype_policy": "float32",
+    **dict.fromkeys(("image_size", "filters", "warmup_epochs", "weight_decay", "seed"), 0),
     **dict.fromkeys(("clip_norm", "ema", "label_smoothing", "mixup", "cutmix"), 0),
 }
 CIFAR = {"test_split": "test", "epochs": 300, "batch_size": 128, "pad_and_crop": 4, "flip": True}
@@ -66,13 +63,8 @@ OF_DATASET = {"cifar10": CIFAR, "cifar100": CIFAR, "stl10": STL10, IMAGENET32: I
 def test_every_cell_has_a_recipe_with_the_settings_of_the_paper(cell):
     recipe = RECIPES[recipe_name(recipe_for_cell(cell))]
     assert cell in paper_cells(recipe)
-    assert dataclasses.asdict(recipe) == PAPER | OF_DATASET[cell.dataset] | {
-        "dataset": cell.dataset,
-        "model": cell.model,
-        "conv": cell.conv,
-        "kernel_sizes": cell.kernel_sizes,
-        "seed": 0,
-    }
+    network = {key: getattr(cell, key) for key in ("dataset", "model", "conv", "kernel_sizes")}
+    assert dataclasses.asdict(recipe) == PAPER | OF_DATASET[cell.dataset] | network
 
 
 def test_cells_are_those_of_the_published_tables():
@@ -140,35 +132,29 @@ def test_recipe_from_a_file(write):
 
 
 @pytest.mark.parametrize(
-    ("values", "expected"),
+    ("key", "value", "expected"),
     [
-        ({"flip": "false"}, "true or false"),
-        ({"flip": 0}, "true or false"),
-        ({"epochs": 2.5}, "an integer"),
-        ({"epochs": True}, "an integer"),
-        ({"learning_rate": "0.1"}, "a number"),
-        ({"learning_rate": True}, "a number"),
-        ({"model": 5}, "a string"),
-        ({"kernel_sizes": "3-5"}, "kernel sizes such as 3-5"),
-        ({"kernel_sizes": 5}, "kernel sizes such as 3-5"),
-        ({"kernel_sizes": []}, "kernel sizes such as 3-5"),
-        ({"kernel_sizes": [[3, 5], 3]}, "kernel sizes such as 3-5"),
+        ("flip", "false", "true or false"),
+        ("epochs", 2.5, "an integer"),
+        ("epochs", True, "an integer"),
+        ("learning_rate", "0.1", "a number"),
+        ("model", 5, "a string"),
+        ("kernel_sizes", 5, "kernel sizes such as 3-5"),
+        ("kernel_sizes", [], "kernel sizes such as 3-5"),
+        ("kernel_sizes", [[3, 5], 3], "kernel sizes such as 3-5"),
     ],
 )
-def test_values_in_a_file_are_of_their_types(values, expected, write):
-    (key,) = values
+def test_values_in_a_file_are_of_their_types(key, value, expected, write):
     with pytest.raises(ValueError, match=f"`{key}` must be {expected}.* Received: {key}="):
-        get_recipe(write(RECIPES[MULTICEPTION], **values))
+        get_recipe(write(RECIPES[MULTICEPTION], **{key: value}))
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"epochs": 3}', '{"epoch": 3}', '{"epochs": "3"}'])
+@pytest.mark.parametrize("text", ["", "[]", '{"epochs": 3}', '{"epoch": 3}', None])
 def test_file_without_a_recipe_is_refused(text, tmp_path):
-    path = tmp_path / "mine.json"
-    path.write_text(text)
+    if text is not None:
+        (tmp_path / "mine.json").write_text(text)
     with pytest.raises(ValueError, match=r"`recipe` must be the path of a JSON.*Received: recipe"):
-        get_recipe(str(path))
-    with pytest.raises(ValueError, match="No such file"):
-        get_recipe(str(tmp_path / "other.json"))
+        get_recipe(str(tmp_path / "mine.json"))
 
 
 def test_warmup_rises_to_the_learning_rate_and_the_cosine_follows():
@@ -222,25 +208,16 @@ def test_overrides_are_parsed_by_type(override, value):
         ("epoch=3", "`set` must be .*epochs.*Received: set=epoch=3"),
         ("epochs=3.5", "`epochs` must be an integer. Received: epochs=3.5"),
         ("epochs=0", "`epochs` must be at least 1 and finite. Received: epochs=0"),
-        ("batch_size=-1", "`batch_size` must be at least 1"),
         ("learning_rate=fast", "`learning_rate` must be a number"),
         ("learning_rate=nan", "`learning_rate` must be above 0 and finite"),
-        ("learning_rate=inf", "`learning_rate` must be above 0 and finite"),
         ("min_learning_rate=0.2", "`min_learning_rate` must be from 0 to `learning_rate`, 0.1"),
         ("momentum=1", "`momentum` must be at least 0 and less than 1"),
-        ("l2=-1", "`l2` must be"),
         ("optimizer=adam", "`optimizer` must be one of sgd, muon. Received: optimizer='adam'"),
         ("optimizer=muon", '`l2` must be 0 unless `optimizer` is "sgd". Received: l2=0.0002'),
         ("weight_decay=0.1", '`weight_decay` must be 0 unless `optimizer` is "muon"'),
-        ("weight_decay=-1", "`weight_decay` must be at least 0 and finite"),
         ("pad_and_crop=-1", "`pad_and_crop` must be"),
-        ("seed=-1", "`seed` must be"),
         ("flip=maybe", "`flip` must be true or false"),
         ("warmup_epochs=300", "`warmup_epochs` must be less than `epochs`, 300"),
-        ("schedule_interval=day", "`schedule_interval` must be one of epoch, step"),
-        ("ema=1", "`ema` must be at least 0 and less than 1"),
-        ("mixup=-1", "`mixup` must be at least 0 and finite"),
-        ("accumulate_steps=0", "`accumulate_steps` must be at least 1"),
         ("dtype_policy=float7", "`dtype_policy` must be one of float32, mixed_bfloat16"),
         ("kernel_sizes=3;5", "`kernel_sizes` must be kernel sizes such as 3-5"),
         ("conv=multi", "`conv` must be one of standard, .*, multiception. Received: conv=multi"),

@@ -110,10 +110,7 @@ def test_a_summary_of_other_runs_is_not_lost(tmp_path, capsys):
         ("--table 7", "`table` must be 1, 2, 3, 4 or 5. Received: table=7"),
         ("--table 1 --models vgg", "`models` must be of what the tables have: resnet20, "),
         ("--table 2 --datasets cifar10", "`datasets` must be of what the tables have: stl10. "),
-        (
-            "--table 1 --models resnet20 --datasets cifar100",
-            "`datasets` must be of what the tables have: cifar10. ",
-        ),
+        ("--table 1 --models resnet20 --datasets cifar100", "`datasets` must be of what"),
         ("--table 1 --seeds 0", "`seeds` must be at least 1"),
         ("--table 1 --parallel 0", "must be auto or at least 1, not 0"),
         ("--table 1 --output .", "`output` must be a path of files"),
@@ -171,12 +168,11 @@ def test_runs_are_seed_after_seed_and_can_be_given_to_the_train_command():
 
 
 def test_two_files_of_one_name_are_refused(tmp_path):
-    for folder, epochs in (("a", 3), ("b", 4)):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "mine.json").write_text(
-            f'{{"dataset": "digits", "model": "resnet20", "conv": "dsconv", "epochs": {epochs}}}'
-        )
     names = [str(tmp_path / folder / "mine.json") for folder in "ab"]
+    for epochs, name in enumerate(map(pathlib.Path, names), start=3):
+        name.parent.mkdir()
+        recipe = {"dataset": "digits", "model": "resnet20", "conv": "dsconv", "epochs": epochs}
+        name.write_text(json.dumps(recipe))
     with pytest.raises(ValueError, match="must not name two by the same name"):
         plan_conditions(names)
 
