@@ -51,9 +51,12 @@ def test_what_cannot_be_printed_is_at_most_one_line(command, output, message, un
     assert (done.returncode, done.stderr) == (1, message)
 
 
-def test_a_reader_that_has_enough_is_no_bad_usage():
+def test_a_reader_that_has_enough_is_no_error():
+    def close():
+        raise BrokenPipeError(32, "Broken pipe")
+
     with pytest.raises(BrokenPipeError):
-        cli.Parser().error(BrokenPipeError(32, "Broken pipe"))
+        cli.attempt(cli.Parser(), close)
 
 
 @pytest.mark.parametrize("output", [".", "/"])

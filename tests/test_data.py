@@ -106,7 +106,7 @@ class TestTensorFlowDatasets:
             np.testing.assert_array_equal(images, numbered_images(10)[0][labels])
 
     def test_unknown_data_set(self):
-        with pytest.raises(ValueError, match=r"`dataset` must be one of cifar10, .*folder"):
+        with pytest.raises(ValueError, match=r"`dataset` must be one of cifar10, "):
             data.load("cifar11", "train")
 
 
@@ -130,32 +130,6 @@ class TestMockedTensorFlowDatasets:
             assert label.num_classes == len(data.spec(dataset).class_names)
         names = tuple(label.names)  # only ImageNet's are known before it is prepared
         assert names == data.spec("imagenet_resized/32x32").class_names
-
-    @pytest.mark.parametrize(
-        ("changes", "message"),
-        [
-            ({"label": -1}, r"labels from 0 to 9, but image 0.*Received: label=-1"),
-            ({"label": 10}, r"labels from 0 to 9.*Received: label=10"),
-            ({"shape": (3, 8, 8, 3)}, r"images of shape \(32, 32, 3\).*Received: shape=\(8, 8, 3"),
-        ],
-    )
-    def test_bad_content(self, changes, message, tmp_path):
-        shape = changes.get("shape", (3, 32, 32, 3))
-        labels = np.full(shape[0], changes.get("label", 0), "int64")
-
-        def as_dataset(self, *args, **kwargs):
-            examples = {
-                "id": labels.astype(str),
-                "image": np.zeros(shape, "uint8"),
-                "label": labels,
-            }
-            return tf.data.Dataset.from_tensor_slices(examples)
-
-        with (
-            tfds.testing.mock_data(as_dataset_fn=as_dataset),
-            pytest.raises(ValueError, match=message),
-        ):
-            data.load("cifar10", "train", tmp_path)
 
 
 def test_corrupt_record(shared_tfds, tmp_path):

@@ -173,15 +173,11 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (["--model", "no.keras", "--dataset", "digits"], "`model` must be a file or folder"),
+            (["--model", "no.keras", "--dataset", "digits"], "`model` must be a .keras file"),
             (["--model", "."], "`dataset` must be given"),
             (["--model", ".", "--dataset", "digit"], "`dataset` must be one of cifar10, cifar100"),
             (["--model", ".", "--dataset", "digits", "--json", "."], "`json` must be a file. Rec"),
             (["--model", ".", "--dataset", "digits", "--output", "."], "`output` must be a path"),
-            (
-                ["--model", ".", "--dataset", "digits", "--image_size", -5],
-                "must be at least 0. Rec",
-            ),
             (["--model", ".", "--dataset", "digits", "--batch_size", 0], "must be at least 1"),
             (["--run", "."], "`run` must be the folder of a finished"),
         ],

@@ -82,8 +82,8 @@ def test_resizing_is_that_of_the_exported_models(tmp_path):
 
 class TestErrors:
     def test_size_is_needed(self, folder):
-        for image_size, message in ((0, "given"), (-1, "at least 0")):
-            with pytest.raises(ValueError, match=rf"`image_size` must be {message}.*image_size="):
+        for image_size in (0, -1):
+            with pytest.raises(ValueError, match=r"`image_size` must be given.*image_size="):
                 load("train", folder, image_size)
 
     @pytest.mark.parametrize("path", [None, "nothing"])

@@ -1,4 +1,3 @@
-import fcntl
 import json
 import pathlib
 
@@ -7,7 +6,7 @@ from commands import finish, kill_when, start, usage_error
 from study_folders import write_runs
 
 from training.study import main
-from training.study_runs import find_gpus, plan_conditions, plan_runs, recipes_of_tables, train_runs
+from training.study_runs import find_gpus, plan_conditions, plan_runs, recipes_of_tables
 
 DIGITS = ["resnet20_dsconv_digits", "resnet20_multiception_digits"]
 DSCONV = "resnet20_dsconv_cifar10"
@@ -57,19 +56,6 @@ def test_failing_runs_are_reported_and_the_others_go_on(tmp_path):
     page = " ".join((tmp_path / "study.md").read_text().split())
     assert f"1 of 2 runs have no result yet: {STANDARD}_batch_size=100000, seed 0" in page
     assert "| ResNet-20 on digits | standard | 32 |" in page
-
-
-def test_runs_of_another_study_are_left_to_it(tmp_path, capfd):
-    first, second = plan_runs(plan_conditions(DIGITS), 1, tmp_path)
-    write_runs([first], lambda recipe, seed: 5.0)
-    second.path.parent.mkdir()
-    with second.path.with_suffix(".log").open("a") as log:
-        fcntl.flock(log, fcntl.LOCK_EX)
-        train_runs([first, second], [], 1, [], on_finish=pytest.fail)
-    assert capfd.readouterr().out.splitlines() == [
-        "1 of 2 runs are finished.",
-        f"{second}: another study is training it",
-    ]
 
 
 def test_summary_of_what_is_there(tmp_path, capsys):

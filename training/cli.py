@@ -15,9 +15,7 @@ class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line on the standard error and exit code 2."""
 
     def error(self, message: str | Exception) -> NoReturn:
-        """Exit with a message; a `BrokenPipeError` is raised again, for `run_command`."""
-        if isinstance(message, BrokenPipeError):
-            raise message
+        """Exit with a message."""
         print(f"{self.prog}: error: {' '.join(str(message).split())}", file=sys.stderr)
         sys.exit(2)
 
@@ -52,6 +50,8 @@ def attempt(parser: Parser, action: Callable[[], int]) -> int:
     """
     try:
         return action()
+    except BrokenPipeError:  # for `run_command`
+        raise
     except ValueError as error:
         parser.error(error)
     except (OSError, RuntimeError, ArithmeticError, ImportError) as error:

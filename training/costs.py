@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter
 
 from training.cli import Parser, attempt, run_command
 from training.reporting import figures, tables
@@ -135,7 +135,6 @@ def _draw(results: dict[str, Any]) -> Figure:
                 look = {"color": figures.COLORS[conv], "ec": "white", "lw": 0.6, "zorder": 2}
                 ax.bar(places, list(stages.values()), 0.84 / len(convs), **look)
             ax.set_xticks(range(len(stages)), [name.removeprefix("stage") for name in stages])
-            ax.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
             ax.yaxis.set_major_formatter(EngFormatter(sep=""))
             size = network["input_shape"].rpartition("x")[0]
             title = f"{figures.MODELS[model]}, {size}: {quantity}"

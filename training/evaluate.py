@@ -144,10 +144,6 @@ def _evaluate(args: argparse.Namespace) -> Answers:
         raise ValueError(f"`batch_size` must be at least 1. Received: batch_size={args.batch_size}")
     if args.model and args.dataset is None:
         raise ValueError("`dataset` must be given with `model`. Received: dataset=None")
-    if args.model and not pathlib.Path(args.model).exists():
-        raise ValueError(
-            f"`model` must be a file or folder that exists. Received: model={args.model}"
-        )
     from keras_multiception.preprocessing import Dataset  # imports Keras, which takes seconds
     from training import data, metrics
     from training.run_folder import RunFolder

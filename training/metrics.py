@@ -43,13 +43,10 @@ def evaluate_model(
     labels: np.ndarray,
     *,
     dataset: str | Dataset,
-    trained_on: str | Dataset | None = None,
     batch_size: int = BATCH_SIZE,
 ) -> dict[str, Any]:
     """Return the `measure` of a model on images of a data set; arguments as `log_probabilities`."""
-    predictions = log_probabilities(
-        model, images, dataset=dataset, trained_on=trained_on, batch_size=batch_size
-    )
+    predictions = log_probabilities(model, images, dataset=dataset, batch_size=batch_size)
     return measure(predictions, labels, get_dataset(dataset).class_names)
 
 

@@ -9,8 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
-INTERVALS = ("epoch", "step")
-OPTIMIZERS = ("sgd", "muon")
 
 Check = tuple[str, bool, str]  # a field, whether its value fits, and what it must be
 KernelSizes = tuple[int, ...] | tuple[tuple[int, ...], ...] | None
@@ -179,4 +177,8 @@ _RANGES: dict[str, tuple[float, float]] = {  # the lowest value, and a limit abo
     **dict.fromkeys(("momentum", "ema", "label_smoothing"), (0, 1)),
     "seed": (0, 2**32),
 }
-_CHOICES = {"schedule_interval": INTERVALS, "optimizer": OPTIMIZERS, "dtype_policy": POLICIES}
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "schedule_interval": ("epoch", "step"),
+    "optimizer": ("sgd", "muon"),
+    "dtype_policy": POLICIES,
+}

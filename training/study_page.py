@@ -166,11 +166,10 @@ def compare(first: Mapping[int, float], second: Mapping[int, float]) -> Comparis
 def _to_rows(results: Results) -> Iterator[Row]:
     conditions = results["conditions"]
     for each, (reference, comparison) in zip(conditions, differences(conditions), strict=True):
-        recipe, sizes = each["recipe"], each["recipe"]["kernel_sizes"]
-        cell = {"label": each["label"]}
-        cell |= {key: recipe[key] for key in ("dataset", "model", "conv")}
-        cell |= {"kernel_sizes": sizes and figures.value_label("kernel_sizes", sizes)}
-        cell |= {"epochs": recipe["epochs"]}
+        keys = ("dataset", "model", "conv", "kernel_sizes", "epochs")
+        cell = {"label": each["label"], **{key: each["recipe"][key] for key in keys}}
+        if cell["kernel_sizes"]:
+            cell["kernel_sizes"] = figures.value_label("kernel_sizes", cell["kernel_sizes"])
         for metric in ("parameters", "multiply_adds"):
             yield Row("study", cell, None, metric, each[metric])
         if each["paper"]:

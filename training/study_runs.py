@@ -1,13 +1,11 @@
 """What a study runs, and the training of its runs, each in a process of its own.
 
 A study keeps no state but the run folders: a run with metrics is finished, any other one is
-started or resumed. Beside each folder lies the log of its training, `seed_N.log`; the process that
-trains the run holds a lock on it, so that two studies in one folder share the runs between them. A
-training process ends with the study that started it, however that ends.
+started or resumed, unless another study is training it. Beside each folder lies the log of its
+training, `seed_N.log`. A training process ends with the study that started it, however that ends.
 """
 
 import dataclasses
-import fcntl
 import itertools
 import multiprocessing
 import multiprocessing.connection
@@ -19,7 +17,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import IO
 
 from training.recipe import Recipe
 from training.recipes import cells, get_recipe, recipe_for_cell, recipe_name
@@ -169,10 +166,8 @@ def train_runs(
     try:
         while waiting or busy:
             if waiting and places:
-                run = waiting.pop(0)
-                if log := _claim(run):
-                    place = places.pop(0)
-                    busy[_Training(run, log, place, options)] = place
+                place = places.pop(0)
+                busy[_Training(waiting.pop(0), place, options)] = place
                 continue
             multiprocessing.connection.wait([training.process.sentinel for training in busy])
             for training in [each for each in busy if not each.process.is_alive()]:
@@ -196,52 +191,40 @@ def _share_cores(parallel: int) -> list[Place]:
     return [set(cores[slot % len(cores) :: parallel]) for slot in range(parallel)]
 
 
-def _claim(run: Run) -> IO[str] | None:
-    """Return the run's log, locked, or `None` if the run is finished or another study's."""
-    run.path.parent.mkdir(parents=True, exist_ok=True)
-    log = run.path.with_suffix(".log").open("a")
-    try:
-        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        print(f"{run}: another study is training it", flush=True)
-        return None
-    return None if run.folder.metrics() else log
-
-
 class _Training:
     """A run that is being trained in a process of its own."""
 
-    def __init__(self, run: Run, log: IO[str], place: Place, options: Sequence[str]) -> None:
+    def __init__(self, run: Run, place: Place, options: Sequence[str]) -> None:
         print(f"{run}: {'resumed' if run.folder.config() else 'started'}", flush=True)
-        self._run, self._log, self._begin = run, log, time.monotonic()
+        self._run, self._log, self._begin = run, run.path.with_suffix(".log"), time.monotonic()
+        self._log.parent.mkdir(parents=True, exist_ok=True)
         arguments = ["--workdir", str(run.path), *options, *run.arguments]
-        self.process = _SPAWN.Process(target=_train, args=(arguments, log.name, place))
+        self.process = _SPAWN.Process(target=_train, args=(arguments, self._log, place))
         self.process.start()
 
     def report(self) -> bool:
-        """Say how the run ended, let go of it, and return whether it is finished."""
+        """Say how the run ended, and return whether it is finished."""
         self.process.join()
         if metrics := self._run.folder.metrics():
             minutes = (time.monotonic() - self._begin) / 60
             message = f"{100 * (1 - metrics['test']['top1']):.2f} % error, {minutes:.1f} minutes"
         else:
-            lines = pathlib.Path(self._log.name).read_text(errors="replace").split("\n")
+            lines = self._log.read_text(errors="replace").split("\n")
             message = (
                 f"FAILED with exit code {self.process.exitcode}, others go on: "
                 f"{next(filter(str.strip, reversed(lines)), 'no message')} "
-                f"(all of it in {self._log.name})"
+                f"(all of it in {self._log})"
             )
         print(f"{self._run}: {message}", flush=True)
-        self._log.close()
         return metrics is not None
 
 
-def _train(arguments: list[str], log: str, place: Place) -> None:
+def _train(arguments: list[str], log: pathlib.Path, place: Place) -> None:
     """Run the train command in this new process."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND)
+    file = log.open("a")
     for stream in (sys.stdout, sys.stderr):
-        os.dup2(descriptor, stream.fileno())
+        os.dup2(file.fileno(), stream.fileno())
     sys.stdout = sys.stderr  # which is not buffered
     if isinstance(place, str):
         os.environ["CUDA_VISIBLE_DEVICES"] = place

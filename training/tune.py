@@ -164,14 +164,14 @@ def trial_recipe(own: Recipe, hp: keras_tuner.HyperParameters) -> Recipe:
     values["kernel_sizes"] = own.kernel_sizes if values["conv"] == own.conv else None
     with hp.conditional_scope("conv", _WITH_KERNEL_SIZES):
         sets = [
-            hp.Choice(f"kernel_sizes_{stage}", _choices(*KERNEL_SIZES, sizes), default=sizes)
+            hp.Choice(f"kernel_sizes_{stage}", sorted({*KERNEL_SIZES, sizes}), default=sizes)
             for stage, sizes in enumerate(_own_kernel_sizes(own), start=1)
         ]
         if values["conv"] in _WITH_KERNEL_SIZES:
             values["kernel_sizes"] = tuple(tuple(map(int, each.split("-"))) for each in sets)
     filters = own.filters or (96 if own.model == "shakeshake26" else 16)
     widths = [max(4, round(filters * width / 4) * 4) for width in WIDTHS]
-    values["filters"] = hp.Choice("filters", _choices(*widths, filters), default=filters)
+    values["filters"] = hp.Choice("filters", sorted({*widths, filters}), default=filters)
     for key, bounds in _BETWEEN[own.optimizer].items():
         if default := getattr(own, key):
             low, high = min(*bounds, default), max(*bounds, default)
@@ -181,10 +181,6 @@ def trial_recipe(own: Recipe, hp: keras_tuner.HyperParameters) -> Recipe:
     epochs = hp.values.get("tuner/epochs", own.epochs)  # which Hyperband gives
     warmup = min(own.warmup_epochs, epochs - 1)
     return dataclasses.replace(own, epochs=epochs, warmup_epochs=warmup, **values)
-
-
-def _choices(*values: Any) -> list[Any]:
-    return list(dict.fromkeys(values))
 
 
 def _own_kernel_sizes(recipe: Recipe) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from keras_multiception.machine import import_tensorflow
-from keras_multiception.preprocessing import DATASETS, Dataset, get_dataset
+from keras_multiception.preprocessing import Dataset, get_dataset
 from training.data import arrays, batches, image_folder, splits
 from training.data.arrays import Examples, Path
 from training.data.batches import Augmentation
@@ -37,7 +37,6 @@ def load(
     Datasets, which are otherwise made in it from `archive_dir` or downloads. An `image_size` of 0
     leaves the images as they are.
     """
-    _require_size(image_size)
     if data_dir is not None and arrays.exist(dataset, data_dir):
         pixels, labels = arrays.load(dataset, split, data_dir)
     elif dataset == FOLDER:
@@ -45,9 +44,8 @@ def load(
     elif dataset == "digits":
         pixels, labels = _load_digits(split)
     else:
-        known = _known(dataset)
+        get_dataset(dataset)  # or it is not known here
         pixels, labels = _load_tfds(dataset, split, data_dir, archive_dir)
-        _require_fit(pixels, labels, known, dataset)
     if not len(pixels):
         raise ValueError(f"`split` must not be empty. Received: split={split}")
     return image_folder.resize_all(pixels, image_size) if image_size else pixels, labels
@@ -55,13 +53,12 @@ def load(
 
 def spec(dataset: str, data_dir: Path | None = None, image_size: int = 0) -> Dataset:
     """Return the `Dataset` of the images that `load` reads; a folder of images is measured."""
-    _require_size(image_size)
     if data_dir is not None and arrays.exist(dataset, data_dir):
         known = arrays.spec(dataset, data_dir)
     elif dataset == FOLDER:
         return image_folder.spec(data_dir, image_size)
     else:
-        known = _known(dataset)
+        known = get_dataset(dataset)
     if not image_size:
         return known
     return dataclasses.replace(known, image_shape=(image_size, image_size, 3))
@@ -228,30 +225,4 @@ def _check_archive(path: pathlib.Path, registered: Any) -> None:
             f"`archive_dir` must have the original {path.name}, of {registered.size:,} bytes and "
             f"SHA-256 {registered.checksum}. Received: {path} of {path.stat().st_size:,} bytes and "
             f"SHA-256 {checksum}"
-        )
-
-
-def _require_size(image_size: int) -> None:
-    if image_size < 0:
-        raise ValueError(f"`image_size` must be at least 0. Received: image_size={image_size}")
-
-
-def _known(dataset: str) -> Dataset:
-    if dataset not in DATASETS:
-        names = ", ".join([*DATASETS, FOLDER])
-        raise ValueError(f"`dataset` must be one of {names}. Received: dataset={dataset}")
-    return get_dataset(dataset)
-
-
-def _require_fit(pixels: np.ndarray, labels: np.ndarray, known: Dataset, dataset: str) -> None:
-    if pixels.shape[1:] != known.image_shape:
-        raise ValueError(
-            f"`dataset` {dataset} must hold images of shape {known.image_shape}. "
-            f"Received: shape={pixels.shape[1:]}"
-        )
-    classes = len(known.class_names)
-    for i in np.flatnonzero((labels < 0) | (labels >= classes))[:1]:
-        raise ValueError(
-            f"`dataset` must have labels from 0 to {classes - 1}, but image {i} of {dataset} has "
-            f"another one. Received: label={labels[i]}"
         )

@@ -80,10 +80,7 @@ def resize_all(images: np.ndarray, size: int) -> np.ndarray:
     """Resize uint8 images of shape (images, height, width, 3)."""
     if images.shape[1:3] == (size, size):
         return images
-    resized = np.empty((len(images), size, size, 3), "uint8")
-    for i, image in enumerate(images):
-        resized[i] = _resize(image, size)
-    return resized
+    return np.stack([_resize(image, size) for image in images])
 
 
 def _resize(pixels: np.ndarray, size: int) -> "PIL.Image.Image":

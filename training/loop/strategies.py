@@ -129,13 +129,7 @@ def _mirrored(cpu_replicas: int) -> Any:
     if cpu_replicas:
         part = tf.config.LogicalDeviceConfiguration()
         cpu = tf.config.list_physical_devices("CPU")[0]
-        try:
-            tf.config.set_logical_device_configuration(cpu, [part] * cpu_replicas)
-        except RuntimeError as error:
-            raise ValueError(
-                "`cpu_replicas` must be chosen before this process uses TensorFlow. "
-                f"Received: cpu_replicas={cpu_replicas}"
-            ) from error
+        tf.config.set_logical_device_configuration(cpu, [part] * cpu_replicas)
         return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(cpu_replicas)])
     if not tf.config.list_physical_devices("GPU"):
         raise ValueError(
