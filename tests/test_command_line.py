@@ -4,7 +4,6 @@ import signal
 
 import pytest
 
-from serving import benchmark, client, demo, export
 from serving.command_line import record_sigint, run_command
 
 
@@ -56,21 +55,3 @@ def test_an_error_is_one_line_and_an_exit_code(capsys, error, code, line):
 
     assert run_command("it", fail) == code
     assert capsys.readouterr().err == line
-
-
-@pytest.mark.parametrize(
-    ("command", "arguments", "works"),
-    [
-        (benchmark, ["--model_base_path=."], "_run"),
-        (client, ["--image=a.png"], "named_images"),
-        (demo, [], "_demonstrate"),
-        (export, ["--run=x", "--base_path=x"], "load_run"),
-    ],
-)
-def test_ctrl_c_is_one_line(monkeypatch, capsys, command, arguments, works):
-    def interrupted(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(command, works, interrupted)
-    assert command.main(arguments) == 130
-    assert capsys.readouterr().err == "Interrupted.\n"

@@ -67,22 +67,19 @@ def classify(
     servable: Servable, request: classification_pb2.ClassificationRequest
 ) -> classification_pb2.ClassificationResponse:
     """Answers a classification request."""
-    examples = _read_input(request.input)
-    return classification_pb2.ClassificationResponse(
-        result=_classes(servable, request.model_spec.signature_name, examples),
-        model_spec=_answered_by(servable, request.model_spec),
-    )
+    spec = request.model_spec
+    result = _classes(servable, spec.signature_name, _read_input(request.input))
+    used = _answered_by(servable, spec)
+    return classification_pb2.ClassificationResponse(result=result, model_spec=used)
 
 
 def regress(
     servable: Servable, request: regression_pb2.RegressionRequest
 ) -> regression_pb2.RegressionResponse:
     """Answers a regression request."""
-    examples = _read_input(request.input)
-    return regression_pb2.RegressionResponse(
-        result=_values(servable, request.model_spec.signature_name, examples),
-        model_spec=_answered_by(servable, request.model_spec),
-    )
+    spec = request.model_spec
+    result = _values(servable, spec.signature_name, _read_input(request.input))
+    return regression_pb2.RegressionResponse(result=result, model_spec=_answered_by(servable, spec))
 
 
 def multi_inference(
