@@ -33,7 +33,10 @@ if TYPE_CHECKING:
 
 _MODULE = "serving.export"
 # Flags that are arguments of `publish`.
-_PUBLISH_FLAGS = ("version", "run", "top_k", "form", "form_batch_size", "batching_file", "litert")
+_PUBLISH_FLAGS = (
+    *("version", "run", "top_k", "form", "form_batch_size"),
+    *("batching_file", "litert", "onnx"),
+)
 FORMS = ("plain", "separate", "merged", "dense", "auto")
 
 
@@ -50,12 +53,14 @@ def publish(
     form_batch_size: int | Sequence[int] = (1, 32),
     batching_file: str | Path | None = None,
     litert: str | Path | None = None,
+    onnx: bool = False,
 ) -> Path:
     """Exports a model as a new version under a base path; returns the version's path.
 
     Beside the SavedModel, the version has in `assets.extra` the labels, a model card, warm-up
     requests and a manifest. With `litert`, a LiteRT file of the same network, it has that as
     `model.tflite` too; the file has one signature, so there are warm-up requests for that only.
+    With `onnx` it has `model.onnx` of `km.export_onnx`, for engines other than TensorFlow.
     The other arguments are as in `km.export_saved_model`, `write_model_card` and `write_warmup`.
     """
     import keras_multiception as km
@@ -67,7 +72,7 @@ def publish(
         read_batch_sizes,
         write_warmup,
     )
-    from serving.version_folder import write_manifest
+    from serving.version_folder import ONNX_FILE, write_manifest
 
     spec = fit_image_shape(model, km.preprocessing.get_dataset(dataset))
     signatures: Sequence[str] = SIGNATURES
@@ -87,7 +92,9 @@ def publish(
         if litert_file is not None:
             agreement = litert_file.add_to(folder)
             print(f"{litert} has the network's class for {agreement:.0%} of random images")
-        write_model_card(folder, model, spec, form, run, weights_card, agreement)
+        if onnx:
+            km.export_onnx(model, folder / ONNX_FILE, spec)
+        write_model_card(folder, model, spec, form, run, weights_card, agreement, onnx)
         write_warmup(folder, spec.image_shape, batch_sizes, signatures)
         write_manifest(folder)
         check_interrupts()
@@ -191,6 +198,7 @@ def _parser() -> Parser:
     )
     litert_help = "a .tflite file of the run to write beside it, for --prefer_tflite_model"
     add("--litert", metavar="FILE", help=litert_help)
+    add("--onnx", action="store_true", help="write model.onnx beside it, for a server's --engine")
     batching_help = "file with the batch sizes to warm up (default: serving/batching.config)"
     add("--batching_parameters_file", dest="batching_file", metavar="FILE", help=batching_help)
     return parser

@@ -43,6 +43,12 @@ def _channel_arguments(text: str) -> list[tuple[str, int | str]]:
     return [(key, int(v) if v.lstrip("-").isdecimal() else v) for key, _, v in pairs]
 
 
+def _engine(text: str) -> str:
+    if text not in ("tensorflow", "onnxruntime", "openvino"):
+        raise argparse.ArgumentTypeError(f"must be onnxruntime or openvino, not {text!r}")
+    return text
+
+
 _count, _some, _port = whole_number(), whole_number(1), whole_number(0, MAX_PORT)
 _seconds = number()
 
@@ -72,6 +78,7 @@ _FLAGS: dict[str, tuple[Callable[[str], Any], object, str]] = {
     "prefer_tflite_model": (boolean, False, "serve model.tflite, where there is one"),
     "num_tflite_pools": (_some, None, "pools of LiteRT interpreters; one per processor"),
     "num_tflite_interpreters_per_pool": (_some, 1, "interpreters in such a pool"),
+    "engine": (_engine, "tensorflow", "or onnxruntime or openvino, for versions with model.onnx"),
     "enable_batching": (boolean, False, "run concurrent calls as one batch"),
     "batching_parameters_file": (_file, None, "BatchingParameters, for --enable_batching"),
     "monitoring_config_file": (_file, None, "a MonitoringConfig: the metrics page's path"),
@@ -276,7 +283,8 @@ def _options(flags: argparse.Namespace) -> ServerOptions:
     def options(kind: type, **more: object) -> dict[str, Any]:
         return more | {name: v for name, v in vars(flags).items() if name in kind.__annotations__}
 
-    loading = Loading(**options(Loading, batching=batching))
+    threads = flags.tensorflow_intra_op_parallelism or flags.tensorflow_session_parallelism
+    loading = Loading(**options(Loading, batching=batching, engine_threads=threads or None))
     more = {"host": flags.rest_api_host, "loading": loading, "metrics_path": metrics_path}
     if flags.ssl_config_file:
         more["ssl_config"] = read_ssl_config(flags.ssl_config_file)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 LABELS_FILE = "assets.extra/labels.txt"
 LITERT_FILE = "model.tflite"
+ONNX_FILE = "model.onnx"
 MANIFEST_FILE = "assets.extra/manifest.json"
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 MAX_WARMUP_RECORDS = 1000

@@ -26,7 +26,7 @@ def check_classifier(model, path, dataset="cifar10"):
     height, width = (size or 40 for size in model.input_shape[1:3])
     images = RNG.integers(0, 256, (3, height, width, 3)).astype("float32")
     expected = model.predict(km.preprocessing.preprocess_input(images, dataset), verbose=0)
-    if model.layers[-1].activation is keras.activations.linear:
+    if getattr(model.layers[-1], "activation", None) is keras.activations.linear:
         expected = keras.ops.softmax(expected)
     for count in (3, 1):
         [answers] = run(path, images[:count])
@@ -48,6 +48,18 @@ def test_pixels_become_probabilities(tmp_path, size, activation):
 @pytest.mark.parametrize("conv", ["standard", "dsconv", "mixconv", "mixconv_depthwise"])
 def test_every_convolution(tmp_path, conv):
     check_classifier(network(conv=conv), tmp_path / "model.onnx")
+
+
+def test_outputs_are_as_they_are_unless_they_are_logits(tmp_path):
+    image = keras.Input((8, 8, 3))
+    x = keras.layers.Flatten()(image)
+    heads = [keras.layers.Dense(10, activation="sigmoid")(x) for _ in range(2)]
+    check_classifier(keras.Model(image, keras.layers.Average()(heads)), tmp_path / "model.onnx")
+    model = keras.Model(image, keras.layers.Dense(10)(x))
+    km.export_onnx(model, tmp_path / "model.onnx", dataset="cifar10", logits=False)
+    images = RNG.integers(0, 256, (2, 8, 8, 3)).astype("float32")
+    expected = model(km.preprocessing.preprocess_input(images))
+    np.testing.assert_allclose(run(tmp_path / "model.onnx", images)[0], expected, atol=1e-4)
 
 
 def test_without_a_data_set_it_is_the_model_itself(tmp_path):

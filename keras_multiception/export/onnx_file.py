@@ -31,7 +31,10 @@ TOLERANCE = 1e-4
 
 
 def export_onnx(
-    model: keras.Model, path: str | os.PathLike, dataset: str | Dataset | None = None
+    model: keras.Model,
+    path: str | os.PathLike,
+    dataset: str | Dataset | None = None,
+    logits: bool | None = None,
 ) -> None:
     """Write a network for inference as an ONNX file.
 
@@ -48,6 +51,7 @@ def export_onnx(
             `(batch, height, width, 3)`, pixels 0 to 255, and the output `probabilities`, float32
             `(batch, classes)`. The default is none: the inputs have the names of the model's, and
             the outputs are `output_0`, `output_1` and so on.
+        logits: Boolean, whether a classifier gives logits, as in `km.export_saved_model`.
 
     Raises:
         ValueError: If the model cannot be fused, or ONNX does not have what it consists of, or it
@@ -67,7 +71,7 @@ def export_onnx(
     for package in ("onnx", "tf2onnx", "onnxruntime"):
         import_extra(package, "onnx")
     network = _in_float32(fuse(model, verbose=False))
-    network = _renamed(network) if dataset is None else _classifier(model, network, dataset)
+    network = _renamed(network) if dataset is None else _classifier(model, network, dataset, logits)
     with atomic.replacing(path) as temporary:
         _write(network, temporary)
         _require_equal_answers(network, temporary, pixels=dataset is not None)
@@ -98,12 +102,15 @@ def _renamed(network: keras.Model) -> keras.Model:
     return keras.Model(inputs if len(inputs) > 1 else inputs[0], named)
 
 
-def _classifier(model: keras.Model, network: keras.Model, dataset: str | Dataset) -> keras.Model:
+def _classifier(
+    model: keras.Model, network: keras.Model, dataset: str | Dataset, logits: bool | None
+) -> keras.Model:
     """Return the network from pixels to probabilities; `model` is the one that was fused."""
     spec = fit_image_shape(model, get_dataset(dataset))
     image = keras.Input((*model.input_shape[1:3], 3), name="image")
     x = network(preprocess_input(image, spec), training=False)
-    x = keras.ops.softmax(x) if gives_logits(model, spec) else x
+    if logits or (logits is None and gives_logits(model, spec)):
+        x = keras.ops.softmax(x)
     return keras.Model(image, {"probabilities": x})
 
 

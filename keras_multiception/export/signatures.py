@@ -6,7 +6,7 @@ gigabytes of pixels. The pixels equal what `keras_multiception.images` decodes.
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -28,9 +28,17 @@ _EXIF_FIELD_BYTES = 12
 _MAX_SEGMENTS = 64  # of a JPEG to look at for EXIF data; cameras write them first
 
 
+class Signature(NamedTuple):
+    """A signature, and what it does before and after the network, for others to run that."""
+
+    function: Any
+    before: Any
+    after: Any
+
+
 def make_signatures(
     networks: Mapping[int, keras.Model], spec: Dataset, top_k: int, logits: bool
-) -> dict[str, Any]:
+) -> dict[str, Signature]:
     """Make the concrete functions that an exported classifier answers with.
 
     Of the networks, which answer alike, each is for the number of images that is its key, or more,
@@ -41,12 +49,13 @@ def make_signatures(
     class_names = np.array(spec.class_names)
 
     images = [None, *model.input_shape[1:3], 3]
+    scores_of_classes = tf.TensorSpec([None, len(class_names)], tf.float32)
 
     # Each is traced once, and its graph shared by the signatures.
     @_traced(tf.TensorSpec(images, tf.float32))
-    def probabilities_of(image: tf.Tensor) -> tf.Tensor:
+    def network(image: tf.Tensor) -> tf.Tensor:
         x = preprocess_input(image, spec)
-        calls = [functools.partial(network, x, training=False) for network in networks.values()]
+        calls = [functools.partial(model, x, training=False) for model in networks.values()]
         index = tf.math.count_nonzero(tf.shape(x)[0] >= tf.constant(further, tf.int32))
         scores = tf.switch_case(tf.cast(index, tf.int32), calls) if further else calls[0]()
         scores = tf.cast(scores, tf.float32)
@@ -56,8 +65,15 @@ def make_signatures(
     def decode(files: tf.Tensor) -> tf.Tensor:
         return decode_images(files, size)
 
-    def answer(image: tf.Tensor) -> dict[str, tf.Tensor]:
-        probabilities = probabilities_of(tf.cast(image, tf.float32))
+    def cast(image: tf.Tensor) -> tf.Tensor:
+        return tf.cast(image, tf.float32)
+
+    def decode_examples(examples: tf.Tensor) -> tf.Tensor:
+        features = {ENCODED_IMAGE: tf.io.FixedLenFeature([], tf.string)}
+        return decode(tf.io.parse_example(examples, features)[ENCODED_IMAGE])
+
+    @_traced(scores_of_classes)
+    def answer(probabilities: tf.Tensor) -> dict[str, tf.Tensor]:
         class_id = tf.argmax(probabilities, axis=-1)
         return {
             "probabilities": probabilities,
@@ -65,22 +81,23 @@ def make_signatures(
             "label": tf.gather(tf.constant(class_names), class_id),
         }
 
-    def answer_files(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        return answer(decode(image_bytes))
-
-    def classify(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        features = {ENCODED_IMAGE: tf.io.FixedLenFeature([], tf.string)}
-        files = tf.io.parse_example(inputs, features)[ENCODED_IMAGE]
-        scores, class_ids = tf.math.top_k(probabilities_of(decode(files)), top_k)
+    @_traced(scores_of_classes)
+    def classify(probabilities: tf.Tensor) -> dict[str, tf.Tensor]:
+        scores, class_ids = tf.math.top_k(probabilities, top_k)
         return {"classes": tf.gather(tf.constant(class_names), class_ids), "scores": scores}
 
-    signatures = {
-        "serving_default": (answer, tf.TensorSpec(images, tf.float32, "image")),
-        "serving_uint8": (answer, tf.TensorSpec(images, tf.uint8, "image")),
-        "serving_bytes": (answer_files, tf.TensorSpec([None], tf.string, "image_bytes")),
-        "classify": (classify, tf.TensorSpec([None], tf.string, "inputs")),
+    def signature(taken: tf.TensorSpec, before: Callable, after: Callable) -> Signature:
+        first = _traced(taken)(before)
+        whole = _traced(taken)(lambda tensor: after(network(first(tensor))))
+        return Signature(whole, first, after)
+
+    strings = [None], tf.string
+    return {
+        "serving_default": signature(tf.TensorSpec(images, tf.float32, "image"), cast, answer),
+        "serving_uint8": signature(tf.TensorSpec(images, tf.uint8, "image"), cast, answer),
+        "serving_bytes": signature(tf.TensorSpec(*strings, "image_bytes"), decode, answer),
+        "classify": signature(tf.TensorSpec(*strings, "inputs"), decode_examples, classify),
     }
-    return {name: _traced(taken)(function) for name, (function, taken) in signatures.items()}
 
 
 def _traced(taken: tf.TensorSpec) -> Callable[[Callable], Any]:

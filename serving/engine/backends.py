@@ -1,9 +1,10 @@
-"""SavedModels and LiteRT (TensorFlow Lite) files as servables."""
+"""SavedModels, also with another engine, and LiteRT (TensorFlow Lite) files as servables."""
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,25 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
-from keras_multiception.inference import Pool
+from keras_multiception.inference import Pool, load_onnx
 from keras_multiception.startup import quiet
 from serving.engine.batching import Batching, batched, can_batch
 from serving.engine.servable import Servable, ServingError, Signature, from_exception, invalid
-from serving.version_folder import LITERT_FILE, verify_manifest
+from serving.version_folder import LITERT_FILE, ONNX_FILE, verify_manifest
 
+TENSORFLOW = "tensorflow"  # the engine that a SavedModel has by itself
+_LOGGER = logging.getLogger("serving")
 _PREDICT = "tensorflow/serving/predict"
 # The text of TensorFlow's errors may hold the bytes of a request, which are no Unicode.
 _FAILURES = (tf.errors.OpError, UnicodeDecodeError)
 
 
 class SavedModelServable(Servable):
-    """One version of a model: a SavedModel folder; with `batching`, concurrent calls run as one."""
+    """One version of a model: a SavedModel folder; with `batching`, concurrent calls run as one.
+
+    If there is a `model.onnx`, an `engine` other than TensorFlow runs the network, on so many
+    `threads`; TensorFlow decodes images and names answers as the SavedModel does.
+    """
 
     def __init__(
         self,
@@ -31,13 +38,19 @@ class SavedModelServable(Servable):
         version: int = 0,
         batching: Batching | None = None,
         checks_method_names: bool = False,
+        engine: str = TENSORFLOW,
+        threads: int | None = None,
     ):
         path = Path(path)
         if not (path / "saved_model.pb").is_file():
             raise ServingError("NOT_FOUND", f"There is no saved_model.pb in {path}.")
         try:
             verify_manifest(path)
-            self._model = tf.saved_model.load(str(path), tags=["serve"])
+            model = tf.saved_model.load(str(path), tags=["serve"])
+            if engine != TENSORFLOW and _has_network(model, path):  # TensorFlow's copy may go
+                self._functions = _with_engine(model, path / ONNX_FILE, engine, threads)
+            else:
+                self._model, self._functions = model, model.signatures
             saved = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
         except Exception as error:  # a damaged file may raise anything
             raise from_exception(error) from error
@@ -47,12 +60,12 @@ class SavedModelServable(Servable):
             if "serve" in graph.meta_info_def.tags
             for name, definition in graph.signature_def.items()
         }
-        super().__init__(path, version, checks_method_names, definitions, self._model.signatures)
+        super().__init__(path, version, checks_method_names, definitions, self._functions)
         self._batched = {}
         if batching is not None:
             self._max_batch_size = batching.max_batch_size
             self._batched = {
-                name: batched(self._model.signatures[name], signature, batching)
+                name: batched(self._functions[name], signature, batching)
                 for name, signature in self._signatures.items()
                 if can_batch(signature)
             }
@@ -86,7 +99,39 @@ class SavedModelServable(Servable):
                 raise
             except _FAILURES:
                 pass  # one request's broken image fails its whole batch: now each by itself
-        return self._model.signatures[signature.name](**tensors)
+        return self._functions[signature.name](**tensors)
+
+
+def _has_network(model: Any, path: Path) -> bool:
+    found = (path / ONNX_FILE).is_file() and hasattr(model, "before_network")
+    if not found:
+        _LOGGER.warning("%s has no %s of its network: TensorFlow serves it", path, ONNX_FILE)
+    return found
+
+
+def _with_engine(
+    model: Any, path: Path, engine: str, threads: int | None
+) -> dict[str, Callable[..., dict[str, tf.Tensor]]]:
+    """Puts an engine in the place of the network into the signatures of a SavedModel."""
+    run = load_onnx(path, engine, threads)
+
+    def compose(name: str, before: Any) -> Callable[..., dict[str, tf.Tensor]]:
+        after = model.after_network[name]
+        (probabilities,) = after.structured_input_signature[0]
+
+        def network(image: np.ndarray) -> np.ndarray:
+            classes = probabilities.shape[1]
+            return run([image])[0] if len(image) else np.zeros((0, classes), np.float32)
+
+        @tf.function(input_signature=before.structured_input_signature[0], autograph=False)
+        def signature(tensor: tf.Tensor) -> dict[str, tf.Tensor]:
+            answer = tf.numpy_function(network, [before(tensor)], tf.float32)
+            return after(tf.ensure_shape(answer, probabilities.shape))
+
+        function = signature.get_concrete_function()
+        return lambda **tensors: function(*tensors.values())
+
+    return {name: compose(name, before) for name, before in model.before_network.items()}
 
 
 class LiteRTServable(Servable):

@@ -18,7 +18,7 @@ from tensorflow_serving.config.file_system_storage_path_source_pb2 import (
     FileSystemStoragePathSourceConfig,
 )
 
-from serving.engine.backends import LiteRTServable, SavedModelServable
+from serving.engine.backends import TENSORFLOW, LiteRTServable, SavedModelServable
 from serving.engine.batching import Batching
 from serving.engine.messages import replay_warmup
 from serving.engine.servable import Servable, ServingError, from_exception
@@ -48,6 +48,8 @@ class Loading:
     prefer_tflite_model: bool = False
     num_tflite_pools: int | None = None  # `None` for as many as processors
     num_tflite_interpreters_per_pool: int = 1
+    engine: str = TENSORFLOW  # that runs the networks of versions with a file for it
+    engine_threads: int | None = None  # of one call; `None` for as many as processors
 
     def __post_init__(self) -> None:
         if self.file_system_poll_wait_seconds < 0:
@@ -237,7 +239,8 @@ def load(folder: Path, version: int, loading: Loading) -> Servable:
         interpreters = pools * loading.num_tflite_interpreters_per_pool
         servable = LiteRTServable(folder, version, checks, interpreters)
     else:
-        servable = SavedModelServable(folder, version, loading.batching, checks)
+        engine = loading.engine, loading.engine_threads
+        servable = SavedModelServable(folder, version, loading.batching, checks, *engine)
     if loading.enable_model_warmup:
         for _ in range(max(1, loading.num_request_iterations_for_warmup)):
             replay_warmup(servable)

@@ -22,6 +22,11 @@ _LITERT = (
     "SavedModel. On random images the two agree on the class of {:.0%}. The accuracy and the cost "
     "above are the SavedModel's."
 )
+_ONNX = (
+    "`model.onnx` is the network fused, in float32, from `image`, pixels 0 to 255, to "
+    "`probabilities`, the same as the SavedModel's: for ONNX Runtime, OpenVINO and servers with "
+    "these. `serving.server --engine` runs it behind all signatures."
+)
 
 
 def write_model_card(
@@ -32,12 +37,14 @@ def write_model_card(
     run: str | Path | None = None,
     weights_card: Path | None = None,
     litert_agreement: float | None = None,
+    onnx: bool = False,
 ) -> None:
     """Writes the model card of a SavedModel; what is not known is left out.
 
     `run` is the folder of the run that trained the model. `weights_card` is the card of weights
     that come with the package, whose table it repeats. `litert_agreement` is the share of random
-    images on which a LiteRT file beside the SavedModel gives the same class.
+    images on which a LiteRT file beside the SavedModel gives the same class; `onnx` tells of an
+    ONNX file.
     """
     config, metrics = (_read(run, name) for name in ("config.json", "metrics.json"))
     recipe = config.get("recipe", {})
@@ -64,6 +71,7 @@ def write_model_card(
         "## Cost": _table(("", ""), _cost(model, spec, form).items()),
         "## Signatures": _table(("signature", "input", "output"), signatures),
         "## LiteRT": "" if litert_agreement is None else _LITERT.format(litert_agreement),
+        "## ONNX": _ONNX if onnx else "",
         "## Versions": _table(("package", "version"), versions.items()),
         "## License": "The code is under Apache 2.0; the terms of the data apply to the weights.",
     }
