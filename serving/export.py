@@ -66,12 +66,7 @@ def publish(
     import keras_multiception as km
     from keras_multiception.export import fit_image_shape
     from serving.publishing.model_card import write_model_card
-    from serving.publishing.warmup import (
-        BATCHING_FILE,
-        SIGNATURES,
-        read_batch_sizes,
-        write_warmup,
-    )
+    from serving.publishing.warmup import SIGNATURES, read_batch_sizes, write_warmup
     from serving.version_folder import ONNX_FILE, write_manifest
 
     spec = fit_image_shape(model, km.preprocessing.get_dataset(dataset))
@@ -81,7 +76,7 @@ def publish(
         from serving.publishing.litert import SIGNATURE, LiteRTFile
 
         signatures, litert_file = (SIGNATURE,), LiteRTFile(litert, spec)
-    batch_sizes = read_batch_sizes(batching_file or BATCHING_FILE, signatures)
+    batch_sizes = read_batch_sizes(batching_file)
     with (
         record_sigint() as check_interrupts,
         versions.publishing(base_path, version) as (folder, make_visible),

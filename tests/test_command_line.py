@@ -45,6 +45,7 @@ def test_who_ignores_it_goes_on_to():
     ("error", "code", "line"),
     [
         (ValueError("`x` must be\n1."), 2, "it: error: `x` must be 1.\n"),
+        (ImportError("No x"), 2, "it: error: No x; it comes with pip install -e '.[serving]'\n"),
         (OSError("The disk is full."), 1, "it: error: The disk is full.\n"),
         (KeyboardInterrupt(), 130, "Interrupted.\n"),
     ],

@@ -29,7 +29,7 @@ from serving.engine.batching import read_batching
 from serving.engine.messages import replay_warmup
 from serving.lifecycle.versions import Loading, load
 from serving.publishing.litert import LiteRTFile
-from serving.publishing.warmup import BATCHING_FILE, read_batch_sizes
+from serving.publishing.warmup import BATCHING_FILE
 from serving.version_folder import WARMUP_FILE, verify_manifest
 from training import data
 from training.compression.artifacts import with_pixels
@@ -144,13 +144,6 @@ def test_the_saved_model_and_the_litert_file_are_served_to_the_same_client(publi
         assert all(answer.label == str(answer.class_id) for answer in answers)
 
 
-def test_too_many_batch_sizes_to_warm_up(tmp_path):
-    sizes = "".join(f"allowed_batch_sizes: {size}\n" for size in range(1, 252))
-    (tmp_path / "batching.config").write_text(f"max_batch_size {{ value: 251 }}\n{sizes}")
-    with pytest.raises(ValueError, match="`batching_file` must allow at most 250 batch sizes"):
-        read_batch_sizes(tmp_path / "batching.config", ("a", "b", "c", "d"))
-
-
 def test_model_cards_tell_what_the_run_knows(published):
     litert, plain = (
         re.sub(r" *\| *", "|", (published[1] / v / "assets.extra" / "model_card.md").read_text())
@@ -215,19 +208,6 @@ def test_bad_arguments_change_nothing(published, capsys, arguments, message):
     arguments = ["--base_path", base, *(run if a == "RUN" else a for a in arguments)]
     main = lambda given: sys.exit(export.main(given))  # noqa: E731
     assert message in usage_error(capsys, main, arguments)
-    assert sorted(base.rglob("*")) == before
-
-
-def test_a_litert_file_without_its_package_changes_nothing(published, capsys, monkeypatch):
-    run, base = published
-    before = sorted(base.rglob("*"))
-    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
-    monkeypatch.delitem(sys.modules, "serving.publishing.litert", raising=False)
-    arguments = ["--run", str(run), "--base_path", str(base), "--litert", "model.tflite"]
-    assert export.main(arguments) == 2
-    [line] = capsys.readouterr().err.splitlines()
-    assert "ai_edge_litert" in line
-    assert line.endswith("; it comes with pip install -e '.[serving]'")
     assert sorted(base.rglob("*")) == before
 
 

@@ -15,24 +15,17 @@ from tensorflow.core.framework.tensor_pb2 import TensorProto
 from tensorflow_serving.apis import classification_pb2, predict_pb2, prediction_log_pb2
 
 from serving.engine.batching import read_batching
-from serving.version_folder import MAX_WARMUP_RECORDS, WARMUP_FILE
+from serving.version_folder import WARMUP_FILE
 
 BATCHING_FILE = Path(__file__).parents[1] / "batching.config"
 SIGNATURES = ("serving_default", "serving_uint8", "serving_bytes", "classify")
 _GRAY = 127
 
 
-def read_batch_sizes(batching_file: str | Path, signatures: Sequence[str]) -> Sequence[int]:
+def read_batch_sizes(batching_file: str | Path | None) -> Sequence[int]:
     """Reads which batch sizes a server runs: the allowed ones, or 1 and the largest if all are."""
-    batching = read_batching(batching_file)
-    sizes = batching.allowed_batch_sizes or sorted({1, batching.max_batch_size})
-    most = MAX_WARMUP_RECORDS // len(signatures)
-    if len(sizes) > most:
-        raise ValueError(
-            f"`batching_file` must allow at most {most} batch sizes, for TF Serving takes "
-            f"{MAX_WARMUP_RECORDS} warm-up requests. Received: {len(sizes)} sizes"
-        )
-    return sizes
+    batching = read_batching(batching_file or BATCHING_FILE)
+    return batching.allowed_batch_sizes or sorted({1, batching.max_batch_size})
 
 
 def write_warmup(
