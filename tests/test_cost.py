@@ -95,14 +95,8 @@ def test_nested_and_shared_layers():
     assert cost.parameters == model.count_params()
     assert cost.multiply_adds == 2 * 36 * 9 * 2 * 4
     assert [layer.parameters for layer in cost.layers] == [76, 16, 0, 0, 0]
-
-
-def test_frozen_weights_are_not_trainable():
-    x = keras.Input((8, 8, 16))
-    model = keras.Model(x, layers.Dense(2)(km.layers.MulticeptionConv2D(16, name="conv")(x)))
-    model.get_layer("conv").trainable = False
-    cost = km.cost(model)
-    assert (cost.parameters, cost.trainable_parameters) == (model.count_params(), 2 * 16 + 2)
+    inner.trainable = False
+    assert km.cost(model).trainable_parameters == 0
 
 
 @pytest.mark.backend
@@ -164,12 +158,9 @@ def test_unknown_arithmetic_is_never_counted_as_none():
     assert cost.unknown_layers[-1].startswith("matmul")
     assert (cost.parameters, cost.multiply_adds) == (model.count_params(), 5 * 2 * 2)
     assert str(cost).endswith(", ".join(cost.unknown_layers))
-
-
-def test_layers_with_channels_first_are_unknown():
-    inputs = keras.Input((8, 20, 16))
-    x = layers.Conv2D(8, 3, data_format="channels_first", name="conv")(layers.ReLU()(inputs))
-    cost = km.cost(keras.Model(inputs, x))
+    x = keras.Input((8, 20, 16))
+    first = layers.Conv2D(8, 3, data_format="channels_first", name="conv")
+    cost = km.cost(keras.Model(x, first(x)))
     assert (cost.unknown_layers, cost.multiply_adds, cost.receptive_field) == (("conv",), 0, None)
 
 
@@ -189,13 +180,11 @@ def test_tables(resnet20):
     assert max(map(len, str(cost).splitlines())) < 160
 
 
-def test_an_input_that_nothing_reads():
-    a, b = keras.Input((4,)), keras.Input((5,))
-    assert km.cost(keras.Model([a, b], layers.Dense(3)(a))).peak_memory == 4 * (4 + 5 + 3)
-    x = keras.Input((8, 6, 3))
-    cost = km.cost(keras.Model(x, x))
+def test_an_input_that_nothing_reads_and_one_that_is_the_output():
+    a, b = keras.Input((4,)), keras.Input((8, 6, 3))
+    assert km.cost(keras.Model([a, b], layers.Dense(3)(a))).peak_memory == 4 * (4 + 144 + 3)
+    cost = km.cost(keras.Model(b, b))
     assert (cost.output_shape, cost.peak_memory, cost.receptive_field) == ((8, 6, 3), 0, None)
-    assert "8x6x3" in str(cost)
 
 
 def test_stages_share_out_the_total(resnet20):
@@ -257,17 +246,11 @@ def branched(x):
     return layers.Conv2D(2, 3, padding="same")(layers.Add()([y, z]))
 
 
-@pytest.mark.parametrize(
-    ("build", "size", "strides"),
-    [
-        (plain, (10, 10), (4, 4)),
-        (branched, (21, 23), (4, 4)),
-    ],
-)
-def test_receptive_field_is_what_the_gradient_reaches(build, size, strides):
+@pytest.mark.parametrize(("build", "size"), [(plain, (10, 10)), (branched, (21, 23))])
+def test_receptive_field_is_what_the_gradient_reaches(build, size):
     x = keras.Input((63, 63, 1))
     model = keras.Model(x, build(x))
-    assert km.cost(model).receptive_field == ReceptiveField(size, strides)
+    assert km.cost(model).receptive_field == ReceptiveField(size, (4, 4))
     assert sees(model) == size
 
 

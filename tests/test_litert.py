@@ -77,19 +77,6 @@ def test_post_training_quantization_is_integer_throughout(integers, floats, answ
     np.testing.assert_allclose(LiteRTModel(integers).predict(IMAGES), answers, atol=0.05)
 
 
-def test_integer_inputs_and_outputs(model, integers):
-    content = convert_to_litert(model, "int8", [IMAGES[:3], IMAGES[3:]], integer_io=True)
-    assert not any(operator.is_border for operator in operators(content))
-    litert = LiteRTModel(content)
-    assert litert.input_dtype == "int8"
-    y = litert.predict(IMAGES)
-    assert y.dtype == "float32"
-    np.testing.assert_allclose(y, LiteRTModel(integers).predict(IMAGES), atol=1e-6)
-    scale, zero_point = litert._interpreter.get_input_details()[0]["quantization"]
-    quantized = np.clip(np.rint(IMAGES / scale) + zero_point, -128, 127).astype("int8")
-    np.testing.assert_array_equal(litert.predict(quantized), y)
-
-
 def test_tf_keras_and_fused_models(model, answers):
     for other in (to_tf_keras(model), km.fuse(model, form="dense", verbose=False)):
         y = LiteRTModel(convert_to_litert(other)).predict(IMAGES)
@@ -144,7 +131,6 @@ def test_float_islands_are_found(floats):
     ("kwargs", "name"),
     [
         ({"quantization": "int4"}, "quantization"),
-        ({"integer_io": True}, "quantization"),
         ({"quantization": "int8"}, "representative_data"),
         ({"representative_data": IMAGES}, "representative_data"),
     ],

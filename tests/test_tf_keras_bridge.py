@@ -103,9 +103,7 @@ def test_nested_models_are_called_by_name():
         ("LayerNormalization norm", layers.LayerNormalization(name="norm")),
         ("Conv2D conv", layers.Conv2D(4, 1, activation=lambda x: x * 2, name="conv")),
         ("Dropout drop", lambda x: layers.Dropout(0.5, name="drop")(x, training=True)),
-        *(("", lambda x, f=f: f(x)) for f in (ops.exp, lambda x: x * 2.0, lambda x: x[..., :2])),
-        ("", lambda x: x + ops.ones((6, 6, 4))),
-        ("", lambda x: ops.softmax(x, axis=1)),
+        *(("", f) for f in (ops.exp, lambda x: x * 2.0, lambda x: x[..., :2])),
     ],
 )
 def test_unknown_layers_and_functions_are_named(name, call):
@@ -148,16 +146,12 @@ LAYERS = {
     },
     "multiply": layers.Multiply(),
     "concatenate": layers.Concatenate(),
-    "plus": lambda xs: xs[0] + xs[1],
-    "times": lambda xs: xs[0] * xs[1],
     "separable": lambda xs: layers.SeparableConv2D(3, 3, dilation_rate=2)(xs[0]),
     "pools": lambda xs: layers.MaxPooling2D()(layers.AveragePooling2D(3, 1)(xs[0])),
     "maximum": lambda xs: layers.Reshape((2, 2))(layers.GlobalMaxPooling2D()(xs[0])),
     "sizes": lambda xs: layers.Cropping2D(1)(layers.ZeroPadding2D((1, 2))(xs[0])),
     "rescaled": lambda xs: layers.Rescaling(2.0, offset=1.0)(xs[0]),
     "softmax": lambda xs: layers.Softmax()(layers.ReLU(6, 0.1, 0.2)(xs[0])),
-    "functions": lambda xs: ops.tanh(ops.sigmoid(ops.relu6(ops.relu(xs[0])))),
-    "activations": lambda xs: ops.softmax(keras.activations.silu(xs[0])),
 }
 
 

@@ -12,11 +12,12 @@ from keras_multiception.compression.pruning import (
     cluster_model,
     prune_model,
     pruning_callback,
+    size_report,
+    sparsity_report,
     strip_clustering,
     strip_pruning,
 )
 from keras_multiception.compression.quantization import calibrate_ranges, quantize_model
-from keras_multiception.compression.sparsity import size_report, sparsity_report
 from keras_multiception.compression.tf_keras_bridge import to_tf_keras
 
 __all__ = [

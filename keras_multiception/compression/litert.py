@@ -23,7 +23,6 @@ def convert_to_litert(
     model: Any,
     quantization: str = "none",
     representative_data: Any = None,
-    integer_io: bool = False,
 ) -> bytes:
     """Convert a model for LiteRT, the runtime of phones and small computers.
 
@@ -32,7 +31,8 @@ def convert_to_litert(
     - `"dynamic"`: weights stored with 8 bits; activations are quantized while it runs, where the
       runtime has a kernel for it.
     - `"int8"`: integers throughout. A model of `quantize_model` brings its ranges with it; for any
-      other, they are found by running `representative_data` (post-training quantization).
+      other, they are found by running `representative_data` (post-training quantization). Inputs
+      and outputs stay float32; the first and last operators convert.
 
     A model of Keras 3 is fused first, see `km.fuse`. Depthwise convolutions of more than 25 weights
     a channel, as 7x7, become sums of smaller ones: LiteRT has fast CPU kernels for no others.
@@ -42,8 +42,6 @@ def convert_to_litert(
         quantization: `"none"`, `"float16"`, `"dynamic"` or `"int8"`.
         representative_data: Some hundred float32 inputs as the model will see them, an array or an
             iterable of batches; for `"int8"` without quantization-aware training only.
-        integer_io: Whether the inputs and outputs of an `"int8"` model are int8 too. If not they
-            are float32, and the first and last operators convert.
 
     Returns:
         Bytes, the content of a `.tflite` file; its batch size is open. Its one signature,
@@ -59,9 +57,9 @@ def convert_to_litert(
         >>> save_litert(content, "int8.tflite")
     """
     _require_model(model)
-    _require_quantization(is_quantized(model), quantization, representative_data, integer_io)
+    _require_quantization(is_quantized(model), quantization, representative_data)
     data = None if representative_data is None else _batches(model, representative_data)
-    content = dedupe_buffers(_convert(model, quantization, data, integer_io))
+    content = dedupe_buffers(_convert(model, quantization, data))
     if quantization == "int8" and (floats := float_operators(content)):
         raise ValueError(
             "`model` must have layers whose 8-bit forms LiteRT has. "
@@ -109,26 +107,22 @@ def _require_model(model: Any) -> None:
         )
 
 
-def _require_quantization(trained: bool, quantization: str, data: Any, integer_io: bool) -> None:
+def _require_quantization(trained: bool, quantization: str, data: Any) -> None:
     is_int8 = quantization == "int8"
-    received = (
-        f"Received: {quantization=}, {integer_io=}, representative_data={type(data).__name__}"
-    )
-    if quantization not in QUANTIZATIONS or ((trained or integer_io) and not is_int8):
+    if quantization not in QUANTIZATIONS or (trained and not is_int8):
         raise ValueError(
-            f"`quantization` must be one of {', '.join(QUANTIZATIONS)}, and int8 with `integer_io` "
-            f"and for a model of quantization-aware training. {received}"
+            f"`quantization` must be one of {', '.join(QUANTIZATIONS)}, and int8 for a model of "
+            f"quantization-aware training. Received: quantization={quantization!r}"
         )
     if (is_int8 and not trained) != (data is not None):
         raise ValueError(
             '`representative_data` must be given for `quantization="int8"` without '
-            f"quantization-aware training, and only then. {received}"
+            "quantization-aware training, and only then. "
+            f"Received: quantization={quantization!r}, representative_data={type(data).__name__}"
         )
 
 
-def _convert(
-    model: Any, quantization: str, data: list[np.ndarray] | None, integer_io: bool
-) -> bytes:
+def _convert(model: Any, quantization: str, data: list[np.ndarray] | None) -> bytes:
     import tensorflow as tf
 
     is_keras_3, trained = isinstance(model, keras.Model), is_quantized(model)
@@ -148,8 +142,6 @@ def _convert(
         converter.representative_dataset = lambda: (
             [example[None]] for array in data for example in array
         )
-    if integer_io:
-        converter.inference_input_type = converter.inference_output_type = tf.int8
     with quiet():
         return bytes(converter.convert())
 

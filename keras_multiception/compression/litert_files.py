@@ -69,23 +69,22 @@ class LiteRTModel:
     def predict(self, images: np.ndarray, batch_size: int = 32) -> np.ndarray:
         """Run the model on images of any number.
 
-        Integer inputs and outputs are converted from and to float32 by the file's own scales.
-
         Args:
-            images: Array of float32 with the model's input shape; of an integer model, integers
-                of its dtype pass as they are.
+            images: Array with the model's input shape, of its dtype.
             batch_size: Positive integer, how many images run at once.
 
         Returns:
-            An array of float32.
+            An array with the model's outputs.
         """
         images = np.asarray(images)
+        if np.issubdtype(images.dtype, np.floating):
+            images = images.astype("float32")
         batch_size = standardize_integer(batch_size, "batch_size")
-        known = np.issubdtype(images.dtype, np.floating) or images.dtype == self.input_dtype
         expected = (None, *self.input_shape[1:])
-        if not fits(images.shape, expected) or not len(images) or not known:
+        is_dtype = images.dtype == self.input_dtype
+        if not fits(images.shape, expected) or not len(images) or not is_dtype:
             raise ValueError(
-                f"`images` must be float32 of shape {self.input_shape}. "
+                f"`images` must be {self.input_dtype} of shape {self.input_shape}. "
                 f"Received: {images.dtype} of shape {images.shape}"
             )
         starts = range(0, len(images), batch_size)
@@ -97,18 +96,9 @@ class LiteRTModel:
             self._interpreter.resize_tensor_input(index, images.shape)
             self._interpreter.allocate_tensors()
             self._allocated = images.shape
-        self._interpreter.set_tensor(index, self._to_input(images))
+        self._interpreter.set_tensor(index, images)
         self._interpreter.invoke()
-        y = self._interpreter.get_tensor(self._output["index"])
-        scale, zero_point = self._output["quantization"]
-        return (y.astype("float32") - zero_point) * np.float32(scale) if scale else y
-
-    def _to_input(self, images: np.ndarray) -> np.ndarray:
-        scale, zero_point = self._input["quantization"]
-        if scale and images.dtype != self.input_dtype:
-            limits = np.iinfo(self.input_dtype)
-            images = np.clip(np.rint(images / scale) + zero_point, limits.min, limits.max)
-        return images.astype(self.input_dtype, copy=False)
+        return self._interpreter.get_tensor(self._output["index"])
 
 
 @dataclasses.dataclass(frozen=True)

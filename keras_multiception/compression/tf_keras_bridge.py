@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import KerasTensor, layers, tree
+from keras import layers, tree
 
 from keras_multiception.graphs import (
     first_argument,
@@ -49,14 +49,6 @@ _ARGUMENTS: dict[type, tuple[str, ...]] = {
 }
 _ACTIVATIONS = ("elu", "gelu", "linear", "relu", "sigmoid", "silu", "softmax", "tanh")
 _SATURATING = ("sigmoid", "softmax", "tanh")
-# Functions of `keras.ops`, and the layers that do the same.
-_MERGES = ("Add", "Multiply")
-_OPERATIONS: dict[str, tuple[str, dict]] = {
-    **{name: (name, {}) for name in (*_MERGES, "Softmax")},
-    **{name: ("Activation", {"activation": name.lower()}) for name in ("Sigmoid", "Silu", "Tanh")},
-    "Relu": ("ReLU", {}),
-    "Relu6": ("ReLU", {"max_value": 6.0}),
-}
 
 
 def to_tf_keras(model: keras.Model, inputs: Any = None) -> Any:
@@ -164,23 +156,15 @@ def _caller() -> Callable:
             name = operation.name
             name = "_".join((*path, name)) if name in names else name
             built[id(operation)] = _build(operation, unique_name(name, names))
-        is_merge = not isinstance(operation, layers.Layer) and len(args) > 1
-        return built[id(operation)](list(args) if is_merge else first_argument(args, kwargs))
+        return built[id(operation)](first_argument(args, kwargs))
 
     return call
 
 
-def _is_known(operation: Any) -> bool:
-    if isinstance(operation, layers.Layer):
-        activation = getattr(operation, "activation", keras.activations.linear)
-        known = _standard_class(operation) is not None or type(operation) in _WRITTEN_OUT
-        return known and keras.activations.serialize(activation) in _ACTIVATIONS
-    name, xs = type(operation).__name__, operation._inbound_nodes[0].arguments.args
-    if not type(operation).__module__.startswith("keras.src.") or name not in _OPERATIONS:
-        return False
-    if not all(isinstance(x, KerasTensor) for x in xs) or getattr(operation, "axis", -1) != -1:
-        return False
-    return name not in _MERGES or len({(len(x.shape), x.dtype) for x in xs}) == 1
+def _is_known(layer: Any) -> bool:
+    activation = getattr(layer, "activation", keras.activations.linear)
+    known = _standard_class(layer) is not None or type(layer) in _WRITTEN_OUT
+    return known and keras.activations.serialize(activation) in _ACTIVATIONS
 
 
 def _standard_class(layer: keras.Layer) -> type | None:
@@ -191,14 +175,11 @@ def _standard_class(layer: keras.Layer) -> type | None:
     return type(layer) if type(layer) in _ARGUMENTS else None
 
 
-def _build(operation: Any, name: str) -> Callable:
-    """Return a function of tensors of Keras 2 that does what a layer or operation does."""
-    if not isinstance(operation, layers.Layer):
-        kind, arguments = _OPERATIONS[type(operation).__name__]
-        return _make(kind, name, **arguments)
-    if type(operation) in _WRITTEN_OUT:
-        return _WRITTEN_OUT[type(operation)](operation, name)
-    return with_weights(_standard(operation, name), operation.get_weights())
+def _build(layer: Any, name: str) -> Callable:
+    """Return a function of tensors of Keras 2 that does what a layer does."""
+    if type(layer) in _WRITTEN_OUT:
+        return _WRITTEN_OUT[type(layer)](layer, name)
+    return with_weights(_standard(layer, name), layer.get_weights())
 
 
 def _make(kind: str, name: str, **arguments: Any) -> Any:

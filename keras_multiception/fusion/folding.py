@@ -1,6 +1,5 @@
 """Rewrite a network until no scale, stride or bias is left that can go elsewhere."""
 
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -16,23 +15,15 @@ from keras_multiception.fusion.operations import (
 from keras_multiception.fusion.reading import Network, Step
 
 # what a scale and shift of each channel can pass, for it treats every channel alike and linearly
-_PASSED = (
-    layers.AveragePooling2D,
-    layers.Cropping2D,
-    layers.GlobalAveragePooling2D,
-    layers.UpSampling2D,
-)
-_POINTWISE_FUNCTIONS = (layers.Activation, layers.ELU, layers.LeakyReLU, layers.ReLU)
+_PASSED = (layers.AveragePooling2D, layers.Cropping2D, layers.GlobalAveragePooling2D)
 
 _Edits = list[tuple[Step, Convolution | Scale]]  # new operations of steps
 
 
 def fold(network: Network, report: FusionReport) -> None:
-    """Fold batch norms, move strides and join biases, wherever that is exact."""
+    """Fold batch norms and join biases, wherever that is exact."""
     _fold_shared(network, report)
     _fold_scales(network, report)
-    for convolution in network.operations(Convolution):
-        _move_stride(network, convolution, report)
     for depthwise, pointwise in separable_pairs(network):
         joined = join_biases(depthwise, pointwise)
         network.replace_op(depthwise, joined[0])
@@ -121,15 +112,11 @@ def _push_back(
     if not _treats_channels_alike(step, x):
         return f"{type(operation).__name__} {operation.name} comes before it"
     edits: _Edits = []
-    start = 0
     for index, y in enumerate(step.inputs):
-        part = slice(start, start + y.shape[-1])
-        added = np.zeros_like(shift) if type(operation) is layers.Add and index else shift
-        found = _push_back(network, y, scale[part], added[part])
+        found = _push_back(network, y, scale, np.zeros_like(shift) if index else shift)
         if isinstance(found, str):
             return found
         edits += found
-        start = part.stop if type(operation) is layers.Concatenate else 0
     return edits
 
 
@@ -165,37 +152,8 @@ def _treats_channels_alike(step: Step, x: KerasTensor) -> bool:
     operation = step.operation
     if type(operation) is layers.Add:
         return all(y.shape == x.shape for y in step.inputs)
-    if type(operation) is layers.Concatenate:
-        return operation.axis in (-1, len(x.shape) - 1)
     return (
         type(operation) in _PASSED
         and operation.data_format == "channels_last"
         and getattr(operation, "padding", "valid") == "valid"
     )
-
-
-def _move_stride(network: Network, pointwise: Convolution, report: FusionReport) -> None:
-    """Move the stride of a 1x1 convolution into the depthwise one that its input comes from."""
-    strides, calls = pointwise.strides, network.calls(pointwise)
-    if pointwise.is_pointwise and max(strides) > 1 and strides[0] == strides[1] and len(calls) == 1:
-        depthwise = _depthwise_before(network, calls[0])
-        if depthwise is not None:
-            network.replace_op(depthwise, dataclasses.replace(depthwise, strides=strides))
-            network.replace_op(pointwise, dataclasses.replace(pointwise, strides=(1, 1)))
-            report.moved_strides.append(pointwise.name)
-
-
-def _depthwise_before(network: Network, step: Step | None) -> Convolution | None:
-    """Return the undilated depthwise convolution of stride 1 that alone determines an input."""
-    while step is not None:
-        (x,) = step.inputs
-        step = network.writer(x)
-        if step is None or len(network.readers(x)) > 1 or len(network.calls(step.operation)) > 1:
-            return None
-        operation = step.operation
-        if isinstance(operation, Convolution):
-            form = (operation.kind, operation.strides, operation.dilation)
-            return operation if form == ("depthwise", (1, 1), (1, 1)) else None
-        if not isinstance(operation, Scale) and type(operation) not in _POINTWISE_FUNCTIONS:
-            return None
-    return None

@@ -21,8 +21,8 @@ class FusionReport:
     Attributes:
         folded: Names of the batch norms that became part of a convolution.
         removed: Names of the layers that are not needed in inference.
-        moved_strides: Names of the 1x1 convolutions whose stride a depthwise one has now.
-        kept_strides: Names of those whose stride no depthwise one can have.
+        moved_strides: Names of the Multiceptions whose stride the depthwise convolutions have now.
+        kept_strides: Names of those whose stride no depthwise convolution can have.
         left: Dictionary from the names of the batch norms that are left, mostly as a scale and
             shift of each channel, to the reasons.
         forms: Dictionary from the names of 1x1 convolutions after a depthwise one to the form.
