@@ -112,11 +112,15 @@ def _push_back(
     if not _treats_channels_alike(step, x):
         return f"{type(operation).__name__} {operation.name} comes before it"
     edits: _Edits = []
+    start = 0
     for index, y in enumerate(step.inputs):
-        found = _push_back(network, y, scale, np.zeros_like(shift) if index else shift)
+        part = slice(start, start + y.shape[-1])
+        added = np.zeros_like(shift) if type(operation) is layers.Add and index else shift
+        found = _push_back(network, y, scale[part], added[part])
         if isinstance(found, str):
             return found
         edits += found
+        start = part.stop if type(operation) is layers.Concatenate else 0
     return edits
 
 
@@ -152,6 +156,8 @@ def _treats_channels_alike(step: Step, x: KerasTensor) -> bool:
     operation = step.operation
     if type(operation) is layers.Add:
         return all(y.shape == x.shape for y in step.inputs)
+    if type(operation) is layers.Concatenate:
+        return operation.axis in (-1, len(x.shape) - 1)
     return (
         type(operation) in _PASSED
         and operation.data_format == "channels_last"

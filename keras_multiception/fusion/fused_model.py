@@ -54,10 +54,10 @@ def fuse(
 ) -> keras.Model:
     """Return a network for inference that answers like the model and has no batch norms.
 
-    - *Folded*: batch norms, into the convolution or dense layer before, through additions, crops
-      and average pooling too, or else into all that read them, where these do not pad. One that no
-      neighbor can take in exactly, such as between a ReLU and an addition, becomes a scale and
-      shift of each channel and is listed with the reason.
+    - *Folded*: batch norms, into the convolution or dense layer before, through additions,
+      concatenations, crops and average pooling too, or else into all that read them, where these
+      do not pad. One that no neighbor can take in exactly, such as between a ReLU and an addition,
+      becomes a scale and shift of each channel and is listed with the reason.
     - *Moved*: the stride of a Multiception into its depthwise convolutions; the bias of a depthwise
       convolution into the 1x1 convolution after it.
     - *Opened*: nested models, `MulticeptionConv2D`, `MixConv2D` and `SeparableConv2D`; the
