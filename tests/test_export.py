@@ -27,6 +27,7 @@ from serving.config_files import single_model
 from serving.engine.backends import SavedModelServable
 from serving.engine.batching import read_batching
 from serving.engine.messages import replay_warmup
+from serving.engine.servable import ServingError
 from serving.lifecycle.versions import Loading, load
 from serving.publishing.litert import LiteRTFile
 from serving.publishing.warmup import BATCHING_FILE
@@ -142,6 +143,14 @@ def test_the_saved_model_and_the_litert_file_are_served_to_the_same_client(publi
         found = [answer.probabilities for answer in answers]
         np.testing.assert_allclose(found, expected, atol=tolerance)
         assert all(answer.label == str(answer.class_id) for answer in answers)
+
+
+def test_a_damaged_version_does_not_load(published, tmp_path):
+    copy = shutil.copytree(published[1] / "1", tmp_path / "1")
+    variables = copy / "variables" / "variables.data-00000-of-00001"
+    variables.write_bytes(variables.read_bytes()[:-1] + b"?")
+    with pytest.raises(ServingError, match=r"is not what was exported: variables/.* changed"):
+        SavedModelServable(copy)
 
 
 def test_model_cards_tell_what_the_run_knows(published):

@@ -1,18 +1,21 @@
 """Connections as clients make them, slow, half-open and malformed ones, and names that lead out."""
 
+import base64
 import contextlib
 import http.client
 import json
 import shutil
 import socket
+import subprocess
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from saved_models import export_half_plus, export_various, saved, served
+from saved_models import export_half_plus, export_various, png_header, saved, served
 from test_rest import fetch
 
 from serving import server
@@ -80,6 +83,31 @@ def test_an_offer_to_upgrade_is_ignored(url, offer, chunked, packets):
             assert (status, json.loads(answer)) == (200, ANSWER)
         connection.sendall(b"GET /v1/models/m HTTP/1.1\r\nHost: x\r\n" + UPGRADES[offer] + b"\r\n")
         assert read_answer(connection)[0] == 200
+
+
+JAVA = """
+import java.net.URI;
+import java.net.http.*;
+class Predict {
+    public static void main(String[] arguments) throws Exception {
+        var body = HttpRequest.BodyPublishers.ofString("{\\"instances\\": [2.0]}");
+        var request = HttpRequest.newBuilder(URI.create(arguments[0])).POST(body).build();
+        var client = HttpClient.newHttpClient();
+        client.send(request, HttpResponse.BodyHandlers.ofString());
+        System.out.print(client.send(request, HttpResponse.BodyHandlers.ofString()).body());
+    }
+}
+"""
+
+
+@pytest.mark.slow
+def test_the_client_of_java_is_answered(url, tmp_path):
+    if not shutil.which("javac"):
+        pytest.skip("no JDK is on this machine")
+    (tmp_path / "Predict.java").write_text(JAVA)
+    command = ["java", str(tmp_path / "Predict.java"), f"{url}/v1/models/m:predict"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert json.loads(done.stdout) == ANSWER, done.stderr
 
 
 def test_an_idle_connection_is_kept_for_as_long_as_the_flag_says(url):
@@ -150,6 +178,24 @@ def test_links_out_of_the_base_path_are_not_followed(tmp_path):
 def test_a_model_that_does_not_answer_in_time(url):
     status, answer = fetch(f"{url}/v1/models/m:predict", {"signature_name": "slow", "inputs": 8000})
     assert (status, answer["error"]) == (504, "The model did not answer within 2 seconds.")
+
+
+def test_bad_requests_cost_the_good_ones_nothing(url):
+    model = f"{url}/v1/models/m:predict"
+    bomb = {"b64": base64.b64encode(png_header(30000, 30000)).decode()}
+    bad = [
+        lambda: fetch(model, b"[" * 100_000),
+        lambda: fetch(model, {"signature_name": "image_shape", "instances": [bomb]}),
+        lambda: fetch(model, {"instances": ["a"]}),
+        lambda: answer_to(url, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+        lambda: answer_to(url, LARGE_HEAD),
+        lambda: connect(url).close(),
+    ]
+    with ThreadPoolExecutor(16) as pool:
+        for request in bad * 4:
+            pool.submit(request)
+        answers = list(pool.map(lambda _: fetch(model, {"instances": [2.0]}), range(64)))
+    assert answers == [(200, ANSWER)] * 64
 
 
 # ---- anything at all

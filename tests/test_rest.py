@@ -124,6 +124,7 @@ REGRESS, CLASSIFY = "regress_x_to_y", "classify_x_to_y"
         ("m:predict", "image_shape", {"instances": [PNG]}, {"predictions": [[3, 5, 3]]}),
         ("m/versions/7:predict", "", {"instances": [1]}, {"predictions": [2.5]}),
         ("half/versions/1:predict", "", {"instances": [2.0]}, {"predictions": [2.0]}),
+        ("a%2Fb%3Ac:predict", "", {"instances": [2.0]}, {"predictions": [3.0]}),
         ("a%2fb%3ac/labels/x%2Fy:regress", REGRESS, X, {"results": [3.0, 4.0]}),
         ("half:regress", REGRESS, X, {"results": [3.0, 4.0]}),
         ("half/versions/1:regress", REGRESS, X, {"results": [2.0, 3.0]}),
@@ -238,12 +239,24 @@ def test_requests_that_are_refused(models_url, signature, content, words):
     "call", ["m:predict", "half:classify", "unknown:predict", "unknown:regress"]
 )
 @pytest.mark.parametrize(
-    "body", [b"", b"{", b"[" * 10**5 + b"]" * 10**5, b'{"instances": [1.0,]}', b"\xff", b"1"]
+    "body", [b"", b"{", b"[" * 100_000, b'{"instances": [1.0,]}', b"\xff", b"1"]
 )
 def test_a_body_that_is_no_json_object_is_400_before_the_model_is_known(models_url, call, body):
     status, answer = fetch(f"{models_url}/{call}", body)
     assert status == 400
     assert "JSON" in answer["error"]
+
+
+@pytest.mark.parametrize(
+    "value", ["[" * 200_000 + "]" * 200_000, '{"a":' * 9999 + "1" + "}" * 9999]
+)
+def test_nesting_in_a_key_that_nobody_reads_does_not_matter(models_url, value):
+    url = f"{models_url}/m:predict"
+    body = f'{{"z": {value}, "instances": [1.0], "y": [{{"\\"[{{": NaN}}, [[1]]]}}'.encode()
+    assert fetch(url, body) == (200, {"predictions": [2.5]})
+    body = f'{{"signature_name": "regress_x_to_y", "examples": [{{"x": 2.0}}], "z": {value}}}'
+    assert fetch(f"{models_url}/half:regress", body.encode()) == (200, {"results": [3.0]})
+    assert fetch(url, f'{{"instances": {value}}}'.encode())[0] == 400
 
 
 @pytest.mark.parametrize(
@@ -257,6 +270,7 @@ def test_a_body_that_is_no_json_object_is_400_before_the_model_is_known(models_u
         ("GET", f"/v1/models/m/versions/{'9' * 5000}", 400, "Failed to convert version"),
         ("GET", "/v1/models/half/labels/nope", 400, "servable version label: nope"),
         ("POST", "/v1/models/half/labels/nope:predict", 400, "servable version label: nope"),
+        ("POST", "/v1/models/other/labels/nope:predict", 400, "servable version label: nope"),
         ("POST", "/v1/models/m:explain", 400, ""),
         ("GET", "/v1/models/m/versions/7/", 400, ""),
         ("GET", "/v1/models/..%2fm", 404, ""),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import reprlib
 import string
 from collections.abc import Mapping
@@ -22,21 +23,25 @@ from serving.engine.messages import serialize_examples
 from serving.engine.servable import ServingError, invalid
 
 _MAX_RANK = 32
+_MAX_DEPTH = 100  # deeper than any tensor: values below are not read
 _WHITESPACE = string.whitespace.encode()
 _NOT_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
+_TEXT_OR_BRACKET = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]', re.DOTALL)
 # By NumPy kind.
 _JSON_TYPES: dict[str, set[type]] = {"b": {bool}, "i": {int}, "u": {int}, "f": {int, float}}
 _FEATURE_KINDS = {str: "bytes", dict: "bytes", bool: "int64", int: "int64", float: "float"}
 
 
 def loads(body: bytes) -> Any:
-    """Reads JSON."""
+    """Reads JSON, which may be nested ever so deep."""
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
         try:
             return json.loads(body)  # slower; knows NaN and Infinity
-        except (ValueError, RecursionError) as error:
+        except RecursionError:
+            return loads(_without_depth(body))
+        except ValueError as error:
             raise invalid(f"JSON Parse error: {error}") from error
 
 
@@ -106,6 +111,23 @@ def write_classes(labels: np.ndarray, scores: np.ndarray) -> dict:
     """The body of a classify response: for each example its pairs of label and score."""
     rows = zip(labels.tolist(), number_array(scores), strict=True)
     return {"results": [[list(pair) for pair in zip(*row, strict=True)] for row in rows]}
+
+
+def _without_depth(body: bytes) -> bytes:
+    """Puts null in the place of what is nested too deep for a parser."""
+    kept, depth, start = [], 0, 0
+    for token in _TEXT_OR_BRACKET.finditer(body):
+        if token[0] in (b"[", b"{"):
+            depth += 1
+            if depth == _MAX_DEPTH:
+                kept.append(body[start : token.start()])
+                start = len(body)
+        elif token[0] in (b"]", b"}"):
+            if depth == _MAX_DEPTH:
+                kept.append(b"null")
+                start = token.end()
+            depth -= 1
+    return b"".join([*kept, body[start:]])
 
 
 def _with_tokens(value: Any) -> Any:
