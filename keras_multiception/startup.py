@@ -47,8 +47,6 @@ def load_keras() -> None:
     with AVX2 our networks are about twice as fast with them. A setting of the user's stays.
     Where the log of TensorFlow's libraries has errors only, so has that of its Python code.
     """
-    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") in ("2", "3"):
-        logging.getLogger("tensorflow").setLevel(logging.ERROR)
     tensorflow = sys.modules.get("tensorflow")
     if tensorflow is None:
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
@@ -64,3 +62,10 @@ def load_keras() -> None:
                 "or set TF_ENABLE_ONEDNN_OPTS=1 (0 to keep it off).",
                 stacklevel=3,
             )
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") in ("2", "3"):
+        import absl.logging  # which Keras has imported
+
+        absl.logging.set_verbosity(absl.logging.ERROR)
+        if tensorflow := sys.modules.get("tensorflow"):
+            tensorflow.get_logger()  # in a notebook it sets a level when it is made
+        logging.getLogger("tensorflow").setLevel(logging.ERROR)

@@ -49,6 +49,7 @@ class LiteRTModel:
         try:
             with quiet():
                 self._interpreter = Interpreter(model_content=content, num_threads=num_threads)
+                self._interpreter.allocate_tensors()  # the first one in a process says so
         except (RuntimeError, ValueError) as error:
             raise ValueError(f"`model` must be a whole LiteRT model. Received: {error}") from None
         inputs = self._interpreter.get_input_details()

@@ -183,6 +183,7 @@ def _runners(content: bytes) -> dict[str, Any]:
 
     with quiet():
         interpreter = Interpreter(model_content=content, num_threads=1)
+        interpreter.allocate_tensors()  # the first one in a process says so
     names = list(interpreter.get_signature_list())
     if not names:
         raise ValueError(f"There is no signature in {LITERT_FILE}.")
