@@ -1,13 +1,14 @@
-"""Measure how fast the networks train and answer, in every form, against plain Keras and PyTorch.
+"""Race a network in every form: Keras and our engines against PyTorch, and its ONNX in theirs.
 
     python -m training.benchmark
     python -m training.benchmark --quick
-    TF_ENABLE_ONEDNN_OPTS=0 python -m training.benchmark --model resnet50 --set rounds=9
-    KERAS_BACKEND=jax python -m training.benchmark --forms plain separate dense
+    ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 python -m training.benchmark
+    KERAS_BACKEND=jax python -m training.benchmark --conv standard multiception
     python -m training.benchmark --render training/results/benchmark_resnet20.json
 
-All forms of a network at a task take turns on the same cores, so that their ratios hold where
-absolute times drift with the load of the machine; the page is written each time that one is done.
+PyTorch, ONNX Runtime, OpenVINO and NNCF come with `pip install -e '.[benchmark]'`; what is not
+installed is left out. The two variables limit TensorFlow, PyTorch and OpenVINO to AVX2; ONNX
+Runtime and LiteRT have no such switch. The page is written each time that a case is done.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from training.benchmarks.runner import CHOICES, TASKS, Plan, measure
+from training.benchmarks.runner import FORMS, TASKS, Plan, measure
 from training.cli import (
     Parser,
     add_changes,
@@ -37,13 +38,8 @@ _SETTINGS = {
     for field in dataclasses.fields(Plan)
     if field.default is not dataclasses.MISSING
 }
-_QUICK: dict[str, Any] = {
-    "conv": ["multiception"],
-    "forms": ["plain", "fast", "separate", "torch"],
-    "task": ["train_step", "inference"],
-}
-_QUICK_SETTINGS = ["batch_size=16", "inference_batch_sizes=1", "rounds=3", "seconds=0.1"]
-_QUICK_SETTINGS += ["memory=false"]
+_QUICK = {"forms": ["torch", "torch_openvino", "plain", "keras", "openvino", "openvino_int8"]}
+_QUICK_SETTINGS = ["batch_size=16", "inference_batch_sizes=1,32", "rounds=3", "seconds=0.1"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,8 +75,15 @@ def _plan(args: argparse.Namespace) -> Plan:
     backend = os.environ.get("KERAS_BACKEND", "tensorflow")
     if backend not in ("tensorflow", "jax"):
         raise ValueError(f"`KERAS_BACKEND` must be tensorflow or jax. Received: {backend}")
-    forms = [form for name, parts in CHOICES.items() if name in args.forms for form in parts]
-    return Plan(tuple(args.model), tuple(args.conv), tuple(args.task), tuple(forms), **settings)
+    import keras_multiception as km  # Keras takes seconds
+
+    if unknown := sorted(set(args.model) - set(km.list_models())):
+        raise ValueError(
+            f"`model` must be among {', '.join(km.list_models())}. "
+            f"Received: model={', '.join(unknown)}"
+        )
+    forms = tuple(form for form in FORMS if form in args.forms)
+    return Plan(tuple(args.model), tuple(args.conv), tuple(args.task), forms, **settings)
 
 
 def _parser() -> Parser:
@@ -90,12 +93,12 @@ def _parser() -> Parser:
         parser.add_argument(name, nargs="+", default=default, help=text, choices=choices)
 
     several("--model", ["resnet20"], "networks, as of km.list_models(); default: resnet20", None)
-    several("--conv", list(CONVS), "types of convolution; default: all", CONVS)
+    several("--conv", ["multiception"], "types of convolution; default: multiception", CONVS)
     several("--task", list(TASKS), "what to measure; default: all", TASKS)
-    several("--forms", list(CHOICES), "default: all", tuple(CHOICES))
+    several("--forms", list(FORMS), "default: all", FORMS)
     settings = " ".join(f"{key}={_write(value)}" for key, value in _SETTINGS.items())
     add_changes(parser, f"how to measure; default: {settings}, 0 threads being all cores")
-    parser.add_argument("--quick", action="store_true", help="a few things, in a minute or two")
+    parser.add_argument("--quick", action="store_true", help="a few forms, in two minutes")
     add_page_options(parser, "runs/benchmark")
     return parser
 

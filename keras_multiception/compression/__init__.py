@@ -8,6 +8,7 @@ imported where they are used, and leave `keras` and `tf.keras` what they are.
 from keras_multiception.compression.branches import Branch, prune_branches, weakest_branches
 from keras_multiception.compression.litert import convert_to_litert, save_litert
 from keras_multiception.compression.litert_files import LiteRTModel, float_operators, operators
+from keras_multiception.compression.onnx_quantization import quantize_onnx
 from keras_multiception.compression.pruning import (
     cluster_model,
     prune_model,
@@ -32,6 +33,7 @@ __all__ = [
     "prune_model",
     "pruning_callback",
     "quantize_model",
+    "quantize_onnx",
     "save_litert",
     "size_report",
     "sparsity_report",

@@ -1,24 +1,15 @@
-"""The runner of PyTorch: the networks of the paper as plainly as its modules allow.
+"""The networks of the paper in PyTorch, as plainly as its modules allow.
 
 Written from the paper and the published tables of the backbones; nothing of Keras is loaded. The
 modules have the names of `km.load_torch_state_dict`, so that weights can go from one to the other.
 """
 
-import copy
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
-from training.benchmarks.runner import Case, Job, Plan, Prepared
-
-LAYOUTS = {
-    "torch_channels_last": torch.channels_last,
-    "torch_channels_first": torch.contiguous_format,
-}
 KERNEL_SIZES = ((3, 5, 7), (3, 5), (3, 3))  # of Multiception, by stage, as PAPER_KERNEL_SIZES
 BLOCKS = {"resnet20": 3, "resnet32": 5, "resnet50": 8, "resnet56": 9, "resnet110": 18}
 # of MobileNetV2: expansion, filters, blocks and the stride of the first block, of each stage
@@ -33,86 +24,10 @@ STAGES = (
 )
 REPLACEABLE_STAGES = 2
 STEM_FILTERS, HEAD_FILTERS = 32, 1280
-_CLASSES = 10
-_WARMING_STEPS = 2
+CLASSES = 10
 
 
-def prepare(plan: Plan) -> Prepared:
-    """Build the networks and what to measure on them."""
-    torch.manual_seed(0)
-    torch.set_num_threads(plan.threads)
-    machine = {
-        "backend": "torch",
-        "onednn": "on" if torch.backends.mkldnn.is_available() else "off",
-        "threads": torch.get_num_threads(),
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "versions": {"torch": torch.__version__},
-    }
-    ready = Prepared({}, machine)
-    for name, conv in plan.networks():
-        try:
-            network = create_model(name, conv)
-        except (ValueError, KeyError) as error:
-            ready.left_out.append(f"PyTorch, {name} with {conv}: {error}")
-            continue
-        for form in plan.forms:
-            ready.jobs |= _jobs(plan, network, (name, conv), form)
-    return ready
-
-
-def _jobs(plan: Plan, network: nn.Module, names: tuple[str, str], form: str) -> dict[Case, Job]:
-    """Make the jobs of a network in one memory layout.
-
-    Inference is measured on networks that were trained for two steps: until then, the memory that
-    PyTorch asks for comes page by page from the system, and inference takes twice as long.
-    """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    place: dict[str, Any] = {"device": device, "memory_format": LAYOUTS[form]}
-    trained = copy.deepcopy(network).to(**place)
-    size = 96 if names[0] == "mobilenetv2" else 32
-
-    def images(count: int) -> torch.Tensor:
-        x = np.random.default_rng(0).normal(size=(count, 3, size, size))
-        return torch.tensor(x, dtype=torch.float32).to(**place)
-
-    step = _make_step(trained, images(plan.batch_size))
-    jobs = {}
-    if "train_step" in plan.tasks:
-        jobs[Case("train_step", *names, plan.batch_size, form)] = Job(step)
-    if "inference" in plan.tasks:
-        for _ in range(_WARMING_STEPS):
-            step()
-        ready = copy.deepcopy(trained).eval()
-        for count in plan.inference_batch_sizes:
-            call = _make_inference(ready, images(count))
-            jobs[Case("inference", *names, count, form)] = Job(call)
-    return jobs
-
-
-def _make_step(network: nn.Module, x: torch.Tensor) -> Callable[[], float]:
-    network.train()
-    y = torch.randint(_CLASSES, (len(x),), device=x.device)
-    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9, nesterov=True)
-
-    def step() -> float:
-        optimizer.zero_grad(set_to_none=True)
-        loss = torch.nn.functional.cross_entropy(network(x), y)
-        loss.backward()
-        optimizer.step()
-        return loss.item()
-
-    return step
-
-
-def _make_inference(network: nn.Module, x: torch.Tensor) -> Callable[[], Any]:
-    @torch.inference_mode()
-    def call() -> Any:
-        return network(x).softmax(1).cpu().numpy()
-
-    return call
-
-
-def create_model(name: str, conv: str, classes: int = _CLASSES) -> nn.Module:
+def create_model(name: str, conv: str, classes: int = CLASSES) -> nn.Module:
     """Build a network that takes images, channels first, and gives logits."""
     if name == "mobilenetv2":
         return _mobilenetv2(conv, classes)
