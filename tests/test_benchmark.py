@@ -1,28 +1,17 @@
 """The command that measures speed, on settings so small that its numbers mean nothing."""
 
-import copy
 import importlib.util
 import json
-import time
 
 import keras
 import numpy as np
 import pytest
 from commands import usage_error
 
-import keras_multiception as km
 from training import benchmark
-from training.benchmarks import page
-from training.benchmarks.keras_runner import count_work, make_fit, make_step
-from training.benchmarks.runner import (
-    CHOICES,
-    RUNNER_OF,
-    RUNNERS,
-    Job,
-    Plan,
-    measure,
-    run_once,
-)
+from training.benchmarks import page, runner
+from training.benchmarks.keras_forms import make_step
+from training.benchmarks.runner import FORMS, Plan, measure
 
 runs_here = [
     pytest.mark.backend,
@@ -34,88 +23,70 @@ runs_here = [
 
 @pytest.mark.slow
 def test_measures_every_form(tmp_path):
-    pytest.importorskip("ai_edge_litert")
-    settings = "batch_size=2 inference_batch_sizes=1 steps=1 rounds=1 seconds=0"
-    arguments = ["--conv", "multiception", "--set", *settings.split()]
+    settings = "batch_size=2 inference_batch_sizes=1 rounds=1 seconds=0"
     output = tmp_path / "runs" / "all"
-    assert benchmark.main([*arguments, "--output", str(output)]) == 0
+    assert benchmark.main(["--set", *settings.split(), "--output", str(output)]) == 0
     results = json.loads(output.with_suffix(".json").read_text())
-    rows = {(row["task"], row["form"]) for row in results["rows"] if row["side"] == "keras"}
-    expected = {("inference", form) for form, runner in RUNNER_OF.items() if runner == "keras"}
-    expected |= {(task, form) for task in ("train_step", "fit") for form in ("plain", "fast")}
-    assert rows == expected
-    assert all(row["milliseconds"]["n"] == 1 and row["vs_plain"] for row in results["rows"])
-    assert all(row["of_limit"] > 0 for row in results["rows"])
-    assert set(results["limits"]) == {"product", "stream"}
-    record = results["environments"]["keras"]
+    rows = {(row["task"], row["form"]) for row in results["rows"]}
+    needed = {"torch": "torch", "onnxruntime": "onnxruntime", "openvino": "openvino"}
+    needed |= {"int8": "nncf", "litert": "ai_edge_litert"}
+    forms = [
+        form
+        for form in FORMS
+        if all(importlib.util.find_spec(needed.get(part, "keras")) for part in form.split("_"))
+    ]
+    expected = {("inference", form) for form in forms}
+    training = ("torch", "torch_compile", "plain", "keras")
+    assert rows == expected | {("train_step", form) for form in training if form in forms}
+    assert len(results["left_out"]) == len(FORMS) - len(forms)
+    record = results["machine"]
     assert (record["backend"], record["onednn"]) == ("tensorflow", "on")
     assert str(tmp_path) not in output.with_suffix(".md").read_text()
-    memory = ["plain", "fast"]
-    if importlib.util.find_spec("torch"):
-        assert {row["side"] for row in results["rows"]} == {"keras", "torch"}
-        assert results["left_out"] == []
-        memory.append("torch_channels_last")
-    assert [row["form"] for row in results["memory"]] == memory
-    assert all(row["peak"] > row["before"] > 1e7 for row in results["memory"])
 
 
-@pytest.fixture
-def own_runner(monkeypatch):
-    monkeypatch.setitem(RUNNERS, "keras", RUNNERS["keras"]._replace(module="light_runner"))
+def test_a_race_is_written_case_by_case_and_who_waits_does_not_run(tmp_path, monkeypatch):
+    monkeypatch.setitem(runner.MODULES, "keras", "light_forms")
+    notes = tmp_path / "notes"
+    monkeypatch.setenv("NOTES", str(notes))
+    settings = {"inference_batch_sizes": (1, 2), "rounds": 2, "seconds": 0.0, "threads": 1}
+    forms = ("plain", "keras", "saved_model", "litert")
+    plan = Plan(("resnet20",), ("dsconv",), ("inference",), forms, **settings)
+    for count, part in enumerate(measure(plan), 1):
+        results = page.summarize({**part, "command": "a", "note": "b"})
+        assert [row["batch_size"] for row in results["rows"]] == [1, 1, 2, 2][: 2 * count]
+        page.PAGE.write(results, tmp_path / "speed")
+    assert [row["form"] for row in results["rows"]] == 2 * ["plain", "keras"]
+    assert all(len(row["seconds"]) == 2 for row in results["rows"])
+    assert {path.suffix for path in tmp_path.glob("speed.*")} == {".json", ".md", ".csv", ".png"}
+    killed, absent = results["left_out"]
+    assert "saved_model" in killed
+    assert "litert" in absent and "No module named 'absent'" in absent
+    # one call for each size as preparation, then two a turn; the others slept for 0.4 s or more
+    times = [float(line) for line in notes.read_text().split()]
+    assert len(times) == 2 + 2 * 2 * 2
+    assert times[4] - times[3] < 0.1
 
 
-def plan_of(model="resnet20", **settings):
-    settings = {"rounds": 2, "seconds": 0.0, "threads": 1} | settings
-    return Plan((model,), ("dsconv",), ("inference",), ("plain", "fast"), **settings)
-
-
-@pytest.mark.usefixtures("own_runner")
-def test_results_are_there_after_each_case(tmp_path):
-    plan = plan_of(inference_batch_sizes=(1, 2))
-    parts = [page.summarize({**part, "command": "a", "note": "b"}) for part in measure(plan)]
-    sizes = [[row["batch_size"] for row in part["rows"]] for part in parts]
-    assert sizes == [[1, 1], [1, 1, 2, 2], [1, 1, 2, 2]]
-    assert [row["form"] for row in parts[-1]["rows"]] == 2 * ["plain", "fast"]
-    assert all(len(row["seconds"]) == 2 for row in parts[-1]["rows"])
-    assert [entry["form"] for entry in parts[-1]["memory"]] == ["plain", "fast"]
-    assert parts[-1]["left_out"] == ["x: a reason"]
-    names = {f"speed.{suffix}" for suffix in ("json", "md", "csv", "png")}
-    for part in parts:
-        page.PAGE.write(part, tmp_path / "speed")
-        assert {path.name for path in tmp_path.iterdir()} == names
-
-
-@pytest.mark.usefixtures("own_runner")
-@pytest.mark.parametrize(
-    ("model", "error", "message"),
-    [
-        ("vgg", ValueError, "Received: model=vgg"),
-        (
-            "absent",
-            ValueError,
-            "`forms` must leave something.*absent'. Received: forms=plain, fast",
-        ),
-        ("killed", RuntimeError, "process of the keras runner failed: BrokenProcessPool"),
-    ],
-)
-def test_what_fails_in_a_process_is_reported(model, error, message):
-    with pytest.raises(error, match=message):
-        next(measure(plan_of(model)))
+def test_nothing_to_measure_is_an_error(monkeypatch):
+    monkeypatch.setitem(runner.MODULES, "keras", "light_forms")
+    plan = Plan(("resnet20",), ("dsconv",), ("inference",), ("litert",), threads=1)
+    with pytest.raises(ValueError, match=r"`forms` must .*'absent'. Received: forms=litert"):
+        next(measure(plan))
 
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], (("standard", "dsconv", "mixconv", "multiception"), 7, True)),
-        (["--quick"], (("multiception",), 3, False)),
-        (["--quick", "--conv", "dsconv", "--set", "rounds=9"], (("dsconv",), 9, False)),
+        ([], (("multiception",), 7, FORMS)),
+        (["--quick", "--forms", "plain"], (("multiception",), 3, ("plain",))),
+        (["--quick", "--conv", "dsconv", "--set", "rounds=9"], (("dsconv",), 9, None)),
     ],
 )
 def test_quick_is_other_defaults(arguments, expected, monkeypatch, tmp_path):
     received = []
 
     def measure_nothing(plan):
-        received.append((plan.convs, plan.rounds, plan.memory))
+        received.append((plan.convs, plan.rounds, expected[2] and plan.forms))
         raise ValueError
 
     monkeypatch.setattr(benchmark, "measure", measure_nothing)
@@ -124,31 +95,18 @@ def test_quick_is_other_defaults(arguments, expected, monkeypatch, tmp_path):
     assert received == [expected]
 
 
-def test_every_form_has_a_name():
-    assert set(RUNNER_OF) <= set(page.FORMS)
-    assert {form for forms in CHOICES.values() for form in forms} == set(RUNNER_OF)
-
-
-def test_a_turn_does_once_more_than_it_counts():
-    calls = []
-    assert run_once(Job(lambda: calls.append(time.sleep(0.01)), units=2), 0) < 0.01 * 5
-    assert len(calls) == 2
-    assert run_once(Job(lambda: calls.append(time.sleep(0.01))), 0.05) >= 0.01
-    assert 4 <= len(calls) <= 8
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ("", "`KERAS_BACKEND` must be tensorflow or jax. Received: torch"),
+        ("--model vgg", "Received: model=vgg"),
         ("--conv nothing", "invalid choice: 'nothing'"),
         ("--forms fastest", "invalid choice: 'fastest'"),
         ("--set rounds=0", "`rounds` must be at least 1. Received: rounds=0"),
         ("--set inference_batch_sizes=1,0", "`inference_batch_sizes` must be at least 1 each"),
         ("--set threads=10000", "`threads` must be at most the number of cores"),
         ("--set seconds=nan", "`seconds` must be between 0 and 60. Received: seconds=nan"),
-        ("--set dtype_policy=int8", "`dtype_policy` must be one of float32"),
-        ("--set steps=few", "`steps` must be an integer. Received: steps=few"),
+        ("--set batch_size=few", "`batch_size` must be an integer. Received: batch_size=few"),
         ("--render nothing.json", "`render` must be the .json file"),
     ],
 )
@@ -161,12 +119,6 @@ def test_an_output_that_cannot_be_written_fails_before_anything_is_measured(tmp_
     (tmp_path / "file").write_text("")
     assert benchmark.main(["--output", str(tmp_path / "file" / "speed")]) == 1
     assert len(capsys.readouterr().err.splitlines()) == 1
-
-
-@pytest.fixture
-def batch():
-    rng = np.random.default_rng(0)
-    return rng.normal(size=(6, 5)).astype("float32"), rng.integers(0, 3, 6)
 
 
 def classifier():
@@ -184,95 +136,66 @@ def classifier():
 class TestTrainingSteps:
     pytestmark = runs_here
 
-    def test_are_those_of_keras(self, batch):
-        fitted, expected, step = classifier(), classifier(), make_step(classifier(), *batch)
-        make_fit(fitted, *batch, steps=3)()
+    def test_are_those_of_keras(self):
+        rng = np.random.default_rng(0)
+        batch = rng.normal(size=(6, 5)).astype("float32"), rng.integers(0, 3, 6)
+        expected, step = classifier(), make_step(classifier(), *batch)
         for _ in range(3):
             np.testing.assert_allclose(step(), expected.train_on_batch(*batch), rtol=1e-5)
-        for a, b in zip(fitted.get_weights(), expected.get_weights(), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-def test_work_of_a_small_network_is_that_counted_by_hand():
-    image = x = keras.Input((4, 4, 2))
-    x = keras.layers.Conv2D(3, 3, padding="same", use_bias=False)(x)
-    x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
-    x = keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(x))
-    cost = km.cost(keras.Model(image, x))
-    products = 9 * 2 * 3 * 16 + 3 * 2
-    convolution, norm, relu, pool, dense = 32 + 48, 48 + 48, 48 + 48, 48 + 3, 3 + 2
-    weights = 9 * 2 * 3 + 4 * 3 + 3 * 2 + 2
-    step = 2 * (convolution + norm + relu + pool + dense) + weights
-    assert count_work(cost, 2, training=True) == {"flop": 3 * 2 * products * 2, "bytes": 12 * step}
-    answer = 2 * (convolution + norm + pool + dense) + weights
-    assert count_work(cost, 2, training=False) == {"flop": 2 * products * 2, "bytes": 4 * answer}
-
-
-def test_a_concatenation_moves_nothing():
-    image = keras.Input((4, 4, 2))
-    layer = km.layers.MulticeptionConv2D(3, (3, 5))
-    cost = km.cost(keras.Model(image, layer(image)))
-    branches, norm, pointwise, last = 2 * (32 + 32), 64 + 64, 64 + 48, 48 + 48
-    weights = (9 + 25) * 2 + 4 * 4 + 4 * 3 + 3 + 4 * 3
-    expected = 4 * (branches + norm + pointwise + last + weights)
-    assert count_work(cost, 1, training=False)["bytes"] == expected
-
-
-def row(form, seconds, side="keras", task="inference", work=None):
-    names = {"task": task, "model": "resnet20", "conv": "multiception", "batch_size": 8}
-    return names | {"form": form, "side": side, "work": work, "seconds": seconds}
+def row(form, seconds, batch_size=8):
+    names = {"task": "inference", "model": "resnet20", "conv": "multiception"}
+    return names | {"batch_size": batch_size, "form": form, "seconds": seconds}
 
 
 @pytest.fixture
 def results():
-    work = {"flop": 30e9, "bytes": 1e9}
-    record = {"backend": "tensorflow", "onednn": "on", "threads": 2, "gpus": [], "cpu": "A CPU"}
-    memory = {"model": "resnet20", "conv": "multiception", "form": "fast"}
+    machine = {"backend": "tensorflow", "onednn": "on", "cpus": 2, "gpus": [], "cpu": "A CPU"}
+    machine |= {"cpu_flags": ["avx2"], "variables": {"ONEDNN_MAX_CPU_ISA": "AVX2"}}
     return page.summarize(
         {
             "command": "python -m training.benchmark",
             "note": "A note.",
             "date": "2026-01-02",
-            "environments": {"keras": record | {"cpu_flags": ["avx2", "fma"], "versions": {}}},
+            "machine": machine | {"versions": {"keras": "3"}},
             "load_before_and_after": [0.5, 1.5],
-            "left_out": ["torch_channels_first: a reason"],
+            "left_out": ["torch_compile of resnet20: a reason"],
             "rows": [
-                row("product", [1 / 100, 1 / 60, 1 / 80], task="limit"),
-                row("stream", [1 / 4, 1 / 4, 1 / 4], task="limit"),
-                row("plain", [4.0, 6.0, 9.0], work=work),
-                row("separate", [2.0, 2.0, 2.0], work=work),
-                row("torch_channels_last", [4.0, 3.0, 1.0], side="torch", work=work),
+                row("torch", [40.0, 60.0, 90.0]),
+                row("torch_openvino", [4.0, 6.0, 9.0]),
+                row("openvino", [2.0, 2.0, 2.0]),
+                row("litert", [3.0, 1.0, 3.0]),
+                row("openvino_int8", [1.0, 1.0, 1.0]),
+                row("keras", [1.0, 1.0, 1.0], batch_size=1),
             ],
-            "memory": [memory | {"before": 4e8, "peak": 9e8}],
         }
     )
 
 
-def test_ratios_are_taken_round_by_round_and_the_limit_is_that_of_the_machine(results):
-    plain, separate, torch = results["rows"]
-    assert separate["vs_plain"] == {"median": 3.0, "low": 2.0, "high": 4.5, "n": 3}
-    assert separate["vs_torch"] == {"median": 1.5, "low": 0.5, "high": 2.0, "n": 3}
-    assert plain["vs_plain"]["median"] == torch["vs_torch"]["median"] == 1
-    assert separate["images_per_second"] == 4
-    product = {"median": 80, "low": 60, "high": 100, "n": 3}
-    assert results["limits"]["product"] == pytest.approx(product)
-    assert separate["limit_ms"] == pytest.approx(1000 * (30 / 80 + 1 / 4))
-    assert separate["of_limit"] == pytest.approx(0.625 / 2)
-    assert plain["of_limit"] == pytest.approx(0.625 / 6)
+def test_ratios_are_taken_round_by_round_to_the_best_peer_of_a_case(results):
+    torch, openvino, ours, _, int8, alone = results["rows"]
+    assert ours["vs_peer"] == {"median": 3.0, "low": 2.0, "high": 4.5, "n": 3}
+    assert ours["vs_torch"] == {"median": 30.0, "low": 20.0, "high": 45.0, "n": 3}
+    assert openvino["vs_peer"]["median"] == torch["vs_torch"]["median"] == 1
+    assert int8["vs_peer"]["median"] == 6
+    assert (alone["vs_peer"], alone["vs_torch"]) == (None, None)
+    first, second = results["races"]
+    assert [first[key] for key in ("peer", "ours", "int8")] == [
+        "torch_openvino",
+        "openvino",
+        "openvino_int8",
+    ]
+    assert [second[key] for key in ("peer", "ours", "int8")] == [None, "keras", None]
 
 
-def test_without_a_base_or_a_limit_there_is_no_ratio(results):
-    rows = [{**r, "work": None} for r in copy.deepcopy(results["rows"]) if r["form"] != "plain"]
-    alone = page.summarize({**results, "rows": rows})
-    assert [each["vs_plain"] for each in alone["rows"]] == [None] * 2
-    assert alone["limits"] == {}
-    assert [each["of_limit"] for each in alone["rows"]] == [None] * 2
-
-
-def test_page_has_ratios_memory_and_machine(results):
+def test_page_begins_with_the_best_and_names_the_machine(results):
     text = " ".join(page.PAGE.to_markdown(results, "benchmark.png").split())
-    assert "| ours, fused: separate | **3.00** (2.00 to 4.50) |" in text
-    assert "| 400 | 900 | 500 |" in text
-    assert "matrix product: 80 (60 to 100) GFLOP/s, n = 3" in text
-    assert "onednn: on, threads: 2, cpu: A CPU, cpu flags: avx2 fma" in text
-    assert "left out: torch_channels_first: a reason" in text
+    assert text.index("**3.00** (2.00 to 4.50) | **6.00**") < text.index("**30.00**")
+    assert "A CPU, 2 cores (avx2; ONEDNN_MAX_CPU_ISA=AVX2)" in text
+    assert "left out: torch_compile of resnet20: a reason" in text
+    assert page.PAGE.draw(results).axes
+
+
+def test_every_form_has_a_name():
+    assert set(FORMS) == set(page.FORMS)

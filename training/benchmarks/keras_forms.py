@@ -7,12 +7,13 @@ import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import keras_multiception as km  # isort: skip (then TensorFlow loads quietly)
 import keras
 import numpy as np
 
-import keras_multiception as km
+from keras_multiception.inference import load_onnx
 from keras_multiception.machine import gpu_names, import_tensorflow
-from training.benchmarks.runner import Case, Plan, open_onnx
+from training.benchmarks.runner import Case, Plan
 
 # small, so that many steps on one random batch stay finite
 OPTIMIZER = {"learning_rate": 1e-3, "momentum": 0.9, "nesterov": True}
@@ -119,7 +120,8 @@ def _int8(model: keras.Model, engine: str, threads: int) -> Callable:
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "int8.onnx"
         quantize_onnx(model, images, path)
-        return open_onnx(str(path), engine, threads)
+        run = load_onnx(path, engine, threads)
+    return lambda images: run([images])[0]
 
 
 def _loss(y: Any, prediction: Any) -> Any:

@@ -29,8 +29,9 @@ INT8 = ("onnxruntime_int8", "openvino_int8")
 FORMS = (*PEERS, *FLOAT, *INT8)
 TASKS = ("train_step", "inference")
 PACKAGES = ("tensorflow", "torch", "onnxruntime", "openvino", "nncf", "ai-edge-litert")
-# what limits instruction sets or chooses operations, noted where it is set
-VARIABLES = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "TF_ENABLE_ONEDNN_OPTS")
+# what limits instruction sets and threads, noted where it is set
+VARIABLES = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "OMP_NUM_THREADS")
+MODULES = {"torch": "training.benchmarks.torch_forms", "keras": "training.benchmarks.keras_forms"}
 _DEATH_OF_PARENT = 1  # PR_SET_PDEATHSIG
 
 
@@ -90,7 +91,8 @@ def measure(plan: Plan) -> Iterator[dict[str, Any]]:
                 _tell(f"{model} with {conv}: building {form}")
                 call = stack.enter_context(_process(plan))
                 try:
-                    cases = call(_prepare, form, model, conv, plan)
+                    module = MODULES["torch" if form.startswith("torch") else "keras"]
+                    cases = call(_prepare, module, form, model, conv, plan)
                 except Exception as error:  # whatever a framework may raise
                     reason = " ".join(str(error).split()) or repr(error)
                     results["left_out"].append(f"{form} of {model} with {conv}: {reason}")
@@ -167,11 +169,9 @@ def _describe() -> dict[str, Any]:
     return machine["hardware"] | {"versions": machine["versions"], "variables": variables}
 
 
-def _prepare(form: str, model: str, conv: str, plan: Plan) -> Sequence[Case]:
+def _prepare(module: str, form: str, model: str, conv: str, plan: Plan) -> Sequence[Case]:
     """Make what is measured, and do it once, which compiles; it stays in this process."""
-    kind = "torch" if form.startswith("torch") else "keras"
-    module = importlib.import_module(f"training.benchmarks.{kind}_forms")
-    for case, call in module.prepare(form, model, conv, plan):
+    for case, call in importlib.import_module(module).prepare(form, model, conv, plan):
         call()
         _CALLS[case] = call
     return list(_CALLS)
@@ -187,21 +187,3 @@ def _time(case: Case, seconds: float) -> float:
             calls += 1
             elapsed = time.perf_counter() - start
     return elapsed / calls
-
-
-def open_onnx(path: str, engine: str, threads: int) -> Callable[[Any], Any]:
-    """Open an ONNX file as a user of an engine does, as a function from batch to answer."""
-    if engine == "onnxruntime":
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
-        name = session.get_inputs()[0].name
-        return lambda images: session.run(None, {name: images})[0]
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # sends nothing
-    import openvino
-
-    settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
-    request = openvino.Core().compile_model(path, "CPU", settings).create_infer_request()
-    return lambda images: request.infer({0: images})[0]

@@ -1,10 +1,13 @@
 """The peers of PyTorch: eager, compiled, and its ONNX file in ONNX Runtime and OpenVINO."""
 
+import contextlib
 import copy
 import io
-import contextlib
+import logging
 import pathlib
+import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from training.benchmarks.runner import Case, Plan, open_onnx
+from training.benchmarks.runner import Case, Plan
 from training.benchmarks.torch_networks import CLASSES, create_model
 
 _WARMING_STEPS = 2
@@ -71,14 +74,27 @@ def _compile(network: nn.Module) -> Callable:
 
 
 def _open(network: nn.Module, images: torch.Tensor, engine: str, threads: int) -> Callable:
-    batch = {0: torch.export.Dim("batch")}
+    """Open a network's ONNX file as a user of an engine does."""
     with tempfile.TemporaryDirectory() as folder:
         path = str(pathlib.Path(folder) / "model.onnx")
-        with contextlib.redirect_stdout(io.StringIO()):
-            torch.onnx.export(
-                network, (images,), path, dynamic_shapes=(batch,), external_data=False
-            )
-        return open_onnx(path, engine, threads)
+        batch = {0: torch.export.Dim("batch")}
+        logging.disable(logging.WARNING)
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(action="ignore"):
+            torch.onnx.export(network, (images,), path, dynamic_shapes=(batch,), external_data=False)
+        if engine == "onnxruntime":
+            import onnxruntime
+
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = threads
+            session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
+            name = session.get_inputs()[0].name
+            return lambda images: session.run(None, {name: images})[0]
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # sends nothing
+        import openvino
+
+        settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
+        request = openvino.Core().compile_model(path, "CPU", settings).create_infer_request()
+        return lambda images: request.infer({0: images})[0]
 
 
 def _make_step(network: Callable, x: torch.Tensor) -> Callable[[], float]:

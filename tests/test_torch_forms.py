@@ -7,7 +7,8 @@ import pytest
 import keras_multiception as km
 
 torch = pytest.importorskip("torch")
-from training.benchmarks import torch_runner  # noqa: E402
+from training.benchmarks import torch_forms, torch_networks  # noqa: E402
+from training.benchmarks.runner import PEERS, Plan  # noqa: E402
 
 NETWORKS = [
     *(("resnet20", conv) for conv in ("standard", "dsconv", "mixconv", "multiception")),
@@ -30,7 +31,7 @@ def randomize(network):
 
 @pytest.mark.parametrize(("name", "conv"), NETWORKS)
 def test_parameters_and_logits_equal_ours(name, conv):
-    theirs = randomize(torch_runner.create_model(name, conv))
+    theirs = randomize(torch_networks.create_model(name, conv))
     size = {"input_shape": (32, 32, 3)} if name == "mobilenetv2" else {}
     ours = km.create_model(name, conv=conv, classifier_activation=None, **size)
     count = sum(parameter.numel() for parameter in theirs.parameters())
@@ -46,4 +47,20 @@ def test_parameters_and_logits_equal_ours(name, conv):
 
 def test_other_networks_are_refused():
     with pytest.raises(ValueError, match=r"`name` must be one of .* Received: name='vgg'"):
-        torch_runner.create_model("vgg", "standard")
+        torch_networks.create_model("vgg", "standard")
+
+
+@pytest.mark.slow
+def test_every_peer_answers_alike():
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("openvino")
+    settings = {"batch_size": 2, "inference_batch_sizes": (1, 3), "threads": 1}
+    answers = {}
+    for form in PEERS[:4]:
+        plan = Plan(("resnet20",), ("multiception",), ("inference",), PEERS[:4], **settings)
+        cases = torch_forms.prepare(form, "resnet20", "multiception", plan)
+        answers[form] = [call() for _, call in cases]
+    for one, other in (PEERS[:2], PEERS[2:4]):  # the first two were trained for two steps
+        for a, b in zip(answers[one], answers[other], strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5)
+            np.testing.assert_allclose(a.sum(1), 1, rtol=1e-5)
