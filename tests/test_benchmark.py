@@ -60,18 +60,11 @@ def test_a_race_is_written_case_by_case_and_who_waits_does_not_run(tmp_path, mon
     assert {path.suffix for path in tmp_path.glob("speed.*")} == {".json", ".md", ".csv", ".png"}
     killed, absent = results["left_out"]
     assert "saved_model" in killed
-    assert "litert" in absent and "No module named 'absent'" in absent
+    assert "No module named 'absent'" in absent
     # one call for each size as preparation, then two a turn; the others slept for 0.4 s or more
     times = [float(line) for line in notes.read_text().split()]
     assert len(times) == 2 + 2 * 2 * 2
     assert times[4] - times[3] < 0.1
-
-
-def test_nothing_to_measure_is_an_error(monkeypatch):
-    monkeypatch.setitem(runner.MODULES, "keras", "light_forms")
-    plan = Plan(("resnet20",), ("dsconv",), ("inference",), ("litert",), threads=1)
-    with pytest.raises(ValueError, match=r"`forms` must .*'absent'. Received: forms=litert"):
-        next(measure(plan))
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,9 @@ def test_both_engines_answer_as_the_network_within_8_bits(network, images, tmp_p
         assert not np.array_equal(answers, expected)
     content = onnx.load(quantized)
     sizes = {x.name: int(np.prod(x.dims)) for x in content.graph.initializer}
-    scales = [sizes.get(x.input[1], 0) for x in content.graph.node if x.op_type == "DequantizeLinear"]
+    scales = [
+        sizes.get(x.input[1], 0) for x in content.graph.node if x.op_type == "DequantizeLinear"
+    ]
     assert max(scales) >= 32  # one for each channel
     assert sys.modules.get("openvino_telemetry") is None
 
@@ -69,7 +71,9 @@ def test_both_engines_answer_as_the_network_within_8_bits(network, images, tmp_p
         ({"images": []}, "images"),
     ],
 )
-def test_what_cannot_be_quantized_leaves_the_file_as_it_is(network, images, tmp_path, changes, name):
+def test_what_cannot_be_quantized_leaves_the_file_as_it_is(
+    network, images, tmp_path, changes, name
+):
     path = tmp_path / "int8.onnx"
     path.write_text("old")
     with pytest.raises(ValueError, match=f"`{name}`.*Received: "):

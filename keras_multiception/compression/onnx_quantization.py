@@ -49,18 +49,7 @@ def quantize_onnx(
         NNCF, https://github.com/openvinotoolkit/nncf
     """
     nncf, onnx = import_extra("nncf", "nncf"), import_extra("onnx", "nncf")
-    if isinstance(model, keras.Model):
-        with tempfile.TemporaryDirectory() as folder:
-            file = pathlib.Path(folder, "model.onnx")
-            export_onnx(model, file, dataset)
-            content = onnx.load(file)
-    elif dataset is not None or not os.path.isfile(model):
-        raise ValueError(
-            "`model` must be a `keras.Model`, or without `dataset` the path of an ONNX file. "
-            f"Received: model={model!r}, dataset={dataset!r}"
-        )
-    else:
-        content = onnx.load(model)
+    content = _read(model, dataset)
     constants = {x.name for x in content.graph.initializer}
     inputs = [x for x in content.graph.input if x.name not in constants]
     if len(inputs) != 1:
@@ -81,3 +70,19 @@ def quantize_onnx(
         )
     with atomic.replacing(path) as temporary:
         onnx.save(quantized, temporary)
+
+
+def _read(model: Any, dataset: str | Dataset | None) -> Any:
+    import onnx
+
+    if isinstance(model, keras.Model):
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder, "model.onnx")
+            export_onnx(model, path, dataset)
+            return onnx.load(path)
+    if dataset is not None or not os.path.isfile(model):
+        raise ValueError(
+            "`model` must be a `keras.Model`, or without `dataset` the path of an ONNX file. "
+            f"Received: model={model!r}, dataset={dataset!r}"
+        )
+    return onnx.load(model)

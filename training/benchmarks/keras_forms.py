@@ -171,5 +171,3 @@ def _jax_step(model: keras.Model, x: Any, y: Any) -> Callable[[], Any]:
         return loss.block_until_ready()
 
     return run
-
-

@@ -31,8 +31,8 @@ Peers are this project's plain PyTorch form of the same network (eager and `torc
 last, and its ONNX file in ONNX Runtime and OpenVINO) and stock Keras layers. Ours are without batch
 norms at inference (`km.fuse`), called through `km.inference_function`; int8 is by
 `compression.quantize_onnx`. A ratio is the peer's time by ours in every round, here as the median
-and, in brackets, the lowest and highest: times as fast. All forms take turns within a round, each in
-a process of its own that is stopped when it is not its turn; the order is reversed with every
+and, in brackets, the lowest and highest: times as fast. All forms take turns within a round, each
+in a process of its own that is stopped when it is not its turn; the order is reversed with every
 round; a turn begins with calls that are not timed. Every answer ends as a NumPy array. Ratios
 compare; milliseconds drift with the load of the machine."""
 
@@ -58,7 +58,9 @@ def summarize(results: Results) -> Results:
         for row in own.values():
             row["milliseconds"] = spread([1000 * value for value in row["seconds"]])
             for name, base in (("vs_peer", race["peer"]), ("vs_torch", "torch")):
-                pairs = zip(own[base]["seconds"], row["seconds"], strict=True) if base in own else ()
+                pairs = (
+                    zip(own[base]["seconds"], row["seconds"], strict=True) if base in own else ()
+                )
                 row[name] = spread([theirs / ours for theirs, ours in pairs])
     return results | {"races": races, "rows": rows}
 
@@ -118,7 +120,8 @@ def _task_label(row: Results) -> str:
 
 def _best(results: Results) -> list[tuple[str, ...]]:
     rows = {(*_race(row), row["form"]): row for row in results["rows"]}
-    table = [("network", "", "best peer", "ms", "our best", "times as fast", "int8, times as fast")]
+    titles = ("best peer", "ms", "our best", "times as fast", "int8, times as fast")
+    table: list[tuple[str, ...]] = [("network", "", *titles)]
     for race in results["races"]:
         own = {name: rows.get((*_race(race), race[name])) for name in ("peer", "ours", "int8")}
         ratios = (_cell(row and row["vs_peer"]) for row in (own["ours"], own["int8"]))
@@ -179,7 +182,9 @@ def _draw(results: Results) -> Figure:
             ax.tick_params(labelleft=ax is own[0])
         own[0].set_ylabel(figures.model_label(model) if len(models) > 1 else "")
     figures.convolution_legend(figure, convs, ls="-", lw=2)
-    caption = f"Times as fast as the best peer; bar: lowest to highest\n{_processor(results['machine'])}"
+    caption = (
+        f"Times as fast as the best peer; bar: lowest to highest\n{_processor(results['machine'])}"
+    )
     figure.supxlabel(caption, fontsize=8.5, color=figures.DARK)
     return figure
 

@@ -63,7 +63,7 @@ def _bind(run: Callable, batch: Any) -> Callable[[], Any]:
     return lambda: run(batch)
 
 
-def _compile(network: nn.Module) -> Callable:
+def _compile(network: nn.Module) -> Any:
     import torch._dynamo.config
     import torch._inductor.config
 
@@ -80,7 +80,9 @@ def _open(network: nn.Module, images: torch.Tensor, engine: str, threads: int) -
         batch = {0: torch.export.Dim("batch")}
         logging.disable(logging.WARNING)
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(action="ignore"):
-            torch.onnx.export(network, (images,), path, dynamic_shapes=(batch,), external_data=False)
+            torch.onnx.export(
+                network, (images,), path, dynamic_shapes=(batch,), external_data=False
+            )
         if engine == "onnxruntime":
             import onnxruntime
 
@@ -97,7 +99,7 @@ def _open(network: nn.Module, images: torch.Tensor, engine: str, threads: int) -
         return lambda images: request.infer({0: images})[0]
 
 
-def _make_step(network: Callable, x: torch.Tensor) -> Callable[[], float]:
+def _make_step(network: Any, x: torch.Tensor) -> Callable[[], float]:
     y = torch.randint(CLASSES, (len(x),), device=x.device)
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9, nesterov=True)
 
