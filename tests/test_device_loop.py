@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import keras_multiception as km
-from tests.commands import history
+from tests.commands import history, small_network
 from training import data, fit
 from training.loop import network
 from training.loop.strategies import Execution
@@ -16,12 +16,10 @@ from training.recipe import Recipe
 pytestmark = pytest.mark.backend
 of_jax = pytest.mark.skipif(keras.backend.backend() != "jax", reason="of JAX")
 DEVICE = Execution(loop="device")
-# few steps, small ones: rounding is not to grow
 RECIPE = Recipe(
     "digits",
     "resnet20",
     "standard",
-    filters=4,
     train_split="train[:96]",
     test_split="test[:300]",
     epochs=2,
@@ -33,6 +31,13 @@ RECIPE = Recipe(
 
 def weights(folder):
     return keras.saving.load_model(folder / "model.keras").get_weights()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_network():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(network, "build", small_network)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,6 @@ SMALL = (
     "epochs=3",
     "train_split=train[:70]",
     "test_split=test[:50]",
-    "filters=4",
     "batch_size=16",
     "learning_rate=0.002",
     "sync_batch_norm=true",
@@ -107,10 +106,10 @@ def main(dump, *arguments):
     from training import train
     from training.loop import network
 
-    models, build = [], network.build
+    models = []
 
     def build_and_keep(*args, **kwargs):
-        models.append(build(*args, **kwargs))
+        models.append(commands.small_network(*args, **kwargs))
         return models[-1]
 
     network.build = build_and_keep
