@@ -73,12 +73,8 @@ def test_last_tenth_of_the_training_split_is_held_out(split, kept, held_out):
 
 def test_learning_rates_are_none_that_a_recipe_refuses():
     hp = keras_tuner.HyperParameters()
-    recipe = get_recipe(DIGITS, ["min_learning_rate=0.09"])
-    trial_recipe(recipe, hp)
-    (rate,) = [each for each in hp.space if each.name == "learning_rate"]
-    assert rate.min_value == 0.09
-    hp.values["learning_rate"] = rate.min_value
-    assert trial_recipe(recipe, hp).learning_rate == 0.09
+    trial_recipe(get_recipe(DIGITS, ["min_learning_rate=0.09"]), hp)
+    assert [each.min_value for each in hp.space if each.name == "learning_rate"] == [0.09]
 
 
 def test_budget():

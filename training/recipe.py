@@ -90,15 +90,6 @@ def require_fields(instance: Any, checks: Iterable[Check]) -> None:
             raise ValueError(f"`{name}` must be {expected}. Received: {name}={value!r}")
 
 
-def override(recipe: Recipe, changes: Iterable[str]) -> Recipe:
-    """Return a recipe with some of its values replaced, each change a string `key=value`.
-
-    Kernel sizes are written `3-5` for every stage, `3-5-7,3-5,3-3` one by one, or `none`.
-    """
-    kinds = {field.name: field.type for field in dataclasses.fields(Recipe)}
-    return dataclasses.replace(recipe, **parse_changes(changes, kinds))
-
-
 def read_recipe(path: str | os.PathLike[str]) -> Recipe:
     """Read a recipe from a JSON object of its attributes; what is left out has its default."""
     try:

@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from training.recipe import Recipe, override, read_recipe
+from training.recipe import Recipe, parse_changes, read_recipe
 
 IMAGENET32 = "imagenet_resized/32x32"
 SOURCE = (
@@ -192,16 +192,11 @@ def _grid(
     return _named(*(Recipe(*place, **values) for place in places), suffix=suffix)
 
 
+_SHOWN = ("standard", "dsconv", "multiception")
 RECIPES = (
     _named(*map(recipe_for_cell, CELLS))
     | _grid(("cifar10",), ("resnet20", "resnet50"), ("mixconv_depthwise",))
-    | _grid(
-        ("cifar10", "cifar100"),
-        ("resnet20", "resnet50"),
-        ("standard", "dsconv", "multiception"),
-        "modern",
-        **_MODERN,
-    )
+    | _grid(("cifar10", "cifar100"), ("resnet20", "resnet50"), _SHOWN, "modern", **_MODERN)
     | _grid(("cifar10",), ("resnet20",), TYPES, "short", **_SHORT)
     | _grid(("cifar10",), ("resnet20",), TYPES, "muon", **_MUON)
     | _named(
@@ -220,7 +215,8 @@ RECIPES = (
 def get_recipe(name: str, overrides: Iterable[str] = (), quick: bool = False) -> Recipe:
     """Return a recipe by its name, a key of `RECIPES`, or from a `.json` file.
 
-    `quick` takes its variant for a laptop, and the `overrides`, strings `key=value`, come last.
+    `quick` takes its variant for a laptop, and the `overrides`, strings `key=value`, come last;
+    kernel sizes are `3-5` for every stage, `3-5-7,3-5,3-3` one by one, or `none`.
 
     Example:
         >>> get_recipe("resnet20_multiception_cifar10", ["epochs=30", "kernel_sizes=3-5"])
@@ -233,7 +229,9 @@ def get_recipe(name: str, overrides: Iterable[str] = (), quick: bool = False) ->
         close = difflib.get_close_matches(name, RECIPES, n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else "--list shows them."
         raise ValueError(f"`recipe` is unknown: {hint} Received: recipe={name}")
-    recipe = override(quick_variant(recipe) if quick else recipe, overrides)
+    kinds = {field.name: field.type for field in dataclasses.fields(Recipe)}
+    recipe = quick_variant(recipe) if quick else recipe
+    recipe = dataclasses.replace(recipe, **parse_changes(overrides, kinds))
     if recipe.conv not in TYPES:
         raise ValueError(f"`conv` must be one of {', '.join(TYPES)}. Received: conv={recipe.conv}")
     return recipe

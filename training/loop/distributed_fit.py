@@ -124,7 +124,7 @@ def _train_function(
         sums = tf.zeros(len(functions))
         for _ in tf.range(steps):
             batches = [next(iterator) for _ in range(accumulate_steps)]
-            sums += _first(strategy, strategy.run(step, args=(batches,)))
+            sums += strategy.experimental_local_results(strategy.run(step, args=(batches,)))[0]
         return sums
 
     return train_steps
@@ -156,7 +156,8 @@ def _evaluation(
     def test_steps(iterator: Iterator) -> tf.Tensor:
         sums = tf.zeros(len(functions))
         for _ in tf.range(-(-examples // batch_size)):
-            sums += _first(strategy, strategy.run(step, args=next(iterator)))
+            results = strategy.run(step, args=next(iterator))
+            sums += strategy.experimental_local_results(results)[0]
         return sums
 
     shards = _shard(strategy, batches.map(fill))
@@ -178,10 +179,6 @@ def _averaging_function(model: keras.Model, strategy: tf.distribute.Strategy) ->
 
 def _sums(values: list[tf.Tensor], counts: float | tf.Tensor = 1.0) -> tf.Tensor:
     return tf.stack([tf.reduce_sum(tf.cast(value, "float32") * counts) for value in values])
-
-
-def _first(strategy: tf.distribute.Strategy, value: Any) -> tf.Tensor:
-    return strategy.experimental_local_results(value)[0]
 
 
 def _means(functions: Functions, sums: np.ndarray, examples: int) -> dict[str, float]:
