@@ -94,14 +94,14 @@ def load_torch_state_dict(
 ) -> keras.Model:
     """Load weights of the paper's released PyTorch code into one of our networks.
 
-    Either every weight is loaded or, with an error that names each entry that does not fit, none.
+    Either every weight is loaded or, with an error that names what does not fit, none.
 
     Args:
         model: A `keras.Model` made by `km.create_model` or its factories.
         state: Mapping from the names of the released code to arrays in PyTorch's layout (NumPy
-            arrays or PyTorch tensors), such as a `state_dict()`. A prefix `module.` before every
-            name (of PyTorch's `DataParallel`) is passed over, and so are `num_batches_tracked`
-            and the shortcuts that the released Shake-Shake never uses.
+            arrays or PyTorch tensors, of any float type), such as a `state_dict()`. The prefixes
+            `module.` of `DataParallel` and `_orig_mod.` of `torch.compile` are passed over, and so
+            are `num_batches_tracked` and the shortcuts that the released Shake-Shake never uses.
 
     Returns:
         The model, for chaining.
@@ -120,9 +120,9 @@ def load_torch_state_dict(
             "`state` must be a mapping from names to arrays, such as a `state_dict()`. "
             f"Received: {type(state).__name__}"
         )
-    if all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): value for name, value in state.items()}
     targets = dict(_torch_entries(model))
+    _require_unwrapped(state, targets)
+    state = {_bare(name): value for name, value in state.items()}
     state = {name: x for name, x in state.items() if name in targets or not _unused(name, targets)}
     arrays, misshapen = _fitting(state, targets)
     problems = {
@@ -133,11 +133,38 @@ def load_torch_state_dict(
     if any(problems.values()):
         raise ValueError(
             f"`state` must hold exactly the weights of the model {model.name!r}. Received:"
-            + "".join(f" {kind}: {', '.join(names)}." for kind, names in problems.items() if names)
+            + "".join(f" {kind}: {_few(names)}." for kind, names in problems.items() if names)
         )
     for name, (variable, _) in targets.items():
         variable.assign(arrays[name])
     return model
+
+
+def _require_unwrapped(
+    state: collections.abc.Mapping[str, Any], targets: collections.abc.Container[str]
+) -> None:
+    """Refuse a whole checkpoint, and say which of its entries has the weights."""
+    found: dict[str, tuple[int, int]] = {}
+    for key, value in state.items():
+        if hasattr(value, "state_dict") or isinstance(value, collections.abc.Mapping):
+            names = value.state_dict() if hasattr(value, "state_dict") else value
+            found[key] = sum(_bare(str(name)) in targets for name in names), len(names)
+    if found:
+        key = max(found, key=lambda key: found[key])
+        call = ".state_dict()" if hasattr(state[key], "state_dict") else ""
+        raise ValueError(
+            f"`state` must hold the weights of the model alone: pass state[{key!r}]{call}. "
+            f"Received: a checkpoint of {_few(list(state))}"
+        )
+
+
+def _bare(name: str) -> str:
+    return re.sub(r"^(module\.|_orig_mod\.)+", "", name)
+
+
+def _few(names: list[str]) -> str:
+    more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 def _fitting(
@@ -239,7 +266,10 @@ def _transpose(*axes: int) -> collections.abc.Callable[[np.ndarray], Any]:
 
 
 def _to_numpy(value: Any) -> np.ndarray:
-    array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+    if hasattr(value, "detach"):  # NumPy takes no bfloat16 of PyTorch's
+        value = value.detach().cpu()
+        value = value if value.is_complex() else value.float()
+    array = np.asarray(value)
     if np.iscomplexobj(array):
         raise TypeError("complex numbers")
     return array.astype("float32")

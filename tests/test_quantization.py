@@ -1,12 +1,15 @@
 """Quantization-aware training, down to the integers of the LiteRT file."""
 
 import math
+import subprocess
+import sys
 
 import keras
 import numpy as np
 import pytest
 from fusion_checks import randomize
 from keras import layers
+from test_floors import ROOT
 
 import keras_multiception as km
 
@@ -103,6 +106,30 @@ def test_int8_file_is_integer_throughout_and_answers_like_the_fake_quantized_mod
     expected = np.asarray(trained(IMAGES))
     step = 1 / 256  # of the softmax's output
     np.testing.assert_allclose(LiteRTModel(integers).predict(IMAGES), expected, atol=8 * step)
+
+
+LOAD = """
+import sys
+import numpy
+import keras_multiception.compression
+import tf_keras
+import tensorflow_model_optimization as tfmot
+folder, *names = sys.argv[1:]
+for name in names:
+    with tfmot.quantization.keras.quantize_scope():
+        model = tf_keras.models.load_model(f"{folder}/{name}")
+    numpy.save(f"{folder}/{name}.npy", model(numpy.load(f"{folder}/images.npy")))
+"""
+
+
+def test_a_saved_model_loads_in_the_scope_of_the_toolkit(trained, tmp_path):
+    names = ("model.h5", "folder")  # the toolkit's own input layer does not load from .keras
+    np.save(tmp_path / "images.npy", IMAGES)
+    for name in names:
+        trained.save(tmp_path / name)
+    subprocess.run([sys.executable, "-c", LOAD, tmp_path, *names], cwd=ROOT, check=True)
+    for name in names:
+        np.testing.assert_allclose(np.load(tmp_path / f"{name}.npy"), trained(IMAGES), atol=1e-6)
 
 
 @pytest.mark.parametrize("multiplier", [1, 3])

@@ -101,7 +101,16 @@ def test_nested_models_are_called_by_name():
     ("name", "call"),
     [
         ("LayerNormalization norm", layers.LayerNormalization(name="norm")),
-        ("Conv2D conv", layers.Conv2D(4, 1, activation=lambda x: x * 2, name="conv")),
+        (
+            "Conv2D conv with activation=<lambda>",
+            layers.Conv2D(4, 1, activation=lambda x: x * 2, name="conv"),
+        ),
+        ("Conv2D conv with activation=relu6", layers.Conv2D(4, 1, activation="relu6", name="conv")),
+        ("Dense d with activation=PReLU", layers.Dense(4, layers.PReLU(), name="d")),
+        (
+            "MulticeptionConv2D m with activation=selu",
+            km.layers.MulticeptionConv2D(4, activation="selu", name="m"),
+        ),
         ("Dropout drop", lambda x: layers.Dropout(0.5, name="drop")(x, training=True)),
         *(("", f) for f in (ops.exp, lambda x: x * 2.0, lambda x: x[..., :2])),
     ],

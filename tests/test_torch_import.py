@@ -1,6 +1,7 @@
 import itertools
 
 import keras
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -46,7 +47,51 @@ def test_accepts_what_a_checkpoint_brings(model, state):
     assert all(np.array_equal(a, b) for a, b in zip(other.get_weights(), expected, strict=True))
 
 
-def test_names_everything_that_does_not_fit_and_loads_nothing(model, state):
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
+def test_takes_every_float_type(dtype, model, state):
+    scalar = {"bfloat16": ml_dtypes.bfloat16}.get(dtype, dtype)
+    km.load_torch_state_dict(model, {name: x.astype(scalar) for name, x in state.items()})
+    rounded = state["fc.bias"].astype(scalar).astype("float32")
+    np.testing.assert_array_equal(model.get_layer("predictions").get_weights()[1], rounded)
+    torch = pytest.importorskip("torch")
+    other = km.ResNet20(input_shape=(8, 8, 3))
+    tensors = {
+        name: torch.nn.Parameter(torch.tensor(x).to(getattr(torch, dtype)))
+        for name, x in state.items()
+    }
+    km.load_torch_state_dict(other, tensors)
+    pairs = zip(other.get_weights(), model.get_weights(), strict=True)
+    assert all(np.array_equal(a, b) for a, b in pairs)
+
+
+class Module:
+    def __init__(self, state):
+        self.state_dict = lambda: state
+
+
+@pytest.mark.parametrize(
+    ("wrap", "taken"),
+    [
+        (lambda state: {"epoch": 3, "state_dict": state}, r"state\['state_dict'\]\. "),
+        (lambda state: {"optimizer": {"state": {}}, "model": state}, r"state\['model'\]\. "),
+        (lambda state: {"net": {f"module.{k}": x for k, x in state.items()}}, r"state\['net'\]"),
+        (lambda state: {"model": Module(state)}, r"state\['model'\]\.state_dict\(\)\. "),
+    ],
+)
+def test_a_checkpoint_says_which_entry_has_the_weights(model, state, wrap, taken):
+    with pytest.raises(ValueError, match=taken) as error:
+        km.load_torch_state_dict(model, wrap(state))
+    assert len(str(error.value)) < 200
+
+
+def test_long_lists_are_cut(model, state):
+    wrong = {f"other.{name}": x for name, x in state.items()}
+    with pytest.raises(ValueError, match=rf"Missing: .* and {len(state) - 3} more") as error:
+        km.load_torch_state_dict(model, wrong)
+    assert len(str(error.value)) < 400
+
+
+def test_names_what_does_not_fit_and_loads_nothing(model, state):
     del state["fc.bias"], state["layer1.0.conv_bn.seps.1.weight"]
     state["surprise"] = np.zeros(3)
     state["conv1.weight"] = np.zeros((16, 3, 5, 5))

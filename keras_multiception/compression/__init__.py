@@ -5,6 +5,10 @@ model optimization toolkit, and that takes Keras 2 models only: `to_tf_keras` ma
 imported where they are used, and leave `keras` and `tf.keras` what they are.
 """
 
+import contextlib
+import importlib
+from types import ModuleType
+
 from keras_multiception.compression.branches import Branch, prune_branches, weakest_branches
 from keras_multiception.compression.litert import convert_to_litert, save_litert
 from keras_multiception.compression.litert_files import LiteRTModel, float_operators, operators
@@ -20,6 +24,15 @@ from keras_multiception.compression.pruning import (
 )
 from keras_multiception.compression.quantization import calibrate_ranges, quantize_model
 from keras_multiception.compression.tf_keras_bridge import to_tf_keras
+
+with contextlib.suppress(ImportError):  # comes with TensorFlow
+    import wrapt
+
+    @wrapt.when_imported("tensorflow_model_optimization")
+    def _register_classes(toolkit: ModuleType) -> None:
+        """Let models of `quantize_model` load under the toolkit's `quantize_scope`."""
+        importlib.import_module("keras_multiception.compression.quantization_scheme")
+
 
 __all__ = [
     "Branch",

@@ -8,6 +8,7 @@ from collections.abc import Collection
 from typing import Any
 
 import tensorflow as tf
+import tf_keras
 
 from keras_multiception.compression.tf_keras_bridge import import_tfmot
 
@@ -67,6 +68,9 @@ class DepthwiseConfig(default_8bit_quantize_registry.Default8BitQuantizeConfig):
             "preserve_sparsity": self.weight_quantizer.preserve_sparsity,
             "activation_attrs": self.activation_attrs,
         }
+
+
+tf_keras.utils.get_custom_objects()["DepthwiseConfig"] = DepthwiseConfig  # for saved models
 
 
 class Scheme(

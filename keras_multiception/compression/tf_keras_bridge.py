@@ -148,9 +148,10 @@ def _caller() -> Callable:
 
     def call(path: tuple[str, ...], operation: Any, *args: Any, **kwargs: Any) -> Any:
         if kwargs.get("training") or not _is_known(operation):
+            name = f"{type(operation).__name__} {operation.name}"
             raise ValueError(
                 "`model` must consist of layers that can be rebuilt in tf_keras, none called with "
-                f"training=True. Received: {type(operation).__name__} {operation.name}"
+                f"training=True. Received: {name}{_unknown_activation(operation)}"
             )
         if id(operation) not in built:
             name = operation.name
@@ -162,9 +163,15 @@ def _caller() -> Callable:
 
 
 def _is_known(layer: Any) -> bool:
-    activation = getattr(layer, "activation", keras.activations.linear)
     known = _standard_class(layer) is not None or type(layer) in _WRITTEN_OUT
-    return known and keras.activations.serialize(activation) in _ACTIVATIONS
+    return known and not _unknown_activation(layer)
+
+
+def _unknown_activation(layer: Any) -> str:
+    activation = getattr(layer, "activation", keras.activations.linear)
+    if keras.activations.serialize(activation) in _ACTIVATIONS:
+        return ""
+    return f" with activation={getattr(activation, '__name__', type(activation).__name__)}"
 
 
 def _standard_class(layer: keras.Layer) -> type | None:

@@ -3,7 +3,7 @@
 import collections
 import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 
 _PART = re.compile(r"([\w-]+)(?:\[([^:\]]*):([^:\]]*)\])?")
 
@@ -33,11 +33,12 @@ def overlap(first: str, second: str) -> bool:
     return False
 
 
-def error(split: str, names: Iterable[str]) -> ValueError:
+def error(split: str, names: Collection[str]) -> ValueError:
     """Return the error for a split that is none of these names or their slices."""
+    first, *_, last = *names, *names
     return ValueError(
-        f"`split` must be one of {', '.join(names)} or a slice such as "
-        f"{next(iter(names))}[:10%]. Received: split={split}"
+        f"`split` must be one of {', '.join(names)} or a slice such as {first}[:10%] (a recipe's: "
+        f"`--set test_split={last}`). Received: split={split}"
     )
 
 
