@@ -174,15 +174,14 @@ def test_killed_and_repeated_equals_unbroken_also_with_more_trials(tmp_path):
 
 
 @pytest.mark.slow
-def test_chief_and_worker_search_together(tmp_path):
+def test_a_chief_and_workers_search_together(tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     shared = {"KERASTUNER_ORACLE_IP": "127.0.0.1", "KERASTUNER_ORACLE_PORT": port}
-    worker, chief = (
-        start_search(tmp_path, KERASTUNER_TUNER_ID=name, **shared) for name in ("worker0", "chief")
-    )
-    _, said = finish(worker, chief)
+    names = ("worker0", "worker1", "chief")
+    started = [start_search(tmp_path, KERASTUNER_TUNER_ID=name, **shared) for name in names]
+    *_, said = finish(*started)
     assert "won" in said
     assert [row["status"] for row in trials_of(tmp_path)] == ["trained", "trained"]
     assert (tmp_path / "winner.json").is_file()

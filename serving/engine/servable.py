@@ -71,12 +71,6 @@ class Signature:
     inputs: Mapping[str, tf.TensorSpec]
     outputs: Mapping[str, tf.TensorSpec]
 
-    @classmethod
-    def from_proto(cls, name: str, definition: meta_graph_pb2.SignatureDef) -> Signature:
-        """Reads a `SignatureDef` message."""
-        inputs, outputs = _specs(definition.inputs), _specs(definition.outputs)
-        return cls(name, definition.method_name, inputs, outputs)
-
     def check_inputs(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Refuses a call's inputs if their names, dtypes or shapes differ; orders them."""
         if self.inputs.keys() != inputs.keys():
@@ -119,7 +113,9 @@ class Servable(ABC):
         self.signature_defs = signature_defs
         self._checks_method_names = checks_method_names
         self._signatures = {
-            name: Signature.from_proto(name, signature_defs[name]) for name in callable_names
+            name: Signature(name, found.method_name, _specs(found.inputs), _specs(found.outputs))
+            for name, found in signature_defs.items()
+            if name in callable_names
         }
 
     def signature(self, name: str = DEFAULT_SIGNATURE) -> Signature:
