@@ -21,7 +21,8 @@ from training.compression.page import PAGE, time_artifacts
 from training.compression.recipes import DEFAULT, parse_recipes
 from training.run_folder import RunFolder, find_runs
 
-RECIPES = [*DEFAULT.split(), "branches60"]  # which leaves one branch in every layer
+# the last but two leaves one branch in every layer
+RECIPES = [*DEFAULT.split(), "branches60", "onnx", "onnx_int8"]
 CONVS = ("multiception", "standard")
 FAST = ["--set", "train_split=train[:256]", "test_split=test[:100]", "epochs=1", "rounds=1"]
 FAST += ["learning_rate=0.05"]
@@ -101,7 +102,8 @@ def test_every_recipe_is_made_and_measured(study, results):
             assert each["sizes"]["weights"] < 0.35 * floating["sizes"]["weights"], name
         assert min(each["batch_1_ms"], each["images_per_second"]) > 0
         for seed in range(2):
-            assert (study / f"seed_{seed}" / "compressed" / name / "model.tflite").is_file()
+            suffix = "onnx" if name.startswith("onnx") else "tflite"
+            assert (study / f"seed_{seed}" / "compressed" / name / f"model.{suffix}").is_file()
     weights = {name: each["kernels"]["total"]["parameters"] for name, each in artifacts.items()}
     sparsity = {
         name: 1 - each["kernels"]["total"]["nonzero"] / weights[name]
@@ -114,6 +116,20 @@ def test_every_recipe_is_made_and_measured(study, results):
     assert sparsity["pqat"] >= sparsity["prune50"] - 1e-9, "zeros stay zeros"
     assert weights["branches60"] < weights["branches40"] <= weights["fused"]
     assert artifacts["cluster16"]["sizes"]["deflated"] < floating["sizes"]["deflated"]
+
+
+def test_onnx_stands_beside_litert(tmp_path):
+    pytest.importorskip("tf2onnx")
+    run = save_run(tmp_path / "run")
+    assert main("--run", run, *FAST, "--recipe", "float", "onnx", "onnx_int8") == 0
+    (network,) = json.loads((run / "compression.json").read_text())["networks"]
+    floating, exported, quantized = network["artifacts"]
+    assert exported["accuracy"] == floating["accuracy"]
+    assert exported["kernels"] == floating["kernels"]
+    assert min(each["images_per_second"] for each in (exported, quantized)) > 0
+    for each in (exported, quantized):
+        path = run / "compressed" / each["recipe"] / "model.onnx"
+        assert each["sizes"]["raw"] == path.stat().st_size > each["sizes"]["deflated"] > 0
 
 
 @pytest.mark.slow
@@ -286,6 +302,7 @@ def test_names_are_taken_once_in_order():
         ("pqat", ("prune50", "quantize"), "int8"),
         ("cqat", ("cluster16", "quantize"), "int8"),
         ("branches40", ("branches40",), "none"),
+        ("onnx_int8", (), "onnx_int8"),
     ],
 )
 def test_steps_of_a_recipe(name, training, conversion):

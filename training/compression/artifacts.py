@@ -3,7 +3,7 @@
 <run>/compressed/
   config.json              the fine-tuning and the splits, written first
   steps/<step+step>.npz    the weights after each step that trains, shared by the recipes
-  <recipe>/model.tflite    the artifact: pixels 0 to 255 to class probabilities
+  <recipe>/model.tflite    the artifact: pixels 0 to 255 to class probabilities; or model.onnx
   <recipe>/model.keras     where it is a Keras 3 model: normalized images to probabilities
   <recipe>/result.json     what was measured, written last: a recipe with this file is finished
 """
@@ -15,6 +15,7 @@ import json
 import math
 import pathlib
 import shutil
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +27,7 @@ import tensorflow as tf
 from keras_multiception import compression
 from keras_multiception.atomic import replacing, write_json
 from keras_multiception.graphs import sample_inputs
+from keras_multiception.inference import load_onnx
 from keras_multiception.preprocessing import Dataset
 from training import data, metrics
 from training.compression.recipes import Compression, FineTuning, split_step
@@ -67,8 +69,9 @@ class Compressor:
         return json.loads(path.read_text()) if path.is_file() else None
 
     def artifact(self, recipe: Compression) -> pathlib.Path:
-        """Return the path of an artifact's LiteRT model."""
-        return self.folder / recipe.name / "model.tflite"
+        """Return the path of an artifact."""
+        suffix = "onnx" if recipe.conversion.startswith("onnx") else "tflite"
+        return self.folder / recipe.name / f"model.{suffix}"
 
     def applies(self, recipe: Compression) -> bool:
         """Return whether a recipe can be followed: branches are those of Multiception."""
@@ -89,18 +92,26 @@ class Compressor:
             with replacing(path.with_name("model.keras")) as temporary:
                 model.save(temporary)
             model = with_pixels(model, self.spec)
-        # quantization-aware training has ranges of its own
-        is_calibrated = recipe.conversion == "int8" and "quantize" not in recipe.steps
-        images = self._calibration_batches(1) if is_calibrated else None
-        litert = compression.convert_to_litert(model, recipe.conversion, images)
-        with replacing(path) as temporary:
-            temporary.write_bytes(litert)
+        if recipe.conversion == "onnx":
+            km.export_onnx(model, path)
+        elif recipe.conversion == "onnx_int8":
+            compression.quantize_onnx(model, self._calibration_batches(32), path)
+        else:
+            # quantization-aware training has ranges of its own
+            is_calibrated = recipe.conversion == "int8" and "quantize" not in recipe.steps
+            images = self._calibration_batches(1) if is_calibrated else None
+            litert = compression.convert_to_litert(model, recipe.conversion, images)
+            with replacing(path) as temporary:
+                temporary.write_bytes(litert)
+        is_onnx = path.suffix == ".onnx"
+        content = path.read_bytes()
+        deflated = {"raw": len(content), "deflated": len(zlib.compress(content, 9))}
         result = {
             "recipe": recipe.name,
             "description": recipe.description,
-            "test": self._measure(litert),
-            "sizes": compression.size_report(litert),
-            "kernels": compression.sparsity_report(litert),
+            "test": self._measure(path),
+            "sizes": deflated if is_onnx else compression.size_report(content),
+            "kernels": compression.sparsity_report(model if is_onnx else content),
         }
         write_json(path.with_name("result.json"), result)
         return result
@@ -179,10 +190,11 @@ class Compressor:
         pixels = self._load("train")[0][:CALIBRATION_IMAGES].astype("float32")
         return [pixels[i : i + batch_size] for i in range(0, len(pixels), batch_size)]
 
-    def _measure(self, litert: bytes) -> dict[str, Any]:
+    def _measure(self, path: pathlib.Path) -> dict[str, Any]:
         images, labels = self._load("test")
-        network = compression.LiteRTModel(litert, num_threads=2)
-        probabilities = network.predict(images.astype("float32"), batch_size=BATCH_SIZE)
+        run = open_artifact(path, threads=2)
+        batches = (images[i : i + BATCH_SIZE] for i in range(0, len(images), BATCH_SIZE))
+        probabilities = np.concatenate([run(batch.astype("float32")) for batch in batches])
         logarithms = metrics.log_of_softmax(probabilities)
         measured = metrics.measure(logarithms.astype("float64"), labels, self.spec.class_names)
         return {key: measured[key] for key in ("examples", "loss", "top1")}
@@ -193,6 +205,15 @@ class Compressor:
             data.require_classes(self.spec.class_names, self._data_dir)
         split = self.settings[f"{which}_split"]
         return _load(dataset, split, self._data_dir, self.recipe["image_size"])
+
+
+def open_artifact(path: pathlib.Path, threads: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the function of an artifact, in LiteRT or OpenVINO, from pixels to probabilities."""
+    if path.suffix == ".onnx":
+        run = load_onnx(path, "openvino", threads)
+        return lambda pixels: run([pixels])[0]
+    network = compression.LiteRTModel(path, num_threads=threads)
+    return lambda pixels: network.predict(pixels, batch_size=len(pixels))
 
 
 def with_pixels(model: keras.Model, spec: Dataset) -> keras.Model:

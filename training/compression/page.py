@@ -21,17 +21,18 @@ if TYPE_CHECKING:
 
 Results = dict[str, Any]
 _PACKAGES = ("tensorflow", "tf_keras", "tensorflow-model-optimization", "ai-edge-litert")
+_PACKAGES += ("openvino", "nncf")
 # Measures of speed: their unit, and the threads and images at a time.
-_SPEEDS = {"batch_1_ms": ("ms", 1, 1), "images_per_second": ("images/s", 2, 32)}
+_SPEEDS = {"batch_1_ms": ("ms", 1, 1), "images_per_second": ("images/s", 2, 128)}
 _SECONDS = 0.05  # of one measurement, at least one call
 _LEGEND = """\
-Every artifact is a LiteRT file from pixels to probabilities, measured through LiteRT. Top-1: mean
-± standard deviation over n training seeds; to float: percentage points. Zeros: the share of all
-kernel weights; depthwise kernels are neither pruned nor clustered. KB are 1,000 bytes, of the first
-seed; deflated: as in a zip archive. Batch norms are folded into the kernels in the files, which
-gives the few values of a clustered kernel another factor in each channel. Speed: medians, all
-artifacts in turns in one process; ms: one image at a time, one thread; images/s: batches of 32, two
-threads. In the figure, bars are standard deviations."""
+Every artifact is a file from pixels to probabilities, measured in LiteRT; those in ONNX, in OpenVINO.
+Top-1: mean ± standard deviation over n training seeds; to float: percentage points. Zeros: the share
+of all kernel weights, for ONNX before it is written; depthwise kernels are neither pruned nor
+clustered. KB are 1,000 bytes, of the first seed; deflated: as in a zip archive. Batch norms are
+folded into the kernels in the files, which gives the few values of a clustered kernel another factor
+in each channel. Speed: medians, all artifacts in turns in one process; ms: one image at a time, one
+thread; images/s: batches of 128, two threads. In the figure, bars are standard deviations."""
 
 
 def collect(
@@ -114,15 +115,15 @@ def require_own_results(
 def time_artifacts(
     artifacts: Mapping[Key, tuple[pathlib.Path, Dataset]], rounds: int
 ) -> dict[Key, dict[str, list[float]]]:
-    """Time LiteRT files in turns: for each, by the measures of speed, a value a round."""
-    from keras_multiception.compression import LiteRTModel  # needs what --render does not
+    """Time artifacts in turns: for each, by the measures of speed, a value a round."""
+    from training.compression.artifacts import open_artifact  # needs what --render does not
 
     calls = {}
     for key, (path, spec) in artifacts.items():
         for measure, (_, threads, size) in _SPEEDS.items():
             pixels = np.random.default_rng(0).uniform(0, 255, (size, *spec.image_shape))
-            predict = LiteRTModel(path, num_threads=threads).predict
-            calls[key, measure] = functools.partial(predict, pixels.astype("float32"))
+            run = open_artifact(path, threads)
+            calls[key, measure] = functools.partial(run, pixels.astype("float32"))
     times = time_in_turns(calls, rounds, _SECONDS)
     batch = _SPEEDS["images_per_second"][-1]
     return {

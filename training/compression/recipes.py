@@ -7,16 +7,21 @@ from collections.abc import Iterable
 
 from training.recipe import require_fields
 
-CONVERSIONS = ("float16", "dynamic", "int8")
+CONVERSIONS = ("float16", "dynamic", "int8", "onnx", "onnx_int8")
 # By name, with N for a number: what it gives, and the steps. A step is `fuse`; one that trains,
 # `tune`, `quantize`, or `prune`, `cluster` and `branches` with a number; or what LiteRT's converter
-# does.
+# does, or the exporter to ONNX.
 _RECIPES = {
     "float": ("The trained network as it is, float32.", ()),
     "fused": ("Batch norms folded (`km.fuse`), float32.", ("fuse",)),
     "float16": ("Fused, weights in float16.", ("fuse", "float16")),
     "dynamic": ("Fused, weights in int8, activations in float32.", ("fuse", "dynamic")),
     "ptq": ("Fused, int8 throughout, ranges from training images.", ("fuse", "int8")),
+    "onnx": ("Fused, float32, an ONNX file in OpenVINO.", ("fuse", "onnx")),
+    "onnx_int8": (
+        "Fused, int8 by NNCF, ranges from training images, an ONNX file in OpenVINO.",
+        ("fuse", "onnx_int8"),
+    ),
     "tuned": ("Trained further as the others below are, fused, float32.", ("tune", "fuse")),
     "qat": ("Quantization-aware training, int8 throughout.", ("quantize", "int8")),
     "pruneN": ("N % of the weights pruned by magnitude, float32.", ("pruneN",)),
@@ -73,7 +78,7 @@ class Compression:
 
     @property
     def conversion(self) -> str:
-        """What LiteRT's converter does with the weights; "none" leaves them float32."""
+        """What the last step does; "none" leaves a LiteRT file in float32."""
         return self.steps[-1] if self.steps and self.steps[-1] in CONVERSIONS else "none"
 
 
