@@ -21,18 +21,19 @@ if TYPE_CHECKING:
 
 Results = dict[str, Any]
 _PACKAGES = ("tensorflow", "tf_keras", "tensorflow-model-optimization", "ai-edge-litert")
-_PACKAGES += ("openvino", "nncf")
+_ONNX_PACKAGES = ("openvino", "nncf")
 # Measures of speed: their unit, and the threads and images at a time.
 _SPEEDS = {"batch_1_ms": ("ms", 1, 1), "images_per_second": ("images/s", 2, 128)}
 _SECONDS = 0.05  # of one measurement, at least one call
 _LEGEND = """\
-Every artifact is a file from pixels to probabilities, measured in LiteRT; those in ONNX, in OpenVINO.
-Top-1: mean ± standard deviation over n training seeds; to float: percentage points. Zeros: the share
-of all kernel weights, for ONNX before it is written; depthwise kernels are neither pruned nor
+Every artifact is a file from pixels to probabilities, measured in LiteRT (ONNX: in OpenVINO).
+Top-1: mean ± standard deviation over n training seeds; to float: percentage points. Zeros: the
+share of all kernel weights, for ONNX before it is written; depthwise kernels are neither pruned nor
 clustered. KB are 1,000 bytes, of the first seed; deflated: as in a zip archive. Batch norms are
-folded into the kernels in the files, which gives the few values of a clustered kernel another factor
-in each channel. Speed: medians, all artifacts in turns in one process; ms: one image at a time, one
-thread; images/s: batches of 128, two threads. In the figure, bars are standard deviations."""
+folded into the kernels in the files, which gives the few values of a clustered kernel another
+factor in each channel. Speed: medians, all artifacts in turns in one process; ms: one image at a
+time, one thread; images/s: batches of 128, two threads. In the figure, bars are standard
+deviations."""
 
 
 def collect(
@@ -65,7 +66,7 @@ def collect(
         }
         for key, group in groups.items()
     ]
-    return {"note": note, **describe(_PACKAGES), "networks": networks}
+    return {"note": note, **describe((*_PACKAGES, *_ONNX_PACKAGES)), "networks": networks}
 
 
 def _without_seed(recipe: Results) -> Results:
