@@ -45,7 +45,7 @@ To ask that server from another terminal:
   {python} -m serving.client --model_name cifar10 --image PICTURE.jpg
 To train the networks of the paper:
   {python} -m training.train --list
-The same as a notebook is training/quickstart.ipynb."""
+training/quickstart.ipynb is a longer tour, as a notebook."""
 
 
 class Subject(NamedTuple):

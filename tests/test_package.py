@@ -11,6 +11,8 @@ import venv
 import pytest
 from test_floors import ROOT
 
+from keras_multiception.version import __version__
+
 CODE = """
 import pathlib, keras_multiception as km, numpy as np
 assert pathlib.Path("fresh").absolute() in pathlib.Path(km.__file__).parents
@@ -20,6 +22,13 @@ np.testing.assert_allclose(km.fuse(model).predict(x), model.predict(x), atol=1e-
 assert km.preprocessing.decode_predictions(model.predict(x), top=1)
 km.export_saved_model(model, "served/1", "cifar10", form="plain")
 """
+
+
+def test_citation_is_valid_and_of_this_version():
+    check = pathlib.Path(sys.executable).with_name("check-jsonschema")
+    schema = "--builtin-schema", "vendor.citation-file-format"
+    subprocess.run([check, *schema, ROOT / "CITATION.cff"], check=True)
+    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
 
 
 @pytest.mark.slow
