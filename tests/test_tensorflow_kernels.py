@@ -1,6 +1,7 @@
 """The fused operations of TensorFlow against the plain ones of Keras: equal but for rounding."""
 
 import contextlib
+import threading
 
 import keras
 import numpy as np
@@ -314,3 +315,20 @@ def test_networks_are_as_exact_as_their_plain_form(name, monkeypatch):
             plain = [run(model, each, training) for each in rounded]
             exact = run(double, tf.cast(x, "float64"), training)
         assert_as_exact(fast, plain, exact)
+
+
+def test_plain_operations_hold_in_replicas_and_in_no_other_thread():
+    strategy = tf.distribute.MirroredStrategy(["/cpu:0"])
+    found = []
+
+    def look():
+        found.append(km.kernels.fused_ops() is None)
+
+    strategy.run(look)
+    with km.kernels.plain_operations():
+        strategy.run(look)
+        thread = threading.Thread(target=look)
+        thread.start()
+        thread.join()
+    strategy.run(look)
+    assert found == [False, True, False, False]

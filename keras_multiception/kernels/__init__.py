@@ -9,6 +9,7 @@ import contextlib
 import contextvars
 import functools
 import importlib
+import threading
 import types
 from typing import Any
 
@@ -21,11 +22,13 @@ _FILES = {
     "jax": "keras_multiception.kernels.jax_kernels",
 }
 _plain = contextvars.ContextVar("plain", default=False)
+_running: list[object] = []  # the `with` blocks of all threads
 
 
 def fused_ops() -> types.ModuleType | None:
     """Return the module of the active backend's fused operations, or `None`."""
-    return None if _plain.get() else _load(keras.backend.backend())
+    plain = _plain.get() or (_running and _is_replica())
+    return None if plain else _load(keras.backend.backend())
 
 
 def fused_op(name: str, *arguments: Any) -> collections.abc.Callable | None:
@@ -39,6 +42,8 @@ def fused_op(name: str, *arguments: Any) -> collections.abc.Callable | None:
 def plain_operations() -> collections.abc.Iterator[None]:
     """Use the plain operations of Keras while the `with` block runs, in its thread.
 
+    So do the replicas of a `tf.distribute.MirroredStrategy`, of any thread.
+
     A function or model that was compiled before keeps the operations that it has, and one that is
     compiled inside keeps the plain ones.
 
@@ -47,10 +52,17 @@ def plain_operations() -> collections.abc.Iterator[None]:
         ...     y = layer(x, training=True)
     """
     token = _plain.set(True)
+    _running.append(token)
     try:
         yield
     finally:
+        _running.remove(token)
         _plain.reset(token)
+
+
+def _is_replica() -> bool:
+    """Return whether TensorFlow made this thread for a replica, without the context of its own."""
+    return type(threading.current_thread()).__module__.startswith("tensorflow.python.distribute.")
 
 
 @functools.cache
