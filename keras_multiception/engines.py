@@ -1,5 +1,7 @@
 """`km.inference_function`: a network as a compiled function, for a few images at a time."""
 
+import functools
+import importlib.util
 import pathlib
 import statistics
 import tempfile
@@ -11,7 +13,7 @@ import numpy as np
 from keras import tree
 
 from keras_multiception.export import export_onnx
-from keras_multiception.graphs import fits, require_graph, sample_inputs, sort_inputs
+from keras_multiception.graphs import require_graph, sample_inputs, sort_inputs
 from keras_multiception.inference import ENGINES, compile_model, load_onnx
 from keras_multiception.layers.arguments import standardize_integer
 from keras_multiception.machine import time_in_turns
@@ -77,63 +79,44 @@ def inference_function(
     if engine == "auto":
         return _fastest(model, threads, standardize_integer(batch_size, "batch_size"))
     if engine in ENGINES:
-        return _engine_functions(model, [engine], threads)[engine]
+        return _by_engines(model, [engine], threads)[engine]
     return compile_model(model)
 
 
-def _engine_functions(
+def _by_engines(
     model: keras.Model, engines: Iterable[str], threads: int | None
 ) -> dict[str, Callable[[Any], Any]]:
-    """Return the functions of those engines that are installed, or the error if none is."""
     graph = require_graph(model)
-    functions: dict[str, Callable[[Any], Any]] = {}
-    error: ImportError | None = None
+
+    def like_the_model(run: Callable[[list], list]) -> Callable[[Any], Any]:
+        def call(inputs: Any) -> Any:
+            leaves = tree.flatten(sort_inputs(graph, inputs))
+            arrays = [np.asarray(x, own.dtype) for x, own in zip(leaves, graph.inputs, strict=True)]
+            return tree.pack_sequence_as(graph.output, run(arrays))
+
+        return call
+
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "model.onnx")
         export_onnx(model, path)
-        for engine in engines:
-            try:
-                functions[engine] = _like_the_model(graph, load_onnx(path, engine, threads))
-            except ImportError as missing:
-                error = missing
-    if error is not None and not functions:
-        raise error
-    return functions
-
-
-def _like_the_model(graph: Any, run: Callable[[list], list]) -> Callable[[Any], Any]:
-    """Return a function that takes and gives the structures of a graph."""
-    shapes = [tuple(x.shape) for x in graph.inputs]
-    dtypes = [x.dtype for x in graph.inputs]
-
-    def call(inputs: Any) -> Any:
-        leaves = tree.flatten(sort_inputs(graph, inputs))
-        arrays = [np.asarray(x, dtype) for x, dtype in zip(leaves, dtypes, strict=True)]
-        if not all(fits(x.shape, shape) for x, shape in zip(arrays, shapes, strict=True)):
-            raise ValueError(
-                f"`inputs` must fit the model's, {', '.join(map(str, shapes))}. "
-                f"Received: inputs of the shapes {', '.join(str(x.shape) for x in arrays)}"
-            )
-        return tree.pack_sequence_as(graph.output, run(arrays))
-
-    return call
+        return {name: like_the_model(load_onnx(path, name, threads)) for name in engines}
 
 
 def _fastest(model: keras.Model, threads: int | None, batch_size: int) -> Callable[[Any], Any]:
-    """Measure the backend and the engines that there are; print the times."""
+    """Measure the backend and the engines that are installed; print the times."""
     compiled = compile_model(model)
-    functions: dict[str, Callable[[Any], Any]] = {
-        keras.backend.backend(): lambda x: tree.map_structure(
-            keras.ops.convert_to_numpy, compiled(x)
-        )
-    }
-    note = ""
+
+    def by_backend(inputs: Any) -> Any:
+        return tree.map_structure(keras.ops.convert_to_numpy, compiled(inputs))
+
+    functions, note = {keras.backend.backend(): by_backend}, ""
     try:
-        functions |= _engine_functions(model, ENGINES, threads)
+        installed = filter(importlib.util.find_spec, ENGINES)
+        functions |= _by_engines(model, installed, threads)
     except (ImportError, RuntimeError, ValueError) as error:
         note = f" (no other engine: {error})"
     inputs = tree.map_structure(lambda x: np.repeat(x[:1], batch_size, 0), sample_inputs(model))
-    calls = {name: (lambda run=run: run(inputs)) for name, run in functions.items()}
+    calls = {name: functools.partial(run, inputs) for name, run in functions.items()}
     times = time_in_turns(calls, _ROUNDS, _SECONDS)
     medians = {name: 1000 * statistics.median(values) for name, values in times.items()}
     best = min(medians, key=medians.__getitem__)

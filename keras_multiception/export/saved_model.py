@@ -178,15 +178,15 @@ def _write(
     if logits is None:
         logits = gives_logits(model, spec)
     made = signatures.make_signatures(networks, spec, top_k, logits)
-    functions = {name: signature.function for name, signature in made.items()}
+    functions = {name: function for name, (function, _, _) in made.items()}
     # of the variables and functions alone: `keras.export.ExportArchive` would trace them again
     root = tf.Module()
     root.weights = functions["serving_default"].variables
     for name, function in functions.items():
         setattr(root, name, function)
     # for a server that runs the network by another engine
-    root.before_network = {name: signature.before for name, signature in made.items()}
-    root.after_network = {name: signature.after for name, signature in made.items()}
+    root.before_network = {name: before for name, (_, before, _) in made.items()}
+    root.after_network = {name: after for name, (_, _, after) in made.items()}
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
     tf.saved_model.save(root, str(path), functions, options)
     updater = tf.compat.v1.saved_model.signature_def_utils.MethodNameUpdater(str(path))

@@ -6,7 +6,7 @@ gigabytes of pixels. The pixels equal what `keras_multiception.images` decodes.
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
@@ -28,18 +28,12 @@ _EXIF_FIELD_BYTES = 12
 _MAX_SEGMENTS = 64  # of a JPEG to look at for EXIF data; cameras write them first
 
 
-class Signature(NamedTuple):
-    """A signature, and what it does before and after the network, for others to run that."""
-
-    function: Any
-    before: Any
-    after: Any
-
-
 def make_signatures(
     networks: Mapping[int, keras.Model], spec: Dataset, top_k: int, logits: bool
-) -> dict[str, Signature]:
+) -> dict[str, tuple[Any, Any, Any]]:
     """Make the concrete functions that an exported classifier answers with.
+
+    With each signature comes what it does before the network, and after it.
 
     Of the networks, which answer alike, each is for the number of images that is its key, or more,
     up to the next key. `logits` tells that they leave out the softmax.
@@ -86,10 +80,9 @@ def make_signatures(
         scores, class_ids = tf.math.top_k(probabilities, top_k)
         return {"classes": tf.gather(tf.constant(class_names), class_ids), "scores": scores}
 
-    def signature(taken: tf.TensorSpec, before: Callable, after: Callable) -> Signature:
+    def signature(taken: tf.TensorSpec, before: Callable, after: Callable) -> tuple[Any, Any, Any]:
         first = _traced(taken)(before)
-        whole = _traced(taken)(lambda tensor: after(network(first(tensor))))
-        return Signature(whole, first, after)
+        return _traced(taken)(lambda tensor: after(network(first(tensor)))), first, after
 
     strings = [None], tf.string
     return {
