@@ -12,7 +12,7 @@ import numpy as np
 from keras import layers
 
 from keras_multiception.applications.classifier import stage_kernel_sizes
-from keras_multiception.blocks import CHANNELS_LAST, conv_bn, require_conv
+from keras_multiception.blocks import CHANNELS_LAST, DEFAULT_KERNEL_SIZES, conv_bn, require_conv
 from keras_multiception.cost import report_costs
 from keras_multiception.graphs import (
     Calls,
@@ -163,6 +163,7 @@ def plan_replacements(
         reason = None if is_chosen(site.layer) else "`where` leaves it out"
         if where is None:
             reason = _why_not_by_default(site, model, calls)
+        reason = reason or _why_too_narrow(site, conv, sizes)
         sites[index] = dataclasses.replace(site, kernel_sizes=sizes, reason=reason)
     return sites
 
@@ -273,6 +274,18 @@ def _why_not_by_default(site: Site, model: keras.Model, calls: Calls) -> str | N
     ends = {id(call.outputs[0]) for call in calls.of[site.batch_norm or site.output]}
     if ends & {id(resolve_output(x)) for x in require_graph(model).outputs}:
         return "it makes the model's output, which would be batch normalized"
+    return None
+
+
+def _why_too_narrow(site: Site, conv: Any, sizes: tuple | None) -> str | None:
+    """Return why MixConv cannot share out the channels among its kernel sizes, or `None`."""
+    groups = len(sizes or DEFAULT_KERNEL_SIZES)
+    widths = {"channels": site.layer.input_spec.axes[-1]}
+    if conv == "mixconv":
+        widths["filters"] = site.output.filters
+    for name, width in widths.items() if conv in ("mixconv", "mixconv_depthwise") else ():
+        if width < groups:
+            return f"it has {width} {name}, fewer than the {groups} kernel sizes of MixConv"
     return None
 
 
