@@ -162,25 +162,6 @@ def test_pallas_becomes_kernels_of_a_gpu(monkeypatch, dtype):
     assert traced.lower(lowering_platforms=("cuda",)).as_text().count("xla.gpu.triton") == 3
 
 
-@pytest.mark.parametrize(
-    ("shape", "sizes", "fits"),
-    [
-        ((128, 32, 32, 16), (3, 5, 7), True),
-        ((1, 8, 8, 64), (3, 3), True),
-        ((1, 1, 1, 1), (1,), True),
-        ((2, 32, 32, 32), (3, 5, 7), False),  # wider than was tried
-        ((2, 24, 24, 16), (3, 5), False),
-        ((2**16, 8, 8, 8), (3, 5), False),
-        ((2, 8, 8, 12), (3, 5), False),
-        ((None, 32, 32, 16), (3, 5, 7), False),
-        ((2, None, None, 16), (3, 5), False),
-        ((2, 16, 16, 16), (11, 13), False),
-    ],
-)
-def test_what_pallas_supports(shape, sizes, fits):
-    assert pallas_kernels.supports(shape, [(k, k) for k in sizes]) == fits
-
-
 @pytest.fixture
 def on_gpu(monkeypatch):
     """Let the layers believe that there is a GPU, and count the calls; Pallas still interprets."""

@@ -134,28 +134,6 @@ def test_a_saved_model_loads_in_the_scope_of_the_toolkit(tmp_path):
         np.testing.assert_allclose(np.load(tmp_path / f"{name}.npy"), model(IMAGES), atol=1e-6)
 
 
-@pytest.mark.parametrize("multiplier", [1, 3])
-def test_depthwise_quantizer_against_numpy(multiplier):
-    from keras_multiception.compression.quantization_scheme import DepthwiseWeightsQuantizer
-
-    rng = np.random.default_rng(0)
-    scales = 10.0 ** rng.uniform(-3, 1, (4, multiplier))
-    kernel = (rng.normal(size=(5, 3, 4, multiplier)) * scales).astype("float32")
-    quantizer, owner = DepthwiseWeightsQuantizer(), tf_keras.layers.Layer()
-    ranges = quantizer.build(tf.TensorShape(kernel.shape), "kernel", owner)
-    with tf.GradientTape() as tape:
-        x = tf.constant(kernel)
-        tape.watch(x)
-        y = quantizer(x, True, ranges)
-    largest = np.abs(kernel).max((0, 1), keepdims=True)
-    step = largest / 127
-    np.testing.assert_allclose(y / largest, np.rint(kernel / step) / 127, atol=1e-6)
-    np.testing.assert_array_equal(tape.gradient(y, x), np.ones_like(kernel))
-    # in inference the ranges of the last step stay
-    beyond = np.clip(np.rint(3 * kernel / step), -127, 127) / 127
-    np.testing.assert_allclose(quantizer(3 * x, False, ranges) / largest, beyond, atol=1e-6)
-
-
 def test_other_convolutions():
     x = inputs = keras.Input((8, 8, 6))
     for conv in ("mixconv", "mixconv_depthwise"):

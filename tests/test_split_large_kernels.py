@@ -3,15 +3,12 @@
 import keras
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from keras_multiception.compression.split_large_kernels import LIMIT, parts_of
 
 tf_keras = pytest.importorskip("tf_keras")
 pytest.importorskip("ai_edge_litert")
 
-import keras_multiception as km  # noqa: E402
 from keras_multiception.compression import (  # noqa: E402
     LiteRTModel,
     convert_to_litert,
@@ -45,22 +42,6 @@ def depthwise(library, shape=(12, 10, 3), **arguments):
 def largest_depthwise(content):
     kernels = [kernel for kind, kernel in litert_kernels(content) if kind == "depthwise"]
     return max(kernel.shape[1] * kernel.shape[2] for kernel in kernels)
-
-
-@given(height=st.integers(1, 40), width=st.integers(1, 40))
-def test_parts_cover_a_kernel_once_and_are_small(height, width):
-    parts = parts_of((height, width))
-    count = np.zeros((height, width), int)
-    for part in parts:
-        count[part.rows, part.columns] += 1
-        assert 1 <= np.prod(part.kernel_size) <= LIMIT
-        (top, bottom), (left, right) = part.crop
-        assert (top + bottom, left + right) == tuple(
-            whole - size for whole, size in zip((height, width), part.kernel_size, strict=True)
-        )
-    assert (count == 1).all()
-    assert (len(parts) == 1) == (height * width <= LIMIT)
-    assert height > 11 or width > 11 or len(parts) <= 6  # an 11x11 kernel takes six
 
 
 @pytest.mark.parametrize(
@@ -147,12 +128,3 @@ def test_quantization_aware_training_of_parts_keeps_zeros_and_frozen_weights():
     assert any(not w[0][zero].any() for w in written for zero in zeros if zero.shape == (3, 7, 3))
     answers = LiteRTModel(content).predict(IMAGES)
     np.testing.assert_allclose(answers, np.asarray(aware(IMAGES)), atol=0.05)
-
-
-def test_a_multiception_layer_has_small_kernels_alone():
-    x = inputs = keras.Input((8, 8, 3))
-    model = keras.Model(inputs, km.layers.MulticeptionConv2D(4, (3, 7), name="conv")(x))
-    assert km.fuse(model, verbose=False).get_layer("conv_depthwise_1").kernel_size == (7, 7)
-    images = RNG.normal(size=(4, 8, 8, 3)).astype("float32")
-    for content in (convert_to_litert(model), convert_to_litert(model, "int8", images)):
-        assert largest_depthwise(content) <= LIMIT
