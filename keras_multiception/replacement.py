@@ -51,10 +51,10 @@ class Site:
         reason: Why it stays; `None` if it is replaced.
         output: The layer whose name and output the new layer takes over: the 1x1 convolution
             after a `DepthwiseConv2D`, and `layer` itself otherwise.
-        absorbed: The other layers that become part of the new one, such as `batch_norm`.
+        absorbed: The other layers that the new one stands for, such as `batch_norm`.
         batch_norm: The `BatchNormalization` directly after, if it becomes the new layer's own.
         kernel_sizes: The kernel sizes of the new layer, as in `km.conv_bn`.
-        padding: Zero rows and columns around its input; negative where they come off.
+        padding: Zero rows and columns around its input.
         cropping: Rows and columns to take off its output.
     """
 
@@ -83,9 +83,9 @@ def replace_convolutions(
     activation, which go; in nested models too. What cannot be replaced is listed with the reason.
     Stride, dilation, activation, `trainable`, dtype policy, regularizers and constraints are kept,
     and the kernels are centered on the same pixels: where the old layer padded otherwise,
-    `<name>_align_pad`, `_align_trim` and `_align_crop` stand around the new one (with
-    `padding="same"`, a stride above 1 and an unknown input size, only the shape is kept). New
-    weights start at random, and what `compile` set is dropped.
+    `<name>_align_pad` and `_align_crop` stand around the new one, the first in place of a
+    `ZeroPadding2D` (with `padding="same"`, a stride above 1 and an unknown input size, only the
+    shape is kept). New weights start at random, and what `compile` set is dropped.
 
     Args:
         model: A Functional `keras.Model` or a built `keras.Sequential`; it stays as it is.
@@ -99,8 +99,8 @@ def replace_convolutions(
         where: A function from a layer to a boolean, a list of names, or a regular expression that
             matches whole names; a pair goes by its depthwise layer. The default is all but those
             that read an image, of 4 channels or fewer, and those that make an output.
-        absorb: Whether a batch norm directly after and a `ZeroPadding2D` before become part of the
-            new layer, for fewer layers and parameters.
+        absorb: Whether a batch norm directly after becomes part of the new layer, for fewer layers
+            and parameters.
         verbose: Whether to print what was replaced, the costs, and what was not replaced and why;
             `keras_multiception.replacement.plan_replacements` returns the same as data.
 
@@ -188,8 +188,6 @@ def _survey(layer: Any, calls: Calls, conv: Any, absorb: bool) -> Site:
     batch_norm = None
     if absorb and conv in _ENDS_IN_BATCH_NORM:
         batch_norm = _own_batch_norm(path[-1], calls)
-    if pad is not None and not absorb:  # its zeros come off again
-        padding, pad = _pairs(np.subtract(padding, pad.padding)), None
     absorbed = tuple(x for x in (pad, *path[:-1], batch_norm) if x is not None)
     return Site(layer, None, path[-1], absorbed, batch_norm, padding=padding, cropping=cropping)
 
@@ -354,18 +352,15 @@ def _new_layers(site: Site, conv: Any, activation: Any) -> list:
     """Return the layers that take the place of `site.output`, one after the other."""
     name = site.output.name
     shared = {"dtype": site.output.dtype_policy, **CHANNELS_LAST}
-    padding = np.maximum(site.padding, 0).tolist()
-    trimming = np.maximum(np.negative(site.padding), 0).tolist()
-    pad = layers.ZeroPadding2D(padding, name=f"{name}_align_pad", **shared)
-    trim = layers.Cropping2D(trimming, name=f"{name}_align_trim", **shared)
+    pad = layers.ZeroPadding2D(site.padding, name=f"{name}_align_pad", **shared)
     crop = layers.Cropping2D(site.cropping, name=f"{name}_align_crop", **shared)
     new = (
         _multiception(site, activation)
         if conv == "multiception"
         else _nested_conv_bn(site, activation, conv)
     )
-    needed = np.any(padding), np.any(trimming), True, np.any(site.cropping)
-    return list(itertools.compress((pad, trim, new, crop), needed))
+    needed = np.any(site.padding), True, np.any(site.cropping)
+    return list(itertools.compress((pad, new, crop), needed))
 
 
 def _multiception(site: Site, activation: Any) -> MulticeptionConv2D:
