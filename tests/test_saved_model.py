@@ -75,6 +75,17 @@ def test_every_signature_answers_like_the_model(exported, signatures, images):
         assert outputs["label"].numpy().tolist() == labels
 
 
+def test_gradients_are_those_of_the_model(exported, signatures, images):
+    x = tf.constant(images, tf.float32)
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(x)
+        served = signatures["serving_default"](image=x)["probabilities"][:, 3]
+        own = exported[0](km.preprocessing.preprocess_input(x, "digits"))[:, 3]
+    expected = tape.gradient(own, x)
+    assert np.any(expected)
+    np.testing.assert_allclose(tape.gradient(served, x), expected, rtol=1e-3, atol=1e-8)
+
+
 def examples(*files):
     lists = [tf.train.BytesList(value=[file]) for file in files]
     features = [{"image/encoded": tf.train.Feature(bytes_list=x)} for x in lists]

@@ -189,9 +189,7 @@ def _write(
     root.after_network = {name: after for name, (_, _, after) in made.items()}
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
     tf.saved_model.save(root, str(path), functions, options)
-    updater = tf.compat.v1.saved_model.signature_def_utils.MethodNameUpdater(str(path))
-    updater.replace_method_name("classify", signatures.CLASSIFY_METHOD, tags="serve")
-    updater.save()
+    _edit(path / "saved_model.pb", signatures.CLASSIFY_METHOD)
     _require_equal_answers(model, path, spec, logits, sorted({2, *networks} - {0}))
     labels = path / LABELS_FILE
     labels.parent.mkdir()
@@ -203,6 +201,19 @@ def _write(
     ]
     if reports:
         (path / FUSION_FILE).write_text(json.dumps(reports, indent=2) + "\n", encoding="utf-8")
+
+
+def _edit(path: pathlib.Path, classify_method: str) -> None:
+    """Mark the signature for TF Serving's classify call, and what has no gradient of its own."""
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    saved = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    graph = saved.meta_graphs[0]
+    graph.signature_def["classify"].method_name = classify_method
+    for function in graph.graph_def.library.function:
+        for node in function.node_def:
+            node.attr.pop("_gradient_op_type", None)
+    path.write_bytes(saved.SerializeToString(deterministic=True))
 
 
 def fit_image_shape(model: keras.Model, spec: Dataset) -> Dataset:
