@@ -47,8 +47,7 @@ def export_saved_model(
 ) -> None:
     """Write a classifier as a SavedModel with its preprocessing inside.
 
-    It is written under a temporary name, loaded again, compared with the model on random images
-    and only then moved to its path. Three signatures differ in how they take images:
+    It appears once it has been loaded and compared with the model. Three signatures take images:
 
     - `serving_default`: `image`, float32 `(batch, height, width, 3)`, pixels 0 to 255.
     - `serving_uint8`: `image`, the same in uint8.
@@ -64,8 +63,7 @@ def export_saved_model(
     what `km.fuse` did, and measured, is in `assets.extra/fusion.json`.
 
     Args:
-        model: A Functional or built Sequential `keras.Model` that takes normalized images and
-            gives a value for each class.
+        model: A Functional or built Sequential `keras.Model` of normalized images: a classifier.
         path: The folder to write. It must not exist; its parents may.
         dataset: A key of `km.preprocessing.DATASETS`, or a `km.preprocessing.Dataset`: whose
             statistics, class names and image size to use.
@@ -74,13 +72,12 @@ def export_saved_model(
             `"separate"`, `"merged"`, `"dense"` or `"auto"`.
         form_batch_size: Numbers of images that `form="auto"` measures with. Where they lead to
             several networks, the one whose number is nearest, by ratio, answers a request.
-        logits: Boolean, whether the model gives logits: their softmax is served, and any other
-            output as it is. The default is whether it ends in a dense layer or convolution
-            without an activation, and its answers are no probabilities.
+        logits: Boolean, whether to serve the softmax of the outputs, or these as they are. The
+            default is whether the model ends in a dense layer or convolution without an
+            activation, and its answers are no probabilities.
 
     Raises:
-        ValueError: If an argument is out of its range, the model does not fit the data set or
-            cannot be fused, or the path exists or cannot be written.
+        ValueError: If an argument is out of its range, or the model does not fit the data set.
         RuntimeError: If Keras runs on another backend than TensorFlow, or the SavedModel answers
             otherwise than the model.
 
@@ -92,10 +89,9 @@ def export_saved_model(
     sizes = _standardize_form(form, form_batch_size)
     if logits not in (None, True, False):
         raise ValueError(f"`logits` must be None or a boolean. Received: logits={logits!r}")
-    spec = fit_image_shape(model, dataset if isinstance(dataset, Dataset) else get_dataset(dataset))
+    spec = fit_image_shape(model, get_dataset(dataset))
     _require_class_names(spec)
-    path = _free_path(path)
-    with atomic.replacing(path) as temporary:
+    with atomic.replacing(path := _free_path(path)) as temporary:
         networks = {0: model} if form == "plain" else _fused(model, form, sizes)
         _write(model, networks, temporary, spec, min(top_k, len(spec.class_names)), logits)
         if path.exists():

@@ -31,17 +31,13 @@ _MAX_SEGMENTS = 64  # of a JPEG to look at for EXIF data; cameras write them fir
 def make_signatures(
     networks: Mapping[int, keras.Model], spec: Dataset, top_k: int, logits: bool
 ) -> dict[str, tuple[Any, Any, Any]]:
-    """Make the concrete functions that an exported classifier answers with.
-
-    With each signature comes what it does before the network, and after it.
+    """Make the signatures of a classifier, each with what it does before and after the network.
 
     Of the networks, which answer alike, each is for the number of images that is its key, or more,
     up to the next key. `logits` tells that they leave out the softmax.
     """
     (model, *_), (_, *further) = networks.values(), networks
-    size = spec.image_shape[:2]
     class_names = np.array(spec.class_names)
-
     images = [None, *model.input_shape[1:3], 3]
     scores_of_classes = tf.TensorSpec([None, len(class_names)], tf.float32)
 
@@ -57,10 +53,7 @@ def make_signatures(
 
     @_traced(tf.TensorSpec([None], tf.string))
     def decode(files: tf.Tensor) -> tf.Tensor:
-        return decode_images(files, size)
-
-    def cast(image: tf.Tensor) -> tf.Tensor:
-        return tf.cast(image, tf.float32)
+        return decode_images(files, spec.image_shape[:2])
 
     def decode_examples(examples: tf.Tensor) -> tf.Tensor:
         features = {ENCODED_IMAGE: tf.io.FixedLenFeature([], tf.string)}
@@ -84,7 +77,7 @@ def make_signatures(
         first = _traced(taken)(before)
         return _traced(taken)(lambda tensor: after(network(first(tensor)))), first, after
 
-    strings = [None], tf.string
+    cast, strings = functools.partial(tf.cast, dtype=tf.float32), ([None], tf.string)
     return {
         "serving_default": signature(tf.TensorSpec(images, tf.float32, "image"), cast, answer),
         "serving_uint8": signature(tf.TensorSpec(images, tf.uint8, "image"), cast, answer),
