@@ -7,7 +7,7 @@
     python -m training.benchmark --render training/results/benchmark_resnet20.json
 
 PyTorch, ONNX Runtime, OpenVINO and NNCF come with `pip install -e '.[benchmark]'`; what is not
-installed is left out. The two variables limit TensorFlow, PyTorch and OpenVINO to AVX2; ONNX
+installed is left out. The two variables limit TensorFlow, PyTorch and OpenVINO to AVX2; but ONNX
 Runtime and LiteRT have no such switch. The page is written each time that a case is done.
 """
 

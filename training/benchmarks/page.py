@@ -29,11 +29,11 @@ FORMS = {
 _METHOD = """\
 Peers are this project's plain PyTorch form of the same network (eager and `torch.compile`, channels
 last, and its ONNX file in ONNX Runtime and OpenVINO) and stock Keras layers. Ours are without batch
-norms at inference (`km.fuse`), called through `km.inference_function`; int8 is by
-`compression.quantize_onnx`. A ratio is the peer's time by ours in every round, here as the median
-and, in brackets, the lowest and highest: times as fast. All forms take turns within a round, each
-in a process of its own that is stopped when it is not its turn; the order is reversed with every
-round; a turn begins with calls that are not timed. Every answer ends as a NumPy array. Ratios
+norms at inference (`km.fuse`; on JAX as they are), called through `km.inference_function`; int8 is
+by `compression.quantize_onnx`. A ratio is the peer's time by ours in every round, here as the
+median and, in brackets, the lowest and highest: times as fast. All forms take turns within a round,
+each in a process of its own that is stopped when it is not its turn; the order is reversed with
+every round; a turn begins with calls that are not timed. Every answer ends as a NumPy array. Ratios
 compare; milliseconds drift with the load of the machine."""
 
 Results = dict[str, Any]
