@@ -141,13 +141,22 @@ class Cost:
             for name, layers in stages.items()
         }
 
-    def to_table(self) -> str:
-        """Return the costs by layer and by stage, for a terminal."""
-        return "\n\n".join(self._sections(markdown=False))
-
     def to_markdown(self) -> str:
-        """Return the costs by layer and by stage as Markdown."""
-        return "\n\n".join(self._sections(markdown=True))
+        """Return the costs by layer and by stage as Markdown, aligned for a terminal, too."""
+        total = _row(dataclasses.replace(self, name="total"))
+        sections = [
+            f"{self.name}, one image of {_shape(self.input_shape)}",
+            _table([("layer", "type", *_COUNTED), *map(_row, self.layers), total]),
+        ]
+        if stages := self.stages.values():
+            sections.append(_table([("stage", "", *_COUNTED), *map(_row, stages), total]))
+        if self.unknown_layers:
+            unknown = ", ".join(self.unknown_layers)
+            sections.append(f"Multiply-adds unknown and left out: {unknown}")
+        return "\n\n".join(sections)
+
+    to_table = to_markdown
+    __str__ = to_markdown
 
     def to_csv(self) -> str:
         """Return the costs by layer as comma-separated values, in plain numbers, with headings."""
@@ -160,19 +169,6 @@ class Cost:
             shown = {"output_shape": _shape(layer.output_shape), "receptive_field": size}
             writer.writerow({**vars(layer), **shown, "stride": stride})
         return text.getvalue()
-
-    def __str__(self) -> str:
-        return self.to_table()
-
-    def _sections(self, markdown: bool) -> Iterator[str]:
-        total = _row(dataclasses.replace(self, name="total"))
-        yield f"{self.name}, one image of {_shape(self.input_shape)}"
-        yield _layout([("layer", "type", *_COUNTED), *map(_row, self.layers), total], markdown)
-        if stages := self.stages:
-            rows = [("stage", "", *_COUNTED), *map(_row, stages.values()), total]
-            yield _layout(rows, markdown)
-        if self.unknown_layers:
-            yield f"Multiply-adds unknown and left out: {', '.join(self.unknown_layers)}"
 
 
 def cost(model: keras.Model, input_shape: Sequence | None = None) -> Cost:
@@ -455,20 +451,16 @@ _COUNTED = (
 )
 
 
-def _layout(rows: Sequence[Sequence[str]], markdown: bool) -> str:
+def _table(rows: Sequence[Sequence[str]]) -> str:
     """Align texts in the first three columns to the left, and numbers to the right."""
+    rules = [":--" if i < 3 else "--:" for i in range(len(rows[0]))]
+    rows = [rows[0], rules, *rows[1:]]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        [
-            cell.ljust(n) if i < 3 else cell.rjust(n)
-            for i, (cell, n) in enumerate(zip(row, widths, strict=True))
-        ]
+    aligns = [str.ljust if i < 3 else str.rjust for i in range(len(widths))]
+    return "\n".join(
+        f"| {' | '.join(f(x, n) for f, x, n in zip(aligns, row, widths, strict=True))} |"
         for row in rows
-    ]
-    if not markdown:
-        return "\n".join("  ".join(line).rstrip() for line in lines)
-    rules = [f":{'-' * (n - 1)}" if i < 3 else f"{'-' * (n - 1)}:" for i, n in enumerate(widths)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in (lines[0], rules, *lines[1:]))
+    )
 
 
 def _row(cost: LayerCost | Cost) -> tuple[str, ...]:
