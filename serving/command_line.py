@@ -76,7 +76,8 @@ def run_command(prog: str, action: Callable[[], int]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's last flush
         return 1
     except ImportError as error:
-        _print_error(prog, f"{error}; it comes with pip install -e '.[serving]'")
+        hint = "; it comes with pip install -e '.[serving]'" if error.name else ""  # or has its own
+        _print_error(prog, f"{error}{hint}")
         return 2
     except (ValueError, OSError, RuntimeError) as error:
         _print_error(prog, error)
