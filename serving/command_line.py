@@ -14,6 +14,7 @@ from types import FrameType
 from typing import NoReturn
 
 MAX_PORT = 65535
+_INSTALL = "pip install -e '.[serving]'"
 
 
 class Parser(argparse.ArgumentParser):
@@ -76,8 +77,8 @@ def run_command(prog: str, action: Callable[[], int]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's last flush
         return 1
     except ImportError as error:
-        hint = "; it comes with pip install -e '.[serving]'" if error.name else ""  # or has its own
-        _print_error(prog, f"{error}{hint}")
+        has_hint = "pip install" in str(error)
+        _print_error(prog, error if has_hint else f"{error}; it comes with {_INSTALL}")
         return 2
     except (ValueError, OSError, RuntimeError) as error:
         _print_error(prog, error)
