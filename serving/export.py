@@ -51,6 +51,7 @@ def publish(
     top_k: int = 5,
     form: str = "auto",
     form_batch_size: int | Sequence[int] = (1, 32),
+    logits: bool | None = None,
     batching_file: str | Path | None = None,
     litert: str | Path | None = None,
     onnx: bool = False,
@@ -81,14 +82,12 @@ def publish(
         record_sigint() as check_interrupts,
         versions.publishing(base_path, version) as (folder, make_visible),
     ):
-        km.export_saved_model(
-            model, folder, spec, top_k=top_k, form=form, form_batch_size=form_batch_size
-        )
+        km.export_saved_model(model, folder, spec, top_k, form, form_batch_size, logits)
         if litert_file is not None:
             agreement = litert_file.add_to(folder)
             print(f"{litert} has the network's class for {agreement:.0%} of random images")
         if onnx:
-            km.export_onnx(model, folder / ONNX_FILE, spec)
+            km.export_onnx(model, folder / ONNX_FILE, spec, logits)
         write_model_card(folder, model, spec, form, run, weights_card, agreement, onnx)
         write_warmup(folder, spec.image_shape, batch_sizes, signatures)
         write_manifest(folder)
