@@ -14,7 +14,7 @@ import numpy as np
 from keras import layers, tree
 
 from keras_multiception.blocks import CHANNELS_LAST
-from keras_multiception.graphs import first_argument, fits, graph_of, require_graph, walk
+from keras_multiception.graphs import first_argument, fits, require_graph, walk
 from keras_multiception.layers.mix_conv2d import MixConv2D
 from keras_multiception.layers.multiception_conv2d import MulticeptionConv2D
 
@@ -274,9 +274,6 @@ class _Counter:
     def call(self, path: tuple, operation: Any, *args: Any, **kwargs: Any) -> Any:
         """Return the output of an operation; our own layers are run part by part."""
         inner = (*path, operation.name)
-        if (nested := graph_of(operation)) is not None:  # a cast at its border costs nothing
-            x = tree.flatten(first_argument(args, kwargs))
-            return walk(nested, x, self.call, path=inner)
 
         def run(part: Any, x: Any) -> Any:
             return self.call(inner, part, x)

@@ -63,11 +63,6 @@ def to_png(file: bytes | str | os.PathLike) -> bytes:
     return png.getvalue()
 
 
-def is_graph_format(data: bytes) -> bool:
-    """Tell whether an exported graph decodes a file, by how it starts."""
-    return data.startswith(tuple(GRAPH_FORMATS.values()))
-
-
 def _orientation(image: "PIL.Image.Image") -> int | None:
     """Read the orientation of EXIF data alone; Pillow itself turns TIFF files.
 
