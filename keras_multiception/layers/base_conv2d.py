@@ -14,7 +14,7 @@ from keras_multiception.layers.arguments import (
     standardize_pair,
     strided_length,
 )
-from keras_multiception.layers.trainable_parts import TrainableParts
+from keras_multiception.layers.trainable_parts import KEY, TrainableParts
 
 _KINDS = {"initializer": initializers, "regularizer": regularizers, "constraint": constraints}
 
@@ -40,7 +40,9 @@ class BaseConv2D(TrainableParts):
         use_bias: bool,
         **kwargs: Any,
     ) -> None:
+        trainable_parts = kwargs.pop(KEY, {})  # of `get_config`, where it is not for `from_config`
         super().__init__(**kwargs)
+        self._awaited = tuple(trainable_parts.items())
         if padding != "same":
             raise ValueError(
                 f'`padding` of {type(self).__name__} must be "same": only then have the outputs of '

@@ -24,11 +24,10 @@ class TrainableParts(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that rebuild this layer, and what is frozen in it."""
-        own = {
-            place: part.trainable
-            for place, owner, part in _walk(self)
-            if part.trainable != owner.trainable
-        }
+        own = dict(self._awaited)
+        for place, owner, part in _walk(self):
+            if part.trainable != owner.trainable:
+                own[place] = part.trainable
         return {**super().get_config(), **({KEY: own} if own else {})}
 
     @classmethod
