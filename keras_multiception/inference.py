@@ -114,17 +114,19 @@ class Pool(Generic[_T]):
         """Wait for one; it is given back at the end of the `with` block."""
         turn: Future[_T] = Future()
         self._add(self._waiting, turn)
-        thing = turn.result()
         try:
-            yield thing
+            yield turn.result()
         finally:
-            self._add(self._free, thing)
+            if not turn.cancel():  # as it does for a thread that is interrupted while it waits
+                self._add(self._free, turn.result())
 
     def _add(self, queue: collections.deque, new: Any) -> None:
         with self._lock:
             queue.append(new)
             while self._free and self._waiting:
-                self._waiting.popleft().set_result(self._free.popleft())
+                turn = self._waiting.popleft()
+                if turn.set_running_or_notify_cancel():
+                    turn.set_result(self._free.popleft())
 
 
 def _compile_tensorflow(model: keras.Model) -> Callable[[Any], Any]:
