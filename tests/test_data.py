@@ -4,19 +4,12 @@ import sys
 import numpy as np
 import pytest
 import requests
-import tensorflow as tf
 import tensorflow_datasets as tfds
 
 import keras_multiception as km
 from training import data
 
 SPEC = km.preprocessing.DATASETS["digits"]
-
-
-def numbered_images(count):
-    """Return images whose first pixel and label tell which they are."""
-    images = np.random.default_rng(0).integers(1, 256, (count, 32, 32, 3), "uint8")
-    return images, np.arange(count)
 
 
 class TestDigits:
@@ -82,28 +75,15 @@ class TestTensorFlowDatasets:
     def test_downloads_what_is_not_prepared(self, tmp_path, monkeypatch):
         pytest.importorskip("importlib_resources")  # which TFDS 4.9.10 needs to prepare anything
 
-        class Tiny(tfds.core.GeneratorBasedBuilder):
-            VERSION = tfds.core.Version("1.0.0")
-
+        class Tiny(tfds.testing.DummyMnist):
             def _info(self):
-                features = {"image": tfds.features.Image(shape=(32, 32, 3)), "label": tf.int64}
-                return tfds.core.DatasetInfo(
-                    builder=self,
-                    features=tfds.features.FeaturesDict(features),
-                    supervised_keys=("image", "label"),
-                )
-
-            def _split_generators(self, dl_manager):
-                return {"train": self._generate_examples()}
-
-            def _generate_examples(self):
-                for i, image in enumerate(numbered_images(10)[0]):
-                    yield i, {"image": image, "label": i}
+                features, keys = super()._info().features, ("image", "label")
+                return tfds.core.DatasetInfo(builder=self, features=features, supervised_keys=keys)
 
         monkeypatch.setattr(tfds, "builder", lambda name, data_dir: Tiny(data_dir=data_dir))
         for _ in ("download", "prepared"):
             images, labels = data.load("cifar10", "train", tmp_path)
-            np.testing.assert_array_equal(images, numbered_images(10)[0][labels])
+            assert images.shape == (len(labels), 28, 28, 1)
 
     def test_unknown_data_set(self):
         with pytest.raises(ValueError, match=r"`dataset` must be one of cifar10, "):
