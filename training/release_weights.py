@@ -1,6 +1,6 @@
 """Put the weights of finished training runs into the package, for `weights="cifar10"`.
 
-    python -m training.release_weights --run runs/study/resnet20_multiception_cifar10_short
+    python -m training.release_weights --run runs/study/resnet20_multiception_cifar10_muon
 
 Of the seeds of one recipe, the one with the lowest test error ships; its model card names the
 errors of all. Kernels are rounded to 16 bits where that leaves the accuracy as it is.

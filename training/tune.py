@@ -16,6 +16,7 @@ hands out trials and any other name for each that trains them.
 
 import argparse
 import dataclasses
+import functools
 import json
 import math
 import pathlib
@@ -253,8 +254,8 @@ class RecipeTuner(keras_tuner.Tuner):
             **arguments,
         )
         oracle.max_trials = trials  # which Hyperband does not take as an argument
-        # a model takes seconds: to know the space, Keras Tuner is given recipes in their place
-        space = lambda hp: trial_recipe(recipe, hp)  # noqa: E731
+        # to know the space, Keras Tuner gets recipes in place of models, each of which takes seconds
+        space = functools.partial(trial_recipe, recipe)
         super().__init__(oracle, space, directory=directory, project_name="search")
 
     def run_trial(self, trial: Any) -> dict[str, float]:
