@@ -254,7 +254,7 @@ class RecipeTuner(keras_tuner.Tuner):
             **arguments,
         )
         oracle.max_trials = trials  # which Hyperband does not take as an argument
-        # to know the space, Keras Tuner gets recipes in place of models, each of which takes seconds
+        # recipes make the space known as models do, which take seconds each
         space = functools.partial(trial_recipe, recipe)
         super().__init__(oracle, space, directory=directory, project_name="search")
 
