@@ -216,7 +216,13 @@ def test_only_what_is_known_to_be_logits_gets_a_softmax(heads, after, is_logits)
     for layer in after:
         y = layer(y)
     model = keras.Model(image, y)
-    assert gives_logits(model, own_data(*"abc", size=8)) == is_logits
+    spec = own_data(*"abc", size=8)
+    assert gives_logits(model, spec) == is_logits
+    if heads is LOGITS:  # whatever the layers are
+        model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        assert gives_logits(model, spec)
+        model.compile(loss=keras.losses.BinaryCrossentropy(from_logits=True))
+        assert not gives_logits(model, spec)
 
 
 def test_answers_are_those_of_predict_or_their_softmax(tmp_path, images):

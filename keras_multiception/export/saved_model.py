@@ -297,7 +297,7 @@ def _unoptimized() -> Iterator[None]:
 
 
 def gives_logits(model: keras.Model, spec: Dataset) -> bool:
-    """Tell whether a classifier leaves out the softmax, as far as its end shows it.
+    """Tell whether a classifier leaves out the softmax, as far as its loss or its end shows it.
 
     What follows an activation, or a layer that may do anything, is taken to be no logits, and so
     are answers that are probabilities: not negative and 1 in sum.
@@ -307,6 +307,9 @@ def gives_logits(model: keras.Model, spec: Dataset) -> bool:
         (answers >= 0).all() and np.allclose(answers.sum(1), 1, atol=1e-2)
     ):
         return False
+    loss: Any = getattr(model, "loss", None)
+    if hasattr(loss, "from_logits"):
+        return loss.from_logits and "Binary" not in type(loss).__name__
     return _are_logits(require_graph(model).outputs[0], {})
 
 
