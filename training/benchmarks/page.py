@@ -178,7 +178,7 @@ def _draw(results: Results) -> Figure:
             ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             ax.xaxis.set_minor_locator(NullLocator())
             ax.xaxis.set_major_formatter("{x:g}x")
-            figures.name_lanes(ax, [FORMS[form] for form in lanes])
+            figures.name_lanes(ax, [FORMS[form] for form in lanes] or [""])
             ax.tick_params(labelleft=ax is own[0])
         own[0].set_ylabel(figures.model_label(model) if len(models) > 1 else "")
     figures.convolution_legend(figure, convs, ls="-", lw=2)
