@@ -18,15 +18,15 @@ _ONE_AT_A_TIME = threading.RLock()
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Drop what TensorFlow's libraries tell of themselves; warnings and errors come through.
+    """Keep what TensorFlow's libraries tell of themselves off the standard error.
 
-    Loading, they tell it before they read `TF_CPP_MIN_LOG_LEVEL`, and later LiteRT does whatever
-    is set; 0 shows all. The filter of the standard error is another process, so that the last
-    words of one that dies here come through, too.
+    Only where `TF_CPP_MIN_LOG_LEVEL` asks for it, which they do not heed while they load, nor
+    LiteRT later. Warnings and errors come through, even the last words of a process that dies
+    here: the filter is another process.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(_ONE_AT_A_TIME)
-        if shutil.which("grep") and os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "0":
+        if shutil.which("grep") and os.environ.get("TF_CPP_MIN_LOG_LEVEL") in ("2", "3"):
             with contextlib.suppress(OSError):  # the standard error may be closed
                 stderr = os.dup(2)
                 stack.callback(os.close, stderr)

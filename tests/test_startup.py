@@ -28,7 +28,7 @@ with quiet():
     {end}
 os.write(2, b"I0000 after\\n")
 """
-    result = run(code, KERAS_BACKEND="numpy")  # it is imported soonest
+    result = run(code, TF_CPP_MIN_LOG_LEVEL="3", KERAS_BACKEND="numpy")  # it is imported soonest
     after = [] if end else ["I0000 after"]
     assert result.stderr.splitlines()[:2] == ["E0000 00:00:1.2 7 cuda.cc:1] no such device", *after]
 
@@ -37,7 +37,7 @@ os.write(2, b"I0000 after\\n")
 @pytest.mark.parametrize("setting", ["1", "0", None])
 def test_import_is_quiet_and_turns_onednn_on_unless_the_user_did_not_want_it(setting):
     chosen = {} if setting is None else {"TF_ENABLE_ONEDNN_OPTS": setting}
-    result = run(f"import keras_multiception; {IS_ON}", **chosen)
+    result = run(f"import keras_multiception; {IS_ON}", TF_CPP_MIN_LOG_LEVEL="3", **chosen)
     assert (result.stdout.strip(), result.stderr) == (str(setting != "0"), "")
 
 
