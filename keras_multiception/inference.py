@@ -88,6 +88,8 @@ def _open_openvino(path: str, threads: int) -> Callable[[_Arrays], list[np.ndarr
     core = openvino.Core()
     # `read_model` skips what makes 8-bit files right: half of the answers are wrong (2026.4)
     compiled = core.compile_model(openvino.convert_model(path), "CPU", properties)
+    # asked for the first time by two threads at once, this would never return (2026.4)
+    openvino.Tensor(np.zeros(1, "float32"), shared_memory=True).element_type.to_dtype()
     requests = Pool([compiled.create_infer_request() for _ in range(count_cores())])
 
     def run(arrays: _Arrays) -> list[np.ndarray]:
