@@ -5,7 +5,8 @@
 
 One image per request; the server is another process, and so are the clients. Closed loop: a client
 sends its next request when it has the answer to the last one. Open loop (`--rate`): requests are
-sent on schedule, however late the answers are. "In process" means batches of `--max_batch_size`.
+sent on schedule, however late the answers are. "In process" means batches of `--max_batch_size` by
+TensorFlow, whatever the server's `--engine` is.
 Each figure is the median of several rounds, with its range.
 """
 
@@ -179,8 +180,10 @@ def _cell(value: str | int | dict) -> str:
 def _settings(results: dict) -> str:
     flags = results["flags"]
     loop = f"open loop, {flags['rate']:g} requests/s" if flags["rate"] else "closed loop"
+    engine = flags.get("engine", "tensorflow")  # older records have none
+    by = f" by {engine}" if engine != "tensorflow" else ""
     return (
-        f"One image a request to {flags['signature_name']}; {loop}, {flags['seconds']:g} s; "
+        f"One image a request to {flags['signature_name']}{by}; {loop}, {flags['seconds']:g} s; "
         f"median of {flags['rounds']} (range)"
     )
 
@@ -275,9 +278,10 @@ def _run(flags: argparse.Namespace) -> list[dict]:
             f"--model_base_path={flags.model_base_path}",
             "--access_log=",
             "--enable_model_warmup=false",  # its batches may be too large
-            "--enable_batching",
-            f"--batching_parameters_file={file}",
+            f"--engine={flags.engine}",
         ]
+        if flags.engine == "tensorflow":  # batches bring another engine nothing
+            server_flags += ["--enable_batching", f"--batching_parameters_file={file}"]
         server = stack.enter_context(running_server(server_flags))
         spawn = multiprocessing.get_context("spawn")
         pool = stack.enter_context(ProcessPoolExecutor(1, spawn, ignore_sigint))
@@ -318,6 +322,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--seconds", type=number(True), default=10.0, help="seconds for each load in a round")
     add("--rounds", type=count, default=3, help="how often each figure is measured")
     add("--rate", type=number(True), help="requests per second of an open loop")
+    engines = ("tensorflow", "onnxruntime", "openvino")
+    add(
+        "--engine", choices=engines, default=engines[0], help="the server's; only the first batches"
+    )
     add("--max_batch_size", type=count, default=64, help="the server's")
     add("--batch_timeout_micros", type=whole_number(), default=2000, help="the server's")
     add("--num_batch_threads", type=count, default=2, help="the server's")
