@@ -15,7 +15,11 @@ from training.reporting.tables import Row, aligned, deviation, markdown, to_csv
 from training.study_page import compare
 
 RESULTS = pathlib.Path(costs.RESULTS)
-PAGES = {"zoo_costs": costs.PAGE, "benchmark_resnet20": benchmark_page.PAGE}
+PAGES = {
+    "zoo_costs": costs.PAGE,
+    "benchmark_resnet20": benchmark_page.PAGE,
+    "benchmark_resnet20_avx2": benchmark_page.PAGE,
+}
 
 
 def cells_of(text):
