@@ -99,8 +99,7 @@ def replace_convolutions(
         where: A function from a layer to a boolean, a list of names, or a regular expression that
             matches whole names; a pair goes by its depthwise layer. The default is all but those
             that read an image, of 4 channels or fewer, and those that make an output.
-        absorb: Whether a batch norm directly after becomes part of the new layer, for fewer layers
-            and parameters.
+        absorb: Whether a batch norm directly after becomes part of the new layer.
         verbose: Whether to print what was replaced, the costs, and what was not replaced and why;
             `keras_multiception.replacement.plan_replacements` returns the same as data.
 

@@ -72,16 +72,7 @@ def MobileNetV2(
         Sandler et al., MobileNetV2: Inverted Residuals and Linear Bottlenecks (CVPR 2018).
     """
     sizes = stage_kernel_sizes(conv, kernel_sizes, REPLACEABLE_STAGES)
-    if conv in ("standard", "mixconv", "mixconv_depthwise"):  # Section IV of the paper
-        raise ValueError(
-            '`conv` must be "dsconv", "multiception" or a callable for MobileNetV2, which is '
-            f"designed on depthwise separable convolution. Received: conv={conv!r}"
-        )
-    is_number = isinstance(alpha, numbers.Real) and not isinstance(alpha, bool)
-    if not is_number or not 0 < alpha < math.inf:
-        raise ValueError(f"`alpha` must be a finite number above 0. Received: alpha={alpha!r}")
-    if stem_strides not in (None, 1, 2):
-        raise ValueError(f"`stem_strides` must be 1 or 2. Received: stem_strides={stem_strides!r}")
+    _check(conv, alpha, stem_strides)
     return build_classifier(
         lambda x: _features(x, conv, sizes, float(alpha), stem_strides),
         include_top=include_top,
@@ -95,6 +86,19 @@ def MobileNetV2(
         default_size=96,
         dropout=DROPOUT,
     )
+
+
+def _check(conv: Conv, alpha: Any, stem_strides: Any) -> None:
+    if conv in ("standard", "mixconv", "mixconv_depthwise"):  # Section IV of the paper
+        raise ValueError(
+            '`conv` must be "dsconv", "multiception" or a callable for MobileNetV2, which is '
+            f"designed on depthwise separable convolution. Received: conv={conv!r}"
+        )
+    is_number = isinstance(alpha, numbers.Real) and not isinstance(alpha, bool)
+    if not is_number or not 0 < alpha < math.inf:
+        raise ValueError(f"`alpha` must be a finite number above 0. Received: alpha={alpha!r}")
+    if stem_strides not in (None, 1, 2):
+        raise ValueError(f"`stem_strides` must be 1 or 2. Received: stem_strides={stem_strides!r}")
 
 
 def _features(

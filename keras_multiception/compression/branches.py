@@ -97,9 +97,8 @@ def prune_branches(
     """Return a copy of a network without some of its kernel branches, to fine-tune.
 
     A branch goes as a whole: its depthwise kernels, its channels of the first batch norm and the
-    rows of the pointwise kernel that read them. So the network is smaller and faster as it is,
-    on any hardware, and answers as if those rows were zero. What `compile` set is dropped, and the
-    mean of what the branches added is lost until fine-tuning moves the statistics.
+    rows of the pointwise kernel that read them. The network answers as if those rows were zero;
+    the mean of what they added is lost until fine-tuning moves the statistics.
 
     Args:
         model: A trained Functional `keras.Model` or built `keras.Sequential` that has
@@ -109,18 +108,16 @@ def prune_branches(
         remove: Pairs (name of a layer in the scale analysis, kernel size): all branches of this
             size go. One of `keep`, `threshold` and `remove`.
         shares: Shares to go by. The default is `km.scale_analysis.weight_shares(model)`.
-        verbose: Whether to print what was dropped, and the costs before and after;
-            `weakest_branches` returns the same as data.
+        verbose: Whether to print what was dropped (`weakest_branches` returns it), and the costs.
 
     Returns:
         A new, uncompiled model, also if there was nothing to drop.
 
     Raises:
-        ValueError: If an argument is out of its range, `remove` names what the model has not, or
-            would leave a layer without a branch.
+        ValueError: If an argument is out of its range, or `remove` names what the model has not or
+            all branches of a layer.
 
     Example:
-        >>> from keras_multiception.compression import prune_branches
         >>> model = prune_branches(km.ResNet20(), keep=2)
         Dropped 3 of 21 branches of the model 'resnet20'. ...
     """
@@ -136,13 +133,12 @@ def prune_branches(
         branches = _named_branches(found, remove)
     successors, kept = {}, {}
     for name, layer in found.items():
-        gone = {branch.index for branch in branches if branch.layer == name}
-        if gone:
+        if gone := {branch.index for branch in branches if branch.layer == name}:
             kept[layer] = [i for i in range(len(layer.kernel_sizes)) if i not in gone]
             config = layer.get_config()
-            config.pop(KEY, None)
             config["kernel_sizes"] = [layer.kernel_sizes[i] for i in kept[layer]]
             config["activation"] = copy_activation(layer.activation)
+            config.pop(KEY, None)
             successors[layer] = [type(layer).from_config(config)]
     new_model = rebuild(model, successors)
     for layer, (new,) in successors.items():

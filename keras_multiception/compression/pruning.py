@@ -33,12 +33,10 @@ def prune_model(
 
     From `begin_step` to `end_step`, the share of zeros grows with the toolkit's polynomial
     schedule, in each standard, pointwise and dense kernel; in depthwise ones on request only.
-    `fit` needs `pruning_callback()`; after it, `strip_pruning` takes the wrappers off. To go on
-    from a checkpoint, make the model anew and load its weights as `save_weights` wrote them.
+    `fit` needs `pruning_callback()`; after it, `strip_pruning` takes the wrappers off.
 
     Args:
-        model: A trained `keras.Model`, which `to_tf_keras` rebuilds, or a `tf_keras.Model`, the
-            nested models of which stay dense; it stays as it is.
+        model: A trained `keras.Model`, or a `tf_keras.Model` (nested ones stay dense in it).
         sparsity: In 0..1 (1 excluded), the share of zeros at the end. With blocks, 0.5.
         begin_step: The training step at which pruning begins, or up to `frequency` later.
         end_step: The step at which `sparsity` is reached: train at least as long.
@@ -61,21 +59,15 @@ def prune_model(
         >>> pruned.fit(images, labels, callbacks=[pruning_callback()])
         >>> sparse = strip_pruning(pruned)
 
-    Reference:
-        Zhu, Gupta: To prune, or not to prune (2017).
+    Reference: Zhu, Gupta: To prune, or not to prune (2017).
     """
-    if blocks not in (None, "2:4") or (blocks and (sparsity != 0.5 or depthwise)):
-        raise ValueError(
-            "`blocks` must be None, or '2:4' with sparsity=0.5 and depthwise=False. "
-            f"Received: blocks={blocks!r}, sparsity={sparsity}, depthwise={depthwise}"
-        )
+    _require_blocks(blocks, sparsity, depthwise)
     from tf_keras.models import clone_model
 
     schedule = _make_schedule(initial_sparsity, sparsity, begin_step, end_step, frequency)
     new = _plain_tf_keras(model)
-    found = _kernel_layers(new, depthwise)
-    if blocks:
-        found = _in_blocks(found, verbose)
+    kernels = _kernel_layers(new, depthwise)
+    found = _in_blocks(kernels, verbose) if blocks else kernels
     prune = import_tfmot().sparsity.keras.prune_low_magnitude
 
     def wrapper_of(layer: Any) -> Any:
@@ -85,6 +77,14 @@ def prune_model(
         return prune(layer, schedule, sparsity_m_by_n=(2, 4) if blocks else None)
 
     return clone_model(new, clone_function=wrapper_of)
+
+
+def _require_blocks(blocks: str | None, sparsity: float, depthwise: bool) -> None:
+    if blocks not in (None, "2:4") or (blocks and (sparsity != 0.5 or depthwise)):
+        raise ValueError(
+            "`blocks` must be None, or '2:4' with sparsity=0.5 and depthwise=False. "
+            f"Received: blocks={blocks!r}, sparsity={sparsity}, depthwise={depthwise}"
+        )
 
 
 def pruning_callback() -> Any:
@@ -131,25 +131,12 @@ def cluster_model(
     Reference:
         Han, Mao, Dally: Deep Compression (ICLR 2016).
     """
-    if not is_positive_integer(clusters) or clusters < (3 if preserve_sparsity else 2):
-        raise ValueError(
-            "`clusters` must be an integer of at least 2, or 3 with preserve_sparsity=True. "
-            f"Received: clusters={clusters!r}"
-        )
+    _require_clusters(clusters, preserve_sparsity)
     from tf_keras.models import clone_model
 
     clusters = operator.index(clusters)
     new = _plain_tf_keras(model)
-    sizes = {
-        layer: {name: getattr(layer, name).shape.num_elements() for name in names}
-        for layer, names in _kernel_layers(new, depthwise).items()
-    }
-    largest = max(size for kernels in sizes.values() for size in kernels.values())
-    if clusters >= largest:
-        raise ValueError(
-            f"`clusters` must be less than the weights of the largest kernel, {largest}. "
-            f"Received: clusters={clusters}"
-        )
+    sizes = _kernel_sizes(new, clusters, depthwise)
     cluster, aggregation = import_tfmot().clustering.keras.cluster_weights, mean_gradient()
 
     def wrapper_of(layer: Any) -> Any:
@@ -166,6 +153,29 @@ def cluster_model(
         return wrapper
 
     return clone_model(new, clone_function=wrapper_of)
+
+
+def _kernel_sizes(model: Any, clusters: int, depthwise: bool) -> dict[Any, dict[str, int]]:
+    """Return the weights of each kernel by layer and name, of which one must exceed `clusters`."""
+    sizes = {
+        layer: {name: getattr(layer, name).shape.num_elements() for name in names}
+        for layer, names in _kernel_layers(model, depthwise).items()
+    }
+    largest = max(size for kernels in sizes.values() for size in kernels.values())
+    if clusters >= largest:
+        raise ValueError(
+            f"`clusters` must be less than the weights of the largest kernel, {largest}. "
+            f"Received: clusters={clusters}"
+        )
+    return sizes
+
+
+def _require_clusters(clusters: int, preserve_sparsity: bool) -> None:
+    if not is_positive_integer(clusters) or clusters < (3 if preserve_sparsity else 2):
+        raise ValueError(
+            "`clusters` must be an integer of at least 2, or 3 with preserve_sparsity=True. "
+            f"Received: clusters={clusters!r}"
+        )
 
 
 def strip_clustering(model: Any) -> Any:

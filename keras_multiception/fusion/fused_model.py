@@ -56,15 +56,14 @@ def fuse(
 
     - *Folded*: batch norms, into the convolution or dense layer before, through additions,
       concatenations, crops and average pooling too, or else into all that read them, where these
-      do not pad. One that no neighbor can take in exactly, such as between a ReLU and an addition,
-      becomes a scale and shift of each channel and is listed with the reason.
+      do not pad. One that no neighbor can take in exactly becomes a scale and shift of each channel
+      and is listed with the reason.
     - *Moved*: the stride of a Multiception into its depthwise convolutions; the bias of a depthwise
       convolution into the 1x1 convolution after it.
     - *Opened*: nested models, `MulticeptionConv2D`, `MixConv2D` and `SeparableConv2D`; the
       convolution that makes their output has their name.
     - *Removed*: dropout and noise; Shake-Shake becomes an addition.
-    - *Kept*: all other layers with their names, weights and dtype policies. Regularizers,
-      constraints and what `compile` set are dropped.
+    - *Kept*: other layers with names, weights and dtype policies; what trains them is dropped.
 
     Args:
         model: A Functional `keras.Model` or a built `keras.Sequential`; it stays as it is.
@@ -74,17 +73,16 @@ def fuse(
             composed into one full convolution; `"auto"`, for each layer the fastest measured here.
         batch_size: Integer, the number of images that `form="auto"` measures with.
         inputs: Inputs of the model, for the comparison and the sizes of `form="auto"`. The default
-            is two random ones; 64 along each open axis. A model that takes strings needs them.
+            is two random ones; 64 along each open axis.
         tolerance: Float, how far the outputs may differ from the model's, relative to the largest.
             The default is 1e-5, or five times what rounding alone does to them, if that is more.
         verbose: Boolean, whether to print the report.
 
     Returns:
-        A new, uncompiled Functional model, with the attribute `fusion_report`, a `FusionReport`.
+        A new, uncompiled Functional model, whose `fusion_report` is a `FusionReport`.
 
     Raises:
-        ValueError: If the model has no graph, a layer cannot be rebuilt from its config, or an
-            argument is out of its range.
+        ValueError: If the model has no graph, a layer cannot be rebuilt, or an argument is wrong.
         RuntimeError: If the new model answers otherwise, or the model's answers are not finite.
 
     Example:
@@ -95,8 +93,7 @@ def fuse(
     if form not in (*FORMS, "auto"):
         raise ValueError(f"`form` must be one of {', '.join(FORMS)}, auto. Received: form={form!r}")
     batch_size = standardize_integer(batch_size, "batch_size")
-    inputs = sample_inputs(model, inputs)
-    report = FusionReport()
+    inputs, report = sample_inputs(model, inputs), FusionReport()
     network, names = read_network(model, [x.shape for x in tree.flatten(inputs)], report)
     fold(network, report)
     _choose_forms(network, form, batch_size, report)
