@@ -76,13 +76,7 @@ def test_imports_have_no_circle(imports):
 
 
 def test_library_uses_a_backend_only_where_it_must():
-    allowed = {
-        "saved_model.py",
-        "signatures.py",
-        "inference.py",
-        "machine.py",
-        "scale_analysis.py",
-    }
+    allowed = {"saved_model.py", "signatures.py", "inference.py", "machine.py"}
     for path in (ROOT / "keras_multiception").rglob("*.py"):
         if path.name in allowed or path.parent.name in ("kernels", "compression"):
             continue

@@ -11,8 +11,8 @@ from keras_multiception.layers import MulticeptionConv2D
 SHAPE = (12, 12, 3)
 
 
-def images(count=6, shape=SHAPE):
-    return np.random.default_rng(0).normal(size=(count, *shape)).astype("float32")
+def images():
+    return np.random.default_rng(0).normal(size=(6, *SHAPE)).astype("float32")
 
 
 def network(strides=1):
@@ -146,51 +146,6 @@ class TestShares:
             "other": {(1, 3): 1},
         }
         assert list(stages["stage2"]) == [(3, 3), (5, 5)]
-
-
-class TestReceptiveField:
-    @pytest.mark.backend
-    def test_of_one_convolution_is_its_kernel(self):
-        x = keras.Input((9, 9, 1))
-        model = keras.Model(x, layers.Conv2D(2, 3, padding="same", name="conv")(x))
-        model.layers[-1].kernel.assign(np.ones((3, 3, 1, 2)))
-        field = scale_analysis.effective_receptive_field(model, images(shape=(9, 9, 1)))
-        expected = np.zeros((9, 9))
-        expected[3:6, 3:6] = 1
-        np.testing.assert_array_equal(field.map, expected)
-        assert (field.layer, field.center, field.theoretical) == ("conv", (4, 4), (3, 3))
-        assert (field.side(), field.side(0.1)) == (3, 1)
-
-    @pytest.mark.parametrize(
-        "kwargs",
-        [{"images": images(0)}, {"batch_size": 0}, *({"layer": x} for x in ("x", "stage1_conv"))],
-    )
-    def test_nothing_to_measure(self, kwargs):
-        model = network()
-        model.get_layer("stage1_conv").pointwise_bn.gamma.assign(np.zeros(4))
-        with pytest.raises(ValueError, match=f"`{next(iter(kwargs))}` must"):
-            scale_analysis.effective_receptive_field(model, **{"images": images(1), **kwargs})
-
-    @pytest.mark.slow
-    def test_default_is_the_last_feature_map_and_batches_do_not_matter(self):
-        model = network()
-        whole = scale_analysis.effective_receptive_field(model, images(), batch_size=8)
-        parts = scale_analysis.effective_receptive_field(model, images(), batch_size=3)
-        assert whole.layer == "stage2_conv"
-        assert whole.theoretical == (9, 9)
-        np.testing.assert_allclose(parts.map, whole.map, atol=1e-5)
-
-    @pytest.mark.backend
-    def test_nested(self):
-        inner = network()
-        x = keras.Input(SHAPE)
-        outer = keras.Model(x, inner(x))
-        name, before = f"{inner.name}/stage1_relu", inner.get_weights()
-        nested = scale_analysis.effective_receptive_field(outer, images(), name)
-        plain = scale_analysis.effective_receptive_field(inner, images(), "stage1_relu")
-        np.testing.assert_allclose(nested.map, plain.map, atol=1e-6)
-        assert nested.theoretical == plain.theoretical == (7, 7)
-        assert_unchanged(inner, before)
 
 
 class TestWithoutKernelSize:
