@@ -48,7 +48,6 @@ class LayerCost:
         trainable_parameters: Number of trainable weights not counted at an earlier layer.
         non_trainable_parameters: Number of its other weights, likewise.
         multiply_adds: Number of multiply-adds; `None` where they are unknown.
-        traffic: Bytes of its inputs and outputs.
         peak_memory: Bytes of all activations that exist while it runs.
         receptive_field: `ReceptiveField` of its output; `None` where it is unknown.
     """
@@ -59,7 +58,6 @@ class LayerCost:
     trainable_parameters: int
     non_trainable_parameters: int
     multiply_adds: int | None
-    traffic: int
     peak_memory: int
     receptive_field: ReceptiveField | None
 
@@ -183,7 +181,6 @@ def cost(model: keras.Model, input_shape: Sequence | None = None) -> Cost:
     - *Unknown layers*: other layers that own a weight of two or more axes (custom, recurrent,
       transposed), products of two tensors (attention, matrix products), and layers with the
       channels first: their multiply-adds and receptive fields are `None`, the former in no sum.
-    - *Traffic*: each layer reads its inputs and writes its outputs once, in its compute dtype.
     - *Peak memory*: each layer writes its output into new memory, which is freed after the last
       layer that reads it. Weights, workspace and strings are not counted.
     - *Receptive field*: how far a position of the output sees along each axis of the image; where
@@ -235,14 +232,12 @@ def _input_shapes(graph: keras.Function, input_shape: Any) -> list[tuple[int, ..
     own = [tuple(x.shape[1:]) for x in graph.inputs]
     try:
         given = own if input_shape is None else list(input_shape)
-        several = given and all(hasattr(entry, "__iter__") for entry in given)
+        several = any(hasattr(entry, "__iter__") for entry in given)
         shapes = [tuple(map(operator.index, shape)) for shape in (given if several else [given])]
+        do_fit = all(map(fits, shapes, own)) and all(min(shape, default=1) > 0 for shape in shapes)
     except TypeError:  # not a sequence, or a size that is none
         shapes = []
-    if len(shapes) != len(own) or not all(
-        fits(shape, expected) and min(shape, default=1) > 0
-        for shape, expected in zip(shapes, own, strict=True)
-    ):
+    if len(shapes) != len(own) or not do_fit:
         raise ValueError(
             "`input_shape` must give the size of every axis but the batch, and fit the model's "
             f"own, {', '.join(map(str, own))}. Received: input_shape={input_shape!r}"
@@ -309,7 +304,6 @@ class _Counter:
                 count(getattr(step.operation, "trainable_weights", [])),
                 count(getattr(step.operation, "non_trainable_weights", [])),
                 _multiply_adds(step.operation, step.outputs[0]),
-                sum(map(_bytes, (*step.inputs, *step.outputs))),
                 memory,
                 self.fields[id(step.outputs[0])],
             )
@@ -386,44 +380,30 @@ def _receptive_field(
     operation: Any, inputs: list, outputs: list, fields: list, image: tuple
 ) -> ReceptiveField | None:
     """Return what the output sees, given what its inputs see; `None` if it is unknown."""
-    field = _largest(fields)
     if _multiply_adds(operation, outputs[0]) is None:
         return None
-    if isinstance(operation, _CONVOLUTIONS):
-        sizes = zip(operation.dilation_rate, operation.kernel_size, strict=True)
-        return _slide(field, [rate * (size - 1) for rate, size in sizes], operation.strides)
-    if isinstance(operation, _POOLING):
-        return _slide(field, [size - 1 for size in operation.pool_size], operation.strides)
-    if isinstance(operation, _SHIFTING):
-        return field
-    before = max((x.shape[1:-1] for x in inputs), key=math.prod)
-    after = outputs[0].shape[1:-1]
-    if math.prod(before) > math.prod(after) == 1:
-        return ReceptiveField(image, image)
-    same = [n for n in before if n != 1] == [n for n in after if n != 1]
-    return field if same else None
-
-
-def _largest(fields: list[ReceptiveField | None]) -> ReceptiveField | None:
-    known = [field for field in fields if field is not None]
-    if len(known) < len(fields):
+    is_pooling = isinstance(operation, _POOLING)
+    if not is_pooling and not isinstance(operation, (*_CONVOLUTIONS, *_SHIFTING)):
+        before = max((x.shape[1:-1] for x in inputs), key=math.prod)
+        after = outputs[0].shape[1:-1]
+        if math.prod(before) > math.prod(after) == 1:
+            return ReceptiveField(image, image)
+        if [n for n in before if n != 1] != [n for n in after if n != 1]:
+            return None
+    if None in fields:
         return None
-    return ReceptiveField(
-        tuple(map(max, zip(*(field.size for field in known), strict=True))),
-        tuple(map(min, zip(*(field.strides for field in known), strict=True))),
-    )
-
-
-def _slide(
-    field: ReceptiveField | None, reach: Sequence[int], strides: Sequence[int]
-) -> ReceptiveField | None:
-    """Return what a window sees that reaches over `reach` further positions of its input."""
-    if field is None or len(reach) != len(field.size):
+    sizes = tuple(map(max, zip(*(field.size for field in fields), strict=True)))
+    steps = tuple(map(min, zip(*(field.strides for field in fields), strict=True)))
+    if not is_pooling and not isinstance(operation, _CONVOLUTIONS):
+        return ReceptiveField(sizes, steps)
+    window = operation.pool_size if is_pooling else operation.kernel_size
+    rates = (1, 1) if is_pooling else operation.dilation_rate
+    if len(sizes) != len(window):
         return None
-    axes = list(zip(field.size, field.strides, reach, strides, strict=True))
+    axes = zip(sizes, steps, rates, window, strict=True)
     return ReceptiveField(
-        tuple(size + stride * further for size, stride, further, _ in axes),
-        tuple(stride * step for _, stride, _, step in axes),
+        tuple(size + step * rate * (length - 1) for size, step, rate, length in axes),
+        tuple(map(operator.mul, steps, operation.strides)),
     )
 
 

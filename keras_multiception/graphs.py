@@ -128,19 +128,15 @@ class Calls:
                 if graph_of(layer) is not None:
                     self._add(layer)
 
-    def readers_of(self, layer: Any) -> list:
-        """Return the layers that read the output of a layer that is called once."""
-        (call,) = self.of[layer]
-        return self._readers[id(call.outputs[0])]
-
     def next(self, layer: Any) -> Any:
         """Return the only layer that reads the output of another, if both are called once.
 
         It must be called with that output alone: `training=False`, say, is more than that.
         """
-        if len(self.of[layer]) != 1 or len(self.readers_of(layer)) != 1:
+        readers = [x for call in self.of[layer] for x in self._readers[id(call.outputs[0])]]
+        if len(self.of[layer]) != 1 or len(readers) != 1:
             return None
-        (reader,) = self.readers_of(layer)
+        (reader,) = readers
         calls = self.of[reader] if reader is not None else []
         plain = all(x is None for call in calls for x in call.arguments.kwargs.values())
         return reader if len(calls) == 1 and plain else None

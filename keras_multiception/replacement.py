@@ -12,7 +12,7 @@ import numpy as np
 from keras import layers
 
 from keras_multiception.applications.classifier import stage_kernel_sizes
-from keras_multiception.blocks import CHANNELS_LAST, DEFAULT_KERNEL_SIZES, conv_bn, require_conv
+from keras_multiception.blocks import CHANNELS_LAST, conv_bn, require_conv
 from keras_multiception.cost import report_costs
 from keras_multiception.graphs import (
     Calls,
@@ -44,28 +44,16 @@ Sides = tuple[tuple[int, int], tuple[int, int]]  # ((top, bottom), (left, right)
 
 @dataclasses.dataclass(frozen=True)
 class Site:
-    """A spatial convolution of a network, and what becomes of it.
-
-    Attributes:
-        layer: The `Conv2D`, `SeparableConv2D` or `DepthwiseConv2D`.
-        reason: Why it stays; `None` if it is replaced.
-        output: The layer whose name and output the new layer takes over: the 1x1 convolution
-            after a `DepthwiseConv2D`, and `layer` itself otherwise.
-        absorbed: The other layers that the new one stands for, such as `batch_norm`.
-        batch_norm: The `BatchNormalization` directly after, if it becomes the new layer's own.
-        kernel_sizes: The kernel sizes of the new layer, as in `km.conv_bn`.
-        padding: Zero rows and columns around its input.
-        cropping: Rows and columns to take off its output.
-    """
+    """A spatial convolution of a network, and what becomes of it."""
 
     layer: Any
-    reason: str | None = None
-    output: Any = None
-    absorbed: tuple = ()
-    batch_norm: Any = None
-    kernel_sizes: Any = None
-    padding: Sides = ((0, 0), (0, 0))
-    cropping: Sides = ((0, 0), (0, 0))
+    reason: str | None = None  # why it stays
+    output: Any = None  # the layer whose name the new one takes: of a pair the 1x1 convolution
+    absorbed: tuple = ()  # the other layers that the new one stands for
+    batch_norm: Any = None  # of these, the one that becomes the new layer's own
+    kernel_sizes: Any = None  # of the new layer, as in `km.conv_bn`
+    padding: Sides = ((0, 0), (0, 0))  # zeros around its input
+    cropping: Sides = ((0, 0), (0, 0))  # taken off its output
 
 
 def replace_convolutions(
@@ -162,23 +150,22 @@ def plan_replacements(
         reason = None if is_chosen(site.layer) else "`where` leaves it out"
         if where is None:
             reason = _why_not_by_default(site, model, calls)
-        reason = reason or _why_too_narrow(site, conv, sizes)
         sites[index] = dataclasses.replace(site, kernel_sizes=sizes, reason=reason)
     return sites
 
 
 def _survey(layer: Any, calls: Calls, conv: Any, absorb: bool) -> Site:
     """Return the `Site` of a layer, its kernel sizes left open."""
-    reason = _why_not_replaced(layer, conv)
-    path = [layer]
-    if reason is None and type(layer) is layers.DepthwiseConv2D:
-        path = _path_to_pointwise(layer, calls)
-        reason = _why_not_a_pair(path, calls)
-    if reason is not None:
+    if reason := _why_not_replaced(layer, conv):
         return Site(layer, reason)
+    path = [layer]
+    if type(layer) is layers.DepthwiseConv2D:
+        path = _path_to_pointwise(layer, calls)
+        if not _is_pointwise(path[-1]):
+            return Site(layer, "no plain 1x1 convolution comes after it")
     pad = _own_padding(layer, calls)
     alignments = {
-        align(layer, call.input_tensors[0].shape, pad and pad.padding)
+        _align(layer, call.input_tensors[0].shape, pad and pad.padding)
         for call in calls.of[pad or layer][: len(calls.of[layer])]
     }
     if len(alignments) > 1:
@@ -221,23 +208,12 @@ def _why_not_replaced(layer: Any, conv: Any) -> str | None:
 def _path_to_pointwise(depthwise: Any, calls: Calls) -> list:
     """Follow the layers after a depthwise convolution up to its 1x1 convolution, if it has one."""
     path = [depthwise]
-    while (layer := calls.next(path[-1])) is not None:
-        if _is_pointwise(layer):
-            return [*path, layer]
-        if type(layer) not in (*_BATCH_NORMS, *_ACTIVATIONS):
+    while not _is_pointwise(path[-1]):
+        layer = calls.next(path[-1])
+        if not (_is_pointwise(layer) or type(layer) in (*_BATCH_NORMS, *_ACTIVATIONS)):
             break
         path.append(layer)
     return path
-
-
-def _why_not_a_pair(path: list, calls: Calls) -> str | None:
-    if _is_pointwise(path[-1]):
-        return None
-    if len(calls.of[path[-1]]) > 1:
-        return "it is called more than once, or what comes after it is"
-    readers = calls.readers_of(path[-1])
-    kinds = ["the model's end" if reader is None else type(reader).__name__ for reader in readers]
-    return f"no plain 1x1 convolution comes after it, but {' and '.join(kinds)}"
 
 
 def _own_padding(conv: Any, calls: Calls) -> Any:
@@ -274,18 +250,6 @@ def _why_not_by_default(site: Site, model: keras.Model, calls: Calls) -> str | N
     return None
 
 
-def _why_too_narrow(site: Site, conv: Any, sizes: tuple | None) -> str | None:
-    """Return why MixConv cannot share out the channels among its kernel sizes, or `None`."""
-    groups = len(sizes or DEFAULT_KERNEL_SIZES)
-    widths = {"channels": site.layer.input_spec.axes[-1]}
-    if conv == "mixconv":
-        widths["filters"] = site.output.filters
-    for name, width in widths.items() if conv in ("mixconv", "mixconv_depthwise") else ():
-        if width < groups:
-            return f"it has {width} {name}, fewer than the {groups} kernel sizes of MixConv"
-    return None
-
-
 def _match(where: Any, names: list[str]) -> Callable[[Any], bool]:
     """Return the function from a layer to whether `where` names it, as `None` does every one."""
     if where is None:
@@ -310,7 +274,7 @@ def _match(where: Any, names: list[str]) -> Callable[[Any], bool]:
     return lambda layer: layer.name in chosen
 
 
-def align(conv: Any, shape: tuple, explicit: Sides | None = None) -> tuple[Sides, Sides]:
+def _align(conv: Any, shape: tuple, explicit: Sides | None) -> tuple[Sides, ...]:
     """Return the padding and cropping with which a new convolution looks where an old one does.
 
     Multiception centers its kernels on the pixels 0, s, 2s, ... at stride s. A "valid" convolution
@@ -319,32 +283,24 @@ def align(conv: Any, shape: tuple, explicit: Sides | None = None) -> tuple[Sides
     before the old one, whose input `shape` is then.
     """
     aligned = []
-    for axis in range(2):
-        stride = conv.strides[axis]
-        reach = conv.dilation_rate[axis] * (conv.kernel_size[axis] - 1)
-        if explicit is not None:
-            before, after = explicit[axis]
-        else:
-            total = _same_padding(shape[1 + axis], stride, reach) if conv.padding == "same" else 0
+    for axis, (stride, rate, size) in enumerate(
+        zip(conv.strides, conv.dilation_rate, conv.kernel_size, strict=True)
+    ):
+        reach = rate * (size - 1)
+        before, after = explicit[axis] if explicit else (0, 0)
+        if conv.padding == "same":
+            length = shape[1 + axis]
+            total = reach  # of an unknown size
+            if length is not None:
+                last = (strided_length(length, stride) - 1) * stride
+                total = max(last + reach + 1 - length, 0)
             before, after = total // 2, total - total // 2
-        half = reach // 2
         # what exceeds half a kernel is cropped, in steps of the stride
-        for excess in (before - half, after - (reach - half)):
-            padding = max(excess, excess % stride)
-            aligned.append((padding, (padding - excess) // stride))
-    paddings, croppings = zip(*aligned, strict=True)
-    return _pairs(paddings), _pairs(croppings)
-
-
-def _same_padding(length: int | None, stride: int, reach: int) -> int:
-    if length is None:
-        return reach
-    return max((strided_length(length, stride) - 1) * stride + reach + 1 - length, 0)
-
-
-def _pairs(sides: Any) -> Sides:
-    top, bottom, left, right = np.ravel(sides).tolist()
-    return (top, bottom), (left, right)
+        excesses = before - reach // 2, after - (reach - reach // 2)
+        padding = tuple(max(excess, excess % stride) for excess in excesses)
+        cropping = tuple((p - e) // stride for p, e in zip(padding, excesses, strict=True))
+        aligned.append((padding, cropping))
+    return tuple(zip(*aligned, strict=True))
 
 
 def _new_layers(site: Site, conv: Any, activation: Any) -> list:

@@ -315,22 +315,6 @@ def test_what_cannot_be_replaced(layer, reason):
     assert reason in received
 
 
-@pytest.mark.parametrize(
-    ("conv", "kernel_sizes", "stay"),
-    [
-        ("mixconv", None, [True, True, False]),
-        ("mixconv_depthwise", None, [False, True, False]),
-        ("mixconv", (3, 5), [False, False, False]),
-        ("multiception", None, [False, False, False]),
-    ],
-)
-def test_what_is_too_narrow_for_mixconv_stays(conv, kernel_sizes, stay):
-    model = image_model(*(layers.Conv2D(width, 3) for width in (2, 8, 8)))
-    arguments = {"conv": conv, "kernel_sizes": kernel_sizes, "where": lambda layer: True}
-    assert [bool(reason) for reason in reasons(model, **arguments).values()] == stay
-    assert replace(model, **arguments).output_shape == (None, 8)
-
-
 def test_image_and_output_stay_by_default():
     x = keras.Input((12, 12, 3))
     y = layers.Conv2D(8, 3, name="stem")(x)

@@ -34,34 +34,30 @@ def separable_pairs(network: Network) -> list[tuple[Convolution, Convolution]]:
     """Find the linear depthwise convolutions that a 1x1 convolution, and nothing else, reads."""
     found = []
     for depthwise in network.operations(Convolution):
-        readers = _common_readers(network, depthwise)
-        if depthwise.kind == "depthwise" and depthwise.activation is LINEAR and readers:
-            pointwise = readers[0].operation
-            alone = len(network.calls(pointwise)) == len(readers)
-            if isinstance(pointwise, Convolution) and pointwise.is_pointwise and alone:
+        if depthwise.kind == "depthwise" and depthwise.activation is LINEAR:
+            pointwise = _follower(network, depthwise)
+            if isinstance(pointwise, Convolution) and pointwise.is_pointwise:
                 found.append((depthwise, pointwise))
     return found
 
 
-def _common_readers(network: Network, operation: Convolution) -> list[Step]:
-    """Return the only readers of each call of an operation if they share one; else none."""
-    readers: list[Any] = []
-    for step in network.calls(operation):
-        found = network.readers(step.results)
-        readers += found if len(found) == 1 else [None]
-    same = None not in readers and len({id(reader.operation) for reader in readers}) == 1
-    return readers if same else []
+def _follower(network: Network, operation: Convolution) -> Any:
+    """Return the operation that reads all calls of another, and nothing else; `None` if none is."""
+    readers = [x for step in network.calls(operation) for x in network.readers(step.results)]
+    first, *others = [reader and reader.operation for reader in readers] or [None]
+    alone = all(x is first for x in others) and len(network.calls(first)) == len(readers)
+    return first if alone else None
 
 
 def _fold_shared(network: Network, report: FusionReport) -> None:
     """Fold a batch norm that follows every call of a shared convolution into that."""
     for convolution in network.operations(Convolution):
-        readers = _common_readers(network, convolution)
-        scale = readers[0].operation if readers else None
-        if len(readers) > 1 and isinstance(scale, Scale) and convolution.activation is LINEAR:
+        scale = _follower(network, convolution)
+        calls = network.calls(scale)
+        if len(calls) > 1 and isinstance(scale, Scale) and convolution.activation is LINEAR:
             network.replace_op(convolution, convolution.then(scale.scale, scale.shift))
-            for reader in readers:
-                network.remove(reader)
+            for step in calls:
+                network.remove(step)
             report.folded.append(scale.name)
 
 

@@ -113,7 +113,7 @@ def _choose_forms(network: Network, form: str, batch_size: int, report: FusionRe
     forms = {name: row["form"] for row in report.measurements for name in row["layers"]}
     for depthwise, pointwise in separable_pairs(network):
         chosen = forms.get(pointwise.name, form)
-        reason = why_not_form(chosen, depthwise, pointwise)
+        reason = why_not_form(chosen, pointwise)
         if reason is not None:
             report.kept_forms[pointwise.name] = reason
             chosen = FORMS[0]
@@ -160,7 +160,7 @@ def _time_forms(
     x = keras.ops.convert_to_tensor(np.random.default_rng(0).normal(size=shape).astype("float32"))
     calls = {}
     for form in FORMS:
-        if why_not_form(form, depthwise, pointwise) is None:
+        if why_not_form(form, pointwise) is None:
             inputs = y = keras.Input(batch_shape=shape)
             for operation in to_form(form, depthwise, pointwise):
                 y = _write_convolution(operation)(y)

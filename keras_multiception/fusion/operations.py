@@ -52,23 +52,13 @@ class FusionReport:
             f"{len(self.moved_strides)} strides moved; {len(self.removed)} layers not needed in "
             f"inference removed; outputs differ by {self.difference:.1e} of the largest.",
         ]
-        lines += [
-            f"  {', '.join(row['layers'])}: {row['form']} ("
-            + ", ".join(f"{form} {ms:.3f} ms" for form, ms in row["milliseconds"].items())
-            + f" for {row['batch_size']} x {row['input_shape']})"
-            for row in self.measurements
-        ]
-        sections = {
-            "Batch norms not folded:": self.left,
-            "Not in the chosen form:": self.kept_forms,
-            "Strides left in the 1x1 convolution:": dict.fromkeys(
-                self.kept_strides, "a depthwise convolution takes no such stride"
-            ),
-        }
-        for title, reasons in sections.items():
-            if reasons:
-                lines.append(title)
-                lines += [f"  {name}: {reason}" for name, reason in reasons.items()]
+        for row in self.measurements:
+            times = ", ".join(f"{form} {ms:.3f} ms" for form, ms in row["milliseconds"].items())
+            size = f"{row['batch_size']} x {row['input_shape']}"
+            lines.append(f"  {', '.join(row['layers'])}: {row['form']} ({times} for {size})")
+        stays = "its stride stays, as no depthwise convolution takes it"
+        for reasons in (self.left, self.kept_forms, dict.fromkeys(self.kept_strides, stays)):
+            lines += [f"  {name}: {reason}" for name, reason in reasons.items()]
         return "\n".join(lines)
 
 
@@ -135,7 +125,6 @@ class Convolution:
             self.kind == "conv"
             and not others
             and first.kernel.shape[:2] == (1, 1)
-            and not first.is_padded
             and self.groups == 1
         )
 
@@ -193,13 +182,10 @@ def join_biases(depthwise: Convolution, pointwise: Convolution) -> tuple[Convolu
     return dataclasses.replace(depthwise, bias=np.zeros_like(bias)), pointwise
 
 
-def why_not_form(form: str, depthwise: Convolution, pointwise: Convolution) -> str | None:
-    """Return why a depthwise convolution and the 1x1 one after it cannot take a form, or `None`."""
+def why_not_form(form: str, pointwise: Convolution) -> str | None:
+    """Return why a 1x1 convolution and the depthwise one before it cannot take a form."""
     if form == "dense" and max(pointwise.strides) > 1:
         return "Keras has no full convolution with both dilation and stride, or with two strides"
-    several = len(depthwise.branches) > 1
-    if form != "separate" and several and any(b.padding == "same" for b in depthwise.branches):
-        return "the padding of its branches depends on the size of the input"
     return None
 
 
