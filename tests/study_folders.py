@@ -21,8 +21,14 @@ def save_run(path, network, metrics=None, spec=None, **recipe):
     return path
 
 
-def write_run(run, error, curve=None):
-    """Write a finished run whose test error is `error` percent."""
+def write_runs(runs, error_of):
+    """Write every run, with `error_of(recipe, seed)` percent, or leave it out for `None`."""
+    for run in runs:
+        if (error := error_of(run.recipe, run.seed)) is not None:
+            _write_run(run, error)
+
+
+def _write_run(run, error):
     config = {
         "name": run.condition.label,
         "recipe": json.loads(json.dumps(dataclasses.asdict(run.recipe))),
@@ -34,7 +40,7 @@ def write_run(run, error, curve=None):
     with (run.path / "history.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("epoch", "val_top1"))
-        for epoch, each in enumerate(curve or [90, 60, error]):
+        for epoch, each in enumerate([90, 60, error]):
             writer.writerow((epoch + 1, 1 - each / 100))
     write_json(
         run.path / "metrics.json",
@@ -48,11 +54,3 @@ def write_run(run, error, curve=None):
             "images_per_second": 350.0,
         },
     )
-
-
-def write_runs(runs, error_of):
-    """Write every run, with `error_of(recipe, seed)` percent, or leave it out for `None`."""
-    for run in runs:
-        error = error_of(run.recipe, run.seed)
-        if error is not None:
-            write_run(run, error)

@@ -67,25 +67,12 @@ def test_a_race_is_written_case_by_case_and_who_waits_does_not_run(tmp_path, mon
     assert times[4] - times[3] < 0.1
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        ([], (("multiception",), 7, FORMS)),
-        (["--quick", "--forms", "plain"], (("multiception",), 3, ("plain",))),
-        (["--quick", "--conv", "dsconv", "--set", "rounds=9"], (("dsconv",), 9, None)),
-    ],
-)
-def test_quick_is_other_defaults(arguments, expected, monkeypatch, tmp_path):
-    received = []
-
-    def measure_nothing(plan):
-        received.append((plan.convs, plan.rounds, expected[2] and plan.forms))
-        raise ValueError
-
-    monkeypatch.setattr(benchmark, "measure", measure_nothing)
-    with pytest.raises(SystemExit):
-        benchmark.main([*arguments, "--output", str(tmp_path / "x")])
-    assert received == [expected]
+def test_quick_is_other_defaults(monkeypatch, tmp_path):
+    plans = []
+    monkeypatch.setattr(benchmark, "measure", lambda plan: plans.append(plan) or [])
+    arguments = ["--quick", "--conv", "dsconv", "--set", "rounds=9"]
+    assert benchmark.main([*arguments, "--output", str(tmp_path / "x")]) == 0
+    assert (plans[0].convs, plans[0].rounds, plans[0].batch_size) == (("dsconv",), 9, 16)
 
 
 @pytest.mark.parametrize(
@@ -93,14 +80,11 @@ def test_quick_is_other_defaults(arguments, expected, monkeypatch, tmp_path):
     [
         ("", "`KERAS_BACKEND` must be tensorflow or jax. Received: torch"),
         ("--model vgg", "Received: model=vgg"),
-        ("--conv nothing", "invalid choice: 'nothing'"),
         ("--forms fastest", "invalid choice: 'fastest'"),
         ("--set rounds=0", "`rounds` must be at least 1. Received: rounds=0"),
         ("--set inference_batch_sizes=1,0", "`inference_batch_sizes` must be at least 1 each"),
         ("--set threads=10000", "`threads` must be at most the number of cores"),
-        ("--set seconds=nan", "`seconds` must be between 0 and 60. Received: seconds=nan"),
         ("--set batch_size=few", "`batch_size` must be an integer. Received: batch_size=few"),
-        ("--render nothing.json", "`render` must be the .json file"),
     ],
 )
 def test_bad_arguments_are_one_line(arguments, message, monkeypatch, capsys):

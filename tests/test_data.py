@@ -35,19 +35,12 @@ class TestDigits:
         np.testing.assert_allclose(pixels.mean((0, 1, 2)), SPEC.mean, atol=5e-4)
         np.testing.assert_allclose(pixels.std((0, 1, 2)), SPEC.std, atol=5e-4)
 
-    def test_slices_follow_tfds(self):
+    def test_slices(self):
         images, labels = data.load("digits", "train")
-        for split, rows in {
-            "train[:10%]": slice(144),
-            "train[100:110]": slice(100, 110),
-            "train[-5:]": slice(-5, None),
-        }.items():
-            part = data.load("digits", split)
-            np.testing.assert_array_equal(part[0], images[rows])
-            np.testing.assert_array_equal(part[1], labels[rows])
+        part = data.load("digits", "train[-5:]")
+        np.testing.assert_array_equal(part[0], images[-5:])
+        np.testing.assert_array_equal(part[1], labels[-5:])
         assert len(data.load("digits", "train[:7]+test[:3]")[0]) == 10
-
-    def test_empty_split(self):
         with pytest.raises(ValueError, match="`split` must not be empty"):
             data.load("digits", "train[:0]")
 
@@ -84,10 +77,6 @@ class TestTensorFlowDatasets:
         for _ in ("download", "prepared"):
             images, labels = data.load("cifar10", "train", tmp_path)
             assert images.shape == (len(labels), 28, 28, 1)
-
-    def test_unknown_data_set(self):
-        with pytest.raises(ValueError, match=r"`dataset` must be one of cifar10, "):
-            data.load("cifar11", "train")
 
 
 class TestMockedTensorFlowDatasets:

@@ -115,15 +115,6 @@ def test_resumed_run_ends_with_the_same_weights(trained, tmp_path, monkeypatch):
 
 
 @of_jax
-@pytest.mark.slow
-def test_lost_loss_stops_the_run(tmp_path):
-    with pytest.raises(FloatingPointError, match="the loss became"):
-        fit.train(
-            dataclasses.replace(RECIPE, learning_rate=1e30), tmp_path / "run", execution=DEVICE
-        )
-
-
-@of_jax
 @pytest.mark.parametrize("change", [{"mixup": 0.2}, {"ema": 0.9}, {"accumulate_steps": 2}])
 def test_what_is_not_done_on_a_device_is_refused(change, tmp_path):
     [name] = change

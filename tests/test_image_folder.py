@@ -71,20 +71,18 @@ def test_statistics_are_measured_on_the_training_split(folder):
     assert spec.class_names == ("cat", "dog")
 
 
-def test_resizing_is_that_of_the_exported_models(tmp_path):
+def test_resizing_is_that_of_the_exported_models():
     tf = pytest.importorskip("tensorflow")
     pixels = np.random.default_rng(0).integers(0, 256, (37, 50, 3), "uint8")
-    PIL.Image.fromarray(pixels).save(tmp_path / "x.png")
     expected = tf.image.resize(pixels, (16, 16), antialias=True).numpy()
-    ours = image_folder.read_all([tmp_path / "x.png"], 16)[0]
+    ours = image_folder.resize_all(pixels[None], 16)[0]
     np.testing.assert_allclose(ours, expected, atol=1.5)
 
 
 class TestErrors:
     def test_size_is_needed(self, folder):
-        for image_size in (0, -1):
-            with pytest.raises(ValueError, match=r"`image_size` must be given.*image_size="):
-                load("train", folder, image_size)
+        with pytest.raises(ValueError, match=r"`image_size` must be given.*image_size="):
+            load("train", folder, 0)
 
     @pytest.mark.parametrize("path", [None, "nothing"])
     def test_no_folder(self, tmp_path, path):
@@ -95,17 +93,16 @@ class TestErrors:
         ("files", "message"),
         [
             ("a/1", r"two or more classes. Received: folder=.*with a$"),
-            ("a/1 a/2 b/.hidden", r"images of every class. Received: folder=.*b$"),
-            ("a/1 a/2 b/1", r"at least two images of each class.*b$"),
-            ("a/1 a/2 b/1 b/more/2", r"no folder within a class. Received: .*more$"),
+            ("a/1 a/2 b/.hidden", "images of every class.*b$"),
+            ("a/1 a/2 b/1", "images of every class.*b$"),
+            ("a/1 a/2 b/1 b/2 b/more/2", r"must be an image.*more"),
             ("a/1 a/2 b/1 b/2 two\nlines/1", r"names are a line of UTF-8.*'.*two.nlines'$"),
-            ("a/1 a/2 b/1 b/2 end\n/1", r"names are a line of UTF-8.*'.*end.n'$"),
             ("a/1 a/2 b/1 b/2 latin-\udce9/1", r"names are a line of UTF-8.*'.*latin-.*'$"),
             (
                 "train/a/1 train/b/1 train/c/1 test/a/1 test/b/1",
                 "same classes in every split, and c is not in both train and test",
             ),
-            ("a/1 a/2 b/1 b/2", "red, green and blue each vary"),  # all of one color
+            ("a/1 a/2 b/1 b/2", "`std` must be above 0"),  # all of one color
         ],
     )
     def test_layout(self, tmp_path, files, message):
@@ -116,7 +113,7 @@ class TestErrors:
 
     def test_no_image(self, folder):
         (folder / "cat" / "notes.txt").write_text("three cats")
-        with pytest.raises(ValueError, match=r"nothing but images.*Received: file=.*notes.txt$"):
+        with pytest.raises(ValueError, match=r"must be an image.*Received: file=.*notes.txt$"):
             load("train+test", folder)
 
 

@@ -7,17 +7,14 @@ import re
 import pytest
 
 import keras_multiception as km
-from training.recipe import Recipe
 from training.recipes import (
     CELLS,
     IMAGENET32,
     RECIPES,
     Cell,
-    cells,
     describe,
     get_recipe,
     paper_cells,
-    quick_variant,
     recipe_for_cell,
     recipe_name,
 )
@@ -96,14 +93,7 @@ def test_cells_are_those_of_the_published_tables():
     assert sorted(expected, key=str) == sorted(CELLS, key=str)
 
 
-def test_other_tables_are_refused():
-    assert [len(cells(table)) for table in (1, 2, 3, 4, 5)] == [18, 5, 3, 16, 16]
-    with pytest.raises(ValueError, match=r"`table` must be 1, 2, 3, 4 or 5\. Received: table=6"):
-        cells(6)
-
-
-def test_quick_variant_of_data_that_is_not_known_here():
-    assert quick_variant(Recipe("flowers", "resnet20", "dsconv")).epochs <= 5
+def test_overrides_come_after_the_quick_variant():
     assert get_recipe(MULTICEPTION, ["epochs=7"], quick=True).epochs == 7
 
 
@@ -135,12 +125,9 @@ def test_recipe_from_a_file(write):
     ("key", "value", "expected"),
     [
         ("flip", "false", "true or false"),
-        ("epochs", 2.5, "an integer"),
         ("epochs", True, "an integer"),
         ("learning_rate", "0.1", "a number"),
         ("model", 5, "a string"),
-        ("kernel_sizes", 5, "kernel sizes such as 3-5"),
-        ("kernel_sizes", [], "kernel sizes such as 3-5"),
         ("kernel_sizes", [[3, 5], 3], "kernel sizes such as 3-5"),
     ],
 )
@@ -183,12 +170,8 @@ def test_learning_rate_is_the_recursion_of_pytorch():
     [
         ("epochs=3", 3),
         ("learning_rate=1", 1.0),
-        ("l2=1e-4", 1e-4),
         ("flip=False", False),
-        ("flip=true", True),
-        ("conv=dsconv", "dsconv"),
         ("train_split=train[:10%]", "train[:10%]"),
-        ("kernel_sizes=3-5", (3, 5)),
         ("kernel_sizes=3", (3,)),
         ("kernel_sizes=3-5-7,3-5,3-3", ((3, 5, 7), (3, 5), (3, 3))),
         ("kernel_sizes=none", None),
@@ -207,16 +190,10 @@ def test_overrides_are_parsed_by_type(override, value):
         ("epochs", "key=value"),
         ("epoch=3", "`set` must be .*epochs.*Received: set=epoch=3"),
         ("epochs=3.5", "`epochs` must be an integer. Received: epochs=3.5"),
-        ("epochs=0", "`epochs` must be at least 1 and finite. Received: epochs=0"),
-        ("learning_rate=fast", "`learning_rate` must be a number"),
         ("learning_rate=nan", "`learning_rate` must be above 0 and finite"),
         ("min_learning_rate=0.2", "`min_learning_rate` must be from 0 to `learning_rate`, 0.1"),
         ("momentum=1", "`momentum` must be at least 0 and less than 1"),
-        ("optimizer=adam", "`optimizer` must be one of sgd, muon. Received: optimizer='adam'"),
         ("optimizer=muon", '`l2` must be 0 unless `optimizer` is "sgd". Received: l2=0.0002'),
-        ("weight_decay=0.1", '`weight_decay` must be 0 unless `optimizer` is "muon"'),
-        ("pad_and_crop=-1", "`pad_and_crop` must be"),
-        ("flip=maybe", "`flip` must be true or false"),
         ("warmup_epochs=300", "`warmup_epochs` must be less than `epochs`, 300"),
         ("dtype_policy=float7", "`dtype_policy` must be one of float32, mixed_bfloat16"),
         ("kernel_sizes=3;5", "`kernel_sizes` must be kernel sizes such as 3-5"),
@@ -233,7 +210,3 @@ def test_unknown_recipe_names_close_ones():
         get_recipe("resnet20_multiception_cifar")
     with pytest.raises(ValueError, match="--list"):
         get_recipe("?")
-
-
-def test_recipes_are_hashable_values():
-    assert len({*RECIPES.values(), Recipe("cifar10", "resnet20", "multiception")}) == len(RECIPES)

@@ -10,7 +10,6 @@ import pytest
 
 from training import costs
 from training.benchmarks import page as benchmark_page
-from training.reporting.figures import settings_label, value_label, varying_keys
 from training.reporting.tables import Row, aligned, deviation, markdown, to_csv
 from training.study_page import compare
 
@@ -66,16 +65,6 @@ def test_other_files_are_not_rendered(page, content, tmp_path):
     with pytest.raises(ValueError, match=r"`render` must be the .json file.*Received: render="):
         page.render(path)
     assert [p.name for p in tmp_path.iterdir()] == ["other.json"]
-
-
-def test_labels_of_settings():
-    recipe = {"model": "resnet20", "dataset": "cifar10", "conv": "dsconv", "l2": 0.1}
-    recipe["kernel_sizes"] = [[3, 5], [3]]
-    assert value_label("kernel_sizes", recipe["kernel_sizes"]) == "3-5, 3"
-    assert value_label("kernel_sizes", None) == "the paper's kernel sizes"
-    assert settings_label(recipe, ["conv", "l2", "kernel_sizes"]) == "DSConv; l2 0.1; 3-5, 3"
-    assert varying_keys([recipe, recipe | {"l2": 0.2, "conv": "standard"}]) == ["l2"]
-    assert varying_keys([recipe, recipe | {"l2": 0.2, "dataset": "stl10"}]) == []
 
 
 def test_paired_test_of_hand_worked_numbers():

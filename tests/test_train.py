@@ -1,4 +1,3 @@
-import csv
 import json
 import math
 import warnings
@@ -6,7 +5,7 @@ import warnings
 import keras
 import numpy as np
 import pytest
-from commands import small_network, usage_error
+from commands import history, small_network, usage_error
 
 import keras_multiception as km
 from training import data, evaluate, train
@@ -65,11 +64,6 @@ def read_json(path):
     return json.loads(path.read_text())
 
 
-def read_history(folder):
-    with (folder / "history.csv").open() as file:
-        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
-
-
 class TestFolder:
     def test_config_holds_everything_that_decides_the_run(self, workdir):
         config = read_json(workdir / "config.json")
@@ -83,7 +77,7 @@ class TestFolder:
         assert config["execution"]["replicas"] == 1
 
     def test_history_has_a_row_for_each_epoch(self, workdir):
-        rows, recipe = read_history(workdir), get_recipe(RECIPE, SMALL)
+        rows, recipe = history(workdir), get_recipe(RECIPE, SMALL)
         assert [row["epoch"] for row in rows] == [1, 2]
         rates = [row["learning_rate"] for row in rows]
         assert rates == pytest.approx([recipe.learning_rate_at(epoch) for epoch in range(2)])
@@ -165,9 +159,7 @@ class TestFinishedRun:
     ("overrides", "message"),
     [
         (["model=resnet21"], "must be one of resnet20"),
-        (["conv=conv"], "`conv` must be"),
         (["kernel_sizes=2", "conv=multiception"], "`kernel_sizes` must list"),
-        (["dataset=digit"], "`dataset` must be one of cifar10,"),
         (["train_split=training"], "`split` must be one of train, test"),
         (["batch_size=101"], "`batch_size` must be at most"),
         (["model=mobilenetv2", "filters=8"], "`filters` must be 0 for mobilenetv2"),
@@ -196,7 +188,6 @@ def test_folder_of_something_else_is_refused(tmp_path, capsys, file, content, me
     [
         ([], "--recipe and --workdir are needed"),
         (["--recipe", "resnet", "--workdir", "x"], "`recipe` is unknown"),
-        (["--recipe", RECIPE, "--workdir", "x", "--set", "a=b"], "`set` must be key=value"),
         (["--epochs", "3"], "unrecognized arguments"),
     ],
 )
@@ -227,7 +218,7 @@ def test_ten_percent_of_cifar10(tmp_path, shared_tfds):
     metrics = read_json(workdir / "metrics.json")
     assert metrics["train"]["examples"] == 5000
     assert metrics["test"]["top1"] > 0.15
-    losses = [row["loss"] for row in read_history(workdir)]
+    losses = [row["loss"] for row in history(workdir)]
     assert losses[1] < losses[0] < math.log(10) + 0.2
 
 

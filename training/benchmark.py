@@ -20,16 +20,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from training.benchmarks.runner import FORMS, TASKS, Plan, measure
-from training.cli import (
-    Parser,
-    add_changes,
-    add_page_options,
-    attempt,
-    command_of,
-    parse_settings,
-    require_name,
-    run_command,
-)
+from training.cli import Parser, command_of, parse_settings, run_command
 
 CONVS = ("standard", "dsconv", "mixconv", "multiception")
 _HOST_FLAGS = ("--output", "--note")
@@ -49,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.quick:  # other defaults; what is given stays
         parser.set_defaults(**_QUICK)
         args = parser.parse_args(argv)
-    return attempt(parser, lambda: _measure(args, argv))
+    return parser.attempt(lambda: _measure(args, argv))
 
 
 def _measure(args: argparse.Namespace, argv: Sequence[str] | None) -> int:
@@ -59,7 +50,6 @@ def _measure(args: argparse.Namespace, argv: Sequence[str] | None) -> int:
         page.PAGE.render(args.render)
         return 0
     output = args.output or pathlib.Path("runs/benchmark")
-    require_name(output)
     plan = _plan(args)
     output.parent.mkdir(parents=True, exist_ok=True)  # fails now rather than at the end
     command = command_of("training.benchmark", argv, _HOST_FLAGS)
@@ -87,7 +77,7 @@ def _plan(args: argparse.Namespace) -> Plan:
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="python -m training.benchmark", description=(__doc__ or "").split("\n")[0])
+    parser = Parser("training.benchmark", __doc__)
 
     def several(name: str, default: list[str], text: str, choices: Sequence[str] | None) -> None:
         parser.add_argument(name, nargs="+", default=default, help=text, choices=choices)
@@ -97,9 +87,9 @@ def _parser() -> Parser:
     several("--task", list(TASKS), "what to measure; default: all", TASKS)
     several("--forms", list(FORMS), "default: all", FORMS)
     settings = " ".join(f"{key}={_write(value)}" for key, value in _SETTINGS.items())
-    add_changes(parser, f"how to measure; default: {settings}, 0 threads being all cores")
+    parser.add_changes(f"how to measure; default: {settings}, 0 threads being all cores")
     parser.add_argument("--quick", action="store_true", help="a few forms, in two minutes")
-    add_page_options(parser, "runs/benchmark")
+    parser.add_page_options("runs/benchmark")
     return parser
 
 

@@ -12,19 +12,65 @@ from training.recipe import parse_changes
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line on the standard error and exit code 2."""
+    """The arguments of a command, whose errors are one line and exit code 2."""
+
+    def __init__(self, module: str, doc: str | None) -> None:
+        super().__init__(prog=f"python -m {module}", description=(doc or "").partition("\n")[0])
 
     def error(self, message: str | Exception) -> NoReturn:
         """Exit with a message."""
         print(f"{self.prog}: error: {' '.join(str(message).split())}", file=sys.stderr)
         sys.exit(2)
 
+    def add_page_options(self, default: str) -> None:
+        """Add `--output`, `--note` and `--render` of a command that writes a page of results."""
+        text = f"files of the results, without suffix; default: {default}"
+        self.add_argument("--output", type=page_path, help=text)
+        self.add_argument("--note", default="", help="what readers must know")
+        text = "make tables and figures again from a result file and stop"
+        self.add_argument("--render", type=pathlib.Path, metavar="JSON", help=text)
+
+    def add_data_options(self, *names: str) -> None:
+        """Add the options that say where images are and to what they are resized."""
+        for name in names:
+            self.add_argument(f"--{name}", **_DATA_OPTIONS[name])
+
+    def add_changes(self, help: str) -> None:
+        """Add `--set`, which may come several times."""
+        options: dict[str, Any] = {"nargs": "+", "default": [], "metavar": "KEY=VALUE"}
+        self.add_argument("--set", action="extend", **options, help=help)
+
+    def attempt(self, action: Callable[[], int]) -> int:
+        """Return the exit code of a command, and say in one line what went wrong.
+
+        Bad usage, a `ValueError`, exits with 2; files, packages, processes and numbers that fail
+        return 1, an interrupt 130.
+        """
+        try:
+            return action()
+        except BrokenPipeError:  # for `run_command`
+            raise
+        except ValueError as error:
+            self.error(error)
+        except (OSError, RuntimeError, ArithmeticError, ImportError) as error:
+            print(f"{self.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print("Interrupted. The same command goes on from here.", file=sys.stderr)
+            return 130
+
+
+_DATA_OPTIONS: dict[str, dict[str, Any]] = {
+    "data_dir": {"help": "directory of the data, prepared or images by class"},
+    "archive_dir": {"help": "directory of the data set's original archives"},
+    "image_size": {"type": int, "default": 0, "help": "pixels to resize to (default: as it is)"},
+}
+
 
 def run_command(main: Callable[[], int]) -> int:
-    """Run a command as this process, and return its exit code.
+    """Run a command as this process; 1 if its output could not be written.
 
-    It is 1 if the output could not be written, which is said unless the reader has closed the pipe,
-    as in `... | head`; and 130 if the command was interrupted.
+    A reader that has closed the pipe, as in `... | head`, needs no message.
     """
     try:
         try:
@@ -37,66 +83,13 @@ def run_command(main: Callable[[], int]) -> int:
             print(f"error: {error}", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's last flush
         return 1
-    except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
-        return 130
 
 
-def attempt(parser: Parser, action: Callable[[], int]) -> int:
-    """Do what a command does, and say in one line what went wrong.
-
-    A `ValueError` is bad usage, which exits with 2; files, packages, processes and numbers that
-    fail return 1. What was interrupted, 130, can be gone on with.
-    """
-    try:
-        return action()
-    except BrokenPipeError:  # for `run_command`
-        raise
-    except ValueError as error:
-        parser.error(error)
-    except (OSError, RuntimeError, ArithmeticError, ImportError) as error:
-        print(f"{parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("Interrupted. The same command goes on from here.", file=sys.stderr)
-        return 130
-
-
-def add_page_options(parser: Parser, default: str) -> None:
-    """Add `--output`, `--note` and `--render` of a command that writes a page of results."""
-    text = f"files of the results, without suffix; default: {default}"
-    parser.add_argument("--output", type=pathlib.Path, help=text)
-    parser.add_argument("--note", default="", help="what readers must know")
-    text = "make tables and figures again from a result file and stop"
-    parser.add_argument("--render", type=pathlib.Path, metavar="JSON", help=text)
-
-
-def add_data_options(parser: Parser, *names: str) -> None:
-    """Add the options that say where images are and to what they are resized."""
-    for name in names:
-        parser.add_argument(f"--{name}", **_DATA_OPTIONS[name])
-
-
-_DATA_OPTIONS: dict[str, dict[str, Any]] = {
-    "data_dir": {"help": "directory of the data, prepared or images by class"},
-    "archive_dir": {"help": "directory of the data set's original archives"},
-    "image_size": {"type": int, "default": 0, "help": "pixels to resize to (default: as it is)"},
-}
-
-
-def add_changes(parser: Parser, help: str) -> None:
-    """Add `--set`, which may come several times."""
-    options: dict[str, Any] = {"nargs": "+", "default": [], "metavar": "KEY=VALUE"}
-    parser.add_argument("--set", action="extend", **options, help=help)
-
-
-def require_name(output: pathlib.Path) -> None:
-    """Raise a `ValueError` if a path, to which suffixes are added, has no last part for them."""
-    if not output.name:
-        raise ValueError(
-            "`output` must be a path of files without their suffix, such as results/mine. "
-            f"Received: output={output}"
-        )
+def page_path(text: str) -> pathlib.Path:
+    """Return a path to which suffixes can be added, as the type of an argument."""
+    if not (path := pathlib.Path(text)).name:
+        raise argparse.ArgumentTypeError(f"must be files without suffix, as results/mine: {text}")
+    return path
 
 
 def parse_settings(defaults: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:

@@ -5,7 +5,6 @@
     python -m training.compress --run runs/study --set learning_rate=0.001 epochs=3
     python -m training.compress --render training/results/compression.json
 
-The networks of several runs, or of a study's folder, stand side by side in one table and figure.
 The same command goes on where it was stopped; what is finished is not made again.
 """
 
@@ -15,16 +14,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from training.cli import (
-    Parser,
-    add_changes,
-    add_page_options,
-    attempt,
-    command_of,
-    parse_settings,
-    require_name,
-    run_command,
-)
+from training.cli import Parser, command_of, parse_settings, run_command
 from training.compression.recipes import DEFAULT, FineTuning, describe_recipes, parse_recipes
 from training.run_folder import find_runs
 
@@ -33,17 +23,13 @@ _SETTINGS = dataclasses.asdict(FineTuning()) | {"train_split": "", "test_split":
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compress from the command line.
-
-    The exit code is 1 if a loss was not finite, a file could not be written or a package is
-    missing, and 130 if it was interrupted.
-    """
+    """Compress from the command line, and return the exit code."""
     parser = _parser()
     args = parser.parse_args(argv)
     if args.list:
         print(describe_recipes())
         return 0
-    return attempt(parser, lambda: _compress(parser, args, argv))
+    return parser.attempt(lambda: _compress(parser, args, argv))
 
 
 def _compress(parser: Parser, args: argparse.Namespace, argv: Sequence[str] | None) -> int:
@@ -70,7 +56,6 @@ def _compress(parser: Parser, args: argparse.Namespace, argv: Sequence[str] | No
     tuning = FineTuning(**settings)
     runs = find_runs(args.run)
     output = args.output or pathlib.Path(args.run[0]) / "compression"
-    require_name(output)
     compressors = [Compressor(run, tuning, data_dir=args.data_dir, **splits) for run in runs]
     compressors = [each for each in compressors if any(map(each.applies, recipes))]
     if not compressors:
@@ -94,7 +79,7 @@ def _compress(parser: Parser, args: argparse.Namespace, argv: Sequence[str] | No
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="python -m training.compress", description=(__doc__ or "").split("\n")[0])
+    parser = Parser("training.compress", __doc__)
     add = parser.add_argument
     add("--list", action="store_true", help="say what each recipe does and stop")
     add("--run", nargs="+", metavar="DIR", help="folders of finished training runs, or of studies")
@@ -103,9 +88,9 @@ def _parser() -> Parser:
     text = (
         f"of steps that train, splits other than the run's, rounds of timing; default: {settings}"
     )
-    add_changes(parser, text)
+    parser.add_changes(text)
     add("--data_dir", help="directory of the data, as for training.train")
-    add_page_options(parser, "compression in the first --run")
+    parser.add_page_options("compression in the first --run")
     return parser
 
 

@@ -1,12 +1,8 @@
 """Count what networks cost, from their graphs alone.
 
-    python -m training.costs resnet20 --conv dsconv --classes 100 --format markdown
-    python -m training.costs --table5
-    python -m training.costs --zoo
-
-The first prints what one network costs, by layer and by stage. `--table5` sets our parameters
-beside those of the paper's Table V. `--zoo` counts every network with every type of convolution
-and writes zoo_costs.json, .csv, .md and .png.
+python -m training.costs resnet20 --conv dsconv --classes 100 --format markdown
+python -m training.costs --table5     # our parameters beside those of the paper's Table V
+python -m training.costs --zoo        # every network with every type of convolution
 """
 
 import argparse
@@ -19,7 +15,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from training.cli import Parser, attempt, run_command
+from training.cli import Parser, run_command
 from training.reporting import figures, tables
 from training.reporting.tables import Page, Row
 
@@ -30,7 +26,7 @@ _QUANTITIES = {"trainable_parameters": "parameters", "multiply_adds": "multiply-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Count from the command line."""
-    parser = Parser(prog="python -m training.costs", description=(__doc__ or "").split("\n")[0])
+    parser = Parser("training.costs", __doc__)
     add = parser.add_argument
     add("model", nargs="?", help="a network, as of km.list_models()")
     add("--conv", default="multiception", help=f"one of {', '.join(figures.CONVOLUTIONS)}")
@@ -43,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if sum(map(bool, (args.model, args.table5, args.zoo))) != 1:
         parser.error("one of a model, --table5 and --zoo must be given")
-    return attempt(parser, lambda: _count(args))
+    return parser.attempt(lambda: _count(args))
 
 
 def _count(args: argparse.Namespace) -> int:
@@ -147,18 +143,14 @@ PAGE = Page(_to_rows, _to_markdown, _draw)
 
 
 class Table5Row(typing.NamedTuple):
-    """A row of the paper's Table V: trainable parameters, and how they change in percent.
-
-    Each pair is of standard and of Multiception convolution. `released` is what the code counts
-    that Section VI of the paper points to.
-    """
+    """Trainable parameters with standard and Multiception convolution in the paper's Table V."""
 
     dataset: str
     model: str
     classes: int
     printed: tuple[str, str]  # in millions
-    released: tuple[int, int]
-    change: float
+    released: tuple[int, int]  # by the code that Section VI points to
+    change: float  # in percent
 
 
 _RESNET50 = ("0.7586", "0.5094"), (758554, 509434), -32.85

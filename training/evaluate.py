@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from training.cli import Parser, add_data_options, attempt, require_name, run_command
+from training.cli import Parser, page_path, run_command
 from training.reporting.tables import markdown, number
 
 _MISTAKES = 16
@@ -26,31 +26,36 @@ _LEGIBLE_CLASSES = 20  # in a confusion matrix
 def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate from the command line; 1 if the network outputs NaN."""
     args = (parser := _make_parser()).parse_args(argv)
-    return attempt(parser, lambda: _run(args))
+    return parser.attempt(lambda: _run(args))
 
 
 def _run(args: argparse.Namespace) -> int:
-    if args.json and args.json.is_dir():
-        raise ValueError(f"`json` must be a file. Received: json={args.json}")
-    if args.output:
-        require_name(args.output)
     answers = _evaluate(args)
-    _write(answers, args.output, args.json)
+    from keras_multiception.atomic import replacing, write_json
+
+    if args.json:
+        write_json(args.json, answers.result)
+    if output := args.output:
+        write_json(output.with_name(f"{output.name}.json"), answers.result)
+        with replacing(output.with_name(f"{output.name}.md")) as temporary:
+            temporary.write_text(answers.table() + "\n", encoding="utf-8")
+        with replacing(output.with_name(f"{output.name}.png")) as temporary:
+            answers.draw().savefig(temporary, format="png", dpi=120)
     print(answers.table())
     return 0
 
 
 def _make_parser() -> Parser:
-    parser = Parser(prog="python -m training.evaluate", description=__doc__.splitlines()[0])
+    parser = Parser("training.evaluate", __doc__)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--run", help="folder of a finished training run")
     source.add_argument("--model", help="a .keras file or the version folder of a SavedModel")
     add = parser.add_argument
     add("--dataset", help="data set; of a run, by default its own")
     add("--split", help="split; of a run, by default its own, else test")
-    add_data_options(parser, "data_dir", "archive_dir", "image_size")
+    parser.add_data_options("data_dir", "archive_dir", "image_size")
     add("--batch_size", type=int, default=256, help="images at once")
-    add("--output", type=pathlib.Path, help="path of the files to write, without their suffix")
+    add("--output", type=page_path, help="path of the files to write, without their suffix")
     add("--json", type=pathlib.Path, help="file to write the result to alone")
     return parser
 
@@ -180,19 +185,6 @@ def _evaluate(args: argparse.Namespace) -> Answers:
         **metrics.measure(predictions, labels, spec.class_names),
     }
     return Answers(result, images, labels, predictions)
-
-
-def _write(answers: Answers, output: pathlib.Path | None, json: pathlib.Path | None) -> None:
-    from keras_multiception.atomic import replacing, write_json
-
-    if json:
-        write_json(json, answers.result)
-    if output:
-        write_json(output.with_name(f"{output.name}.json"), answers.result)
-        with replacing(output.with_name(f"{output.name}.md")) as temporary:
-            temporary.write_text(answers.table() + "\n", encoding="utf-8")
-        with replacing(output.with_name(f"{output.name}.png")) as temporary:
-            answers.draw().savefig(temporary, format="png", dpi=120)
 
 
 if __name__ == "__main__":

@@ -32,8 +32,7 @@ def train(
 ) -> dict[str, Any]:
     """Train by a recipe called `name`, or go on where the run in the folder stopped.
 
-    Of several workers, all of which see the folder, the chief alone writes into it. A loss that is
-    not finite is a `FloatingPointError`, another worker that is lost an `OSError`.
+    A loss that is not finite is a `FloatingPointError`, another worker that is lost an `OSError`.
     """
     strategy = strategies.make_strategy(execution)
     if execution.loop == "device":
@@ -103,7 +102,13 @@ class _Run:
                 steps_per_execution=execution.steps_per_execution,
             )
             history = folder.load_checkpoint(model)
-        _require_same_start(strategy, history)
+        # others would go on from another epoch
+        replicas = strategies.count_replicas(strategy)
+        if strategies.sum_over_replicas(strategy, len(history)) != replicas * len(history):
+            raise ValueError(
+                "`workdir` must be the same folder for all workers, but they have saved another "
+                f"number of epochs. Received: {len(history)} epochs here"
+            )
         folder.begin(config)
         if history:
             print(f"Resuming after epoch {len(history)} of {recipe.epochs}.")
@@ -207,16 +212,6 @@ class _Run:
             "wall_seconds": sum(row["seconds"] for row in history),
             "images_per_second": statistics.median(row["images_per_second"] for row in history),
         }
-
-
-def _require_same_start(strategy: Any, history: History) -> None:
-    """Refuse workers that do not see one folder: they would go on from different epochs."""
-    replicas = strategies.count_replicas(strategy)
-    if strategies.sum_over_replicas(strategy, len(history)) != replicas * len(history):
-        raise ValueError(
-            "`workdir` must be the same folder for all workers, but they have saved another number "
-            f"of epochs. Received: {len(history)} epochs here"
-        )
 
 
 class AveragedWeights(keras.callbacks.Callback):

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import scipy.special
 
+from keras_multiception.graphs import fits
 from keras_multiception.preprocessing import Dataset, get_dataset
 from training import data
 
@@ -19,10 +20,7 @@ CALIBRATION_BINS = 15
 
 
 def load_model(path: str | os.PathLike[str]) -> Any:
-    """Load a `.keras` file, or the version folder of an exported SavedModel.
-
-    A SavedModel needs a signature `serving_default` from `image` to `probabilities`.
-    """
+    """Load a `.keras` file, or the version folder of an exported SavedModel."""
     try:
         if not os.path.isdir(path):
             return keras.models.load_model(path, compile=False)
@@ -94,10 +92,7 @@ def count_parameters(model: Any) -> dict[str, int]:
 def measure(
     log_probabilities: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]
 ) -> dict[str, Any]:
-    """Compute mean cross-entropy, accuracies and calibration error, and accuracies by class.
-
-    Predictions that are NaN are a `FloatingPointError`.
-    """
+    """Compute mean cross-entropy, accuracies and calibration error, and accuracies by class."""
     if lost := np.isnan(log_probabilities).any(axis=1).sum():
         raise FloatingPointError(
             "The answers of the network must be numbers. Received: NaN for "
@@ -123,11 +118,7 @@ def measure(
 
 
 def _calibration_error(log_probabilities: np.ndarray, right: np.ndarray) -> float:
-    """Return the expected calibration error (Guo et al., 2017), over bins of equal width.
-
-    It is the mean, over all images, of the distance between accuracy and mean confidence of the
-    image's bin.
-    """
+    """Return the expected calibration error (Guo et al., 2017), over bins of equal width."""
     confidence = np.exp(log_probabilities.max(axis=1))
     bins = np.clip(np.ceil(confidence * CALIBRATION_BINS) - 1, 0, CALIBRATION_BINS - 1)
     gaps = np.bincount(bins.astype(int), weights=right - confidence)
@@ -150,11 +141,7 @@ def _serving_default(model: Any, spec: Dataset) -> tuple[Callable, type]:
 
 
 def _require_fit(input_shape: tuple, output_shape: tuple, spec: Dataset) -> None:
-    expected = (None, *spec.image_shape)
-    fits = len(input_shape) == len(expected) and all(
-        size in (None, wanted) for size, wanted in zip(input_shape[1:], expected[1:], strict=True)
-    )
-    if not fits:
+    if not fits(spec.image_shape, input_shape[1:]):
         raise ValueError(
             f"`model` must take images of shape {spec.image_shape}, those of the data set. "
             f"Received: input_shape={input_shape}"

@@ -16,10 +16,7 @@ KernelSizes = tuple[int, ...] | tuple[tuple[int, ...], ...] | None
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the outcome of a training run, by default as the paper for CIFAR.
-
-    A value of the wrong type or out of its range is a `ValueError`.
-    """
+    """Everything that decides the outcome of a training run, by default as the paper for CIFAR."""
 
     dataset: str  # a key of `keras_multiception.preprocessing.DATASETS`, or "folder"
     model: str  # a name of `keras_multiception.list_models()`

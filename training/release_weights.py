@@ -2,8 +2,8 @@
 
     python -m training.release_weights --run runs/study/resnet20_multiception_cifar10_muon
 
-Of the seeds of one recipe, the one with the lowest test error ships; its model card names the
-errors of all. Kernels are rounded to 16 bits where that leaves the accuracy as it is.
+The seed with the lowest test error ships; its model card names the errors of all. Kernels are
+rounded to 16 bits where that leaves the accuracy as it is.
 """
 
 import os
@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 
-from training.cli import Parser, add_data_options, attempt, run_command
+from training.cli import Parser, run_command
 from training.run_folder import RunFolder, find_runs
 
 KEPT = 0.0005  # of the accuracy: what rounding may cost
@@ -26,11 +26,11 @@ _CARD_KEYS = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Release weights from the command line, and return the exit code."""
-    parser = Parser(prog="python -m training.release_weights", description=__doc__.splitlines()[0])
+    parser = Parser("training.release_weights", __doc__)
     add = parser.add_argument
     text = "folders of finished runs, or of a study's condition with its seeds"
     add("--run", nargs="+", required=True, help=text)
-    add_data_options(parser, "data_dir")
+    parser.add_data_options("data_dir")
     add("--note", default="", help="what readers must know of the data")
     add("--output", type=pathlib.Path, help="folder to write to; the default is the package's own")
     args = parser.parse_args(argv)
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(release(runs, args.data_dir, args.output, args.note))
         return 0
 
-    return attempt(parser, run)
+    return parser.attempt(run)
 
 
 def release(

@@ -41,11 +41,7 @@ History = list[dict[str, Any]]  # a row for each epoch
 
 
 class RunFolder:
-    """The folder of one run of one configuration; it need not exist.
-
-    Where it is not `writable`, as for the workers of a job other than its chief, what is given to
-    write is left out.
-    """
+    """The folder of one run, written by the chief of its workers alone; it need not exist."""
 
     def __init__(self, path: str | os.PathLike[str], writable: bool = True) -> None:
         self.path = pathlib.Path(path)
@@ -91,8 +87,6 @@ class RunFolder:
 
     def check(self, config: dict[str, Any]) -> None:
         """Raise a `ValueError` unless a run of this configuration may begin or go on here."""
-        if self.path.exists() and not self.path.is_dir():
-            raise ValueError(f"`workdir` must be a folder. Received: workdir={self.path}")
         before = self.config()
         if before is not None:
             require_same(_decisive(before), _decisive(config), self.path)
@@ -108,14 +102,8 @@ class RunFolder:
         if not self.writable:
             yield
             return
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            file = (self.path / ".lock").open("w")
-        except OSError as error:
-            raise ValueError(
-                f"`workdir` cannot be written ({error.strerror}). Received: workdir={self.path}"
-            ) from error
-        with file:
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -194,23 +182,19 @@ class RunFolder:
 
 
 def find_runs(paths: Iterable[str | os.PathLike[str]]) -> list[RunFolder]:
-    """Return the finished runs in some folders, each a run or a study; others are named.
-
-    Two runs of one recipe with the same seed are a `ValueError`.
-    """
+    """Return the finished runs in some folders, each a run or a study; others are named."""
     found: dict[str, RunFolder] = {}
     for path in map(pathlib.Path, paths):
         files = sorted(path.rglob("config.json"))
         runs = [RunFolder(f.parent) for f in files if "compressed" not in f.relative_to(path).parts]
-        finished = [run for run in runs if run.is_finished()]
-        if not finished:
+        if not any(run.is_finished() for run in runs):
             raise ValueError(
                 f"`run` must be the folder of a finished run, or of several. Received: run={path}"
             )
         for run in runs:
-            if run not in finished:
+            if not run.is_finished():
                 print(f"{run.path}: not finished, and left out", file=sys.stderr)
-        for run in finished:
+                continue
             recipe = json.dumps(run.finished()["recipe"], sort_keys=True)
             other = found.setdefault(recipe, run)
             if other.path.resolve() != run.path.resolve():
@@ -222,7 +206,7 @@ def find_runs(paths: Iterable[str | os.PathLike[str]]) -> list[RunFolder]:
 
 
 def _atomic() -> ModuleType:
-    """Import what imports Keras, for seconds, where a folder is written: many only look into it."""
+    """Import what imports Keras, for seconds, only where a folder is written."""
     from keras_multiception import atomic
 
     return atomic
@@ -250,11 +234,7 @@ def _decisive(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _variables(model: Any) -> dict[str, Any]:
-    """Name all state of a compiled model: weights, states of generators, optimizer.
-
-    `model.save_weights` is not enough: it leaves out the states of the random generators of
-    layers such as `Dropout`.
-    """
+    """Name all state of a compiled model; `model.save_weights` leaves out random generators."""
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
     owners = {"model": model.variables, "optimizer": model.optimizer.variables}

@@ -15,25 +15,10 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from training.cli import (
-    Parser,
-    add_changes,
-    add_data_options,
-    add_page_options,
-    attempt,
-    command_of,
-    require_name,
-    run_command,
-)
+from training.cli import Parser, command_of, run_command
 from training.loop.strategies import LOOPS
 from training.study_page import PAGE, collect, require_own_results
-from training.study_runs import (
-    find_gpus,
-    plan_conditions,
-    plan_runs,
-    recipes_of_tables,
-    train_runs,
-)
+from training.study_runs import find_gpus, plan_conditions, plan_runs, recipes_of_tables, train_runs
 
 # What readers of the page choose themselves: where and how it is run.
 _HOST_FLAGS = {"--workdir", "--data_dir", "--output", "--note", "--summary_only"}
@@ -46,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if not args.render and not (args.workdir and (args.table or args.recipe)):
         parser.error("--workdir and --table or --recipe are needed, or --render")
-    return attempt(parser, lambda: _study(args, argv))
+    return parser.attempt(lambda: _study(args, argv))
 
 
 def _study(args: argparse.Namespace, argv: Sequence[str] | None) -> int:
@@ -60,7 +45,6 @@ def _study(args: argparse.Namespace, argv: Sequence[str] | None) -> int:
     # this process counts and draws; the GPUs are for those that train
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     output = args.output or args.workdir / "study"
-    require_name(output)
     require_own_results(output, runs, args.summary_only)
     command = command_of("training.study", argv, _HOST_FLAGS)
 
@@ -80,7 +64,7 @@ def _study(args: argparse.Namespace, argv: Sequence[str] | None) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="python -m training.study", description=(__doc__ or "").split("\n")[0])
+    parser = Parser("training.study", __doc__)
     several = functools.partial(parser.add_argument, action="extend", nargs="+", default=[])
     several("--table", type=int, help="numbers of the paper's tables, 1 to 5")
     several("--models", help="networks of the tables to keep")
@@ -88,13 +72,13 @@ def _parser() -> Parser:
     several("--recipe", help="names of recipes, or .json files, beside those of the tables")
     grid = "values of the recipes to try; a key may come several times"
     several("--grid", metavar="KEY=VALUE", help=grid)
-    add_changes(parser, "values to change in every recipe")
+    parser.add_changes("values to change in every recipe")
     add = parser.add_argument
     add("--seeds", type=int, default=3, help="how many, from 0 (%(default)s)")
     add("--quick", action="store_true", help="the recipes' variants for a laptop")
     add("--workdir", type=pathlib.Path, help="folder of the run folders")
-    add_page_options(parser, "study in the workdir")
-    add_data_options(parser, "data_dir")
+    parser.add_page_options("study in the workdir")
+    parser.add_data_options("data_dir")
     parallel = "processes at a time; auto is one for each GPU, or one without any"
     add("--parallel", type=_count, default="auto", metavar="N", help=parallel)
     add("--loop", choices=LOOPS, default="keras", help="as of training.train (%(default)s)")

@@ -58,16 +58,14 @@ def collect(runs: Sequence[Run], *, command: str = "", note: str = "") -> Result
 
 def require_own_results(output: pathlib.Path, runs: Sequence[Run], summary_only: bool) -> None:
     """Raise a `ValueError` if there is a summary of what this study does not have."""
-    own = {run.condition.label for run in runs}
-    own |= {str(run) for run in runs if run.folder.metrics() or not summary_only}
+    own = {str(run) for run in runs if run.folder.metrics() or not summary_only}
 
     def names_in(results: Results) -> dict[str, str]:
-        labels = [each["label"] for each in results["conditions"]]
-        seeds = [
-            (each["label"], run["seed"]) for each in results["conditions"] for run in each["runs"]
-        ]
-        names = [*labels, *(f"{label}, seed {seed}" for label, seed in seeds)]
-        return dict(zip(names, names, strict=True))
+        return {
+            (name := f"{each['label']}, seed {run['seed']}"): name
+            for each in results["conditions"]
+            for run in each["runs"]
+        }
 
     tables.require_own_output(output, names_in, own)
 
@@ -135,10 +133,9 @@ def _plain(value: Any) -> Any:
 
 
 def differences(conditions: Sequence[Results]) -> Iterator[tuple[Results, Comparison | None]]:
-    """Compare each condition with the reference of its network, data set and test images.
+    """Yield for each condition the reference of its network and test images, and the comparison.
 
-    The reference is the first Multiception condition there, or the first one. Yields it for each
-    condition, with `None` where there is nothing to compare.
+    The reference is the first Multiception condition there, or the first one.
     """
     references: dict[tuple[str, ...], Results] = {}
     for each in sorted(conditions, key=lambda each: each["recipe"]["conv"] != "multiception"):
@@ -237,11 +234,7 @@ def _table(conditions: Sequence[Results]) -> str:
 
 
 def _draw(results: Results) -> Figure:
-    """Draw learning curves beside errors against parameters: a row for each network and data set.
-
-    A line is the mean over the seeds, its band from the best to the worst one; bars are a standard
-    deviation.
-    """
+    """Draw learning curves, from the best to the worst seed, beside errors against parameters."""
     groups: dict[str, list[Results]] = {}
     for each in results["conditions"]:
         if each["runs"]:
@@ -256,8 +249,9 @@ def _draw(results: Results) -> Figure:
             color = f"C{index}" if is_grid else figures.COLORS[each["recipe"]["conv"]]
             errors = np.array([run["error_by_epoch"] for run in each["runs"]])
             epochs = np.arange(errors.shape[1]) + 1
-            label = figures.settings_label(each["recipe"], ["conv", *varying])
-            curves.plot(epochs, errors.mean(0), color=color, label=f"{label}: {each['mean']:.2f} %")
+            values = (figures.value_label(key, each["recipe"][key]) for key in ("conv", *varying))
+            label = f"{'; '.join(values)}: {each['mean']:.2f} %"
+            curves.plot(epochs, errors.mean(0), color=color, label=label)
             curves.fill_between(epochs, errors.min(0), errors.max(0), color=color, alpha=0.18, lw=0)
             sizes.errorbar(each["parameters"], each["mean"], each["sd"], fmt="o", color=color)
         figures.style(curves, title=title, x="epoch", y="top-1 test error (%)", grid="y")

@@ -28,14 +28,11 @@ Place = str | set[int] | None  # a GPU, some cores, or all of them
 
 @dataclasses.dataclass(frozen=True)
 class Condition:
-    """What runs share that differ in their seed alone: a label, which names the folder, a recipe
-    whose seed does not matter, and the arguments of `python -m training.train` that give it, the
-    last of which are changes.
-    """
+    """What runs share that differ in their seed alone."""
 
-    label: str
-    recipe: Recipe
-    arguments: tuple[str, ...]
+    label: str  # which names the folder
+    recipe: Recipe  # with any seed
+    arguments: tuple[str, ...]  # of `python -m training.train`; the last ones are changes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,10 +65,7 @@ class Run:
 def recipes_of_tables(
     tables: Iterable[int], models: Sequence[str] = (), datasets: Sequence[str] = ()
 ) -> list[str]:
-    """Return the names of the recipes of the paper's tables, each once.
-
-    `models` and `datasets` are those to keep; none keeps all.
-    """
+    """Return the names of the recipes of the tables, each once; no `models` keep all of them."""
     found = [cell for table in tables for cell in cells(table)]
     for key, kept in {"model": models, "dataset": datasets}.items():
         there = dict.fromkeys(getattr(cell, key) for cell in found)
@@ -92,11 +86,7 @@ def plan_conditions(
     changes: Sequence[str] = (),
     grid: Sequence[str] = (),
 ) -> list[Condition]:
-    """Combine recipes, by name or `.json` file, with the values of a grid.
-
-    `changes` and `grid` are strings `key=value`. The first change every recipe; a key that comes
-    several times in the grid is tried with each value.
-    """
+    """Combine recipes, each with all `changes`, with every point of a grid, of `key=value`s."""
     axes: dict[str, list[str]] = {}
     for change in grid:
         axes.setdefault(change.partition("=")[0], []).append(change)
@@ -152,8 +142,7 @@ def train_runs(
 ) -> None:
     """Train the runs that are not finished, in their order, `parallel` of them at a time.
 
-    The processes get the GPUs in turn or, without any, share the cores. `options` are more
-    arguments of `python -m training.train`. `on_finish` is called whenever a run has been finished.
+    `options` are more arguments of `python -m training.train`.
     """
     waiting = [run for run in runs if not run.folder.metrics()]
     print(f"{len(runs) - len(waiting)} of {len(runs)} runs are finished.", flush=True)
@@ -181,10 +170,7 @@ def train_runs(
 
 
 def _share_cores(parallel: int) -> list[Place]:
-    """Return the cores of each process.
-
-    Two processes with a core each train more images a second than one on both.
-    """
+    """Return the cores of each process: two with a core each are faster than one on both."""
     if parallel == 1 or not hasattr(os, "sched_getaffinity"):
         return [None] * parallel
     cores = sorted(os.sched_getaffinity(0))

@@ -1,32 +1,10 @@
 """Train a network by a recipe.
 
     python -m training.train --list
-    python -m training.train --describe resnet20_multiception_cifar10
-    python -m training.train --recipe resnet20_multiception_digits --workdir runs/digits
     python -m training.train --recipe resnet20_multiception_cifar10 --quick --workdir runs/quick
 
 The same command resumes a run that was stopped, by whatever means, after its last whole epoch;
 on a CPU it ends with the same weights, to the bit, as a run that was never stopped.
-
-On all GPUs of a machine, which divide each batch among them:
-
-    python -m training.train --recipe resnet20_multiception_cifar10 --workdir runs/mirrored \\
-        --strategy mirrored
-
-On several machines, the same command on each, with a `--workdir` that all of them see and the
-index of each in its environment; the first one writes and reports:
-
-    export TF_CONFIG='{"cluster": {"worker": ["host1:2222", "host2:2222"]},
-                       "task": {"type": "worker", "index": 0}}'
-    python -m training.train --recipe resnet20_multiception_cifar10 --workdir runs/workers \\
-        --strategy multi_worker
-
-Where one of them is lost, all of them are started again to resume.
-
-A small network on a GPU, with Keras on JAX, epoch by epoch in the memory of the GPU:
-
-    KERAS_BACKEND=jax python -m training.train --recipe resnet20_multiception_cifar10 \\
-        --workdir runs/device --loop device --set dtype_policy=mixed_bfloat16
 """
 
 import argparse
@@ -35,29 +13,25 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from training.cli import Parser, add_changes, add_data_options, attempt, run_command
+from training.cli import Parser, run_command
 from training.loop.strategies import Execution
 from training.recipes import NUMERALS, RECIPES, describe, get_recipe, paper_cells
 from training.reporting.tables import DASH, aligned
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train from the command line, and return the exit code.
-
-    It is 0 if the run is finished, 1 if the loss was not finite, a file could not be written or
-    another worker was lost, 2 for bad usage, and 130 if it was interrupted.
-    """
+    """Train from the command line, and return the exit code."""
     args = (parser := _make_parser()).parse_args(argv)
     if args.list:
         print(_format_recipes())
         return 0
     if not args.describe and not (args.recipe and args.workdir):
         parser.error("--recipe and --workdir are needed, or --list or --describe")
-    return attempt(parser, lambda: _run(args))
+    return parser.attempt(lambda: _run(args))
 
 
 def _make_parser() -> Parser:
-    parser = Parser(prog="python -m training.train", description=__doc__.splitlines()[0])
+    parser = Parser("training.train", __doc__)
     add = parser.add_argument
     add("--list", action="store_true", help="list the recipes and stop")
     add("--describe", metavar="RECIPE", help="show one recipe and stop")
@@ -65,9 +39,9 @@ def _make_parser() -> Parser:
     quick = "the recipe's variant for a laptop: fewer images, epochs"
     add("--quick", action="store_true", help=quick)
     add("--workdir", help="folder of the run; the same one resumes it")
-    add_data_options(parser, "data_dir", "archive_dir")
+    parser.add_data_options("data_dir", "archive_dir")
     changes = "values of the recipe to change, such as epochs=30 kernel_sizes=3-5-7,3-5,3-3"
-    add_changes(parser, changes)
+    parser.add_changes(changes)
     run = parser.add_argument_group("how to run it, with the same outcome")
     for field in dataclasses.fields(Execution):
         run.add_argument(

@@ -4,14 +4,9 @@
         --budget parameters=200000 --workdir runs/tune
     python -m training.train --recipe runs/tune/winner.json --workdir runs/winner
 
-The first trial is the recipe itself. A trial over the budget is not trained; it counts as an
-accuracy of 0. Accuracy is measured on the last tenth of the training split, which no trial trains
-on, or on `--validation_split`; never on the test split. However it was stopped, the same command
-goes on, trials within their last whole epoch; more `--trials` may be asked for.
-
-Several workers share a search by the variables of Keras Tuner: KERASTUNER_ORACLE_IP and
-KERASTUNER_ORACLE_PORT of the chief for all, and KERASTUNER_TUNER_ID, "chief" for one process that
-hands out trials and any other name for each that trains them.
+The first trial is the recipe itself. Accuracy is measured on the last tenth of the training split,
+which no trial trains on, or on `--validation_split`; never on the test split. However it was
+stopped, the same command goes on; more `--trials` may be asked for.
 """
 
 import argparse
@@ -35,7 +30,7 @@ from keras_multiception.applications.classifier import PAPER_KERNEL_SIZES
 from keras_multiception.atomic import write_json
 from keras_multiception.machine import time_in_turns
 from training import data
-from training.cli import Parser, add_changes, add_data_options, attempt, run_command
+from training.cli import Parser, run_command
 from training.data import splits
 from training.fit import train
 from training.loop import network
@@ -64,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Search from the command line; 1 if no trial could be trained, 130 if it was interrupted."""
     parser = _parser()
     args = parser.parse_args(argv)
-    return attempt(parser, lambda: _search(args))
+    return parser.attempt(lambda: _search(args))
 
 
 def _search(args: argparse.Namespace) -> int:
@@ -93,9 +88,7 @@ def _search(args: argparse.Namespace) -> int:
 
 
 def hold_out(recipe: Recipe, validation_split: str | None = None) -> Recipe:
-    """Return a recipe measured on `validation_split`, which it must not train on, or on the last
-    tenth of its training split, which is taken out of it.
-    """
+    """Return a recipe measured on `validation_split`, or on a tenth that it then leaves out."""
     if validation_split:
         if splits.overlap(recipe.train_split, validation_split):
             raise ValueError(
@@ -103,15 +96,14 @@ def hold_out(recipe: Recipe, validation_split: str | None = None) -> Recipe:
                 f"--set train_split=... changes that. Received: {validation_split}"
             )
         return dataclasses.replace(recipe, test_split=validation_split)
-    match = re.fullmatch(r"(\w+)(?:\[:(?:(\d+)|([\d.]+)%)\])?", recipe.train_split)
+    match = re.fullmatch(r"(\w+)(?:\[:([\d.]+)(%?)\])?", recipe.train_split)
     if not match:
         raise ValueError(
             "`validation_split` must be given where `train_split` is not a split such as train or "
             f"its beginning. Received: {recipe.train_split}"
         )
-    name, unit = match[1], "" if match[2] else "%"
-    size = int(match[2]) if match[2] else float(match[3] or 100)
-    kept = size - max(1, round(size / 10)) if match[2] else 0.9 * size
+    name, unit, size = match[1], match[3] if match[2] else "%", float(match[2] or 100)
+    kept = 0.9 * size if unit else size - max(1, round(size / 10))
     if not kept:
         raise ValueError(
             f"`train_split` is too small to take a tenth out. Received: {recipe.train_split}"
@@ -142,25 +134,18 @@ def parse_budget(texts: Iterable[str]) -> dict[str, float]:
 
 def _require_same(path: pathlib.Path, search: dict[str, Any]) -> None:
     """Refuse a workdir where something else was searched."""
-    if not path.exists():
-        return
-    try:
+
+    def settings(search: dict[str, Any]) -> dict[str, Any]:
+        others = {key: search.get(key) for key in ("budget", "algorithm")}
+        return {**RECIPE_DEFAULTS, **search.get("recipe", {}), **others}
+
+    if path.exists():
         before = json.loads(path.read_text(encoding="utf-8"))
-        others = {key: before[key] for key in ("budget", "algorithm")}
-        before = {**RECIPE_DEFAULTS, **before["recipe"], **others}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"`workdir` must not have another tune.json than a search's ({error!r}). "
-            f"Received: {path}"
-        ) from error
-    require_same(before, {**search["recipe"], **{key: search[key] for key in others}}, path.parent)
+        require_same(settings(before), settings(search), path.parent)
 
 
 def trial_recipe(own: Recipe, hp: keras_tuner.HyperParameters) -> Recipe:
-    """Return the recipe of a trial around another one, which is the default.
-
-    Convolution, kernel sizes, width and learning rate vary, and L2 or weight decay unless it is 0.
-    """
+    """Return the recipe of a trial around another one; L2 and weight decay of 0 stay."""
     values: dict[str, Any] = {"conv": hp.Choice("conv", list(TYPES), default=own.conv)}
     values["kernel_sizes"] = own.kernel_sizes if values["conv"] == own.conv else None
     with hp.conditional_scope("conv", _WITH_KERNEL_SIZES):
@@ -229,8 +214,8 @@ ALGORITHMS = {
 class RecipeTuner(keras_tuner.Tuner):
     """A search around a recipe, new or reloaded, that trains each trial in a run folder.
 
-    A trial over the budget, or whose loss is lost, counts as an accuracy of 0, from which the
-    search learns. Absent data or a full disk end the search, which can then be resumed.
+    A trial over the budget, or whose loss is lost, counts as an accuracy of 0. Absent data or a
+    full disk end the search, which can then be resumed.
     """
 
     def __init__(
@@ -321,7 +306,7 @@ def find_winner(results: Iterable[Result]) -> Result | None:
 def _summarize(tuner: RecipeTuner, args: argparse.Namespace) -> Result | None:
     """Write what has been found so far, and return the winner.
 
-    `winner.json` is the recipe of the command with the winner's values, its own splits and epochs.
+    Its recipe is that of the command, splits and epochs too, with the winner's tuned values.
     """
     trials = trial_results(tuner)
     introduction = (
@@ -376,18 +361,18 @@ PAGE = Page(_to_rows, _to_markdown)
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="python -m training.tune", description=(__doc__ or "").split("\n")[0])
+    parser = Parser("training.tune", __doc__)
     add = parser.add_argument
     add("--recipe", required=True, help="name of a recipe, or a .json file")
     add("--quick", action="store_true", help="its variant for a laptop, for trials")
     add("--workdir", type=pathlib.Path, required=True, help="folder of the search")
-    add_data_options(parser, "data_dir")
+    parser.add_data_options("data_dir")
     add("--trials", type=int, default=20, help="at most (%(default)s)")
     add("--algorithm", choices=ALGORITHMS, default="bayesian", help="default: %(default)s")
     budget = "most that a network may cost: parameters=N, latency_ms=N for one image, or both"
     add("--budget", nargs="+", default=[], metavar="COST=MOST", help=budget)
     add("--validation_split", help="split to measure on, if not the last tenth for training")
-    add_changes(parser, "values of the recipe to change, for the trials and the winner")
+    parser.add_changes("values of the recipe to change, for the trials and the winner")
     return parser
 
 

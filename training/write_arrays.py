@@ -9,19 +9,19 @@ import re
 import sys
 from collections.abc import Sequence
 
-from training.cli import Parser, add_data_options, attempt, run_command
+from training.cli import Parser, run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write arrays from the command line, and return the exit code."""
-    parser = Parser(prog="python -m training.write_arrays", description=__doc__.splitlines()[0])
+    parser = Parser("training.write_arrays", __doc__)
     add = parser.add_argument
     add("--dataset", required=True, help="name of the data set")
     add("--output", required=True, help="directory to write a folder for it in")
-    add_data_options(parser, "data_dir", "archive_dir", "image_size")
+    parser.add_data_options("data_dir", "archive_dir", "image_size")
     add("--splits", nargs="+", default=["train", "test"], help="splits to write")
     args = parser.parse_args(argv)
-    return attempt(parser, lambda: _write(args))
+    return parser.attempt(lambda: _write(args))
 
 
 def _write(args: argparse.Namespace) -> int:

@@ -247,10 +247,7 @@ def in_float32(model: keras.Model) -> keras.Model:
 def prepare(
     step: str, model: Any, before: tuple[str, ...], spec: Dataset, total_steps: int
 ) -> tuple[Any, list, Callable[[Any], Any]]:
-    """Make a network, of Keras 3 or of Keras 2 and pixels, ready to be trained by a step.
-
-    Returns the network to train, the callbacks it needs, and a function that makes the result.
-    """
+    """Return the network that a step trains, its callbacks, and what makes the result of it."""
     kind, count = split_step(step)
     callbacks: list[Any] = []
     finish: Callable[[Any], Any] = lambda trained: trained  # noqa: E731

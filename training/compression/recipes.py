@@ -84,9 +84,7 @@ class Compression:
 
 def parse_recipes(texts: Iterable[str]) -> list[Compression]:
     """Return what names stand for, such as "qat" and "prune80", each once, in their order."""
-    names = [name.strip() for text in texts for name in text.split(",") if name.strip()]
-    if not names:
-        raise ValueError(f"`recipe` must name at least one. Received: recipe={list(texts)}")
+    names = [name.strip() for text in texts for name in text.split(",")]
     return [_parse(name) for name in dict.fromkeys(names)]
 
 
@@ -105,18 +103,17 @@ def split_step(step: str) -> tuple[str, int]:
 def _parse(name: str) -> Compression:
     if name in _RECIPES and not name.endswith("N"):
         return Compression(name, *_RECIPES[name])
-    match = re.fullmatch(r"([a-z]+)(\d+)?", name)
-    kind = match[1] if match else ""
-    number = match[2] if match and match[2] else _DEFAULT_NUMBERS.get(kind)
-    if f"{kind}N" not in _RECIPES or number is None:
+    kind, number = split_step(name)
+    number = number or _DEFAULT_NUMBERS.get(kind, 0)
+    if f"{kind}N" not in _RECIPES:
         known = ", ".join(_RECIPES)
         raise ValueError(f"`recipe` must be of {known}, N a number. Received: recipe={name}")
     low, high = _LIMITS.get(kind, (1, 99))
-    if not low <= int(number) <= high:
+    if not low <= number <= high:
         raise ValueError(
             f"`recipe` must have a number from {low} to {high} after {kind}. "
             f"Received: recipe={name}"
         )
     description, steps = _RECIPES[f"{kind}N"]
-    steps = tuple(step.replace("N", f"{int(number)}") for step in steps)
-    return Compression(name, re.sub(r"\bN\b", f"{int(number)}", description), steps)
+    steps = tuple(step.replace("N", f"{number}") for step in steps)
+    return Compression(name, re.sub(r"\bN\b", f"{number}", description), steps)

@@ -204,7 +204,17 @@ def _prepare_tfds(builder: Any, dataset: str, archive_dir: pathlib.Path) -> None
 
     registered = {info.filename: info for info in builder.url_infos.values()}
     for name in ARCHIVES[dataset]:
-        _check_archive(archive_dir / name, registered[name])
+        path, original = archive_dir / name, registered[name]
+        if not path.is_file():
+            raise ValueError(
+                f"`archive_dir` must have the file {name}. Received: archive_dir={archive_dir}"
+            )
+        if (checksum := arrays.sha256_of(path)) != original.checksum:
+            raise ValueError(
+                f"`archive_dir` must have the original {name}, of {original.size:,} bytes and "
+                f"SHA-256 {original.checksum}. Received: {path} of {path.stat().st_size:,} bytes "
+                f"and SHA-256 {checksum}"
+            )
     root = pathlib.Path(builder.data_dir_root)
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".extracted-", dir=root) as extracted:
@@ -212,17 +222,3 @@ def _prepare_tfds(builder: Any, dataset: str, archive_dir: pathlib.Path) -> None
             manual_dir=archive_dir, extract_dir=extracted, try_download_gcs=False
         )
         builder.download_and_prepare(download_dir=extracted, download_config=config)
-
-
-def _check_archive(path: pathlib.Path, registered: Any) -> None:
-    if not path.is_file():
-        raise ValueError(
-            f"`archive_dir` must have the file {path.name}. Received: archive_dir={path.parent}"
-        )
-    checksum = arrays.sha256_of(path)
-    if checksum != registered.checksum:
-        raise ValueError(
-            f"`archive_dir` must have the original {path.name}, of {registered.size:,} bytes and "
-            f"SHA-256 {registered.checksum}. Received: {path} of {path.stat().st_size:,} bytes and "
-            f"SHA-256 {checksum}"
-        )

@@ -48,10 +48,7 @@ def order(seed: int, epoch: int, examples: int) -> np.ndarray:
 def draw(
     seed: int, epoch: int, step: int, shape: tuple[int, int, int], augmentation: Augmentation
 ) -> Draws:
-    """Draw the random choices of a batch; those of what `augmentation` leaves out change nothing.
-
-    The `seed` is from 0 to 2**64 - 1, and `shape` is (batch, height, width).
-    """
+    """Draw the random choices of a batch of a shape; what is not augmented changes nothing."""
     rng = _generator(seed, epoch, step + 1)
     size = shape[0]
     offsets = rng.integers(0, 2 * augmentation.pad_and_crop + 1, (size, 2), "int32")
@@ -78,10 +75,7 @@ def draw(
 def _boxes(
     rng: np.random.Generator, shape: tuple[int, int, int], alpha: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw a box in each image; return where they are, and the share of each image outside.
-
-    The area is from the Beta distribution, the place from the uniform one.
-    """
+    """Draw a box in each image; return where they are, and the share of each image outside."""
     size, height, width = shape
     side = np.sqrt(1 - rng.beta(alpha, alpha, size))
     inside = []

@@ -7,7 +7,6 @@ DATA_DIR/train/cat/1.jpg  DATA_DIR/test/cat/2.jpg              or as the user ha
 import concurrent.futures
 import functools
 import pathlib
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,7 +30,11 @@ def load(split: str, data_dir: Path | None, image_size: int) -> Examples:
     `test` is every fifth file of each class, by name. The order within a split is mixed, and
     always the same for the same files.
     """
-    _require_size(image_size)
+    if image_size < 1:
+        raise ValueError(
+            "`image_size` must be given for a folder of images: the height and width in pixels to "
+            f"resize them to. Received: image_size={image_size}"
+        )
     files = _files(data_dir)
     parts = splits.select(split, {name: len(examples) for name, examples in files.items()})
     examples = [example for name, part in parts for example in files[name][part]]
@@ -43,37 +46,22 @@ def load(split: str, data_dir: Path | None, image_size: int) -> Examples:
 def spec(data_dir: Path | None, image_size: int) -> Dataset:
     """Measure mean and standard deviation of the training images, and name the classes."""
     pixels, _ = load("train", data_dir, image_size)
-    mean, std = _statistics(pixels)
-    if not all(std):
-        raise ValueError(
-            "`data_dir` must hold training images whose red, green and blue each vary. "
-            f"Received: data_dir={data_dir}"
-        )
-    shape = (image_size, image_size, 3)
-    return Dataset(mean=mean, std=std, image_shape=shape, class_names=class_names(data_dir))
+    # exactly, for pixels scaled to 0..1
+    counts = [np.bincount(pixels[..., c].ravel(), minlength=256) for c in range(3)]
+    shares, values = np.array(counts) / pixels[..., 0].size, np.arange(256) / 255
+    mean = shares @ values
+    std = np.sqrt((shares * (values - mean[:, None]) ** 2).sum(axis=1))
+    return Dataset(
+        mean=tuple(mean.round(6).tolist()),
+        std=tuple(std.round(6).tolist()),
+        image_shape=(image_size, image_size, 3),
+        class_names=class_names(data_dir),
+    )
 
 
 def class_names(data_dir: Path | None) -> tuple[str, ...]:
     """Return the names of the class folders, in the order of their labels."""
     return _class_names(_split_folders(_root(data_dir))["train"])
-
-
-def read_all(paths: Sequence[pathlib.Path], size: int) -> np.ndarray:
-    """Decode and resize image files as an exported model does, to (images, size, size, 3)."""
-    images = np.empty((len(paths), size, size, 3), "uint8")
-
-    def read(i: int) -> None:
-        try:
-            images[i] = _resize(decode(paths[i]), size)
-        except ValueError as error:
-            raise ValueError(
-                "`data_dir` must hold nothing but images in its classes, and one file cannot be "
-                f"read: {error}"
-            ) from error
-
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        list(pool.map(read, range(len(paths))))
-    return images
 
 
 def resize_all(images: np.ndarray, size: int) -> np.ndarray:
@@ -93,16 +81,12 @@ def _resize(pixels: np.ndarray, size: int) -> "PIL.Image.Image":
 @functools.lru_cache(maxsize=1)
 def _decode(versions: tuple[tuple[pathlib.Path, int, int], ...], size: int) -> np.ndarray:
     """Decode files and keep the last ones: `spec` and `load` both read the training images."""
-    return read_all([path for path, *_ in versions], size)
-
-
-def _statistics(pixels: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation of each channel, exactly, for pixels scaled to 0..1."""
-    counts = [np.bincount(pixels[..., c].ravel(), minlength=256) for c in range(3)]
-    shares, values = np.array(counts) / pixels[..., 0].size, np.arange(256) / 255
-    mean = shares @ values
-    std = np.sqrt((shares * (values - mean[:, None]) ** 2).sum(axis=1))
-    return tuple(mean.round(6).tolist()), tuple(std.round(6).tolist())
+    images = np.empty((len(versions), size, size, 3), "uint8")
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        decoded = pool.map(lambda version: _resize(decode(version[0]), size), versions)
+        for i, image in enumerate(decoded):
+            images[i] = image
+    return images
 
 
 def _files(data_dir: Path | None) -> dict[str, list[tuple[pathlib.Path, int]]]:
@@ -116,7 +100,8 @@ def _files(data_dir: Path | None) -> dict[str, list[tuple[pathlib.Path, int]]]:
                 f"{folders['train'].name} and {folder.name}. Received: data_dir={data_dir}"
             )
     files = {
-        split: [_class_files(folder / name) for name in names] for split, folder in folders.items()
+        split: [sorted(_visible(folder / name)) for name in names]
+        for split, folder in folders.items()
     }
     if len(folders) == 1:
         classes = files["train"]
@@ -124,14 +109,14 @@ def _files(data_dir: Path | None) -> dict[str, list[tuple[pathlib.Path, int]]]:
             "train": [[p for i, p in enumerate(paths) if i % TEST_EVERY] for paths in classes],
             "test": [paths[::TEST_EVERY] for paths in classes],
         }
-        for name, paths in zip(names, files["train"], strict=True):
-            if not paths:
-                raise ValueError(
-                    "`data_dir` must have at least two images of each class, one of them for "
-                    f"testing. Received: folder={folders['train'] / name}"
-                )
     mixed = {}
     for split, classes in files.items():
+        for name, paths in zip(names, classes, strict=True):
+            if not paths:
+                raise ValueError(
+                    "`data_dir` must have images of every class, at least two where it has no "
+                    f"folder of test images. Received: no {split} images in folder={name}"
+                )
         examples = [(path, label) for label, paths in enumerate(classes) for path in paths]
         order = np.random.default_rng(0).permutation(len(examples))
         mixed[split] = [examples[i] for i in order]
@@ -161,18 +146,6 @@ def _class_names(folder: pathlib.Path) -> tuple[str, ...]:
     return names
 
 
-def _class_files(folder: pathlib.Path) -> list[pathlib.Path]:
-    paths = sorted(_visible(folder))
-    if not paths:
-        raise ValueError(f"`data_dir` must have images of every class. Received: folder={folder}")
-    for path in paths:
-        if path.is_dir():
-            raise ValueError(
-                f"`data_dir` must have no folder within a class. Received: folder={path}"
-            )
-    return paths
-
-
 def _visible(folder: pathlib.Path) -> list[pathlib.Path]:
     return [path for path in folder.iterdir() if not path.name.startswith(".")]
 
@@ -184,11 +157,3 @@ def _root(data_dir: Path | None) -> pathlib.Path:
             f"Received: data_dir={data_dir}"
         )
     return pathlib.Path(data_dir)
-
-
-def _require_size(image_size: int) -> None:
-    if image_size < 1:
-        raise ValueError(
-            "`image_size` must be given for a folder of images: the height and width in pixels to "
-            f"resize them to. Received: image_size={image_size}"
-        )

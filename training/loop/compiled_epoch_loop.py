@@ -47,11 +47,14 @@ def fit(
         steps=1,
         model=model,
     )
-    train_images, test_images = _to_train_on(train_set, recipe.pad_and_crop), _to_test_on(test_set)
+    images, pad = train_set[0], recipe.pad_and_crop
+    padded = np.pad(images, [(0, 0), (pad, pad), (pad, pad), (0, 0)])
+    train_images = jnp.asarray(padded), jnp.asarray(train_set[1], "int32")
+    test_images = _to_test_on(test_set)
     train_epoch = jax.jit(_make_epoch(model, recipe, spec))
     evaluate = jax.jit(_make_evaluation(model, recipe, spec))
     state = [[variable.value for variable in part] for part in _parts(model)]
-    drawing = functools.partial(_draw_epoch, recipe, train_set[0].shape)
+    drawing = functools.partial(_draw_epoch, recipe, images.shape)
     calls.on_train_begin()
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         ahead = pool.submit(drawing, initial_epoch)
@@ -91,13 +94,6 @@ def _draw_epoch(recipe: Recipe, shape: tuple[int, int, int, int], epoch: int) ->
         np.stack([each.offsets for each in draws]),
         np.stack([each.flips for each in draws]),
     )
-
-
-def _to_train_on(train_set: Examples, pad: int) -> tuple[jax.Array, ...]:
-    """Bring images, padded for their crops, and labels to the device."""
-    images, labels = train_set
-    padded = np.pad(images, [(0, 0), (pad, pad), (pad, pad), (0, 0)])
-    return jnp.asarray(padded), jnp.asarray(labels, "int32")
 
 
 def _to_test_on(test_set: Examples) -> list[jax.Array]:

@@ -33,9 +33,8 @@ def fit(
     """Train a compiled model whose variables were made in the strategy's scope.
 
     Batches are the same in every process; those of the `validation` come with their size, a
-    multiple of the number of replicas, and with the number of examples. A step of the optimizer
-    takes `accumulate_steps` batches. Of the `functions` of labels and predictions, which give a
-    value for each example, "loss" is minimized and the means of all are logged.
+    multiple of the number of replicas, and the number of examples. Of the `functions`, which give a
+    value for each example, "loss" is minimized.
     """
     calls = keras.callbacks.CallbackList(
         callbacks,

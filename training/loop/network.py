@@ -39,9 +39,8 @@ def compile_for_training(
 ) -> None:
     """Compile a network that ends in logits with optimizer, loss and metrics of a recipe.
 
-    An epoch has `steps_per_epoch` batches. `replicas` is 0 for `keras.Model.fit`, and otherwise
-    the number of devices of `training.loop.distributed_fit`. `execution` goes to
-    `keras.Model.compile`.
+    `replicas` is 0 for `keras.Model.fit`, and otherwise the number of devices of
+    `training.loop.distributed_fit`. `execution` goes to `keras.Model.compile`.
     """
     # the loop over replicas adds up their gradients, and those of the batches of one step, itself
     accumulate_steps = 1 if replicas else recipe.accumulate_steps
@@ -130,10 +129,6 @@ class EpochSchedule(keras.optimizers.schedules.LearningRateSchedule):
     def __call__(self, step: Tensor) -> Tensor:
         """Return the learning rate at a step."""
         return self.schedule(ops.floor_divide(step, self.steps_per_epoch) * self.steps_per_epoch)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments that rebuild this schedule."""
-        return {"schedule": self.schedule, "steps_per_epoch": self.steps_per_epoch}
 
 
 # Labels come in either form: class numbers, or, of mixed images, a share for each class. The

@@ -25,8 +25,7 @@ def _option(default: Any, text: str, choices: tuple[str, ...] | None = None) -> 
 class Execution:
     """How to run a recipe, with the same outcome but for rounding; the options of the command.
 
-    With a strategy, layers that draw numbers, such as Shake-Shake's, are an exception: each device
-    draws the same ones for its part of a batch.
+    But with a strategy, each device draws the same numbers, as of Shake-Shake, for its part.
     """
 
     strategy: str = _option("none", "one device, all GPUs, or those of TF_CONFIG", STRATEGIES)

@@ -63,14 +63,6 @@ def value_label(key: str, value: Any) -> str:
     return ", ".join("-".join(map(str, sizes)) for sizes in stages)
 
 
-def settings_label(recipe: dict[str, Any], keys: Iterable[str]) -> str:
-    """Return the values of some keys of a recipe."""
-    return "; ".join(
-        f"{'' if key in ('conv', 'kernel_sizes') else f'{key} '}{value_label(key, recipe[key])}"
-        for key in keys
-    )
-
-
 def varying_keys(recipes: Sequence[dict[str, Any]]) -> list[str]:
     """Return the keys, without `conv`, in which recipes of one network on one data set differ."""
     groups: dict[tuple, list] = {}

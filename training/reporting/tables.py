@@ -95,10 +95,7 @@ def mean_and_deviation(center: float | None, deviation: float | None) -> str:
 def require_own_output(
     output: pathlib.Path, names_in: Callable[[dict], dict[Any, str]], own: Container
 ) -> None:
-    """Raise a `ValueError` if the results there have something that new ones would not have.
-
-    `names_in` makes of results what to call each thing in them, by keys such as those in `own`.
-    """
+    """Raise a `ValueError` that names what the results there have and `own` has not."""
     path = output.with_name(f"{output.name}.json")
     try:
         there = names_in(json.loads(path.read_text(encoding="utf-8")))
@@ -118,16 +115,10 @@ def require_own_output(
 
 @dataclasses.dataclass(frozen=True)
 class Page:
-    """How an experiment's results, a dictionary fit for JSON, become files of one name.
-
-    Attributes:
-        to_rows: Makes the rows of the CSV file.
-        to_markdown: Makes the page, of the results and the file name of the figure.
-        draw: Draws the figure, of Matplotlib, if there is one.
-    """
+    """How an experiment's results, a dictionary fit for JSON, become files of one name."""
 
     to_rows: Callable[[dict], Iterable[Row]]
-    to_markdown: Callable[[dict, str], str]
+    to_markdown: Callable[[dict, str], str]  # with the file name of the figure
     draw: Callable[[dict], Any] | None = None
 
     def write(self, results: dict, output: pathlib.Path) -> None:
