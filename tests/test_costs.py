@@ -85,7 +85,7 @@ def test_zoo_writes_tables_and_a_figure(monkeypatch, capsys, tmp_path):
         (["resnet20", "--zoo"], "one of a model, --table5 and --zoo must be given"),
         (["resnet21"], "`name` must be one of resnet20"),
         (["resnet20", "--conv", "dense"], "`conv` must be a callable or one of"),
-        (["resnet20", "--input_size", "0"], "`input_size` must be at least 1"),
+        (["resnet20", "--input_size", "0"], "must be at least 1"),
     ],
 )
 def test_bad_usage_is_one_line(argv, message, capsys):

@@ -107,7 +107,7 @@ def test_first_trial_is_the_recipe_and_a_reloaded_search_tries_again_what_was_be
     ("arguments", "message"),
     [
         ("--recipe mobilenetv2_multiception_stl10", "`filters` must be 0 for mobilenetv2"),
-        (f"--recipe {DIGITS} --trials 0", "`trials` must be at least 1. Received: trials=0"),
+        (f"--recipe {DIGITS} --trials 0", "must be at least 1, not 0"),
         (f"--recipe {DIGITS} --budget size=3", "`budget` must be"),
         (f"--recipe {DIGITS} --set train_split=train[10%:]", "`validation_split` must be given"),
         (f"--recipe {DIGITS} --set train_split=train[:1]", "too small to take a tenth out"),

@@ -85,6 +85,13 @@ def run_command(main: Callable[[], int]) -> int:
         return 1
 
 
+def positive(text: str) -> int:
+    """Return an integer of at least 1, as the type of an argument."""
+    if not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
+    return int(text)
+
+
 def page_path(text: str) -> pathlib.Path:
     """Return a path to which suffixes can be added, as the type of an argument."""
     if not (path := pathlib.Path(text)).name:

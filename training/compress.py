@@ -85,11 +85,9 @@ def _parser() -> Parser:
     add("--run", nargs="+", metavar="DIR", help="folders of finished training runs, or of studies")
     add("--recipe", nargs="+", default=DEFAULT.split(), help=f"names, see --list ({DEFAULT})")
     settings = " ".join(f"{key}={value}" for key, value in _SETTINGS.items() if value != "")
-    text = (
-        f"of steps that train, splits other than the run's, rounds of timing; default: {settings}"
-    )
-    parser.add_changes(text)
-    add("--data_dir", help="directory of the data, as for training.train")
+    text = "of steps that train, splits other than the run's, rounds of timing"
+    parser.add_changes(f"{text}; default: {settings}")
+    parser.add_data_options("data_dir")
     parser.add_page_options("compression in the first --run")
     return parser
 

@@ -15,7 +15,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from training.cli import Parser, run_command
+from training.cli import Parser, positive, run_command
 from training.reporting import figures, tables
 from training.reporting.tables import Page, Row
 
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("model", nargs="?", help="a network, as of km.list_models()")
     add("--conv", default="multiception", help=f"one of {', '.join(figures.CONVOLUTIONS)}")
     add("--classes", type=int, default=10)
-    add("--input_size", type=int, help="height and width of the images")
+    add("--input_size", type=positive, help="height and width of the images")
     add("--format", choices=("table", "markdown", "csv"), default="table")
     add("--table5", action="store_true", help="compare with the paper's Table V")
     add("--zoo", action="store_true", help="count every network")
@@ -50,8 +50,6 @@ def _count(args: argparse.Namespace) -> int:
         text = f"Wrote zoo_costs.json, .csv, .md and .png to {args.output}"
     else:
         size = args.input_size
-        if size is not None and size < 1:
-            raise ValueError(f"`input_size` must be at least 1. Received: input_size={size}")
         import keras_multiception as km  # imports Keras, which takes seconds
 
         shape = {"input_shape": (size, size, 3)} if size else {}

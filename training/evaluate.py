@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from training.cli import Parser, page_path, run_command
+from training.cli import Parser, page_path, positive, run_command
 from training.reporting.tables import markdown, number
 
 _MISTAKES = 16
@@ -54,7 +54,7 @@ def _make_parser() -> Parser:
     add("--dataset", help="data set; of a run, by default its own")
     add("--split", help="split; of a run, by default its own, else test")
     parser.add_data_options("data_dir", "archive_dir", "image_size")
-    add("--batch_size", type=int, default=256, help="images at once")
+    add("--batch_size", type=positive, default=256, help="images at once")
     add("--output", type=page_path, help="path of the files to write, without their suffix")
     add("--json", type=pathlib.Path, help="file to write the result to alone")
     return parser
@@ -145,8 +145,6 @@ class Answers:
 
 
 def _evaluate(args: argparse.Namespace) -> Answers:
-    if args.batch_size < 1:
-        raise ValueError(f"`batch_size` must be at least 1. Received: batch_size={args.batch_size}")
     if args.model and args.dataset is None:
         raise ValueError("`dataset` must be given with `model`. Received: dataset=None")
     from keras_multiception.preprocessing import Dataset  # imports Keras, which takes seconds

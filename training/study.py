@@ -15,7 +15,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from training.cli import Parser, command_of, run_command
+from training.cli import Parser, command_of, positive, run_command
 from training.loop.strategies import LOOPS
 from training.study_page import PAGE, collect, require_own_results
 from training.study_runs import find_gpus, plan_conditions, plan_runs, recipes_of_tables, train_runs
@@ -74,22 +74,20 @@ def _parser() -> Parser:
     several("--grid", metavar="KEY=VALUE", help=grid)
     parser.add_changes("values to change in every recipe")
     add = parser.add_argument
-    add("--seeds", type=int, default=3, help="how many, from 0 (%(default)s)")
+    add("--seeds", type=positive, default=3, help="how many, from 0 (%(default)s)")
     add("--quick", action="store_true", help="the recipes' variants for a laptop")
     add("--workdir", type=pathlib.Path, help="folder of the run folders")
     parser.add_page_options("study in the workdir")
     parser.add_data_options("data_dir")
     parallel = "processes at a time; auto is one for each GPU, or one without any"
-    add("--parallel", type=_count, default="auto", metavar="N", help=parallel)
+    add("--parallel", type=_parallel, default="auto", metavar="N", help=parallel)
     add("--loop", choices=LOOPS, default="keras", help="as of training.train (%(default)s)")
     add("--summary_only", action="store_true", help="train nothing, only summarize what is there")
     return parser
 
 
-def _count(text: str) -> int | str:
-    if text != "auto" and not (text.isdecimal() and int(text)):
-        raise argparse.ArgumentTypeError(f"must be auto or at least 1, not {text}")
-    return text if text == "auto" else int(text)
+def _parallel(text: str) -> int | str:
+    return text if text == "auto" else positive(text)
 
 
 if __name__ == "__main__":

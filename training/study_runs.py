@@ -107,8 +107,6 @@ def plan_conditions(
 
 def plan_runs(conditions: Iterable[Condition], seeds: int, workdir: pathlib.Path) -> list[Run]:
     """Return the runs of a study, every condition with one seed after the other."""
-    if seeds < 1:
-        raise ValueError(f"`seeds` must be at least 1. Received: seeds={seeds}")
     conditions = list(conditions)
     runs = [
         Run(condition, seed, workdir / condition.label / f"seed_{seed}")

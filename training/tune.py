@@ -30,7 +30,7 @@ from keras_multiception.applications.classifier import PAPER_KERNEL_SIZES
 from keras_multiception.atomic import write_json
 from keras_multiception.machine import time_in_turns
 from training import data
-from training.cli import Parser, run_command
+from training.cli import Parser, positive, run_command
 from training.data import splits
 from training.fit import train
 from training.loop import network
@@ -63,8 +63,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _search(args: argparse.Namespace) -> int:
-    if args.trials < 1:
-        raise ValueError(f"`trials` must be at least 1. Received: trials={args.trials}")
     recipe = hold_out(get_recipe(args.recipe, args.set, args.quick), args.validation_split)
     budget = parse_budget(args.budget)
     search = {"recipe": dataclasses.asdict(recipe), "budget": budget, "algorithm": args.algorithm}
@@ -367,7 +365,7 @@ def _parser() -> Parser:
     add("--quick", action="store_true", help="its variant for a laptop, for trials")
     add("--workdir", type=pathlib.Path, required=True, help="folder of the search")
     parser.add_data_options("data_dir")
-    add("--trials", type=int, default=20, help="at most (%(default)s)")
+    add("--trials", type=positive, default=20, help="at most (%(default)s)")
     add("--algorithm", choices=ALGORITHMS, default="bayesian", help="default: %(default)s")
     budget = "most that a network may cost: parameters=N, latency_ms=N for one image, or both"
     add("--budget", nargs="+", default=[], metavar="COST=MOST", help=budget)

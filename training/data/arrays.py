@@ -23,7 +23,7 @@ Examples = tuple[np.ndarray, np.ndarray]  # images, uint8, and labels, int64
 
 def exist(dataset: str, data_dir: Path) -> bool:
     """Return whether a directory has a data set as arrays."""
-    return _index_path(dataset, data_dir).is_file()
+    return (pathlib.Path(data_dir) / dataset / "arrays.json").is_file()
 
 
 def write(
@@ -64,13 +64,9 @@ def spec(dataset: str, data_dir: Path) -> Dataset:
     return _read_index(dataset, data_dir)[0]
 
 
-def _index_path(dataset: str, data_dir: Path) -> pathlib.Path:
-    return pathlib.Path(data_dir) / dataset / "arrays.json"
-
-
 def _read_index(dataset: str, data_dir: Path) -> tuple[Dataset, dict[str, int], dict[str, str]]:
     """Return the `Dataset`, and size and SHA-256 by split."""
-    path = _index_path(dataset, data_dir)
+    path = pathlib.Path(data_dir) / dataset / "arrays.json"
     try:
         index = json.loads(path.read_text())
         entries = index["splits"].items()
