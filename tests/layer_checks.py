@@ -13,15 +13,17 @@ def slow_if(is_slow, values):
 
 
 def forward(layer, x, training=False):
-    """Return the output of a built layer or model; on JAX compiled as one, which is sooner."""
+    """Return the outputs of a built layer or model as arrays; JAX compiles it as one, sooner."""
     if keras.backend.backend() != "jax":
-        return layer(x, training=training)
-    import jax
+        outputs = layer(x, training=training)
+    else:
+        import jax
 
-    variables = layer.trainable_variables, layer.non_trainable_variables
-    states = [[variable.value for variable in each] for each in variables]
-    step = jax.jit(lambda *states, x: layer.stateless_call(*states, x, training=training)[0])
-    return step(*states, x=x)
+        variables = layer.trainable_variables, layer.non_trainable_variables
+        states = [[variable.value for variable in each] for each in variables]
+        step = jax.jit(lambda *states, x: layer.stateless_call(*states, x, training=training)[0])
+        outputs = step(*states, x=x)
+    return keras.tree.map_structure(keras.ops.convert_to_numpy, outputs)
 
 
 def forward_backward(layer, x, dy, training=True):
@@ -108,7 +110,7 @@ def check_layer(make, input_shape, output_shape, weights):
     copy.set_weights(layer.get_weights())
     x = np.random.default_rng(0).normal(size=[d or 4 for d in input_shape]).astype("float32")
     model = keras.Model(inputs, outputs)
-    expected = keras.ops.convert_to_numpy(forward(model, x))
+    expected = forward(model, x)
     assert_close(keras.ops.convert_to_numpy(copy(x)), expected, 1e-6)
 
     # a bias may stay as it is: before a batch norm its gradient is zero

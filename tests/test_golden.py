@@ -63,7 +63,7 @@ def test_layer(path):
     golden = dict(np.load(path))
     model, entries = layer_model(golden)
     x, dy = nhwc(golden["x"]), nhwc(golden["dy"])
-    y = keras.ops.convert_to_numpy(forward(model, x))
+    y = forward(model, x)
     assert_close(y, nhwc(golden["y_eval"]), 1e-5)
 
     y, dx, gradients = forward_backward(model, x, dy)
@@ -180,7 +180,7 @@ def test_network_equals_the_numpy_reference(name):
     model = network.build(classifier_activation=None)
     km.load_torch_state_dict(model, state)
     with km.kernels.plain_operations():  # which JAX compiles in half the time
-        logits = keras.ops.convert_to_numpy(forward(model, x.astype("float32")))
+        logits = forward(model, x.astype("float32"))
     expected = network.reference(Released(state), x)
     assert np.std(expected) > 1e-2
     assert_close(logits, expected, network.tolerance)

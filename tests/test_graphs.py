@@ -3,8 +3,9 @@
 import keras
 import numpy as np
 import pytest
-from fusion_checks import answers, assert_unchanged, chain, fuse, randomize, train
+from fusion_checks import assert_unchanged, chain, fuse, randomize, train
 from keras import layers, ops
+from layer_checks import forward
 
 import keras_multiception as km
 
@@ -64,7 +65,7 @@ def copy(model):
 
 
 def assert_same_answers(new, model, inputs):
-    pairs = zip(*(keras.tree.flatten(answers(m, inputs)) for m in (new, model)), strict=True)
+    pairs = zip(*(keras.tree.flatten(forward(m, inputs)) for m in (new, model)), strict=True)
     for actual, expected in pairs:
         np.testing.assert_allclose(actual.astype("float32"), expected, rtol=1e-4, atol=1e-4)
 
@@ -161,16 +162,16 @@ def test_activations_that_are_layers_are_copied(is_built, function):
     if is_built:
         model(images)
         slopes.alpha.assign(np.arange(8).reshape(1, 1, 8) / 8)
-    expected = answers(model, images)
+    expected = forward(model, images)
     new = function(model)
-    received = answers(new, images)
+    received = forward(new, images)
     if function is fuse:
         np.testing.assert_allclose(received, expected, atol=1e-5)
     for copied in [x for x in new._flatten_layers() if x.name == "slopes"]:
         assert copied is not slopes
         np.testing.assert_allclose(*(ops.convert_to_numpy(x.alpha) for x in (copied, slopes)))
     train(new, images)
-    np.testing.assert_array_equal(answers(model, images), expected)
+    np.testing.assert_array_equal(forward(model, images), expected)
 
 
 @pytest.mark.backend

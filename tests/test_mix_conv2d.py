@@ -58,12 +58,8 @@ def test_remainder_goes_to_the_first_group():
         ({"filters": 0}, "`filters` must be a positive integer"),
         ({"filters": 2}, "`filters` must be at least the number of kernel sizes"),
         ({"depthwise": False}, "`filters` must be given"),
-        ({"kernel_sizes": ()}, "`kernel_sizes`"),
-        ({"kernel_sizes": (3, 4)}, "`kernel_sizes`"),
         ({"strides": (1, 2)}, "`strides` must be the same"),
         ({"strides": 2, "dilation_rate": 2}, "cannot both be above 1"),
-        ({"padding": "valid"}, "padding"),
-        ({"data_format": "channels_first"}, "data_format"),
     ],
 )
 def test_bad_arguments(arguments, message):

@@ -3,10 +3,11 @@
 import keras
 import numpy as np
 import pytest
-from fusion_checks import answers, assert_unchanged
+from fusion_checks import assert_unchanged
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from keras import layers, ops
+from layer_checks import forward
 
 import keras_multiception as km
 from keras_multiception.replacement import plan_replacements
@@ -186,7 +187,7 @@ def test_nested_models_shared_layers_several_inputs_and_outputs():
     assert new.get_layer("shared").trainable
     assert {k: x.shape for k, x in new.output.items()} == {k: x.shape for k, x in outputs.items()}
     x, y = np.random.default_rng(0).normal(size=(2, 1, 8, 8, 8)).astype("float32")
-    results = [answers(new, {"a": p, "b": q})["sum"] for p, q in ((x, y), (y, x))]
+    results = [forward(new, {"a": p, "b": q})["sum"] for p, q in ((x, y), (y, x))]
     np.testing.assert_allclose(*results, atol=1e-5)
 
 
@@ -453,7 +454,7 @@ def check_positions(size, kernel_size, strides, dilation, padding):
     model.get_layer("conv").kernel.assign(kernel)
     become_a_sampler(new.get_layer("conv"))
     image = np.random.default_rng(0).normal(size=(1, *size, 2)).astype("float32")
-    np.testing.assert_allclose(answers(new, image), answers(model, image), atol=1e-5)
+    np.testing.assert_allclose(forward(new, image), forward(model, image), atol=1e-5)
 
 
 def become_a_sampler(layer):

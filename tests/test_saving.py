@@ -39,31 +39,6 @@ def network():
     return model
 
 
-@pytest.mark.parametrize(
-    "layer",
-    [
-        km.layers.MulticeptionConv2D(4, (3, 5), trainable=False),
-        km.layers.MixConv2D(6, (3, 5), trainable=False),
-    ],
-)
-def test_frozen_layers_stay_frozen(layer, tmp_path):
-    model = keras.Sequential([keras.Input((8, 8, 6)), layer])
-    model.save(tmp_path / "model.keras")
-    x = np.random.default_rng(0).normal(size=(4, 8, 8, 6)).astype("float32")
-    for other in (
-        model,
-        keras.models.load_model(tmp_path / "model.keras"),
-        keras.models.clone_model(model),
-    ):
-        assert not other.trainable_variables
-        before = other.get_weights()
-        other(x, training=True)  # with the moving statistics, which stay
-        for now, then in zip(other.get_weights(), before, strict=True):
-            np.testing.assert_array_equal(now, then)
-        other.layers[-1].trainable = True
-        assert len(other.trainable_variables) >= 2
-
-
 class Gated(km.layers.MixConv2D):
     """A layer with a part and a variable of its own, without names."""
 

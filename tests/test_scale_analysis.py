@@ -1,8 +1,9 @@
 import keras
 import numpy as np
 import pytest
-from fusion_checks import answers, assert_unchanged
+from fusion_checks import assert_unchanged
 from keras import layers, ops
+from layer_checks import forward
 
 import keras_multiception as km
 from keras_multiception import scale_analysis
@@ -152,10 +153,10 @@ class TestWithoutKernelSize:
     def test_without_what_counts_for_nothing_nothing_changes(self):
         model = network()
         carry_everything(model.get_layer("stage1_conv"), branch=1)
-        expected = answers(model, images())
+        expected = forward(model, images())
         for size in (7, (3, 3)):
             copy = scale_analysis.without_kernel_size(model, size, ["stage1_conv"])
-            np.testing.assert_array_equal(answers(copy, images()), expected)
+            np.testing.assert_array_equal(forward(copy, images()), expected)
 
     @pytest.mark.backend
     def test_each_channel_becomes_its_mean(self):
@@ -175,7 +176,7 @@ class TestWithoutKernelSize:
     def test_a_layer_with_no_other_size_becomes_constant(self):
         model = network()
         copy = scale_analysis.without_kernel_size(model, 3, "stage2_conv")
-        outputs = answers(copy, images())
+        outputs = forward(copy, images())
         np.testing.assert_allclose(outputs, np.tile(outputs[:1], (6, 1)), rtol=1e-5)
 
     def test_leaves_the_model_as_it_is_and_says_what_it_drops(self, capsys):
@@ -188,7 +189,7 @@ class TestWithoutKernelSize:
         assert capsys.readouterr().out == f"Left out 3x3 in 2 layers: {', '.join(names)}\n"
         assert_unchanged(outer, before)
         assert list(scale_analysis.multiception_layers(copy)) == names
-        assert not np.allclose(answers(copy, images()), answers(inner, images()))
+        assert not np.allclose(forward(copy, images()), forward(inner, images()))
 
     @pytest.mark.parametrize(
         ("size", "names", "message"),

@@ -142,16 +142,6 @@ def test_gradient_of_the_pointwise_kernel(strides, plain):
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("channels", [16, 20])
-@pytest.mark.parametrize("kernel_sizes", [(3, 5, 7), (3, 5), (3, 3)])
-def test_sizes_of_the_paper(kernel_sizes, channels, training):
-    layer = km.layers.MulticeptionConv2D(16, kernel_sizes, strides=2)
-    x = images(8, 16, 16, channels)
-    layer.build(x.shape)
-    assert_equal(step(layer, x, training), step(layer, x, training, plain=True))
-
-
-@pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(("policy", "digits"), [("mixed_bfloat16", 8), ("mixed_float16", 11)])
 @pytest.mark.parametrize("strides", [1, 2])
 def test_half_precision_is_as_exact_as_the_plain_form(policy, digits, strides, training):
@@ -259,62 +249,6 @@ def test_batch_norm_with_a_mask_is_that_of_keras():
     y = [layer(x, training=True, mask=mask) for layer in (ours, theirs)]
     np.testing.assert_allclose(*y, rtol=1e-6)
     np.testing.assert_allclose(ours.moving_variance, theirs.moving_variance, rtol=1e-6)
-
-
-FAMILIES = {
-    "resnet20": {},
-    "seresnet20": {},
-    "shakeshake26": {"filters": 24},
-    "mobilenetv2": {"alpha": 0.35},
-}
-
-
-def network(name):
-    arguments = {"classes": 3, "input_shape": (32, 32, 3), "classifier_activation": None}
-    return km.create_model(name, **arguments, **FAMILIES[name])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", FAMILIES)
-def test_networks_are_as_exact_as_their_plain_form(name, monkeypatch):
-    """Outputs, gradients and moving statistics of whole networks, whose depth adds rounding."""
-    uniform = keras.random.uniform  # Shake-Shake's numbers, the same in float64
-
-    def same_numbers(shape, dtype, seed):
-        return keras.ops.cast(uniform(shape, dtype="float32", seed=seed), dtype)
-
-    monkeypatch.setattr(keras.random, "uniform", same_numbers)
-    model = network(name)
-    keras.config.set_dtype_policy("float64")
-    double = network(name)
-    names = [variable.path for variable in model.variables]
-    x = images(8, 32, 32, 3)
-    start = [v.numpy() for v in model.variables]  # with the states of random numbers
-
-    def run(model, x, training):
-        for variable, value in zip(model.variables, start, strict=True):
-            variable.assign(value)
-        with tf.GradientTape() as tape:
-            y = model(x, training=training)
-            loss = tf.reduce_mean((y - 1) ** 2)
-        gradients = tape.gradient(loss, [v.value for v in model.trainable_variables])
-        gradients = {id(v): g for v, g in zip(model.trainable_variables, gradients, strict=True)}
-        found = {"y": y}
-        for path, variable in zip(names, model.variables, strict=True):
-            if id(variable) in gradients:
-                found[f"gradient of {path}"] = gradients[id(variable)]
-            else:
-                found[path] = variable.value
-        return {path: np.asarray(value, "float64") for path, value in found.items()}
-
-    signs = np.random.default_rng(3).choice([-1, 0, 1], (3, *x.shape))
-    rounded = [tf.cast(x * (1 + each * 2**-23), "float32") for each in (0, *signs)]
-    for training in (True, False):
-        fast = run(model, x, training)
-        with km.kernels.plain_operations():
-            plain = [run(model, each, training) for each in rounded]
-            exact = run(double, tf.cast(x, "float64"), training)
-        assert_as_exact(fast, plain, exact)
 
 
 def test_plain_operations_hold_in_replicas_and_in_no_other_thread():
