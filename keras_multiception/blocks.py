@@ -117,8 +117,7 @@ def conv_bn(
     The types, as in the paper's experiments:
 
     - `"standard"`: a k x k convolution, batch norm.
-    - `"dsconv"`: depthwise separable; a k x k depthwise convolution with the stride, a 1x1
-      convolution with a bias, batch norm.
+    - `"dsconv"`: a k x k depthwise convolution with the stride, a 1x1 one with a bias, batch norm.
     - `"mixconv"`: a full convolution in each group of channels, one kernel size a group, *no*
       batch norm: what the paper compared against under the name of MixConv.
     - `"mixconv_depthwise"`: MixConv as published; a depthwise convolution in each group of
@@ -131,8 +130,8 @@ def conv_bn(
         x: Input tensor of shape (batch, height, width, channels).
         filters: Integer, number of output channels.
         strides: Positive integer.
-        kernel_sizes: Kernel sizes as in `MulticeptionConv2D`. `"standard"` and `"dsconv"` take
-            exactly one. `None` means 3 for these two and (3, 5, 7) for the others.
+        kernel_sizes: As in `MulticeptionConv2D`; exactly one for `"standard"` and `"dsconv"`.
+            `None` means 3 for these two and (3, 5, 7) for the others.
         conv: String or callable, the type.
         fan: `"fan_in"` or `"fan_out"`: the mode of the He-normal initialization.
         name: String, prefix of the names of the layers.

@@ -45,8 +45,8 @@ class LayerCost:
         name: Its name, after the name of the model or layer that holds it, if any, and a slash.
         kind: The name of its class.
         output_shape: Shape of its output without the batch axis; a tuple of shapes for several.
-        trainable_parameters: Number of trainable weights not counted at an earlier layer.
-        non_trainable_parameters: Number of its other weights, likewise.
+        trainable_parameters, non_trainable_parameters: Numbers of its weights that no earlier
+            layer has.
         multiply_adds: Number of multiply-adds; `None` where they are unknown.
         peak_memory: Bytes of all activations that exist while it runs.
         receptive_field: `ReceptiveField` of its output; `None` where it is unknown.
@@ -172,8 +172,7 @@ class Cost:
 def cost(model: keras.Model, input_shape: Sequence | None = None) -> Cost:
     """Count parameters, multiply-adds, memory and receptive field of a network, layer by layer.
 
-    The counts are for one inference of one image. The graph is walked with shapes alone, nested
-    models and our own layers opened up into their parts.
+    The counts are for one inference of one image, nested models and our own layers by their parts.
 
     - *Parameters*: every weight once, at the first layer that uses it.
     - *Multiply-adds*: of `Conv2D`, `DepthwiseConv2D`, `SeparableConv2D` and `Dense`: every entry
@@ -192,7 +191,7 @@ def cost(model: keras.Model, input_shape: Sequence | None = None) -> Cost:
             The default is the model's own, which must then be static.
 
     Returns:
-        A `Cost`, with `layers`, `stages` and `to_table()`, `to_markdown()`, `to_csv()`.
+        A `Cost`, with `layers`, `stages`, `to_markdown()` and `to_csv()`.
 
     Raises:
         ValueError: If the model has no graph, or the size of its input is open or another one.

@@ -17,9 +17,6 @@ Example:
     2864
     >>> km.equations.multiception_parameters_bound(16, 32, (3, 5, 7))
     5520
-
-    Multiply-adds take the size of the output first:
-
     >>> km.equations.standard_multiply_adds(8, 8, 16, 32, 3)
     294912
     >>> km.equations.dsconv_multiply_adds(8, 8, 16, 32, 3)
@@ -84,8 +81,7 @@ def multiception_parameters(channels: int, filters: int, kernel_sizes: KernelSiz
 def multiception_parameters_bound(channels: int, filters: int, kernel_sizes: KernelSizes) -> int:
     """Equation 6, the paper's bound on the parameters: `M * C * (sum(K_j**2) + N)`.
 
-    The paper writes it for M = 3 kernels, as "the maximum parameter usage". It counts the area of
-    every kernel M times instead of once.
+    It counts the area of every kernel M times instead of once.
     """
     areas = _areas(kernel_sizes)
     return len(areas) * channels * (sum(areas) + filters)

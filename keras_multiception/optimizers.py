@@ -106,15 +106,13 @@ class ConvMuon(keras.optimizers.Muon):
         w = w - lr * (weight_decay * w + orthogonalize(g + momentum * m))
 
     where `orthogonalize` moves all singular values near 1 by five Newton-Schulz iterations.
-    Everything else, the classifier too, is trained by AdamW with learning rate
-    `lr * adam_lr_ratio`, and so is what `exclude_layers` names or, unless `exclude_embeddings` is
-    false, is called an embedding.
+    All else, the classifier too, is trained by AdamW, and so is what `exclude_layers` names or,
+    unless `exclude_embeddings` is false, is called an embedding.
 
     Args:
         learning_rate: Float or `keras.optimizers.schedules.LearningRateSchedule`.
         momentum: Float in [0, 1), for kernels.
-        weight_decay: Float, at least 0, for kernels; `None` is 0. It acts multiplied by the
-            learning rate.
+        weight_decay: Float, at least 0, for kernels; `None` is 0.
         adam_lr_ratio: Float, learning rate of AdamW as a share of that of kernels.
         adam_weight_decay: Float, at least 0, the same for what AdamW trains; `None` is 0.
         rms_rate: `None` for the step above, or what Keras' Muon scales it by.

@@ -71,11 +71,7 @@ class Dataset:
 
     @classmethod
     def from_dict(cls, values: collections.abc.Mapping[str, Any]) -> "Dataset":
-        """Build a `Dataset` from what `to_dict` returned; other entries are ignored.
-
-        Raises:
-            ValueError: If an entry is missing or is not what the attribute may be.
-        """
+        """Build a `Dataset` from what `to_dict` returned; other entries are ignored."""
         names = [field.name for field in dataclasses.fields(cls)]
         missing = [name for name in names if name not in values]
         if missing:
@@ -142,11 +138,7 @@ DATASETS: dict[str, Dataset] = {
 
 
 def get_dataset(dataset: str | Dataset) -> Dataset:
-    """Return the `Dataset` of a name, a key of `DATASETS`; a `Dataset` is returned as it is.
-
-    Raises:
-        ValueError: If the name is unknown.
-    """
+    """Return the `Dataset` of a name, a key of `DATASETS`; a `Dataset` is returned as it is."""
     if isinstance(dataset, Dataset):
         return dataset
     if not isinstance(dataset, str) or dataset not in DATASETS:

@@ -207,42 +207,30 @@ def without_kernel_size(
         verbose: Whether to print what was dropped.
 
     Raises:
-        ValueError: If `size` is none, `layers` names others, or none of the layers has a branch
-            of this size.
+        ValueError: If `layers` names others, or none of the layers has a branch of this size.
     """
     found = multiception_layers(model)
-    layers = [layers] if isinstance(layers, str) else layers
-    size = _require_size(size, found, layers)
+    chosen = [layers] if isinstance(layers, str) else list(found if layers is None else layers)
+    if unknown := [name for name in chosen if name not in found]:
+        raise ValueError(
+            "`layers` must name MulticeptionConv2D layers of the model. "
+            f"Received: {', '.join(map(repr, unknown))}"
+        )
+    (size,) = standardize_kernel_sizes([size])
+    changed = [x for x in found if x in chosen and size in found[x].kernel_sizes]
+    if not changed:
+        raise ValueError(
+            "`size` must be that of a branch in the chosen layers. "
+            f"Received: size={size}, layers={layers}"
+        )
     copy = rebuild(model, {})
-    changed = {
-        name: layer
-        for name, layer in multiception_layers(copy).items()
-        if (layers is None or name in layers) and size in layer.kernel_sizes
-    }
-    for layer in changed.values():
+    for layer in map(multiception_layers(copy).__getitem__, changed):
         gamma = ops.convert_to_numpy(layer.depthwise_bn.gamma)
         kept = [branch_size != size for branch_size in layer.kernel_sizes]
         layer.depthwise_bn.gamma.assign(gamma * np.repeat(kept, len(gamma) // len(kept)))
     if verbose:
         print(f"Left out {size_name(size)} in {len(changed)} layers: {', '.join(changed)}")
     return copy
-
-
-def _require_size(size: Any, found: dict, layers: list[str] | None) -> tuple[int, int]:
-    """Return `size` as a pair, if one of the chosen layers has a branch of it."""
-    (size,) = standardize_kernel_sizes([size])
-    chosen = found if layers is None else layers
-    if unknown := [name for name in chosen if name not in found]:
-        raise ValueError(
-            "`layers` must name MulticeptionConv2D layers of the model. "
-            f"Received: {', '.join(map(repr, unknown))}"
-        )
-    if not any(size in found[name].kernel_sizes for name in chosen):
-        raise ValueError(
-            "`size` must be that of a branch in the chosen layers. "
-            f"Received: size={size}, layers={layers}"
-        )
-    return size
 
 
 def size_name(size: tuple[int, ...]) -> str:

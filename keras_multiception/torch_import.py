@@ -144,13 +144,13 @@ def _require_unwrapped(
     state: collections.abc.Mapping[str, Any], targets: collections.abc.Container[str]
 ) -> None:
     """Refuse a whole checkpoint, and say which of its entries has the weights."""
-    found: dict[str, tuple[int, int]] = {}
-    for key, value in state.items():
-        if hasattr(value, "state_dict") or isinstance(value, collections.abc.Mapping):
-            names = value.state_dict() if hasattr(value, "state_dict") else value
-            found[key] = sum(_bare(str(name)) in targets for name in names), len(names)
-    if found:
-        key = max(found, key=lambda key: found[key])
+    inner = {
+        key: value.state_dict() if hasattr(value, "state_dict") else value
+        for key, value in state.items()
+        if hasattr(value, "state_dict") or isinstance(value, collections.abc.Mapping)
+    }
+    if inner:
+        key = max(inner, key=lambda key: sum(_bare(str(name)) in targets for name in inner[key]))
         call = ".state_dict()" if hasattr(state[key], "state_dict") else ""
         raise ValueError(
             f"`state` must hold the weights of the model alone: pass state[{key!r}]{call}. "
@@ -172,34 +172,29 @@ def _fitting(
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Return the arrays in Keras' layout, and a description of each that does not fit."""
     arrays, misshapen = {}, []
-    for name, (variable, to_keras) in targets.items():
-        if name not in state:
-            continue
+    for name in [name for name in targets if name in state]:
+        variable, to_keras = targets[name]
         try:
             received = _to_numpy(state[name])
         except (TypeError, ValueError):
             misshapen.append(f"{name} (not an array of real numbers)")
             continue
-        array = to_keras(received)
-        if array is None or array.shape != tuple(variable.shape):
+        arrays[name] = to_keras(received)
+        if arrays[name] is None or arrays[name].shape != tuple(variable.shape):
             misshapen.append(
                 f"{name} (fits {tuple(variable.shape)} in Keras' layout, "
                 f"received {received.shape} in PyTorch's)"
             )
-        arrays[name] = array
     return arrays, misshapen
 
 
 def _unused(name: str, targets: dict[str, Any]) -> bool:
-    """Return whether an entry is one that no network uses.
+    """Return whether an entry is a batch counter of PyTorch's or a shortcut of Shake-Shake's.
 
-    These are PyTorch's batch counters, and in Shake-Shake the shortcuts of blocks that keep the
-    shape, where the released code adds the input itself.
+    In blocks that keep the shape, the released code adds the input in place of the latter.
     """
-    if name.endswith(".num_batches_tracked"):
-        return True
-    shakes = "c_in.weight" in targets
-    return shakes and re.fullmatch(r"layer[123]\.[0-3]\.shortcut\..*", name) is not None
+    shortcut = r"layer[123]\.[0-3]\.shortcut\..*" if "c_in.weight" in targets else "$"
+    return re.fullmatch(rf".*\.num_batches_tracked|{shortcut}", name) is not None
 
 
 def _torch_entries(model: keras.Model) -> collections.abc.Iterator[Entry]:

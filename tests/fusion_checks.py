@@ -6,6 +6,22 @@ from keras import layers
 
 import keras_multiception as km
 
+# networks of `keras.applications`, small
+APPLICATIONS = {
+    "VGG16": ((32, 32, 3), {"include_top": False, "pooling": "avg"}),
+    "MobileNetV2": ((32, 32, 3), {"alpha": 0.35, "classes": 4}),
+    "ResNet50V2": ((64, 64, 3), {"classes": 4}),
+    "Xception": ((75, 75, 3), {"classes": 4}),
+    "DenseNet121": ((32, 32, 3), {"classes": 4}),
+    "EfficientNetV2B0": ((64, 64, 3), {"classes": 4}),
+}
+
+
+def application(name):
+    """Return a network of `keras.applications`."""
+    shape, kwargs = APPLICATIONS[name]
+    return getattr(keras.applications, name)(weights=None, input_shape=shape, **kwargs)
+
 
 def randomize(model):
     """Give every batch norm statistics and weights of its own, negative ones too."""

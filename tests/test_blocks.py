@@ -20,22 +20,6 @@ def test_types_are_interchangeable(conv, strides, size):
     assert all(layer.name.startswith("block") for layer in model.layers[1:])
 
 
-@pytest.mark.parametrize(
-    ("conv", "layers"),
-    [
-        ("standard", ["Conv2D", "BatchNormalization"]),
-        ("dsconv", ["DepthwiseConv2D", "Conv2D", "BatchNormalization"]),
-        ("mixconv", ["MixConv2D"]),
-        ("mixconv_depthwise", ["MixConv2D", "Conv2D", "BatchNormalization"]),
-        ("multiception", ["MulticeptionConv2D"]),
-    ],
-)
-def test_composition(conv, layers):
-    x = keras.Input((8, 8, 4))
-    model = keras.Model(x, km.conv_bn(x, 6, conv=conv))
-    assert [type(layer).__name__ for layer in model.layers[1:]] == layers
-
-
 @pytest.mark.parametrize("conv", ["standard", "dsconv", "mixconv", "mixconv_depthwise"])
 def test_strides_look_at_the_same_positions_as_multiception(conv):
     """At stride 2 every type is centered on positions 0, 2, 4, ..., whatever the size."""

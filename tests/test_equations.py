@@ -22,17 +22,6 @@ def count(shape, conv, filters, kernel_sizes, strides=1):
     return kernels, km.cost(model).multiply_adds
 
 
-def test_equations_of_the_paper_by_hand():
-    assert equations.standard_parameters(16, 32, 3) == 16 * 9 * 32
-    assert equations.standard_multiply_adds(8, 4, 16, 32, 3) == 8 * 4 * 16 * 9 * 32
-    assert equations.dsconv_parameters(16, 32, 3) == 16 * (9 + 32)
-    assert equations.dsconv_multiply_adds(8, 4, 16, 32, 3) == 8 * 4 * 16 * (9 + 32)
-    assert equations.dsconv_ratio(32, 3) == (9 + 32) / (9 * 32)
-    # the paper's worked example: 3n * (K1**2 + K2**2 + K3**2 + N)
-    assert equations.multiception_parameters_bound(16, 32, (3, 5, 7)) == 3 * 16 * (83 + 32)
-    assert equations.multiception_parameters(16, 32, (3, 5, 7)) == 16 * 83 + 3 * 16 * 32
-
-
 @settings(max_examples=15, deadline=None)
 @given(height=lengths, width=lengths, channels=widths, filters=widths, size=sizes)
 def test_standard_and_dsconv_count_as_the_graph_does(height, width, channels, filters, size):

@@ -151,14 +151,6 @@ def test_batch_norms_without_a_convolution_of_their_own():
     assert scale.kernel.shape == (1, 1, 5, 1)
 
 
-@pytest.mark.backend
-def test_scale_without_a_shift_goes_through_padding():
-    bn = layers.BatchNormalization(name="bn", center=False)
-    model = chain(layers.ReLU(), bn, layers.Conv2D(4, 3, padding="same"))
-    bn.moving_mean.assign(np.zeros(6))
-    assert fuse(model).fusion_report.folded == ["bn"]
-
-
 REASONS = {
     "it reads an input": lambda: [layers.BatchNormalization(name="bn")],
     "along axis 1": lambda: [layers.BatchNormalization(axis=1, name="bn")],

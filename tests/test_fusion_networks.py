@@ -2,7 +2,7 @@
 
 import keras
 import pytest
-from fusion_checks import classes, fuse, randomize, settle
+from fusion_checks import APPLICATIONS, application, classes, fuse, randomize, settle
 
 import keras_multiception as km
 from keras_multiception.graphs import ROUNDING, rounding_difference, sample_inputs
@@ -71,22 +71,13 @@ def test_zoo(name, conv, form, float64):
     assert set(report.forms.values()) <= {form}
 
 
-APPLICATIONS = {
-    "VGG16": ((32, 32, 3), {"include_top": False, "pooling": "avg"}),
-    "MobileNetV2": ((32, 32, 3), {"alpha": 0.35, "classes": 4}),
-    "ResNet50V2": ((64, 64, 3), {"classes": 4}),
-    "Xception": ((75, 75, 3), {"classes": 4}),
-    "DenseNet121": ((32, 32, 3), {"classes": 4}),
-    "EfficientNetV2B0": ((64, 64, 3), {"classes": 4}),
-}
 SURGERY = [{}, {"absorb": True}, {"conv": "dsconv"}]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", APPLICATIONS)
 def test_networks_of_keras_before_and_after_surgery(name, float64):
-    shape, kwargs = APPLICATIONS[name]
-    model = getattr(keras.applications, name)(weights=None, input_shape=shape, **kwargs)
+    model = application(name)
     models = [model] + [km.replace_convolutions(model, verbose=False, **kw) for kw in SURGERY]
     for network in models:
         fused = fuse(randomize(network))

@@ -200,15 +200,6 @@ def test_inputs_to_compare_with_may_be_given_by_name():
         fuse(model, inputs={"b": images["b"]})
 
 
-def test_mixed_precision_is_no_border():
-    x = keras.Input((8, 8, 4))
-    body = keras.Model(x, km.conv_bn(x, 4, name="body"), name="nested")
-    x = keras.Input((8, 8, 4))
-    y = layers.Conv2D(4, 3, padding="same", dtype="mixed_bfloat16")(x)
-    model = randomize(keras.Model(x, body(y)))
-    assert "nested" not in [layer.name for layer in fuse(model).layers]
-
-
 @pytest.mark.parametrize("function", [fuse, copy])
 def test_nested_models_with_a_call_of_their_own_stay(function):
     x = keras.Input((8, 8, 4))

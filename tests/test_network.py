@@ -114,13 +114,6 @@ def test_float16_scales_its_loss_and_the_checkpoint_keeps_the_scale(tmp_path):
     assert float(resumed.optimizer.dynamic_scale) == scale
 
 
-def test_bfloat16_trains_with_float32_weights():
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    model = fit(compiled(normalize=True))
-    assert {weight.dtype.name for weight in model.get_weights()} == {"float32"}
-    assert all(np.isfinite(weight).all() for weight in model.get_weights())
-
-
 def test_lost_statistics_stop_the_run_before_they_are_saved(tmp_path):
     model, history = compiled(normalize=True), []
     watch = EpochCheckpoint(RunFolder(tmp_path), history, RECIPE, 32)

@@ -26,13 +26,6 @@ def test_without_penalty_and_at_constant_rate_it_is_keras_sgd(momentum, nesterov
     np.testing.assert_allclose(ours, keras_sgd, rtol=1e-5)
 
 
-def test_penalty_is_a_gradient():
-    optimizer = km.optimizers.SGDL2(0.1, momentum=0.0, l2=0.5)
-    weights = keras.Variable(np.ones(3, "float32"))
-    optimizer.apply([keras.ops.zeros(3)], [weights])
-    np.testing.assert_allclose(keras.ops.convert_to_numpy(weights), 0.95)
-
-
 def assert_comes_back_from_a_file(model, path):
     model.save(path)
     loaded = keras.models.load_model(path)

@@ -209,17 +209,6 @@ def test_second_derivatives_equal_the_plain_form():
         assert np.abs(ours - theirs).max() < 1e-4 * np.abs(theirs).max()
 
 
-@pytest.mark.parametrize(("policy", "digits"), [("mixed_bfloat16", 8), ("mixed_float16", 11)])
-@pytest.mark.parametrize("training", [True, False])
-def test_batch_norm_in_mixed_precision(policy, digits, training):
-    layer = km.layers.BatchNormalization(dtype=policy)
-    x = images(8, 6, 6, 5)
-    layer.build(x.shape)
-    # both compute in float32; rounding to the shorter type may fall to either side
-    fast, plain = step(layer, x, training), step(layer, x, training, plain=True)
-    assert_equal(fast, plain, 2.0 ** (1 - digits))
-
-
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(
     ("arguments", "shape"),

@@ -45,9 +45,6 @@ def ShakeShake26(
         A Functional `keras.Model` with output shape `(batch, classes)`; with
         `include_top=False`, `(batch, height / 4, width / 4, 4 * filters)`, rounded up.
 
-    Raises:
-        ValueError: If an argument is out of its range.
-
     Example:
         >>> model = km.ShakeShake26(classes=100, filters=32)
 

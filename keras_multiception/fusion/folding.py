@@ -20,6 +20,10 @@ _PASSED = (layers.AveragePooling2D, layers.Cropping2D, layers.GlobalAveragePooli
 _Edits = list[tuple[Step, Convolution | Scale]]  # new operations of steps
 
 
+class _Stays(Exception):
+    """Why a scale and shift cannot be folded."""
+
+
 def fold(network: Network, report: FusionReport) -> None:
     """Fold batch norms and join biases, wherever that is exact."""
     _fold_shared(network, report)
@@ -66,20 +70,20 @@ def _fold_scales(network: Network, report: FusionReport) -> None:
     left = {}
     for step in [step for step in network.steps if isinstance(step.operation, Scale)]:
         (x,) = step.inputs
-        edits = _push_back(network, x, step.operation.scale, step.operation.shift)
-        if not isinstance(edits, str) and x.dtype != step.results.dtype:
-            edits = f"what comes before it is in {x.dtype}"
-        if isinstance(edits, str):
-            left[step] = edits
-        else:
+        try:
+            edits = _push_back(network, x, step.operation.scale, step.operation.shift)
+            if x.dtype != step.results.dtype:
+                raise _Stays(f"what comes before it is in {x.dtype}")
             _apply(network, step, edits, report)
+        except _Stays as reason:
+            left[step] = reason
     for step, before in left.items():
         operation = step.operation
-        edits = _push_forward(network, step.results, operation.scale, operation.shift)
-        if isinstance(edits, str):
-            report.left[operation.name] = f"{before}, and after it {edits}"
-        else:
+        try:
+            edits = _push_forward(network, step.results, operation.scale, operation.shift)
             _apply(network, step, edits, report)
+        except _Stays as after:
+            report.left[operation.name] = f"{before}, and after it {after}"
 
 
 def _apply(network: Network, step: Step, edits: _Edits, report: FusionReport) -> None:
@@ -89,61 +93,49 @@ def _apply(network: Network, step: Step, edits: _Edits, report: FusionReport) ->
         other.operation = operation
 
 
-def _push_back(
-    network: Network, x: KerasTensor, scale: np.ndarray, shift: np.ndarray
-) -> _Edits | str:
-    """Return how to scale and shift a tensor where it comes from, or why that cannot be."""
+def _push_back(network: Network, x: KerasTensor, scale: np.ndarray, shift: np.ndarray) -> _Edits:
+    """Return how to scale and shift a tensor where it comes from."""
     step = network.writer(x)
     if step is None:
-        return "it reads an input of the model"
+        raise _Stays("it reads an input of the model")
     operation = step.operation
     if len(network.readers(x)) > 1:
-        return f"more than it reads {operation.name}"
+        raise _Stays(f"more than it reads {operation.name}")
     if len(network.calls(operation)) > 1:
-        return f"{operation.name} before it is shared"
+        raise _Stays(f"{operation.name} before it is shared")
     if isinstance(operation, Convolution) and operation.activation is not LINEAR:
-        return f"the activation of {operation.name} comes before it"
+        raise _Stays(f"the activation of {operation.name} comes before it")
     if isinstance(operation, Convolution | Scale):
         return [(step, operation.then(scale, shift))]
     if not _treats_channels_alike(step, x):
-        return f"{type(operation).__name__} {operation.name} comes before it"
+        raise _Stays(f"{type(operation).__name__} {operation.name} comes before it")
     edits: _Edits = []
     start = 0
     for index, y in enumerate(step.inputs):
         part = slice(start, start + y.shape[-1])
         added = np.zeros_like(shift) if type(operation) is layers.Add and index else shift
-        found = _push_back(network, y, scale[part], added[part])
-        if isinstance(found, str):
-            return found
-        edits += found
+        edits += _push_back(network, y, scale[part], added[part])
         start = part.stop if type(operation) is layers.Concatenate else 0
     return edits
 
 
-def _push_forward(
-    network: Network, x: KerasTensor, scale: np.ndarray, shift: np.ndarray
-) -> _Edits | str:
-    """Return how to scale and shift a tensor in all that read it, or why that cannot be."""
+def _push_forward(network: Network, x: KerasTensor, scale: np.ndarray, shift: np.ndarray) -> _Edits:
+    """Return how to scale and shift a tensor in all that read it."""
     edits: _Edits = []
     for step in network.readers(x):
         if step is None:
-            return "the model ends"
+            raise _Stays("the model ends")
         operation = step.operation
-        found: _Edits | str
         if isinstance(operation, Convolution | Scale):
-            reason = None
-            if isinstance(operation, Convolution):
-                reason = operation.why_not_after(shift)
-            if reason is None and len(network.calls(operation)) > 1:
-                reason = f"{operation.name} is shared"
-            found = reason or [(step, operation.after(scale, shift))]
+            if isinstance(operation, Convolution) and (reason := operation.why_not_after(shift)):
+                raise _Stays(reason)
+            if len(network.calls(operation)) > 1:
+                raise _Stays(f"{operation.name} is shared")
+            edits.append((step, operation.after(scale, shift)))
         elif type(operation) in _PASSED and _treats_channels_alike(step, step.results):
-            found = _push_forward(network, step.results, scale, shift)
+            edits += _push_forward(network, step.results, scale, shift)
         else:
-            found = f"{type(operation).__name__} {operation.name} comes"
-        if isinstance(found, str):
-            return found
-        edits += found
+            raise _Stays(f"{type(operation).__name__} {operation.name} comes")
     return edits
 
 

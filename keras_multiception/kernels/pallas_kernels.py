@@ -49,11 +49,7 @@ def supports(shape: tuple[Any, ...], kernel_sizes: tuple[tuple[int, int], ...]) 
 
 
 def branches(x: jax.Array, kernels: list[jax.Array]) -> list[jax.Array]:
-    """Apply depthwise convolutions of several sizes to one input, "same" at stride 1.
-
-    `supports` says which inputs; a kernel has the shape (height, width, channels, 1). There are
-    reverse-mode derivatives of every order, and no forward-mode ones.
-    """
+    """Compute `jax_kernels.depthwise_branches` for inputs that `supports` allows."""
     return list(_outputs(x, [kernel[..., 0] for kernel in kernels]))
 
 

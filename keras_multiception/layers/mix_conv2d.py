@@ -42,10 +42,8 @@ class MixConv2D(BaseConv2D):
         depthwise: Boolean, which of the two forms.
         activation: Activation of the output; `None` for linear.
         use_bias: Boolean, whether to add a bias.
-        kernel_initializer: Initializer of the kernels. The default is He-normal, fan-in.
-        bias_initializer: Initializer of the bias.
-        kernel_regularizer, bias_regularizer: Regularizers.
-        kernel_constraint, bias_constraint: Constraints.
+        kernel_initializer, bias_initializer: Initializers, by default He-normal (fan-in) and zeros.
+        kernel_regularizer, bias_regularizer, kernel_constraint, bias_constraint: As in `Conv2D`.
         **kwargs: `name`, `dtype`, `trainable` and the other arguments of `keras.layers.Layer`.
 
     Input shape:
@@ -139,14 +137,8 @@ class MixConv2D(BaseConv2D):
                 zip(self.kernel_sizes, split_channels(filters, groups), strict=True)
             )
         ]
-        for conv, group, padding in zip(
-            self.convs, self.group_channels, self._paddings(), strict=True
-        ):
-            height, width = (
-                length and length + 2 * pad
-                for length, pad in zip(input_shape[1:3], padding, strict=True)
-            )
-            conv.build((input_shape[0], height, width, group))
+        for conv, group in zip(self.convs, self.group_channels, strict=True):
+            conv.build((input_shape[0], None, None, group))
         self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: channels})
 
     def _paddings(self) -> list[tuple[int, int]]:

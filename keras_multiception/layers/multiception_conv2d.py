@@ -35,15 +35,9 @@ class MulticeptionConv2D(BaseConv2D):
     first batch norm sees every position. The padding is symmetric, `dilation * (k - 1) / 2` on
     each side, at every stride. Defaults are those of the paper's experiments.
 
-    The layer takes the place of a same-padded `keras.layers.Conv2D` *and the batch norm after
-    it*:
-
-        x = keras.layers.Conv2D(64, 3, strides=2, padding="same", use_bias=False)(x)
-        x = keras.layers.BatchNormalization()(x)
-
-    becomes
-
-        x = km.layers.MulticeptionConv2D(64, (3, 5, 7), strides=2)(x)
+    The layer takes the place of a same-padded `Conv2D` *and the batch norm after it*:
+    `MulticeptionConv2D(64, (3, 5, 7), strides=2)` replaces
+    `Conv2D(64, 3, strides=2, padding="same", use_bias=False)` and `BatchNormalization()`.
 
     Args:
         filters: Integer, number of output channels.
@@ -56,11 +50,9 @@ class MulticeptionConv2D(BaseConv2D):
         dilation_rate: Positive integer or pair, the dilation of every depthwise branch.
         activation: Activation after the last batch norm; `None` for linear.
         use_bias: Boolean, whether the 1x1 convolution has a bias (it has in the paper's code).
-        depthwise_initializer: Initializer of the depthwise kernels. The default is He-normal
-            with the kernel's area as fan-in.
-        pointwise_initializer: Initializer of the 1x1 kernel. The default is He-normal, fan-in.
-        bias_initializer: Initializer of the bias. The default is uniform in +-1 / sqrt(inputs of
-            the 1x1 convolution).
+        depthwise_initializer, pointwise_initializer, bias_initializer: Initializers. The default
+            of the kernels is He-normal, fan-in, which is the area of a depthwise kernel; of the
+            bias uniform in +-1 / sqrt(inputs of the 1x1 convolution).
         depthwise_regularizer, pointwise_regularizer, bias_regularizer: Regularizers.
         depthwise_constraint, pointwise_constraint, bias_constraint: Constraints.
         momentum: Float, momentum of the moving statistics of both batch norms.
