@@ -7,7 +7,6 @@ One image per request; the server is another process, and so are the clients. Cl
 sends its next request when it has the answer to the last one. Open loop (`--rate`): requests are
 sent on schedule, however late the answers are. "In process" means batches of `--max_batch_size` by
 TensorFlow, whatever the server's `--engine` is.
-Each figure is the median of several rounds, with its range.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -30,8 +30,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tabulate import tabulate
 
-from serving.command_line import Parser, ignore_sigint, number, run_command, whole_number
-from serving.server import running_server
+from serving.command_line import Parser, number, run_command, whole_number
+from serving.server import ENGINES, running_server
 
 if TYPE_CHECKING:
     from serving.engine.servable import Servable
@@ -180,8 +180,7 @@ def _cell(value: str | int | dict) -> str:
 def _settings(results: dict) -> str:
     flags = results["flags"]
     loop = f"open loop, {flags['rate']:g} requests/s" if flags["rate"] else "closed loop"
-    engine = flags.get("engine", "tensorflow")  # older records have none
-    by = f" by {engine}" if engine != "tensorflow" else ""
+    by = f" by {flags['engine']}" if flags["engine"] != ENGINES[0] else ""
     return (
         f"One image a request to {flags['signature_name']}{by}; {loop}, {flags['seconds']:g} s; "
         f"median of {flags['rounds']} (range)"
@@ -190,10 +189,8 @@ def _settings(results: dict) -> str:
 
 def _machine(results: dict) -> str:
     machine = results["machine"]
-    hardware = machine.get("hardware", machine)  # older records are flat
-    processor = hardware.get("cpu") or hardware["processor"]
-    cores = hardware.get("cpus") or hardware["cores"]
-    devices = ", ".join([processor, f"{cores} cores", *hardware["gpus"]])
+    hardware = machine["hardware"]
+    devices = ", ".join([hardware["cpu"], f"{hardware['cpus']} cores", *hardware["gpus"]])
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     return f"{devices}, load average {machine['load average before']}; {versions}"
 
@@ -242,29 +239,25 @@ def _draw_lines(
 
 
 def _load(
-    api: str, sender: tuple, clients: int, seconds: float, rate: float | None
+    sender: Callable[..., Callable[[], Any]], options: tuple, *load: Any
 ) -> tuple[np.ndarray, float]:
     """Runs in another process, so that the clients' work is not the server's."""
-    send = rest_sender(*sender) if api == "REST" else grpc_sender(*sender)
+    send = sender(*options)
     for _ in range(3):
         send()
-    return send_load(send, clients, seconds, rate)
+    return send_load(send, *load)
 
 
 def _run(flags: argparse.Namespace) -> list[dict]:
     from serving.engine.backends import SavedModelServable
-    from serving.engine.servable import ServingError
     from serving.lifecycle.versions import find_versions
 
     name = flags.signature_name
     versions = find_versions(Path(flags.model_base_path))
     if not versions:
         raise ValueError(f"no version in {flags.model_base_path}")
-    try:
-        servable = SavedModelServable(versions[max(versions)])
-        specs = list(servable.signature(name).inputs.values())
-    except ServingError as error:
-        raise ValueError(str(error)) from error
+    servable = SavedModelServable(versions[max(versions)])
+    specs = list(servable.signature(name).inputs.values())
     if len(specs) != 1 or specs[0].dtype.name not in ("uint8", "float32"):
         raise ValueError(f"--signature_name {name} does not take a batch of pixels")
     [spec] = specs
@@ -282,33 +275,23 @@ def _run(flags: argparse.Namespace) -> list[dict]:
         ]
         if flags.engine == "tensorflow":  # batches bring another engine nothing
             server_flags += ["--enable_batching", f"--batching_parameters_file={file}"]
-        server = stack.enter_context(running_server(server_flags))
+        url, grpc_address, _ = stack.enter_context(running_server(server_flags))
         spawn = multiprocessing.get_context("spawn")
-        pool = stack.enter_context(ProcessPoolExecutor(1, spawn, ignore_sigint))
-        senders = {
-            "REST": (server.url, name, batch[0]),
-            "gRPC": (server.grpc_address, name, batch[0], spec.name),
+        ignore = signal.signal, (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
+        pool = stack.enter_context(ProcessPoolExecutor(1, spawn, *ignore))
+        senders: dict[str, tuple[Callable[..., Any], tuple]] = {
+            "REST": (rest_sender, (url, name, batch[0])),
+            "gRPC": (grpc_sender, (grpc_address, name, batch[0], spec.name)),
         }
 
         def run_load(api: str, clients: int) -> tuple[np.ndarray, float]:
-            load = (api, senders[api], clients, flags.seconds, flags.rate)
-            return pool.submit(_load, *load).result()
+            sender, options = senders[api]
+            load = (clients, flags.seconds, flags.rate)
+            return pool.submit(_load, sender, options, *load).result()
 
-        return measure(
-            [(api, clients) for clients in flags.clients for api in senders],
-            run_load,
-            lambda: in_process(servable, name, batch, flags.seconds / 2),
-            flags.rounds,
-        )
-
-
-def _output(text: str) -> Path:
-    path = Path(text)
-    if not path.absolute().parent.is_dir():
-        raise argparse.ArgumentTypeError(f"there is no folder {path.parent}")
-    if path.is_dir():
-        raise argparse.ArgumentTypeError(f"must be a file, not the folder {path}")
-    return path
+        loads = [(api, clients) for clients in flags.clients for api in senders]
+        alone = partial(in_process, servable, name, batch, flags.seconds / 2)
+        return measure(loads, run_load, alone, flags.rounds)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -322,21 +305,15 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--seconds", type=number(True), default=10.0, help="seconds for each load in a round")
     add("--rounds", type=count, default=3, help="how often each figure is measured")
     add("--rate", type=number(True), help="requests per second of an open loop")
-    engines = ("tensorflow", "onnxruntime", "openvino")
-    add(
-        "--engine", choices=engines, default=engines[0], help="the server's; only the first batches"
-    )
+    text = "the server's; only the first batches"
+    add("--engine", choices=ENGINES, default=ENGINES[0], help=text)
     add("--max_batch_size", type=count, default=64, help="the server's")
     add("--batch_timeout_micros", type=whole_number(), default=2000, help="the server's")
     add("--num_batch_threads", type=count, default=2, help="the server's")
-    add("--json", type=_output, metavar="FILE", help="a file for the figures")
-    add("--plot", type=_output, metavar="FILE.png", help="a file for a plot")
+    add("--json", type=Path, metavar="FILE", help="a file for the figures")
+    add("--plot", type=Path, metavar="FILE.png", help="a file for a plot")
     flags = parser.parse_args(arguments)
     flags.clients = sorted(set(flags.clients))
-    if flags.model_base_path and not flags.model_base_path.is_dir():
-        parser.error(f"argument --model_base_path: there is no folder {flags.model_base_path}")
-    if flags.plot and flags.plot.suffix.lower() != ".png":
-        parser.error(f"argument --plot: must end in .png, not {flags.plot}")
     return flags
 
 

@@ -35,7 +35,7 @@ from serving.clients.image_batches import (
     read_labels,
 )
 from serving.clients.image_files import named_images, read_image
-from serving.command_line import MAX_PORT, Parser, number, run_command, whole_number
+from serving.command_line import MAX_PORT, Parser, number, one_line, run_command, whole_number
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,25 +51,24 @@ class Client:
     Threads may share it.
 
     Args:
-        url: The server's URL: `http://HOST:PORT` for REST, `grpc://HOST:PORT` for gRPC; `https://`
-            and `grpcs://` over TLS. gRPC asks all addresses that a name has in turns.
+        url: `http://HOST:PORT` for REST, `grpc://HOST:PORT` for gRPC; `https://` and `grpcs://`
+            over TLS. gRPC asks all addresses of a name in turns.
         model_name: The model's name.
         version: The model's version; `None` for the latest.
         label: The version's label, in place of its number.
-        signature_name: A signature that takes encoded images and gives `probabilities`, `class_id`
-            and `label`. Where a model takes no files but float pixels, as a LiteRT one does, the
-            images are decoded and resized here and sent to `serving_default`.
+        signature_name: A signature from encoded images to `probabilities`, `class_id` and `label`.
+            For a model that takes float pixels only, as a LiteRT one, images are decoded and
+            resized here and sent to `serving_default`.
         labels: Names of the classes, or the path of a `labels.txt`, for a model that gives
             `probabilities` alone; the default is their numbers.
         timeout: Seconds for each request to be answered.
-        retries: How often a request is sent again if the server cannot be reached or is overloaded:
-            HTTP's 429 and 503, gRPC's UNAVAILABLE and RESOURCE_EXHAUSTED. Other errors are final.
-        backoff: Seconds before the first retry; they double with each one, up to 10, plus a random
+        retries: How often a request is sent again if the server cannot be reached or is overloaded
+            (HTTP's 429 and 503, gRPC's UNAVAILABLE and RESOURCE_EXHAUSTED).
+        backoff: Seconds before the first retry; they double each time, up to 10, plus a random
             part. A server's `Retry-After` may make the wait longer.
         batch_size: The most images in a request.
-        ca_certificate: A PEM file with the certificates to trust over TLS, in place of the system's
-            (gRPC: its own list).
-        client_certificate: A PEM file with a certificate for servers that verify their clients.
+        ca_certificate: A PEM file of certificates to trust, in place of the default ones.
+        client_certificate: A PEM file of a certificate for servers that verify their clients.
         client_key: The PEM file of its key; `None` if that is in the same file.
 
     Raises:
@@ -111,9 +110,9 @@ class Client:
         """Sends images, several in a request, and waits for all answers.
 
         Args:
-            images: Files' paths, or encoded images as bytes. JPEG and PNG are sent as they are;
-                other formats, which take Pillow and Keras, as PNG.
-            progress: Whether to show a bar on the standard error; `None` for only on a terminal.
+            images: Files' paths, or encoded images as bytes. JPEG and PNG are sent as they are,
+                other formats as PNG.
+            progress: Whether to show a progress bar; `None` for only on a terminal.
 
         Returns:
             A prediction for each image, in order.
@@ -137,8 +136,7 @@ class Client:
     ) -> Iterator[Answer]:
         """Does as `predict`, but reads each file and yields each answer when it is its turn.
 
-        A bad image does not cost the others their answers: in place of its prediction comes the
-        error, not raised, which names the image. What is wrong with the server is raised.
+        For a bad image it yields the error, which names the image. Errors of the server are raised.
         """
         if isinstance(images, (str, Path, bytes)):
             raise ValueError(
@@ -150,14 +148,11 @@ class Client:
         """Sends images as pixels: to `serving_uint8` if there is one, or to `serving_default`.
 
         Args:
-            images: Array of shape `[N, H, W, C]` with values from 0 to 255.
+            images: Array of shape `[N, H, W, C]`, uint8 or floats from 0 to 255.
             progress: As in `predict`.
 
         Returns:
-            A prediction for each image.
-
-        Raises:
-            ValueError: If the array has another shape or dtype; else as `predict`.
+            A prediction for each image. Errors are raised as by `predict`.
         """
         import numpy as np
 
@@ -292,58 +287,55 @@ def _ask(flags: argparse.Namespace) -> int:
     stdin = sys.stdin.buffer if sys.stdin else io.BytesIO()  # it may be closed
     found = named_images(flags.image, stdin)
     names = [os.fsencode(name).decode(errors="replace") for name, _ in found]
-    images = [image for _, image in found]
-    code = 0
     own = inspect.signature(Client).parameters
     with Client(**{name: value for name, value in vars(flags).items() if name in own}) as client:
-        progress = flags.progress or (None if len(images) > flags.batch_size else False)
-        answers = client.stream(images, progress)
-        lines = _json_lines(names, answers) if flags.json else _table(names, answers, flags.top)
-        for line in lines:
-            if isinstance(line, Exception):
-                code = 1
-                tqdm.write(f"{_MODULE}: error: {' '.join(str(line).split())}", file=sys.stderr)
-            else:
-                tqdm.write(line)
-    return code
+        progress = flags.progress or (None if len(found) > flags.batch_size else False)
+        answers = client.stream([image for _, image in found], progress)
+        if flags.json:
+            return _print_json(names, answers)
+        return _print_table(names, answers, flags.top)
 
 
-def _table(names: Sequence[str], answers: Iterable[Answer], top: int) -> Iterator[str | ImageError]:
-    """Yields lines in columns, and errors; of `top` classes only the likeliest has a name."""
-    width = max(map(len, ("file", *names)))
+def _print_table(names: Sequence[str], answers: Iterable[Answer], top: int) -> int:
+    """Prints columns; of `top` classes only the likeliest has a name."""
+    width, code = max(map(len, ("file", *names))), 0
     header = f"{'file':<{width}}  {'label':<12}  {'class':<5}  probability"
     for name, answer in zip(names, answers, strict=True):
         if isinstance(answer, Exception):
-            yield answer
+            code = _print_error(answer)
             continue
         if header:
-            yield header + ("  others" if top > 1 else "")
+            tqdm.write(header + ("  others" if top > 1 else ""))
             header = ""
         label, class_id, shares = answer.label, answer.class_id, answer.probabilities
         others = sorted(set(range(len(shares))) - {class_id}, key=shares.__getitem__, reverse=True)
         more = " ".join(f"{other}:{shares[other]:.4f}" for other in others[: top - 1])
         line = f"{name:<{width}}  {label:<12}  {class_id:<5}  {answer.probability:<11.4f}  {more}"
-        yield line.rstrip()
+        tqdm.write(line.rstrip())
+    return code
 
 
-def _json_lines(names: Sequence[str], answers: Iterable[Answer]) -> Iterator[str | ImageError]:
-    """Yields the lines of a JSON list, and errors; the list ends well if the server fails."""
-    held, failure = "", None
+def _print_json(names: Sequence[str], answers: Iterable[Answer]) -> int:
+    """Prints a JSON list, one image a line, which ends well if the server fails."""
+    held, code = "", 0
     try:
         for name, answer in zip(names, answers, strict=True):
-            yield f"{held}," if held else "["
+            tqdm.write(f"{held}," if held else "[")
             if isinstance(answer, Exception):
-                yield answer
-                row = {"error": " ".join(str(answer).split())}
+                code = _print_error(answer)
+                row = {"error": one_line(answer)}
             else:
                 row = asdict(answer)
             held = json.dumps({"file": name, **row}, ensure_ascii=False)
-    except (Exception, KeyboardInterrupt) as error:
-        failure = error
-    if held:
-        yield f"{held}\n]"
-    if failure:
-        raise failure
+    finally:
+        if held:
+            tqdm.write(f"{held}\n]")
+    return code
+
+
+def _print_error(error: Exception) -> int:
+    tqdm.write(f"{_MODULE}: error: {one_line(error)}", file=sys.stderr)
+    return 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

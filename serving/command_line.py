@@ -1,4 +1,4 @@
-"""What the commands share: a parser, types of arguments, exit codes and Ctrl-C."""
+"""What the commands share: a parser, types of arguments and exit codes."""
 
 from __future__ import annotations
 
@@ -6,11 +6,8 @@ import argparse
 import contextlib
 import math
 import os
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from types import FrameType
+from collections.abc import Callable
 from typing import NoReturn
 
 MAX_PORT = 65535
@@ -76,50 +73,16 @@ def run_command(prog: str, action: Callable[[], int]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's last flush
         return 1
-    except ImportError as error:
-        has_hint = "pip install" in str(error)
-        _print_error(prog, error if has_hint else f"{error}; it comes with {_INSTALL}")
-        return 2
-    except (ValueError, OSError, RuntimeError) as error:
-        _print_error(prog, error)
-        return 2 if isinstance(error, ValueError) else 1
+    except (ImportError, ValueError, OSError, RuntimeError) as error:
+        needs_package = isinstance(error, ImportError) and "pip install" not in str(error)
+        hint = f"; it comes with {_INSTALL}" if needs_package else ""
+        print(f"{prog}: error: {one_line(error)}{hint}", file=sys.stderr)
+        return 2 if isinstance(error, (ImportError, ValueError)) else 1
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return 130
 
 
-def _print_error(prog: str, error: object) -> None:
-    print(f"{prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
-
-
-@contextlib.contextmanager
-def record_sigint() -> Iterator[Callable[[], None]]:
-    """Records Ctrl-C: `KeyboardInterrupt` is lost where it is raised inside a C callback.
-
-    Yields a function that raises `KeyboardInterrupt` if Ctrl-C was pressed since, to be called
-    before a step that must not follow it.
-    """
-    pressed = threading.Event()
-
-    def record(signal_number: int, frame: FrameType | None) -> None:
-        pressed.set()
-        signal.default_int_handler(signal_number, frame)
-
-    def check() -> None:
-        if pressed.is_set():
-            raise KeyboardInterrupt
-
-    is_main = threading.current_thread() is threading.main_thread()
-    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield check  # whoever handles or ignores it still does
-        return
-    signal.signal(signal.SIGINT, record)
-    try:
-        yield check
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def ignore_sigint() -> None:
-    """Leaves Ctrl-C, which a terminal sends to every process, to the parent process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def one_line(error: Exception) -> str:
+    """The text of an error without line breaks."""
+    return " ".join(str(error).split())

@@ -4,8 +4,7 @@
     python -m serving.demo --image photo.jpg
 
 The server's answers are compared with those of a notebook: load the network, read the image,
-preprocess, predict. The training is `python -m training.train` in another process; all else
-happens in this one, the requests over HTTP too.
+preprocess, predict.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
-from serving.command_line import Parser, record_sigint, run_command
+from serving.command_line import Parser, run_command, whole_number
 from serving.publishing import base_path as versions
 
 if TYPE_CHECKING:
@@ -78,10 +78,7 @@ def publish(
 
         signatures, litert_file = (SIGNATURE,), LiteRTFile(litert, spec)
     batch_sizes = read_batch_sizes(batching_file)
-    with (
-        record_sigint() as check_interrupts,
-        versions.publishing(base_path, version) as (folder, make_visible),
-    ):
+    with versions.publishing(base_path, version) as (folder, make_visible):
         km.export_saved_model(model, folder, spec, top_k, form, form_batch_size, logits)
         if litert_file is not None:
             agreement = litert_file.add_to(folder)
@@ -91,7 +88,6 @@ def publish(
         write_model_card(folder, model, spec, form, run, weights_card, agreement, onnx)
         write_warmup(folder, spec.image_shape, batch_sizes, signatures)
         write_manifest(folder)
-        check_interrupts()
         return make_visible()
 
 
@@ -101,8 +97,6 @@ def load_run(run: str | Path) -> tuple[keras.Model, Dataset]:
     import keras
 
     run = Path(run)
-    if not run.is_dir():
-        raise ValueError(f"`run` must be the folder of a training run. Received: run={run}")
     if not (run / "config.json").is_file() or not (run / "model.keras").is_file():
         raise ValueError(
             "`run` must be the folder of a finished run, with config.json and model.keras in it; "
@@ -113,7 +107,7 @@ def load_run(run: str | Path) -> tuple[keras.Model, Dataset]:
         spec = km.preprocessing.Dataset.from_dict(config["data"])
         model = keras.models.load_model(run / "model.keras", compile=False)
     except Exception as error:  # a damaged file fails in many ways
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ValueError(f"`run` cannot be read ({reason}). Received: run={run}") from error
     return model, spec
 
@@ -154,7 +148,7 @@ def format_versions(base_path: Path) -> str:
 
 def _parser() -> Parser:
     parser = Parser(_MODULE, "Publish a trained network as the next version of a served model.")
-    add = parser.add_argument
+    add, number = parser.add_argument, whole_number(1)
     add("--base_path", required=True, type=Path, help="folder of the served model's versions")
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--run", help="publish the network of this finished training run")
@@ -167,14 +161,15 @@ def _parser() -> Parser:
     action.add_argument(
         "--rollback",
         nargs="?",
-        const="previous",
+        const=0,
+        type=number,
         metavar="N",
         help="withdraw the versions newer than N; the default is the one before the latest",
     )
-    action.add_argument("--restore", type=int, metavar="N", help="bring a withdrawn version back")
-    add("--keep", type=int, metavar="N", help="delete all but the N newest versions")
-    add("--version", type=int, help="version number; the default is the next one")
-    add("--top_k", type=int, default=5, help="classes in an answer of classify (default: 5)")
+    action.add_argument("--restore", type=number, metavar="N", help="bring a withdrawn one back")
+    add("--keep", type=number, metavar="N", help="delete all but the N newest versions")
+    add("--version", type=number, help="version number; the default is the next one")
+    add("--top_k", type=number, default=5, help="classes in an answer of classify (default: 5)")
     add(
         "--form",
         choices=FORMS,
@@ -184,7 +179,7 @@ def _parser() -> Parser:
     )
     add(
         "--form_batch_size",
-        type=int,
+        type=number,
         nargs="+",
         default=[1, 32],
         help="images that --form auto measures with; with several numbers, each request is "
@@ -199,16 +194,13 @@ def _parser() -> Parser:
 
 
 def _act(flags: argparse.Namespace) -> int:
-    numbers = (flags.rollback, flags.restore, flags.keep)
     trained = flags.run or flags.pretrained
-    if not (trained or flags.list) and all(number is None for number in numbers):
+    if not (trained or flags.list or flags.restore or flags.keep) and flags.rollback is None:
         raise ValueError(
             "one of --run, --pretrained, --list, --rollback, --restore and --keep is needed"
         )
-    if flags.keep is not None:
-        versions.require_positive("keep", flags.keep)  # before anything is done
-    if flags.litert and not flags.run:
-        raise ValueError("--litert needs --run, the network that it was made from")
+    if not (trained or flags.base_path.is_dir()):
+        raise ValueError(f"`base_path` must be a folder. Received: base_path={flags.base_path}")
     if trained:
         model, spec, card = (
             load_pretrained(trained) if flags.pretrained else (*load_run(trained), None)
@@ -217,20 +209,15 @@ def _act(flags: argparse.Namespace) -> int:
         path = publish(model, flags.base_path, spec, weights_card=card, **options)
         print(f"Exported {trained} to {path}")
     if flags.rollback is not None:
-        version = None if flags.rollback == "previous" else flags.rollback
-        if version and not version.isdecimal():
-            raise ValueError(f"`rollback` must be a version. Received: rollback={version}")
-        latest, gone = versions.roll_back(flags.base_path, version and int(version))
+        latest, gone = versions.roll_back(flags.base_path, flags.rollback or None)
         withdrawn = ", ".join(map(str, gone)) or "none"
         print(f"Version {latest} is the latest now; withdrawn: {withdrawn}")
-    if flags.restore is not None:
+    if flags.restore:
         print(f"Restored {versions.restore(flags.base_path, flags.restore)}")
-    if flags.keep is not None:
+    if flags.keep:
         deleted = versions.prune(flags.base_path, flags.keep)
         print(f"Deleted versions: {', '.join(map(str, deleted)) or 'none'}")
     if flags.list:
-        if not flags.base_path.is_dir():
-            raise ValueError(f"`base_path` must be a folder. Received: base_path={flags.base_path}")
         print(format_versions(flags.base_path))
     return 0
 

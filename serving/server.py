@@ -9,7 +9,6 @@ The flags are TensorFlow Serving's own. From Python, `running` does the same for
 from __future__ import annotations
 
 import argparse
-import errno
 import importlib.metadata
 import logging
 import os
@@ -20,16 +19,13 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import quote
 
 from serving.command_line import MAX_PORT, Parser, boolean, number, run_command, whole_number
 
 if TYPE_CHECKING:
     from serving.model_server import ServerOptions
-
-# Unsent data of a peer that has gone away is given up after so long.
-_PEER_TIMEOUT_MS = 30_000
 
 
 def _file(text: str) -> Path | None:
@@ -43,14 +39,9 @@ def _channel_arguments(text: str) -> list[tuple[str, int | str]]:
     return [(key, int(v) if v.lstrip("-").isdecimal() else v) for key, _, v in pairs]
 
 
-def _engine(text: str) -> str:
-    if text not in ("tensorflow", "onnxruntime", "openvino"):
-        raise argparse.ArgumentTypeError(f"must be onnxruntime or openvino, not {text!r}")
-    return text
-
-
 _count, _some, _port = whole_number(), whole_number(1), whole_number(0, MAX_PORT)
 _seconds = number()
+ENGINES = ("tensorflow", "onnxruntime", "openvino")
 
 # Flag: its type, its default, what it is.
 _FLAGS: dict[str, tuple[Callable[[str], Any], object, str]] = {
@@ -78,7 +69,7 @@ _FLAGS: dict[str, tuple[Callable[[str], Any], object, str]] = {
     "prefer_tflite_model": (boolean, False, "serve model.tflite, where there is one"),
     "num_tflite_pools": (_some, None, "pools of LiteRT interpreters; one per processor"),
     "num_tflite_interpreters_per_pool": (_some, 1, "interpreters in such a pool"),
-    "engine": (_engine, "tensorflow", "or onnxruntime or openvino, for versions with model.onnx"),
+    "engine": (str, "tensorflow", "or onnxruntime or openvino, for versions with model.onnx"),
     "enable_batching": (boolean, False, "run concurrent calls as one batch"),
     "batching_parameters_file": (_file, None, "BatchingParameters, for --enable_batching"),
     "monitoring_config_file": (_file, None, "a MonitoringConfig: the metrics page's path"),
@@ -145,17 +136,9 @@ def running(
             yield server.url
 
 
-class ServerProcess(NamedTuple):
-    """Where a server that runs in another process is."""
-
-    url: str
-    grpc_address: str
-    process_id: int
-
-
 @contextmanager
-def running_server(flags: Sequence[str]) -> Iterator[ServerProcess]:
-    """Runs `python -m serving.server` on free ports while the `with` block runs."""
+def running_server(flags: Sequence[str]) -> Iterator[tuple[str, str, int]]:
+    """Runs `python -m serving.server` on free ports; yields its URL, gRPC address and process."""
     command = [sys.executable, "-m", "serving.server", "--port=0", "--rest_api_port=0", *flags]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -163,7 +146,7 @@ def running_server(flags: Sequence[str]) -> Iterator[ServerProcess]:
             if " at http" not in lines[0]:
                 raise RuntimeError("The server did not start: see the message above.")
             url, address = (line.split(" at ")[-1] for line in lines)
-            yield ServerProcess(url.split("/v1/")[0], address, process.pid)
+            yield url.split("/v1/")[0], address, process.pid
         finally:
             process.terminate()
             process.wait(timeout=60)
@@ -171,21 +154,14 @@ def running_server(flags: Sequence[str]) -> Iterator[ServerProcess]:
 
 def listen(host: str, port: int) -> socket.socket:
     """Opens the socket that REST listens on; port 0 takes a free one."""
-    if not 0 <= port <= MAX_PORT:
-        raise ValueError(
-            f"`rest_api_port` must be from 0 to {MAX_PORT}. Received: rest_api_port={port}"
-        )
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, port), family=family)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise OSError(f"Port {port} of {host} is already in use.") from error
-        raise OSError(f"Cannot listen on port {port} of {host}: {error.strerror}.") from error
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OSError(f"Cannot listen on port {port} of {host}: {reason}.") from error
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # an answer is two packets
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _PEER_TIMEOUT_MS)
     return listener
 
 
@@ -197,8 +173,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     for name, (kind, default, text) in _FLAGS.items():
         shown = f"{text} (default: %(default)s)" if default not in (None, [], "") else text
-        optional: dict[str, Any] = {"nargs": "?", "const": True} if kind is boolean else {}
-        parser.add_argument(f"--{name}", type=kind, default=default, help=shown, **optional)
+        more: dict[str, Any] = {"nargs": "?", "const": True} if kind is boolean else {}
+        if name == "engine":
+            more = {"choices": ENGINES}
+        parser.add_argument(f"--{name}", type=kind, default=default, help=shown, **more)
     for name in (*_ONLY_DEFAULT, *_IGNORED):
         parser.add_argument(f"--{name}", nargs="?", const="true", help=argparse.SUPPRESS)
     parser.add_argument(
@@ -278,7 +256,8 @@ def _options(flags: argparse.Namespace) -> ServerOptions:
         batching = read_batching(file) if file else Batching()
     if flags.monitoring_config_file:
         prometheus = read_config(flags.monitoring_config_file, MonitoringConfig).prometheus_config
-        metrics_path = (prometheus.path or METRICS_PATH) if prometheus.enable else None
+        path = f"/{prometheus.path.lstrip('/')}" if prometheus.path else METRICS_PATH
+        metrics_path = path if prometheus.enable else None
 
     def options(kind: type, **more: object) -> dict[str, Any]:
         return more | {name: v for name, v in vars(flags).items() if name in kind.__annotations__}

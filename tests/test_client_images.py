@@ -15,7 +15,6 @@ from keras_multiception.export.signatures import decode_images
 from serving.client import Client
 from serving.clients.image_batches import (
     MAX_BATCH_BYTES,
-    PixelInput,
     array_batches,
     batches,
     decode,
@@ -94,8 +93,8 @@ def test_damaged_files(file):
 @pytest.mark.parametrize(
     ("signatures", "expected"),
     [
-        ({"serving_default": {"image": FLOATS}}, PixelInput("serving_default", (4, 6))),
-        ({"own": {"x": FLOATS}, "other": {"x": FLOATS}}, PixelInput("own", (4, 6))),
+        ({"serving_default": {"image": FLOATS}}, ("serving_default", (4, 6))),
+        ({"own": {"x": FLOATS}, "other": {"x": FLOATS}}, ("own", (4, 6))),
         ({"serving_default": {"image": FLOATS}, "files": {"image_bytes": FILES}}, None),
         ({"other": {"image": FLOATS}}, None),
         ({"serving_default": {"image": ("DT_FLOAT", [-1, -1, -1, 3])}}, None),
@@ -120,10 +119,7 @@ def test_labels(tmp_path):
     (tmp_path / "labels.txt").write_text("cat\ndög\n", encoding="utf-8")
     assert read_labels(tmp_path / "labels.txt") == ["cat", "dög"]
     assert read_labels(("cat", "dög")) == ["cat", "dög"]
-    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
-    with pytest.raises(ValueError, match=r"UTF-8 text. Received: .*latin\.txt"):
-        read_labels(tmp_path / "latin.txt")
-    with pytest.raises(OSError, match=r"Cannot read .*none\.txt"):
+    with pytest.raises(OSError, match=r"none\.txt"):
         Client(labels=str(tmp_path / "none.txt"))
 
 

@@ -131,7 +131,7 @@ def _answers(api: str) -> Callable[[Callable[[Any, Any, Call], Any]], Callable[.
 def _infers(api: str, infer: Callable[[Servable, Any], Any]) -> Callable[..., Any]:
     """Makes a gRPC method that the version which a request's `model_spec` asks for answers."""
     return _answers(api)(
-        lambda self, request, call: infer(self.servable(_spec(request), call), request)
+        lambda self, request, call: infer(self.servable(request.model_spec, call), request)
     )
 
 
@@ -161,13 +161,8 @@ class Services(
         """Answers several tasks of one model."""
         if not request.tasks:
             raise invalid("Inference request must have at least one task.")
-        names = {task.model_spec.name for task in request.tasks}
-        if "" in names:
-            raise invalid("Found ModelSpec with an empty model name.")
-        if len(names) > 1:
-            raise invalid(
-                "All ModelSpecs in a MultiInferenceRequest must access the same model name."
-            )
+        if len({task.model_spec.name for task in request.tasks}) > 1:
+            raise invalid("All tasks of a MultiInferenceRequest must ask the same model.")
         servable = self.servable(request.tasks[0].model_spec, call)
         return messages.multi_inference(servable, request)
 
@@ -176,18 +171,14 @@ class Services(
         self, request: get_model_metadata_pb2.GetModelMetadataRequest, call: Call
     ) -> Any:
         """Answers with the signatures of a version."""
-        spec = _spec(request)
-        if not request.metadata_field:
-            raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
-        for field in request.metadata_field:
-            if field != "signature_def":
-                raise invalid(f"Metadata field {field} is not supported")
-        servable = self.servable(spec, call)
+        if set(request.metadata_field) != {"signature_def"}:
+            raise invalid("The `metadata_field` must be signature_def.")
+        servable = self.servable(request.model_spec, call)
         signatures = get_model_metadata_pb2.SignatureDefMap()
         for name, definition in servable.signature_defs.items():
             signatures.signature_def[name].CopyFrom(definition)
         response = get_model_metadata_pb2.GetModelMetadataResponse()
-        response.model_spec.name = spec.name
+        response.model_spec.name = request.model_spec.name
         response.model_spec.version.value = servable.version
         response.metadata["signature_def"].Pack(signatures)
         return response
@@ -197,7 +188,7 @@ class Services(
         self, request: get_model_status_pb2.GetModelStatusRequest, call: Call
     ) -> Any:
         """Answers with where a model's versions stand."""
-        spec = _spec(request)
+        spec = request.model_spec
         call.model = spec.name
         response = get_model_status_pb2.GetModelStatusResponse()
         for status in self.models.status(spec.name, *_choice(spec)):
@@ -215,12 +206,6 @@ class Services(
         response = model_management_pb2.ReloadConfigResponse()
         response.status.error_code = error_codes_pb2.OK
         return response
-
-
-def _spec(request: Any) -> model_pb2.ModelSpec:
-    if not request.HasField("model_spec"):
-        raise invalid("Missing ModelSpec")
-    return request.model_spec
 
 
 def _choice(spec: model_pb2.ModelSpec) -> tuple[int | None, str | None]:

@@ -20,7 +20,7 @@ import tensorflow as tf
 from tensorflow.core.example import example_pb2, feature_pb2
 
 from serving.engine.messages import serialize_examples
-from serving.engine.servable import ServingError, invalid
+from serving.engine.servable import ServingError, decode_text, invalid
 
 _MAX_RANK = 32
 _MAX_DEPTH = 100  # deeper than any tensor: values below are not read
@@ -68,8 +68,8 @@ def read_request(body: bytes) -> tuple[dict, str]:
     if not isinstance(request, dict):
         raise _invalid("The request body must be a JSON object.", request)
     signature_name = request.get("signature_name", "")
-    if not isinstance(signature_name, str) or not signature_name.isprintable():
-        raise _invalid("'signature_name' must be printable text.", signature_name)
+    if not isinstance(signature_name, str):
+        raise _invalid("'signature_name' must be text.", signature_name)
     return request, signature_name
 
 
@@ -224,14 +224,7 @@ def _to_text(name: str, value: Any) -> Any:
         return [_to_text(name, item) for item in value]
     if name.endswith("_bytes"):
         return {"b64": base64.b64encode(value).decode()}
-    try:
-        return value.decode()
-    except UnicodeDecodeError as error:
-        raise ServingError(
-            "FAILED_PRECONDITION",
-            f"Output `{name}` holds bytes that are not UTF-8 text; "
-            "the model must name such an output with the suffix '_bytes'.",
-        ) from error
+    return decode_text(name, value)
 
 
 def _read_example(features: Any) -> example_pb2.Example:

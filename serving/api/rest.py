@@ -25,7 +25,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Mount, Route, request_response
 
 from serving.api import json_codec
 from serving.engine.servable import Servable, ServingError, invalid
@@ -37,7 +37,6 @@ METRICS_PATH = "/monitoring/prometheus/metrics"
 MAX_BODY_BYTES = 64 * 2**20
 _LOGGER = logging.getLogger("serving")
 _CLOSE = {"Connection": "close"}  # the rest of a refused body is not read
-_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
 _VERSION = r"(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
 _POST_PATH = re.compile(
     rf"/v1/models/(?P<name>[^/:]+){_VERSION}:(?P<api>classify|regress|predict)", re.I
@@ -59,7 +58,6 @@ _HTTP_STATUS = {
     "UNAVAILABLE": 503,
 }  # any other: 500
 _GRPC_STATUS = {404: "NOT_FOUND", 408: "DEADLINE_EXCEEDED", 499: "CANCELLED", 500: "INTERNAL"}
-_INTERNAL_ERROR = "Internal error; the server's log has the reason."
 
 
 class RestApi:
@@ -83,28 +81,13 @@ class RestApi:
         cors: bool = False,
     ) -> Starlette:
         """Makes the application; with `cors`, pages of other servers may call it."""
-        if metrics_path and not metrics_path.startswith("/"):
-            raise ValueError(
-                "`metrics_path`, the `path` of a MonitoringConfig, must begin with '/'. "
-                f"Received: metrics_path={metrics_path!r}"
-            )
         metrics = [Route(metrics_path, self._metrics)] if metrics_path else []
         middleware = [Middleware(GZipMiddleware, minimum_size=1024, compresslevel=1)]
         if cors:
             everything = {f"allow_{name}": ["*"] for name in ("origins", "methods", "headers")}
             middleware.insert(0, Middleware(CORSMiddleware, **everything))
-        app = Starlette(
-            routes=[*routes, *metrics, Route("/{path:path}", self._respond, methods=_METHODS)],
-            middleware=middleware,
-            exception_handlers={
-                HTTPException: lambda _, error: _error(
-                    error.status_code, error.detail, error.headers
-                ),
-                Exception: lambda *_: _error(500, _INTERNAL_ERROR),
-            },
-        )
-        app.router.redirect_slashes = False
-        return app
+        everything_else = Mount("", request_response(self._respond))  # by any method
+        return Starlette(routes=[*routes, *metrics, everything_else], middleware=middleware)
 
     async def _metrics(self, _: Request) -> Response:
         return Response(self._telemetry.page(), media_type="text/plain; version=0.0.4")
@@ -129,7 +112,7 @@ class RestApi:
         except Exception:
             _LOGGER.exception("%s %s failed", request.method, path)
             call.status = "INTERNAL"
-            response = _error(500, _INTERNAL_ERROR)
+            response = _error(500, "Internal error; the server's log has the reason.")
         call.code, call.response_bytes = response.status_code, len(response.body)
         call.seconds = time.perf_counter() - begun
         self._telemetry.record(call)
@@ -153,8 +136,6 @@ class RestApi:
             return servable
 
         if request.method == "GET":
-            if not call.model:
-                raise invalid("Missing model name in request.")
             if call.api == "status":
                 statuses = self._models.status(call.model, version, label)
                 return json_codec.dumps({"model_version_status": list(map(_status, statuses))})

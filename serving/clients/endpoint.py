@@ -12,7 +12,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TypeVar
 
-SCHEMES = ("http", "https", "grpc", "grpcs")
+_SCHEMES = ("http", "https", "grpc", "grpcs")
 # By signature and input: the dtype as TensorFlow's protos name it, and the shape, -1 where open.
 Signatures = Mapping[str, Mapping[str, tuple[str, Sequence[int]]]]
 
@@ -73,19 +73,15 @@ class Endpoint:
     client_key: str | Path | None = None
 
     def __post_init__(self) -> None:
-        if self.scheme not in SCHEMES:
-            raise ValueError(
-                f"`url` must begin with {', '.join(f'{scheme}://' for scheme in SCHEMES)}. "
-                f"Received: url={self.url!r}"
-            )
         try:
             parts = urllib.parse.urlsplit(self.url)
-            has_address = bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            has_address = False
-        if not has_address:
+            is_known = self.scheme in _SCHEMES and parts.hostname and parts.port != 0
+        except ValueError:  # no such port
+            is_known = False
+        if not is_known:
             raise ValueError(
-                f"`url` must name a host and may name a port. Received: url={self.url!r}"
+                f"`url` must be SCHEME://HOST:PORT, the scheme one of {', '.join(_SCHEMES)}. "
+                f"Received: url={self.url!r}"
             )
         if self.version is not None and self.label is not None:
             raise ValueError(
@@ -93,9 +89,7 @@ class Endpoint:
                 f"Received: version={self.version}, label={self.label!r}"
             )
         if not 0 < self.timeout < float("inf"):
-            raise ValueError(
-                f"`timeout` must be a positive number of seconds. Received: timeout={self.timeout}"
-            )
+            raise ValueError(f"`timeout` must be positive. Received: timeout={self.timeout}")
         for name, least in (("retries", 0), ("backoff", 0), ("batch_size", 1)):
             if not least <= (value := getattr(self, name)) < float("inf"):
                 raise ValueError(f"`{name}` must be {least} or more. Received: {name}={value}")
@@ -118,7 +112,7 @@ class Endpoint:
         return self.scheme in ("https", "grpcs")
 
     def ssl_context(self) -> ssl.SSLContext:
-        """Makes what trusts `ca_certificate`, or the system's, and shows `client_certificate`."""
+        """Trusts `ca_certificate`, or the system's, and shows `client_certificate`."""
         try:
             context = ssl.create_default_context(cafile=self.ca_certificate)
             if self.client_certificate:
@@ -133,7 +127,7 @@ class Endpoint:
         return context
 
     def timeout_error(self) -> TimeoutError:
-        """Makes the error of a request that was not answered in time."""
+        """The error of a request that was not answered in time."""
         return TimeoutError(
             f"The server at {self.url} did not answer within {self.timeout:g} seconds."
         )

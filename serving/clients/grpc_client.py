@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,11 @@ _UNREACHED = ("connections to all backends failing", "errors resolving")
 
 
 class GrpcClient:
-    """Sends single requests over one channel: no retries, no batches. See `RestClient`."""
+    """Sends single requests over one channel, as `RestClient` does."""
 
     def __init__(self, endpoint: Endpoint):
         self._endpoint = endpoint
-        self._address = endpoint.url.partition("://")[2].rstrip("/")
-        target = f"dns:///{self._address}"
+        target = f"dns:///{endpoint.url.partition('://')[2].rstrip('/')}"
         self._channel = (
             grpc.secure_channel(target, _credentials(endpoint), options=_OPTIONS)
             if endpoint.is_secure
@@ -73,20 +72,24 @@ class GrpcClient:
     def states(self) -> dict[int, str]:
         """Asks for the state of the model's versions."""
         request = get_model_status_pb2.GetModelStatusRequest(model_spec=self._spec(""))
-        deadline = time.monotonic() + self._endpoint.timeout
-        answer = self._call(self._models.GetModelStatus, request, deadline)
+        answer = self._call(self._models.GetModelStatus, request)
         state = get_model_status_pb2.ModelVersionStatus.State
         return {found.version: state.Name(found.state) for found in answer.model_version_status}
 
-    def signatures(self) -> Signatures:
+    def signatures(self, deadline: float | None = None) -> Signatures:
         """Asks for the inputs of the model's signatures."""
-        found = self._signature_defs(time.monotonic() + self._endpoint.timeout)
+        request = get_model_metadata_pb2.GetModelMetadataRequest(
+            model_spec=self._spec(""), metadata_field=["signature_def"]
+        )
+        answer = self._call(self._predictions.GetModelMetadata, request, deadline)
+        found = get_model_metadata_pb2.SignatureDefMap()
+        answer.metadata["signature_def"].Unpack(found)
         return {
             name: {
                 key: (types_pb2.DataType.Name(info.dtype), [d.size for d in info.tensor_shape.dim])
                 for key, info in signature.inputs.items()
             }
-            for name, signature in found.items()
+            for name, signature in found.signature_def.items()
         }
 
     def close(self) -> None:
@@ -103,24 +106,16 @@ class GrpcClient:
 
     def _input_name(self, signature_name: str, deadline: float) -> str:
         if signature_name not in self._input_names:
-            signature = self._signature_defs(deadline).get(signature_name)
-            if signature is None:
+            inputs = self.signatures(deadline).get(signature_name)
+            if not inputs:
                 return ""  # the server will say so
-            self._input_names[signature_name] = next(iter(signature.inputs), "")
+            self._input_names[signature_name] = next(iter(inputs))
         return self._input_names[signature_name]
 
-    def _signature_defs(self, deadline: float) -> Mapping:
-        asked = get_model_metadata_pb2.GetModelMetadataRequest(
-            model_spec=self._spec(""), metadata_field=["signature_def"]
-        )
-        answer = self._call(self._predictions.GetModelMetadata, asked, deadline)
-        signatures = get_model_metadata_pb2.SignatureDefMap()
-        answer.metadata["signature_def"].Unpack(signatures)
-        return signatures.signature_def
-
-    def _call(self, method: Callable, request: Message, deadline: float) -> Any:
+    def _call(self, method: Callable, request: Message, deadline: float | None = None) -> Any:
+        seconds = deadline - time.monotonic() if deadline else self._endpoint.timeout
         try:
-            return method(request, timeout=max(0.0, deadline - time.monotonic()))
+            return method(request, timeout=max(0.0, seconds))
         except grpc.RpcError as error:
             raise self._to_client_error(error) from error
 
@@ -128,16 +123,10 @@ class GrpcClient:
         code, details = error.code(), error.details() or ""
         if code == grpc.StatusCode.DEADLINE_EXCEEDED:
             return self._endpoint.timeout_error()
-        if code != grpc.StatusCode.UNAVAILABLE:
-            return ServerError(f"The server answered: {details}", code.value[0])
-        if details.startswith(_UNREACHED):
+        if code == grpc.StatusCode.UNAVAILABLE and details.startswith(_UNREACHED):
             reason = details.removesuffix(": OK").rpartition(": ")[2].rstrip("]")
-            return ConnectionError(
-                f"Cannot reach the server at {self._address} over gRPC: {reason}."
-            )
-        return ServerError(
-            f"The server at {self._address} is not available: {details}", code.value[0]
-        )
+            return ConnectionError(f"Cannot reach the server at {self._endpoint.url}: {reason}.")
+        return ServerError(f"The server answered: {details or code.name}", code.value[0])
 
 
 def _credentials(endpoint: Endpoint) -> grpc.ChannelCredentials:

@@ -40,12 +40,8 @@ ImageError = OSError | ValueError | ServerError
 Answer = Prediction | ImageError
 
 
-@dataclass(frozen=True)
-class PixelInput:
-    """The signature and the image size of a model that takes float pixels in place of files."""
-
-    signature_name: str
-    size: tuple[int, int]
+# The signature and the image size of a model that takes float pixels in place of files.
+PixelInput = tuple[str, tuple[int, int]]
 
 
 class BatchSender:
@@ -62,10 +58,7 @@ class BatchSender:
             self.client = RestClient(endpoint)
 
     def predict_files(self, files: Sequence[bytes], signature_name: str) -> Iterator[Answer]:
-        """Sends encoded images; if the model takes float pixels only, as those.
-
-        Yields for each image a prediction, or the error of an image that cannot be decoded.
-        """
+        """Sends encoded images, or their pixels; yields predictions, and errors of bad images."""
         if self._pixel_input is None:
             try:
                 yield from self._ask(files, signature_name)
@@ -79,7 +72,7 @@ class BatchSender:
                         raise
                     yield from self._halves(files, signature_name, error)
                     return
-        yield from self._predict_decoded(files, self._pixel_input)
+        yield from self._predict_decoded(files, *self._pixel_input)
 
     def predict_pixels(self, pixels: np.ndarray, signature_name: str) -> list[Prediction]:
         """Sends pixels; as floats if that is what the model takes."""
@@ -88,10 +81,10 @@ class BatchSender:
                 return self._ask(pixels, signature_name)
             except ServerError as error:
                 found = find_pixel_input(self._signatures_after(error), signature_name)
-                if found is None or found.signature_name == signature_name:
+                if found is None or found[0] == signature_name:
                     raise
                 self._pixel_input = found
-        name = self._pixel_input.signature_name
+        name, _ = self._pixel_input
         rows = array_batches(pixels.astype("float32"), self._endpoint.batch_size)
         return [answer for batch in rows for answer in self._ask(batch, name)]
 
@@ -124,18 +117,20 @@ class BatchSender:
                     raise
                 yield from self._halves(half, signature_name, refused)
 
-    def _predict_decoded(self, files: Sequence[bytes], target: PixelInput) -> Iterator[Answer]:
+    def _predict_decoded(
+        self, files: Sequence[bytes], signature_name: str, size: tuple[int, int]
+    ) -> Iterator[Answer]:
         import numpy as np
 
         images: list[np.ndarray | ValueError] = []
         for file in files:
             try:
-                images.append(decode(file, target.size))
+                images.append(decode(file, size))
             except ValueError as error:
                 images.append(error)
         good = [image for image in images if not isinstance(image, ValueError)]
         rows = array_batches(np.stack(good), self._endpoint.batch_size) if good else ()
-        answers = (answer for batch in rows for answer in self._ask(batch, target.signature_name))
+        answers = (answer for batch in rows for answer in self._ask(batch, signature_name))
         for image in images:
             yield image if isinstance(image, ValueError) else next(answers)
 
@@ -143,10 +138,7 @@ class BatchSender:
 def batches(
     images: Iterable[tuple[str, bytes | ImageError]], size: int
 ) -> Iterator[list[tuple[str, bytes | ImageError]]]:
-    """Puts pairs of a name and an encoded image, or its error, together as they come.
-
-    A batch has at most `size` of them, fewer of large ones.
-    """
+    """Puts at most `size` names and images, or their errors, together, fewer of large ones."""
     batch: list[tuple[str, bytes | ImageError]] = []
     batch_bytes = 0
     for name, image in images:
@@ -169,11 +161,7 @@ def array_batches(images: np.ndarray, size: int) -> Iterator[np.ndarray]:
 
 
 def find_pixel_input(signatures: Signatures, signature_name: str) -> PixelInput | None:
-    """Finds the signature, or else the default one, of a model that has to be sent float pixels.
-
-    `None` if any signature takes strings, or that one takes anything but float images of a known
-    size.
-    """
+    """Finds the signature, or else the default one, of a model that takes float images alone."""
     if any(dtype == "DT_STRING" for inputs in signatures.values() for dtype, _ in inputs.values()):
         return None
     name = signature_name if signature_name in signatures else _DEFAULT_SIGNATURE
@@ -183,15 +171,11 @@ def find_pixel_input(signatures: Signatures, signature_name: str) -> PixelInput 
     [(dtype, shape)] = inputs
     if dtype != "DT_FLOAT" or len(shape) != 4 or shape[3] != 3 or min(shape[1:]) < 1:
         return None
-    return PixelInput(name, (shape[1], shape[2]))
+    return name, (shape[1], shape[2])
 
 
 def decode(file: bytes, size: tuple[int, int]) -> np.ndarray:
-    """Decodes and resizes an image file to float32 `[H, W, 3]`, pixels 0 to 255.
-
-    As nearly as Pillow does what the exported graph does: both filter bilinearly, with a wider
-    filter where they make an image smaller, and round to no whole numbers.
-    """
+    """Decodes and resizes an image file as the exported graph does: float32, pixels 0 to 255."""
     import numpy as np
     from PIL import Image
 
@@ -205,22 +189,12 @@ def decode(file: bytes, size: tuple[int, int]) -> np.ndarray:
 def read_labels(labels: Sequence[str] | str | Path) -> list[str]:
     """Reads the names of classes: a list, or the path of a file with one a line."""
     if isinstance(labels, (str, Path)):
-        try:
-            return Path(labels).read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"`labels` must be a file of UTF-8 text. Received: labels={labels}"
-            ) from error
-        except OSError as error:
-            raise OSError(f"Cannot read {labels}: {error.strerror}.") from error
+        return Path(labels).read_text(encoding="utf-8").splitlines()
     return list(labels)
 
 
 def read_predictions(rows: Any, count: int, labels: Sequence[str] = ()) -> list[Prediction]:
-    """Reads the server's answer in row format; `labels` are for a model that gives none.
-
-    Raises a `ServerError` if the answer is not a classifier's, or not for `count` images.
-    """
+    """Reads the server's answer in row format; `labels` are for a model that gives none."""
     try:
         found = [_prediction(row, labels) for row in rows]
     except (ValueError, TypeError, KeyError) as error:

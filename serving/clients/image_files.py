@@ -19,8 +19,11 @@ _GRAPH_FORMATS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 def find_images(path: str | Path) -> list[Path]:
     """Finds the image files in a folder and its subfolders, in the order of their names.
 
-    Any other path is taken for an image file. Names that begin with a dot are left out. Raises a
-    `ValueError` if there is no image file, an `OSError` if a folder cannot be read.
+    Any other path is taken for an image file. Names that begin with a dot are left out.
+
+    Raises:
+        ValueError: If there is no image file in the folder.
+        OSError: If a folder cannot be read.
 
     Example:
         >>> find_images("photos")
@@ -31,7 +34,7 @@ def find_images(path: str | Path) -> list[Path]:
         return [path]
     found = sorted(
         Path(folder, name)
-        for folder, folders, names in os.walk(path, onerror=_cannot_read)
+        for folder, _, names in os.walk(path, onerror=_raise)
         for name in names
         if name.lower().endswith(IMAGE_SUFFIXES)
     )
@@ -42,10 +45,7 @@ def find_images(path: str | Path) -> list[Path]:
 
 
 def named_images(paths: Sequence[str], stdin: BinaryIO) -> list[tuple[str, Path | bytes]]:
-    """Finds the images that the arguments of a command mean: names, and paths or what was read.
-
-    `-` is the standard input: one image file, or the paths of files and folders, one a line.
-    """
+    """Finds the names and images of paths; `-` is the standard input: an image, or more paths."""
     found: list[tuple[str, Path | bytes]] = []
     for path in paths:
         if path == STDIN:
@@ -67,12 +67,7 @@ def read_image(image: str | Path | bytes) -> bytes:
     if isinstance(image, (bytes, bytearray, memoryview)):
         data = image = bytes(image)
     else:
-        try:
-            data = Path(image).read_bytes()
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"There is no file {image}.") from error
-        except OSError as error:
-            _cannot_read(error)
+        data = Path(image).read_bytes()
     if data.startswith(_GRAPH_FORMATS):
         return data
     from keras_multiception.images import to_png
@@ -80,5 +75,5 @@ def read_image(image: str | Path | bytes) -> bytes:
     return to_png(image)
 
 
-def _cannot_read(error: OSError) -> NoReturn:
-    raise OSError(f"Cannot read {error.filename}: {error.strerror}.") from error
+def _raise(error: OSError) -> NoReturn:
+    raise error

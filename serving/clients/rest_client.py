@@ -1,8 +1,4 @@
-"""Asks a server over TF Serving's REST API, on connections that stay open between requests.
-
-The specification is TensorFlow Serving's public REST guide:
-https://github.com/tensorflow/serving/blob/master/tensorflow_serving/g3doc/api_rest.md
-"""
+"""Asks a server over TF Serving's REST API, on connections that stay open between requests."""
 
 from __future__ import annotations
 
@@ -33,11 +29,7 @@ _KEPT_CONNECTIONS = 32  # for as many threads of the caller's
 
 
 class RestClient:
-    """Sends single requests: no retries, no batches.
-
-    A request raises a `ConnectionError` if the server cannot be reached, a `TimeoutError` if it
-    does not answer in time, and a `ServerError` if it answers with an error.
-    """
+    """Sends single requests; raises `ConnectionError`, `TimeoutError` or `ServerError`."""
 
     def __init__(self, endpoint: Endpoint):
         self._endpoint = endpoint

@@ -135,10 +135,10 @@ def _with_engine(
 
 
 class LiteRTServable(Servable):
-    """One version of a model: a folder with a LiteRT file that has at least one signature.
+    """One version of a model: a folder with a LiteRT file.
 
-    An interpreter answers one call at a time, on one thread, so there are several: by default as
-    many as processors. Calls are not batched.
+    An interpreter answers one call at a time, on one thread: by default there are as many as
+    processors. Calls are not batched.
     """
 
     def __init__(
@@ -184,9 +184,7 @@ def _runners(content: bytes) -> dict[str, Any]:
     with quiet():
         interpreter = Interpreter(model_content=content, num_threads=1)
         interpreter.allocate_tensors()  # the first one in a process says so
-    names = list(interpreter.get_signature_list())
-    if not names:
-        raise ValueError(f"There is no signature in {LITERT_FILE}.")
+    names = interpreter.get_signature_list()
     return {name: interpreter.get_signature_runner(name) for name in names}
 
 

@@ -47,10 +47,7 @@ def invalid(message: str) -> ServingError:
 
 
 def from_exception(error: Exception) -> ServingError:
-    """Turns any exception into a `ServingError` with TensorFlow's own status.
-
-    Its message is the first sentence that says what went wrong, without node names and traces.
-    """
+    """Turns any exception into a `ServingError`: TensorFlow's status and its first sentence."""
     code, message = "UNKNOWN", str(error)
     if isinstance(error, tf.errors.OpError):
         code, message = error_codes_pb2.Code.Name(error.error_code), str(error.message)
@@ -144,30 +141,17 @@ class Servable(ABC):
         return self._call(signature, arrays, wanted)
 
     def classify(self, signature_name: str, examples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Labels (text) and scores (float32) of serialized `tf.Example` messages.
-
-        Both are [examples, classes]; what the signature does not give is `""` or 0.
-        """
+        """Labels (text) and scores of `tf.Example` messages; `""` or 0 where there are none."""
         outputs = self._infer(signature_name, CLASSIFY, examples, ("classes", "scores"))
-        for name, kind, words in (("classes", "O", "strings"), ("scores", "f", "floats")):
-            array = outputs.get(name)
-            if array is not None and (
-                array.ndim != 2 or len(array) != len(examples) or array.dtype.kind != kind
-            ):
-                raise invalid(
-                    f"Expected `{name}` of shape [batch_size num_classes] and {words}. "
-                    f"Received: {list(array.shape)} of {array.dtype}"
-                )
-        shapes = {array.shape for array in outputs.values()}
-        if len(shapes) != 1:
-            raise invalid(f"`classes` and `scores` differ: {shapes}")
-        (shape,) = shapes
-        try:
-            labels = [label.decode() for label in outputs.get("classes", np.empty(0)).flat]
-        except UnicodeDecodeError as error:
-            raise ServingError(
-                "FAILED_PRECONDITION", "`classes` holds bytes that are not UTF-8 text."
-            ) from error
+        shape, *others = {array.shape for array in outputs.values()}
+        kinds = {name: array.dtype.kind for name, array in outputs.items()}
+        fits = kinds.items() <= {"classes": "O", "scores": "f"}.items()
+        if others or len(shape) != 2 or shape[0] != len(examples) or not fits:
+            raise invalid(
+                "`classes` must be strings, `scores` floats, of shape [batch_size, num_classes]. "
+                f"Received: {[(name, a.dtype, a.shape) for name, a in outputs.items()]}"
+            )
+        labels = [decode_text("classes", v) for v in outputs.get("classes", np.empty(0)).flat]
         texts = np.array(labels, object).reshape(shape) if labels else np.full(shape, "", object)
         return texts, outputs.get("scores", np.zeros(shape)).astype(np.float32)
 
@@ -209,6 +193,18 @@ class Servable(ABC):
                 f"It gives: {sorted(signature.outputs)}"
             )
         return self.predict(signature.name, {"inputs": examples}, wanted)
+
+
+def decode_text(output: str, value: bytes) -> str:
+    """Decodes a string of an output, which must be UTF-8 where text is asked for."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        raise ServingError(
+            "FAILED_PRECONDITION",
+            f"Output `{output}` holds bytes that are not UTF-8 text; "
+            "the model must name such an output with the suffix '_bytes'.",
+        ) from error
 
 
 def check_image_size(values: Iterable[bytes | str]) -> None:

@@ -16,7 +16,6 @@ from serving.engine.servable import Servable, ServingError, invalid
 from serving.lifecycle.versions import Loading, ServedModel, VersionPolicy, VersionStatus, not_found
 
 _LOGGER = logging.getLogger("serving")
-_POLLS_TO_RETRY = 8  # a model config that was not taken up
 
 
 class Models:
@@ -57,10 +56,7 @@ class Models:
 
     def servable(self, name: str, version: int | None = None, label: str | None = None) -> Servable:
         """The loaded version of a model to call: the latest, that of a number or of a label."""
-        if not name:
-            raise invalid("ModelSpec has no name specified.")
-        if label is not None:
-            version = self._labeled(name, label)
+        version = self._version(name, version, label)
         if name not in self._models:
             raise not_found(name, version)
         return self._models[name].servable(version)
@@ -69,13 +65,16 @@ class Models:
         self, name: str, version: int | None = None, label: str | None = None
     ) -> list[VersionStatus]:
         """Where the versions of a model seen so far stand, or one of them; the newest first."""
-        if label is not None:
-            version = self._labeled(name, label)
+        version = self._version(name, version, label)
         if name not in self._models:
             raise ServingError("NOT_FOUND", f"Could not find any versions of model {name}")
         return self._models[name].status(version)
 
-    def _labeled(self, name: str, label: str) -> int:
+    def _version(self, name: str, version: int | None, label: str | None) -> int | None:
+        if not name:
+            raise invalid("A request must name its model.")
+        if label is None:
+            return version
         labels = self._models[name].labels if name in self._models else {}
         if label not in labels:
             raise invalid(f"Unrecognized servable version label: {label}")
@@ -85,13 +84,6 @@ class Models:
         """Takes up another configuration, or changes nothing if it cannot be served."""
         configs = _model_configs(config)
         with self._reload_lock, contextlib.ExitStack() as undo:
-            for name, wanted in configs.items():  # before any new model is loaded in vain
-                model = self._models.get(name)
-                if model and (model.base_path, model.policy) == (
-                    Path(wanted.base_path),
-                    wanted.model_version_policy,
-                ):
-                    self._check_labels(model, wanted.version_labels)
             models = {}
             for name, wanted in configs.items():
                 model = self._models.get(name)
@@ -140,18 +132,13 @@ def following(models: Models, path: str | Path | None, poll_wait_seconds: float)
 
     def follow() -> None:
         known, reported = models.config, ""
-        refused, polls = None, 0
         while not closing.wait(poll_wait_seconds):
-            config, polls = None, polls + 1
             try:
                 config = read_config(path, ModelServerConfig)
-                if config == refused and polls % _POLLS_TO_RETRY:
-                    continue
                 if config != known:
                     models.reload(config)
-                known, reported, refused = config, "", None
+                known, reported = config, ""
             except Exception as error:  # the same is tried again: its versions may appear
-                refused = config
                 if str(error) != reported:
                     reported = str(error)
                     _LOGGER.error("The model config file was not taken up: %s", error)

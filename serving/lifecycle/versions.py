@@ -51,13 +51,6 @@ class Loading:
     engine: str = TENSORFLOW  # that runs the networks of versions with a file for it
     engine_threads: int | None = None  # of one call; `None` for as many as processors
 
-    def __post_init__(self) -> None:
-        if self.file_system_poll_wait_seconds < 0:
-            raise ValueError(
-                "`file_system_poll_wait_seconds` must not be negative. "
-                f"Received: file_system_poll_wait_seconds={self.file_system_poll_wait_seconds}"
-            )
-
 
 @dataclass(frozen=True)
 class VersionStatus:
@@ -88,8 +81,8 @@ class ServedModel:
     """The versions under a base path that a policy asks for, kept up to date in the context.
 
     A version is unloaded once its successors have loaded, and calls that have begun finish on it.
-    One that does not load leaves the others serving and is tried again, at once when its files
-    change. Deleting the latest rolls back; an empty or unreadable base path changes nothing.
+    One that does not load leaves the others serving and is tried again. Deleting the latest rolls
+    back; an empty or unreadable base path changes nothing.
     """
 
     def __init__(
@@ -127,7 +120,7 @@ class ServedModel:
                 f"Version {failed.version} of model {self.name} does not load: "
                 f"{failed.error_message} Received: model_base_path={str(self.base_path)!r}"
             )
-        if self._loading.file_system_poll_wait_seconds:
+        if self._loading.file_system_poll_wait_seconds > 0:
             self._poller.start()
         return self
 
@@ -219,15 +212,11 @@ class ServedModel:
         _ENDED.append(version)
 
     def _keep_polling(self) -> None:
-        reported = ""
         while not self._closing.wait(self._loading.file_system_poll_wait_seconds):
             try:
                 self.poll()
-                reported = ""
-            except Exception as error:  # or nothing would ever be loaded again
-                if repr(error) != reported:
-                    reported = repr(error)
-                    _LOGGER.exception("The base path of the model %s was not read", self.name)
+            except Exception:  # or nothing would ever be loaded again
+                _LOGGER.exception("The base path of the model %s was not read", self.name)
 
 
 def load(folder: Path, version: int, loading: Loading) -> Servable:

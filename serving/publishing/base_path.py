@@ -42,16 +42,15 @@ def publishing(
 ) -> Iterator[tuple[Path, Callable[[], Path]]]:
     """Gives a folder to write a version to, and a function that makes it visible at the end.
 
-    The function returns the version's path; its number is the one after the highest there ever
-    was, unless it is given. Several processes may publish at a time, and each gets its number when
-    it is done. What killed processes left half-written is deleted first.
+    The function returns the version's path; its number follows the highest there ever was, unless
+    it is given. Processes may publish at the same time, and each gets its number when it is done.
     """
     base_path = Path(base_path)
     if version is not None:
-        require_positive("version", version)
         _require_new(base_path, version)
     with contextlib.ExitStack() as stack:
-        with _locked(base_path, make=True):
+        base_path.mkdir(parents=True, exist_ok=True)
+        with _locked(base_path):
             _clean(base_path)
             staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=base_path))
             stack.callback(shutil.rmtree, staging, ignore_errors=True)
@@ -118,7 +117,6 @@ def restore(base_path: str | Path, version: int) -> Path:
 
 def prune(base_path: str | Path, keep: int) -> list[int]:
     """Deletes all versions but the `keep` newest, and withdrawn ones that are older than those."""
-    require_positive("keep", keep)
     base_path = Path(base_path)
     with _locked(base_path):
         served = list_versions(base_path)
@@ -132,18 +130,13 @@ def prune(base_path: str | Path, keep: int) -> list[int]:
     return sorted(old)
 
 
-def require_positive(name: str, value: int) -> None:
-    """Raises a `ValueError` if an argument is not a positive integer."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value}")
-
-
 def _require_new(base_path: Path, version: int) -> None:
-    for withdrawn, hint in ((False, "has it"), (True, "has it withdrawn, to be restored")):
-        if version in list_versions(base_path, withdrawn):
-            raise ValueError(
-                f"`version` must be a new one; {base_path} {hint}. Received: version={version}"
-            )
+    taken = list_versions(base_path).keys() | list_versions(base_path, withdrawn=True).keys()
+    if version < 1 or version in taken:
+        raise ValueError(
+            "`version` must be a positive integer that no version has, served or withdrawn. "
+            f"Received: version={version}"
+        )
 
 
 def _clean(base_path: Path) -> None:
@@ -158,21 +151,9 @@ def _clean(base_path: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def _locked(base_path: Path, make: bool = False) -> Iterator[None]:
+def _locked(base_path: Path) -> contextlib.AbstractContextManager[None]:
     """Holds the base path while versions come and go."""
-    try:
-        if make:
-            base_path.mkdir(parents=True, exist_ok=True)
-        stack = contextlib.ExitStack()
-        stack.enter_context(_flock(base_path / ".lock"))
-    except OSError as error:
-        raise ValueError(
-            f"`base_path` must be a folder that can be written ({error.strerror}). "
-            f"Received: base_path={base_path}"
-        ) from error
-    with stack:
-        yield
+    return _flock(base_path / ".lock")
 
 
 @contextlib.contextmanager

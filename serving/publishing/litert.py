@@ -27,10 +27,17 @@ class LiteRTFile:
     """A LiteRT file from images to class probabilities, by the names that the SavedModel has."""
 
     def __init__(self, path: str | Path, spec: Dataset):
-        if not Path(path).is_file():
-            raise ValueError(f"`litert` must be the path of a LiteRT file. Received: litert={path}")
-        self._content = Path(path).read_bytes()
-        runner = _runner(self._content, path)
+        try:
+            self._content = Path(path).read_bytes()
+            interpreter = Interpreter(model_content=self._content)
+            interpreter.allocate_tensors()
+            runner = interpreter.get_signature_runner(SIGNATURE)
+        except (OSError, RuntimeError, ValueError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise ValueError(
+                f"`litert` must be a LiteRT model with the signature {SIGNATURE} ({reason}). "
+                f"Received: litert={path}"
+            ) from error
         _require_names(runner, spec, path)
         images = np.random.default_rng(0).integers(0, 256, (_IMAGES, *spec.image_shape))
         self._images = images.astype("float32")
@@ -45,28 +52,13 @@ class LiteRTFile:
     def add_to(self, folder: Path) -> float:
         """Puts the file beside the SavedModel of the network that it was made from.
 
-        Returns the share of random images that both put into the same class. Such images show
-        nothing, so it distinguishes a wrong file from a right one; it is no accuracy.
+        Returns the share of random images that both put into the same class, which tells a wrong
+        file from a right one; it is no accuracy.
         """
         signature = tf.saved_model.load(folder).signatures[SIGNATURE]
         expected = signature(**{INPUT: tf.constant(self._images)})[OUTPUT].numpy()
         (folder / LITERT_FILE).write_bytes(self._content)
         return float(np.mean(self._answers.argmax(axis=1) == expected.argmax(axis=1)))
-
-
-def _runner(content: bytes, path: str | Path) -> Any:
-    try:
-        if content[4:8] != b"TFL3":
-            raise ValueError("it has no TFL3 at the fifth byte")
-        interpreter = Interpreter(model_content=content)
-        interpreter.allocate_tensors()
-        return interpreter.get_signature_runner(SIGNATURE)
-    except (RuntimeError, ValueError) as error:  # of a damaged file
-        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
-        raise ValueError(
-            f"`litert` must be a LiteRT model with the signature {SIGNATURE} ({reason}). "
-            f"Received: litert={path}"
-        ) from error
 
 
 def _require_names(runner: Any, spec: Dataset, path: str | Path) -> None:

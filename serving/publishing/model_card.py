@@ -41,10 +41,7 @@ def write_model_card(
 ) -> None:
     """Writes the model card of a SavedModel; what is not known is left out.
 
-    `run` is the folder of the run that trained the model. `weights_card` is the card of weights
-    that come with the package, whose table it repeats. `litert_agreement` is the share of random
-    images on which a LiteRT file beside the SavedModel gives the same class; `onnx` tells of an
-    ONNX file.
+    It repeats the table of `weights_card`, the card of weights that come with the package.
     """
     config, metrics = (_read(run, name) for name in ("config.json", "metrics.json"))
     recipe = config.get("recipe", {})
