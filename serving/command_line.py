@@ -62,8 +62,7 @@ def boolean(text: str) -> bool:
 def run_command(prog: str, action: Callable[[], int]) -> int:
     """Runs a command, with errors of one line; returns the exit code.
 
-    It is the action's, 2 for what cannot be done as asked, 1 for what failed on the way, 130 for
-    Ctrl-C. A closed pipe (`... | head`) is not reported.
+    It is the action's, 2 for bad usage, 1 for what failed on the way, 130 for Ctrl-C.
     """
     try:
         code = action()

@@ -67,10 +67,9 @@ def read_config(path: str | Path, message: type[M]) -> M:
     try:
         return text_format.Parse(Path(path).read_text(encoding="utf-8"), message())
     except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
-        reason = getattr(error, "strerror", None) or str(error).replace("\n", " ")
         raise ValueError(
             f"`{path}` must hold one {message.DESCRIPTOR.name} in protobuf's text format. "
-            f"Received: {reason}"
+            f"Received: {error}"
         ) from error
 
 

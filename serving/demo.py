@@ -83,18 +83,15 @@ def notebook_answer(model: keras.Model, dataset: Dataset, image: Path) -> np.nda
 
 
 @contextlib.contextmanager
-def _serving(folders: Sequence[Path]) -> Iterator[str]:
+def _serving(*folders: Path) -> Iterator[str]:
     """Serves models, each by the name of its folder, in the `with` block; yields the URL."""
-    from serving.config_files import single_model
+    from serving.config_files import ModelServerConfig, single_model
     from serving.model_server import ServerOptions, model_server
 
-    config = single_model(folders[0].name, folders[0])
-    for folder in folders[1:]:
+    config = ModelServerConfig()
+    for folder in folders:
         config.MergeFrom(single_model(folder.name, folder))
-    with (
-        listen("127.0.0.1", 0) as listener,
-        model_server(config, listener, ServerOptions()) as server,
-    ):
+    with listen("127.0.0.1", 0) as socket, model_server(config, socket, ServerOptions()) as server:
         yield server.url
 
 
@@ -149,7 +146,7 @@ def _demonstrate(run: Path, photo: Path) -> int:
         subjects = _export(run, photo)
     with contextlib.ExitStack() as stack:
         with step("Serve both"):
-            url = stack.enter_context(_serving([subject.folder for subject in subjects]))
+            url = stack.enter_context(_serving(*[subject.folder for subject in subjects]))
             print(f"   {url}")
         with step("Ask about a digit that it has not seen, and about a photograph"):
             same = _ask(subjects, url)

@@ -6,9 +6,8 @@
     python -m serving.export --base_path models/digits --list
     python -m serving.export --base_path models/digits --rollback
 
-The first ones write `models/digits/1/`, a SavedModel with the preprocessing inside, where
-TensorFlow Serving or `python -m serving.server` finds it. Versions come and go whole, under a
-running server.
+The first ones write `models/digits/1/`, a SavedModel with the preprocessing inside. Versions come
+and go whole, under a running server.
 """
 
 from __future__ import annotations
@@ -58,10 +57,8 @@ def publish(
 ) -> Path:
     """Exports a model as a new version under a base path; returns the version's path.
 
-    Beside the SavedModel, the version has in `assets.extra` the labels, a model card, warm-up
-    requests and a manifest. With `litert`, a LiteRT file of the same network, it has that as
-    `model.tflite` too; the file has one signature, so there are warm-up requests for that only.
-    With `onnx` it has `model.onnx` of `km.export_onnx`, for engines other than TensorFlow.
+    Beside the SavedModel are labels, a model card, warm-up requests and a manifest; with `litert`,
+    the path of a LiteRT file of the same network, `model.tflite` too; with `onnx`, `model.onnx`.
     The other arguments are as in `km.export_saved_model`, `write_model_card` and `write_warmup`.
     """
     import keras_multiception as km
@@ -113,10 +110,7 @@ def load_run(run: str | Path) -> tuple[keras.Model, Dataset]:
 
 
 def load_pretrained(name: str) -> tuple[keras.Model, Dataset, Path]:
-    """Builds a network with weights that come with the package, `"cifar10/resnet20_multiception"`.
-
-    Returns the model, the description of its data and the path of the weights' model card.
-    """
+    """Builds a network with weights of the package; returns it, its data and the weights' card."""
     import keras_multiception as km
     from keras_multiception.applications import pretrained
 

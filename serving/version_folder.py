@@ -27,11 +27,7 @@ def write_manifest(path: str | Path) -> None:
 
 
 def verify_manifest(path: str | Path) -> bool:
-    """Checks the files of a folder against its manifest.
-
-    Returns whether there is one; a SavedModel from elsewhere has none. Raises a `ValueError` if a
-    file is missing, changed or not in the manifest, or the manifest cannot be read.
-    """
+    """Checks a folder against its manifest; returns whether it has one, as not all SavedModels."""
     path = Path(path)
     if not (path / MANIFEST_FILE).exists():
         return False

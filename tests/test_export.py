@@ -14,7 +14,6 @@ import pytest
 import tensorflow as tf
 from commands import usage_error
 from PIL import Image
-from saved_models import served
 from tensorflow_serving.apis import prediction_log_pb2
 from test_floors import ROOT
 from test_saved_model import small_network
@@ -22,8 +21,6 @@ from test_saved_model import small_network
 import keras_multiception as km
 from keras_multiception.compression import convert_to_litert
 from serving import demo, export
-from serving.client import Client
-from serving.config_files import single_model
 from serving.engine.backends import SavedModelServable
 from serving.engine.batching import read_batching
 from serving.engine.messages import replay_warmup

@@ -58,10 +58,7 @@ def grpc_server(
     options: Sequence[tuple[str, int | str]] = (),
     ssl_config: Any = None,
 ) -> Iterator[int]:
-    """Serves models at `HOST:PORT` while the `with` block runs; yields the port.
-
-    At the end, open calls have `grace_seconds` to finish. An `SSLConfig` brings TLS.
-    """
+    """Serves models at `HOST:PORT` in the `with` block; yields the port. Open calls finish."""
     server = grpc.server(
         ThreadPoolExecutor(max_threads, "grpc"), options=[*_OPTIONS, *options], compression=None
     )

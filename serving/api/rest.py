@@ -61,10 +61,7 @@ _GRPC_STATUS = {404: "NOT_FOUND", 408: "DEADLINE_EXCEEDED", 499: "CANCELLED", 50
 
 
 class RestApi:
-    """TF Serving's REST calls, answered by models in the executor's threads.
-
-    There are `timeout_seconds` for a body to come, and again for the model to answer.
-    """
+    """TF Serving's REST calls, answered in the executor's threads; the timeout is each step's."""
 
     def __init__(
         self, models: Models, telemetry: Telemetry, executor: Executor, timeout_seconds: float

@@ -198,11 +198,8 @@ def read_predictions(rows: Any, count: int, labels: Sequence[str] = ()) -> list[
     try:
         found = [_prediction(row, labels) for row in rows]
     except (ValueError, TypeError, KeyError) as error:
-        raise ServerError(
-            "The server answered without `label`, `class_id` and `probabilities` for each image; "
-            "does this signature classify images?",
-            200,
-        ) from error
+        text = "The answer has no `label`, `class_id`, `probabilities`: does it classify images?"
+        raise ServerError(text, 200) from error
     if len(found) != count:
         raise ServerError(f"The server answered for {len(found)} images instead of {count}.", 200)
     return found

@@ -34,16 +34,9 @@ class Batching:
     allowed_batch_sizes: tuple[int, ...] = ()  # that batches are padded to; none pads nothing
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("max_batch_size", 1),
-            ("batch_timeout_micros", 0),
-            ("max_enqueued_batches", 1),
-            ("num_batch_threads", 1),
-        ):
-            if getattr(self, name) < least:
-                raise ValueError(
-                    f"`{name}` must be at least {least}. Received: {name}={getattr(self, name)}"
-                )
+        for name in ("max_batch_size", "max_enqueued_batches", "num_batch_threads"):
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"`{name}` must be positive. Received: {name}={value}")
         sizes = self.allowed_batch_sizes
         if sizes and (
             list(sizes) != sorted(set(sizes)) or sizes[0] < 1 or sizes[-1] != self.max_batch_size
@@ -71,10 +64,7 @@ def read_batching(path: str | Path) -> Batching:
 
 
 def can_batch(signature: Signature) -> bool:
-    """Whether rows of different requests fit into one call of a signature.
-
-    All its inputs must have a free first dimension and no other, all outputs one to split.
-    """
+    """Whether all inputs have a free first dimension and no other, and all outputs one to split."""
     inputs = [spec.shape for spec in signature.inputs.values()]
     outputs = [spec.shape for spec in signature.outputs.values()]
     return (

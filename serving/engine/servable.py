@@ -93,8 +93,7 @@ class Signature:
 class Servable(ABC):
     """One version of a model, loaded.
 
-    With `checks_method_names`, signatures classify and regress only if their method name says so;
-    what TensorFlow 2 saves says `predict` throughout.
+    `checks_method_names` refuses to classify and regress by signatures of another method name.
     """
 
     def __init__(

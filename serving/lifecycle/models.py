@@ -19,11 +19,7 @@ _LOGGER = logging.getLogger("serving")
 
 
 class Models:
-    """The models that a configuration names, served while the context is open.
-
-    A label that is in use moves to loaded versions only; with
-    `allow_version_labels_for_unavailable_models`, a new one may be given to any.
-    """
+    """The models that a configuration names, served while the context is open."""
 
     def __init__(
         self,

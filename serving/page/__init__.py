@@ -1,7 +1,6 @@
 """The page at the server's root: its models, their health and latency, and an image to ask about.
 
-One self-contained document, joined from `page.html`, `page.css` and `page.js`; its content security
-policy names the hashes of exactly that style and script, and lets it talk to this server only.
+One document; its content security policy lets it run its own script and talk to this server only.
 """
 
 from __future__ import annotations

@@ -74,8 +74,7 @@ def publishing(
 def roll_back(base_path: str | Path, version: int | None = None) -> tuple[int, list[int]]:
     """Withdraws the newest versions, so that `version`, or the one before, is the latest again.
 
-    They go oldest first: a server that follows the latest version sees the newest one until, with
-    the last rename, the one rolled back to. Returns its number and those withdrawn.
+    They go oldest first, so that no server sees one between. Returns its number and those gone.
     """
     base_path = Path(base_path)
     with _locked(base_path):

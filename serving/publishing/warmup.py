@@ -1,8 +1,4 @@
-"""Warm-up requests for an exported model, so that its first users need not wait for TensorFlow.
-
-The server replays them before a version takes requests: each signature with each batch size that
-its batching allows, because a first call in a new shape is slow.
-"""
+"""Warm-up requests of each signature and batch size: a first call in a new shape is slow."""
 
 from __future__ import annotations
 
@@ -31,10 +27,7 @@ def read_batch_sizes(batching_file: str | Path | None) -> Sequence[int]:
 def write_warmup(
     folder: Path, image_shape: Sequence[int], sizes: Sequence[int], signatures: Sequence[str]
 ) -> None:
-    """Writes the warm-up file of a SavedModel that `km.export_saved_model` wrote.
-
-    A server that cannot answer a request to one of the `signatures` does not load the version.
-    """
+    """Writes the warm-up file of a SavedModel that `km.export_saved_model` wrote."""
     (folder / WARMUP_FILE).parent.mkdir(exist_ok=True)
     with tf.io.TFRecordWriter(str(folder / WARMUP_FILE)) as writer:
         for size in sizes:
