@@ -4,7 +4,6 @@ import io
 import json
 import os
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -272,18 +271,6 @@ def test_paths_and_an_image_from_the_standard_input(light, folder, monkeypatch, 
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\n \n")))
     assert client.main([*arguments, "--image", "-"]) == 2
     assert "neither an image nor a path" in capsys.readouterr().err
-
-
-def test_a_reader_that_has_enough(light, folder):
-    command = f"{sys.executable} -m serving.client --url {light.url} --model_name light"
-    image = folder / "b.png"
-    done = subprocess.run(
-        ["bash", "-c", f"{command} --batch_size 1 --image {image} {image} | true"],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert (done.stdout, done.stderr) == ("", "")
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ import contextlib
 import email.utils
 import http.server
 import json
-import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -176,19 +175,6 @@ def test_a_proxy_of_the_environment(monkeypatch, no_proxy, proxied):
             client.predict([IMAGE])
         assert (len(server.bodies), len(proxy.bodies)) == (not proxied, proxied)
         assert proxy.credentials == (["Basic bWU6cEBzcw=="] if proxied else [])
-
-
-def test_a_server_that_dies_between_batches():
-    with scripted(200, None) as server:
-        client = Client(server.url, batch_size=2, retries=2, backoff=0.01)
-        answers = client.stream([IMAGE] * 4)
-        assert [next(answers).label for _ in range(2)] == ["dark", "dark"]
-        server.socket.close()
-        with pytest.raises(ConnectionError, match=r"^After 3 tries: Cannot reach .*refused\.$"):
-            next(answers)
-        assert len(server.bodies) == 2
-        server.socket = socket.socket()  # for `shutdown`, which closes it
-        client.close()
 
 
 @pytest.mark.parametrize("step", ["wait", "trickle"])

@@ -18,13 +18,9 @@ from serving.clients.image_batches import (
     array_batches,
     batches,
     decode,
-    find_pixel_input,
     read_labels,
-    read_predictions,
 )
 from serving.clients.image_files import named_images, read_image
-
-FLOATS, FILES = ("DT_FLOAT", [-1, 4, 6, 3]), ("DT_STRING", [-1])
 
 
 def encoded(pixels, form, **options):
@@ -88,31 +84,6 @@ def test_pixels_are_those_of_the_graph(shape, form, tolerance):
 def test_damaged_files(file):
     with pytest.raises(ValueError, match="an image that can be decoded"):
         decode(file, (4, 4))
-
-
-@pytest.mark.parametrize(
-    ("signatures", "expected"),
-    [
-        ({"serving_default": {"image": FLOATS}}, ("serving_default", (4, 6))),
-        ({"own": {"x": FLOATS}, "other": {"x": FLOATS}}, ("own", (4, 6))),
-        ({"serving_default": {"image": FLOATS}, "files": {"image_bytes": FILES}}, None),
-        ({"other": {"image": FLOATS}}, None),
-        ({"serving_default": {"image": ("DT_FLOAT", [-1, -1, -1, 3])}}, None),
-        ({"serving_default": {"image": ("DT_FLOAT", [-1, 4, 6, 1])}}, None),
-        ({"serving_default": {"image": ("DT_INT8", [-1, 4, 6, 3])}}, None),
-    ],
-)
-def test_which_models_take_pixels(signatures, expected):
-    assert find_pixel_input(signatures, "own") == expected
-
-
-def test_probabilities_alone_are_enough():
-    for rows in ([[0.2, 0.7, 0.1]], [{"probabilities": [0.2, 0.7, 0.1]}]):
-        [answer] = read_predictions(rows, 1, ["a", "b", "c"])
-        assert (answer.label, answer.class_id, answer.probability) == ("b", 1, 0.7)
-        assert read_predictions(rows, 1)[0].label == "1"
-    own = {"probabilities": [0.2, 0.8], "class_id": 1, "label": "server's"}
-    assert read_predictions([own], 1, ["a", "b"])[0].label == "server's"
 
 
 def test_labels(tmp_path):

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 
@@ -24,7 +23,6 @@ from serving import demo, export
 from serving.engine.backends import SavedModelServable
 from serving.engine.batching import read_batching
 from serving.engine.messages import replay_warmup
-from serving.engine.servable import ServingError
 from serving.lifecycle.versions import Loading, load
 from serving.publishing.litert import LiteRTFile
 from serving.publishing.warmup import BATCHING_FILE
@@ -81,17 +79,6 @@ def test_command_line_publishes_versions(published):
     assert classify.structured_outputs["classes"].shape[1] == 3
 
 
-def test_the_forms_are_measured_unless_one_is_asked_for(published):
-    measured, merged = (
-        json.loads((published[1] / version / "assets.extra" / "fusion.json").read_text())
-        for version in ("1", "20")
-    )
-    batch_sizes = [row["batch_size"] for report in measured for row in report["measurements"]]
-    assert set(batch_sizes) <= {1, 32}
-    assert 1 in batch_sizes
-    assert [report["measurements"] for report in merged] == [[]]
-
-
 def warmed_up(path):
     """The signatures and batch sizes of a version's warm-up requests."""
     for record in tf.data.TFRecordDataset(str(path / WARMUP_FILE)):
@@ -120,14 +107,6 @@ def test_warm_up_suits_the_saved_model_and_the_litert_file(published):
     assert set(warmed_up(path)) == {("serving_default", size) for size in sizes}
     for loading in (Loading(), PREFERRED):
         assert replay_warmup(load(path, 1, loading)) == len(sizes)
-
-
-def test_a_damaged_version_does_not_load(published, tmp_path):
-    copy = shutil.copytree(published[1] / "1", tmp_path / "1")
-    variables = copy / "variables" / "variables.data-00000-of-00001"
-    variables.write_bytes(variables.read_bytes()[:-1] + b"?")
-    with pytest.raises(ServingError, match=r"is not what was exported: variables/.* changed"):
-        SavedModelServable(copy)
 
 
 def test_model_cards_tell_what_the_run_knows(published):
@@ -197,8 +176,6 @@ def test_bad_arguments_change_nothing(published, capsys, arguments, message):
     ("file", "content", "message"),
     [
         ("model.keras", None, "finished run"),
-        ("config.json", None, "finished run"),
-        ("config.json", b"{", "cannot be read"),
         ("config.json", b"{}", "cannot be read"),
         ("model.keras", b"PK", "cannot be read"),
     ],
@@ -220,18 +197,6 @@ def dense(shape=DIGITS.image_shape, classes=10, name="image"):
     return keras.Model(image, keras.layers.Dense(classes, activation="softmax")(x))
 
 
-def with_unnamed_tensors():
-    class Network(tf.Module):
-        @tf.function(input_signature=[tf.TensorSpec([None, 32, 32, 3], tf.float32, "image")])
-        def __call__(self, image):
-            share = tf.reduce_mean(image, [1, 2])[:, :1]
-            return {"probabilities": tf.nn.softmax(share * [[0.1] * 10])}
-
-    network = Network()
-    function = network.__call__.get_concrete_function()
-    return tf.lite.TFLiteConverter.from_concrete_functions([function], network).convert()
-
-
 @pytest.mark.parametrize(
     "content",
     [
@@ -240,7 +205,6 @@ def with_unnamed_tensors():
         lambda _: convert_to_litert(dense((8, 8, 3))),
         lambda _: convert_to_litert(dense(classes=3)),
         lambda _: convert_to_litert(dense(name="pixels")),
-        lambda _: with_unnamed_tensors(),
     ],
 )
 def test_litert_files_that_do_not_fit(published, tmp_path, content):

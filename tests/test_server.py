@@ -92,25 +92,6 @@ def test_the_command_serves_until_sigterm_and_finishes_what_has_begun(base_path,
             process.kill()
 
 
-def test_a_signal_before_it_serves_is_not_lost():
-    """TensorFlow and others call back, and import, where what a handler raises is swallowed."""
-    code = """
-import contextlib, signal, sys
-from serving import server
-
-def swallow(*_):
-    with contextlib.suppress(BaseException):
-        signal.raise_signal(signal.SIGTERM)
-    raise OSError("The signal was lost.")
-
-server.listen = swallow
-sys.exit(server.main(["--model_base_path=x"]))
-"""
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr) == (0, "")
-
-
 @pytest.fixture
 def kept_signals():
     """Gives the handlers back that the command line replaces."""
@@ -205,16 +186,3 @@ def test_running_serves_and_gives_its_port_back(base_path):
 def test_running_on_ipv6(base_path):
     with server.running(base_path, rest_api_host="::1") as url:
         assert predict(f"{url}/v1/models/default", inputs=[2.0]) == {"outputs": [3.0]}
-
-
-@pytest.mark.parametrize(
-    ("arguments", "error", "words"),
-    [
-        ({"rest_api_port": 65536}, OSError, "65536"),
-        ({"rest_api_host": "192.0.2.1"}, OSError, r"192\.0\.2\.1"),
-        ({"model_name": ""}, ValueError, "name"),
-    ],
-)
-def test_running_refuses(base_path, arguments, error, words):
-    with pytest.raises(error, match=words):
-        server.running(base_path, **arguments).__enter__()

@@ -18,7 +18,7 @@ from saved_models import export_half_plus, export_signatures, signature
 from test_floors import ROOT
 
 from serving import benchmark
-from serving.benchmark import grpc_sender, measure, rest_sender, send_load
+from serving.benchmark import grpc_sender, rest_sender, send_load
 from serving.server import running_server
 
 RECORDED = ROOT / "serving" / "results" / "benchmark_resnet20.json"
@@ -32,29 +32,6 @@ def test_loops_wait_for_the_last_answer():
     assert len(took) == 5
     assert seconds >= 0.5
     assert took[-1] >= 0.4, "the wait of a request that was due counts"
-
-
-def test_rounds_take_turns():
-    order = []
-
-    def load(api, clients):
-        order.append((api, clients))
-        return np.arange(1, 102) / 1000, clients * 2.0
-
-    def alone():
-        order.append("alone")
-        return float(order.count("alone"))
-
-    rows = measure([("REST", 1), ("gRPC", 2)], load, alone, rounds=2)
-    assert order == ["alone", ("REST", 1), "alone", ("gRPC", 2), "alone"] * 2
-    told = [(row["api"], row["clients"], row["n"]) for row in rows]
-    assert told == [("REST", 1, 2), ("gRPC", 2, 2)]
-    alone_figures = {"median": 3.0, "min": 1.5, "max": 4.5, "rounds": [1.5, 4.5]}
-    assert rows[0]["in process images/s"] == alone_figures
-    assert rows[1]["images/s"]["rounds"] == [25.25, 25.25]
-    assert rows[0]["ratio"]["rounds"] == [50.5 / 1.5, 50.5 / 4.5]
-    percentiles = [rows[0][f"p{p} ms"]["median"] for p in (50, 90, 99)]
-    np.testing.assert_allclose(percentiles, [51, 91, 100])
 
 
 def test_recorded_results_are_rendered_again(tmp_path, capsys):
