@@ -83,8 +83,10 @@ class RestApi:
         if cors:
             everything = {f"allow_{name}": ["*"] for name in ("origins", "methods", "headers")}
             middleware.insert(0, Middleware(CORSMiddleware, **everything))
-        everything_else = Mount("", request_response(self._respond))  # by any method
-        return Starlette(routes=[*routes, *metrics, everything_else], middleware=middleware)
+        rest = request_response(self._respond)
+        app = Starlette(routes=[*routes, *metrics, Mount("", rest)], middleware=middleware)
+        app.router.default = rest  # a `Mount` takes no path with a line break
+        return app
 
     async def _metrics(self, _: Request) -> Response:
         return Response(self._telemetry.page(), media_type="text/plain; version=0.0.4")
