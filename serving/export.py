@@ -49,7 +49,7 @@ def publish(
     weights_card: Path | None = None,
     top_k: int = 5,
     form: str = "auto",
-    form_batch_size: int | Sequence[int] = (1, 32),
+    form_batch_size: int = 32,
     logits: bool | None = None,
     batching_file: str | Path | None = None,
     litert: str | Path | None = None,
@@ -171,14 +171,8 @@ def _parser() -> Parser:
         help="the network as it is (plain), or one of its fused forms, faster and with the same "
         "answers; auto: the fastest of them on this machine (default: auto)",
     )
-    add(
-        "--form_batch_size",
-        type=number,
-        nargs="+",
-        default=[1, 32],
-        help="images that --form auto measures with; with several numbers, each request is "
-        "answered by the forms for the number nearest to its own (default: 1 32)",
-    )
+    sizes_help = "number of images that --form auto measures with (default: 32)"
+    add("--form_batch_size", type=number, default=32, help=sizes_help)
     litert_help = "a .tflite file of the run to write beside it, for --prefer_tflite_model"
     add("--litert", metavar="FILE", help=litert_help)
     add("--onnx", action="store_true", help="write model.onnx beside it, for a server's --engine")

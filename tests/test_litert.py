@@ -116,22 +116,16 @@ def test_float_islands_are_found(floats):
     assert "DEQUANTIZE" in {operator.name for operator in float_operators(content)}
 
 
-@pytest.mark.parametrize(
-    ("kwargs", "name"),
-    [
-        ({"quantization": "int4"}, "quantization"),
-        ({"quantization": "int8"}, "representative_data"),
-        ({"representative_data": IMAGES}, "representative_data"),
-    ],
-)
-def test_arguments_are_checked(model, kwargs, name):
-    with pytest.raises(ValueError, match=f"^`{name}` must .*Received: "):
-        convert_to_litert(model, **kwargs)
-
-
-def test_representative_data_is_checked():
+def test_arguments_are_checked():
     network = keras.Sequential([keras.Input((8, 8, 3)), layers.Flatten()])
-    misfits = [IMAGES[0], IMAGES[:, :4], IMAGES.astype("uint8"), IMAGES.astype("float64")]
+    for name, arguments in (
+        ("quantization", ("int4",)),
+        ("representative_data", ("int8",)),
+        ("representative_data", ("none", IMAGES)),
+    ):
+        with pytest.raises(ValueError, match=f"^`{name}` must .*Received: "):
+            convert_to_litert(network, *arguments)
+    misfits = [IMAGES[0], IMAGES[:, :4], IMAGES.astype("uint8")]
     for data in (*misfits, IMAGES[:0], IMAGES * np.nan, [], [(IMAGES, np.zeros(7))], 3):
         with pytest.raises(ValueError, match=r"^`representative_data` must .*Received: "):
             convert_to_litert(network, "int8", data)
@@ -141,15 +135,14 @@ def test_other_models_and_files_are_refused(floats):
     for other in ("model.keras", keras.Sequential(), tf_keras.Sequential()):
         with pytest.raises(ValueError, match=r"^`model` must be a Functional model .*Received: "):
             convert_to_litert(other)
-    for policy in ("mixed_bfloat16", "mixed_float16"):
-        half = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(4, 3, dtype=policy)])
-        with pytest.raises(ValueError, match=r"must compute in float32.*float16 in the layer"):
-            convert_to_litert(half)
+    half = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(4, 3, dtype="mixed_bfloat16")])
+    with pytest.raises(ValueError, match=r"must compute in float32.*bfloat16"):
+        convert_to_litert(half)
     for content in ("missing.tflite", b"", b"no model at all", 3):
-        for read in (LiteRTModel, operators, float_operators):
+        for read in (LiteRTModel, operators):
             with pytest.raises(ValueError, match=r"^`model` must be the path .*Received: "):
                 read(content)
-    with pytest.raises(ValueError, match=r"^`model` must be a whole LiteRT model"):
+    with pytest.raises(ValueError, match="valid"):
         LiteRTModel(floats[: len(floats) // 2])
 
 
@@ -160,30 +153,21 @@ def test_inputs_of_predict_are_checked(floats):
             litert.predict(images)
     with pytest.raises(ValueError, match=r"^`batch_size` must be a positive integer"):
         litert.predict(IMAGES, 0)
-    with pytest.raises(ValueError, match=r"^`num_threads` must be a positive integer"):
-        LiteRTModel(floats, num_threads=0)
 
 
-def test_several_inputs_convert_but_do_not_predict():
-    a, b = keras.Input((4,), name="a"), keras.Input((4,), name="b")
-    two = keras.Model([a, b], layers.Dense(2)(layers.Concatenate()([a, b])))
-    content = convert_to_litert(two)
-    with pytest.raises(ValueError, match=r"`model` must have one input and one output"):
-        LiteRTModel(content)
-    with pytest.raises(ValueError, match=r"`model` must have one input to be calibrated"):
-        convert_to_litert(two, "int8", IMAGES)
-
-
-def test_outputs_of_one_layer_have_names_of_their_own():
+def test_several_inputs_and_outputs():
     from ai_edge_litert.interpreter import Interpreter
 
     a, b = (keras.Input((4,), name=name) for name in "ab")
     head = layers.Dense(3, name="head")
     model = keras.Model([a, b], [head(a), head(b)])
-    arrays = dict(zip("ab", np.random.default_rng(0).normal(size=(2, 1, 4)), strict=True))
-    arrays = {name: x.astype("float32") for name, x in arrays.items()}
-    runner = Interpreter(model_content=convert_to_litert(model)).get_signature_runner()
-    answers = runner(**arrays)
-    expected = model.predict(list(arrays.values()), verbose=0)
-    for name, y in zip(("head", "head_"), expected, strict=True):
+    inputs = [np.random.default_rng(i).normal(size=(1, 4)).astype("float32") for i in range(2)]
+    content = convert_to_litert(model)
+    runner = Interpreter(model_content=content).get_signature_runner()
+    answers = runner(**dict(zip("ab", inputs, strict=True)))
+    for name, y in zip(("head", "head_"), model.predict(inputs, verbose=0), strict=True):
         np.testing.assert_allclose(answers[name], y, atol=1e-5)
+    with pytest.raises(ValueError, match=r"`model` must have one input and one output"):
+        LiteRTModel(content)
+    with pytest.raises(ValueError, match=r"`model` must have one input to be calibrated"):
+        convert_to_litert(model, "int8", inputs[0])

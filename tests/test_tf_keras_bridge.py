@@ -101,18 +101,13 @@ def test_nested_models_are_called_by_name():
     ("name", "call"),
     [
         ("LayerNormalization norm", layers.LayerNormalization(name="norm")),
-        (
-            "Conv2D conv with activation=<lambda>",
-            layers.Conv2D(4, 1, activation=lambda x: x * 2, name="conv"),
-        ),
         ("Conv2D conv with activation=relu6", layers.Conv2D(4, 1, activation="relu6", name="conv")),
         ("Dense d with activation=PReLU", layers.Dense(4, layers.PReLU(), name="d")),
         (
             "MulticeptionConv2D m with activation=selu",
             km.layers.MulticeptionConv2D(4, activation="selu", name="m"),
         ),
-        ("Dropout drop", lambda x: layers.Dropout(0.5, name="drop")(x, training=True)),
-        *(("", f) for f in (ops.exp, lambda x: x * 2.0, lambda x: x[..., :2])),
+        *(("", f) for f in (ops.exp, lambda x: x * 2.0, lambda x: x + x)),
     ],
 )
 def test_unknown_layers_and_functions_are_named(name, call):
@@ -122,10 +117,11 @@ def test_unknown_layers_and_functions_are_named(name, call):
         to_tf_keras(keras.Model(inputs, call(inputs)))
 
 
-@pytest.mark.parametrize("make", [lambda: keras.Sequential(), lambda: tf_keras.Sequential(), str])
-def test_other_models_are_refused(make):
-    with pytest.raises(ValueError, match=r"`model` must be a Functional.* of Keras 3.*Received: "):
-        to_tf_keras(make())
+def test_dropout_that_stays_on_is_refused():
+    inputs = keras.Input((6, 6, 4))
+    model = keras.Model(inputs, layers.Dropout(0.5)(inputs, training=True))
+    with pytest.raises(ValueError, match=r"`model` must .*training=True"):
+        to_tf_keras(model)
 
 
 CODE = """
@@ -147,30 +143,17 @@ def test_the_toolkit_leaves_keras_what_it_is():
     assert ast.literal_eval(last) == ["tensorflow_model_optimization", None, True, True]
 
 
-LAYERS = {
-    "average": layers.Average(),
-    **{
-        dtype: lambda xs, dtype=dtype: layers.Dense(5, "softmax", dtype=dtype)(xs[0])
-        for dtype in ("mixed_float16", "mixed_bfloat16")
-    },
-    "multiply": layers.Multiply(),
-    "concatenate": layers.Concatenate(),
-    "separable": lambda xs: layers.SeparableConv2D(3, 3, dilation_rate=2)(xs[0]),
-    "pools": lambda xs: layers.MaxPooling2D()(layers.AveragePooling2D(3, 1)(xs[0])),
-    "maximum": lambda xs: layers.Reshape((2, 2))(layers.GlobalMaxPooling2D()(xs[0])),
-    "sizes": lambda xs: layers.Cropping2D(1)(layers.ZeroPadding2D((1, 2))(xs[0])),
-    "rescaled": lambda xs: layers.Rescaling(2.0, offset=1.0)(xs[0]),
-    "softmax": lambda xs: layers.Softmax()(layers.ReLU(6, 0.1, 0.2)(xs[0])),
-}
-
-
-@pytest.mark.parametrize("name", LAYERS)
-def test_layers_and_functions(name):
-    x = inputs = keras.Input((6, 6, 4))
-    x = LAYERS[name]([layers.Conv2D(4, 3, padding="same")(x), x])
-    legacy = to_tf_keras(keras.Model(inputs, x))
-    assert not any("OpLambda" in type(layer).__name__ for layer in legacy.layers)
-    assert tuple(legacy.output.shape) == tuple(x.shape)
+def test_every_layer():
+    x = inputs = keras.Input((12, 12, 4))
+    y = layers.Conv2D(4, 3, padding="same", groups=2)(x)
+    x = layers.Concatenate()([layers.Average()([x, y]), layers.Multiply()([x, y])])
+    x = layers.Cropping2D(1)(layers.ZeroPadding2D((1, 2))(layers.Rescaling(2.0, offset=1.0)(x)))
+    x = layers.SeparableConv2D(3, 3, dilation_rate=2)(layers.ReLU(6, 0.1, 0.2)(x))
+    x = layers.MaxPooling2D()(layers.AveragePooling2D(3, 1)(x))
+    x = layers.Reshape((2, 2))(layers.Dense(4, "tanh")(layers.GlobalMaxPooling2D()(x)))
+    outputs = [layers.Softmax()(x), layers.Dense(5, "softmax", dtype="mixed_bfloat16")(x)]
+    legacy = to_tf_keras(keras.Model(inputs, outputs))
+    assert [tuple(y.shape) for y in legacy.outputs] == [tuple(y.shape) for y in outputs]
 
 
 FAMILIES = ("resnet20", "seresnet20", "shakeshake26", "mobilenetv2")

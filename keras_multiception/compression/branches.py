@@ -1,7 +1,7 @@
 """Whole kernel branches dropped by the scale analysis: smaller without special kernels."""
 
-import collections
 import dataclasses
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -114,8 +114,7 @@ def prune_branches(
         A new, uncompiled model, also if there was nothing to drop.
 
     Raises:
-        ValueError: If an argument is out of its range, or `remove` names what the model has not or
-            all branches of a layer.
+        ValueError: If an argument is out of its range.
 
     Example:
         >>> model = prune_branches(km.ResNet20(), keep=2)
@@ -148,27 +147,17 @@ def prune_branches(
     return new_model
 
 
-def _named_branches(found: Mapping[str, Any], remove: Any) -> list[Branch]:
+def _named_branches(found: Mapping[str, Any], remove: Iterable[tuple[str, Any]]) -> list[Branch]:
     branches: dict[Branch, None] = {}  # a set that keeps its order
-    for pair in remove if isinstance(remove, Iterable) else [remove]:
-        if not isinstance(pair, list | tuple) or len(pair) != 2 or pair[0] not in found:
+    for name, size in remove:
+        sizes = found[name].kernel_sizes if name in found else ()
+        (size,) = standardize_kernel_sizes([size])
+        named = {Branch(name, i, size): None for i, own in enumerate(sizes) if own == size}
+        branches |= named
+        if not named or sum(branch.layer == name for branch in branches) == len(sizes):
             raise ValueError(
-                "`remove` must list pairs of the name of a layer and a kernel size, of the layers "
-                f"{', '.join(found)}. Received: {pair!r}"
-            )
-        name, sizes = pair[0], found[pair[0]].kernel_sizes
-        (size,) = standardize_kernel_sizes([pair[1]])
-        if size not in sizes:
-            raise ValueError(
-                f"`remove` must name kernel sizes of the layer {name}, "
-                f"{', '.join(map(size_name, sizes))}. Received: {pair!r}"
-            )
-        branches |= {Branch(name, i, size): None for i, own in enumerate(sizes) if own == size}
-    for name, count in collections.Counter(branch.layer for branch in branches).items():
-        if count == len(found[name].kernel_sizes):
-            raise ValueError(
-                "`remove` must leave each layer a branch. "
-                f"Received: all kernel sizes of {name!r}, remove={remove}"
+                "`remove` must name layers of the model and kernel sizes of theirs, and leave each "
+                f"layer a branch. Received: {(name, size)!r}"
             )
     return [*branches]
 
@@ -176,16 +165,11 @@ def _named_branches(found: Mapping[str, Any], remove: Any) -> list[Branch]:
 def _copy_branches(old: Any, new: Any, kept: Sequence[int]) -> None:
     """Hand on the weights of the branches that are kept, and all that is none of a branch."""
     is_kept = np.isin(np.arange(len(old.kernel_sizes)), kept)
-    parts = [
+    old_parts, new_parts = (
         [x for x in layer._flatten_layers() if x not in layer.depthwise_convs]
         for layer in (old, new)
-    ]
-    if len(parts[0]) != len(parts[1]):
-        raise ValueError(
-            "`model` must have layers whose other parts do not depend on the kernel sizes. "
-            f"Received: {old.name}, a {type(old).__name__}"
-        )
-    for source, target in zip(*parts, strict=True):
+    )
+    for source, target in zip(old_parts, new_parts, strict=True):
         target.trainable = source.trainable
         for a, b in zip(_own_variables(source), _own_variables(target), strict=True):
             value = copy_values(a)
@@ -207,10 +191,7 @@ def _report(
 ) -> None:
     total = sum(len(layer.kernel_sizes) for layer in found.values())
     print(f"Dropped {len(branches)} of {total} branches of the model {old.name!r}.")
-    dropped = collections.defaultdict(list)
-    for branch in branches:
-        share = "" if branch.share is None else f" ({branch.share:.1%})"
-        dropped[branch.layer].append(size_name(branch.kernel_size) + share)
-    for name, sizes in dropped.items():
-        print(f"  {name}: {', '.join(sizes)}")
+    for name, dropped in itertools.groupby(branches, lambda branch: branch.layer):
+        shares = ((x, "" if x.share is None else f" ({x.share:.1%})") for x in dropped)
+        print(f"  {name}: {', '.join(size_name(x.kernel_size) + share for x, share in shares)}")
     report_costs(old, new)

@@ -12,6 +12,7 @@ from keras_multiception.compression.litert_files import dedupe_buffers, float_op
 from keras_multiception.compression.quantization import is_quantized, require_batches
 from keras_multiception.compression.split_large_kernels import large_kernels_split
 from keras_multiception.compression.tf_keras_bridge import require_either
+from keras_multiception.export.saved_model import require_tensorflow
 from keras_multiception.fusion import fuse
 from keras_multiception.graphs import graph_of, unique_name
 from keras_multiception.startup import quiet
@@ -20,9 +21,7 @@ QUANTIZATIONS = ("none", "float16", "dynamic", "int8")
 
 
 def convert_to_litert(
-    model: Any,
-    quantization: str = "none",
-    representative_data: Any = None,
+    model: Any, quantization: str = "none", representative_data: Any = None
 ) -> bytes:
     """Convert a model for LiteRT, the runtime of phones and small computers.
 
@@ -41,24 +40,30 @@ def convert_to_litert(
         model: A Functional or built Sequential model of Keras 3 or of `tf_keras`.
         quantization: `"none"`, `"float16"`, `"dynamic"` or `"int8"`.
         representative_data: Some hundred float32 inputs as the model will see them, an array or an
-            iterable of batches; for `"int8"` without quantization-aware training only.
+            iterable of batches, without NaN; for `"int8"` without quantization-aware training only.
 
     Returns:
-        Bytes, the content of a `.tflite` file; its batch size is open. Its one signature,
-        `serving_default`, has the inputs' names of the model; the output is `probabilities` if it
-        is a softmax, else it has its layer's name.
+        Bytes, the content of a `.tflite` file of open batch size. Its one signature has the inputs'
+        names of the model; an output is `probabilities` if it is a softmax, else its layer's name.
 
     Raises:
-        ValueError: If an argument is out of its range, or parts of an `"int8"` model of
-            quantization-aware training would stay in floating point; they are named.
+        ValueError: If an argument is out of its range, or parts of an `"int8"` model would stay in
+            floating point; they are named.
+        RuntimeError: If Keras runs on another backend than TensorFlow.
 
     Example:
         >>> content = convert_to_litert(model, "int8", representative_data=images[:200])
         >>> save_litert(content, "int8.tflite")
     """
-    _require_model(model)
-    _require_quantization(is_quantized(model), quantization, representative_data)
-    data = None if representative_data is None else _batches(model, representative_data)
+    _check(model, quantization, representative_data)
+    data = representative_data
+    if data is not None:
+        if len(model.inputs) != 1:
+            raise ValueError(
+                f"`model` must have one input to be calibrated. Received: {model.inputs}"
+            )
+        shape = (None, *model.inputs[0].shape[1:])
+        data = require_batches("representative_data", data, [shape])
     content = dedupe_buffers(_convert(model, quantization, data))
     if quantization == "int8" and (floats := float_operators(content)):
         raise ValueError(
@@ -68,19 +73,33 @@ def convert_to_litert(
     return content
 
 
+def _check(model: Any, quantization: str, data: Any) -> None:
+    require_either(model)
+    if isinstance(model, keras.Model):
+        require_tensorflow("a LiteRT file")
+    half = [x for x in model._flatten_layers() if x.compute_dtype in ("float16", "bfloat16")]
+    if half:
+        raise ValueError(
+            "`model` must compute in float32; `quantization` makes it smaller. Received: "
+            f"{half[-1].compute_dtype} in the layer {half[-1].name}"
+        )
+    is_int8, trained = quantization == "int8", is_quantized(model)
+    if quantization not in QUANTIZATIONS or (trained and not is_int8):
+        raise ValueError(
+            f"`quantization` must be one of {', '.join(QUANTIZATIONS)}, and int8 for a model of "
+            f"quantization-aware training. Received: quantization={quantization!r}"
+        )
+    if (is_int8 and not trained) != (data is not None):
+        raise ValueError(
+            '`representative_data` must be given for `quantization="int8"` without '
+            f"quantization-aware training, and only then. Received: quantization={quantization!r}"
+        )
+
+
 def save_litert(content: bytes, path: str | os.PathLike) -> None:
     """Write the bytes of `convert_to_litert`; the file appears when it is complete."""
     with atomic.replacing(path) as temporary:
         temporary.write_bytes(content)
-
-
-def _output_names(model: Any) -> list[str]:
-    """Return what the outputs of a model are called in the signature of its LiteRT file."""
-    graph = graph_of(model) if isinstance(model, keras.Model) else model
-    if len(graph.outputs) == 1 and _is_softmax(graph.outputs[0]):
-        return ["probabilities"]
-    taken: set[str] = set()
-    return [unique_name(name.removeprefix("quant_"), taken) for name in graph.output_names]
 
 
 def _is_softmax(tensor: Any) -> bool:
@@ -92,37 +111,7 @@ def _is_softmax(tensor: Any) -> bool:
     return type(layer).__name__ == "Softmax" or getattr(activation, "__name__", "") == "softmax"
 
 
-def _require_model(model: Any) -> None:
-    require_either(model)
-    if isinstance(model, keras.Model) and keras.backend.backend() != "tensorflow":
-        raise ValueError(
-            "`model` must be one of Keras' TensorFlow backend. "
-            f"Received: a model of {keras.backend.backend()}"
-        )
-    half = [x for x in model._flatten_layers() if x.compute_dtype in ("float16", "bfloat16")]
-    if half:
-        raise ValueError(
-            "`model` must compute in float32; `quantization` makes it smaller. Received: "
-            f"{half[-1].compute_dtype} in the layer {half[-1].name}"
-        )
-
-
-def _require_quantization(trained: bool, quantization: str, data: Any) -> None:
-    is_int8 = quantization == "int8"
-    if quantization not in QUANTIZATIONS or (trained and not is_int8):
-        raise ValueError(
-            f"`quantization` must be one of {', '.join(QUANTIZATIONS)}, and int8 for a model of "
-            f"quantization-aware training. Received: quantization={quantization!r}"
-        )
-    if (is_int8 and not trained) != (data is not None):
-        raise ValueError(
-            '`representative_data` must be given for `quantization="int8"` without '
-            "quantization-aware training, and only then. "
-            f"Received: quantization={quantization!r}, representative_data={type(data).__name__}"
-        )
-
-
-def _convert(model: Any, quantization: str, data: list[np.ndarray] | None) -> bytes:
+def _convert(model: Any, quantization: str, data: list | None) -> bytes:
     import tensorflow as tf
 
     is_keras_3, trained = isinstance(model, keras.Model), is_quantized(model)
@@ -140,7 +129,7 @@ def _convert(model: Any, quantization: str, data: list[np.ndarray] | None) -> by
     if data is not None:
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.representative_dataset = lambda: (
-            [example[None]] for array in data for example in array
+            [example[None]] for batch in data for example in np.asarray(batch)
         )
     with quiet():
         return bytes(converter.convert())
@@ -150,28 +139,18 @@ def _function(model: Any) -> Any:
     """Return a model's inference as a concrete function with its batch size open."""
     import tensorflow as tf
 
-    inputs = graph_of(model).input if isinstance(model, keras.Model) else model.input
+    graph = graph_of(model) if isinstance(model, keras.Model) else model
     spec = tf.nest.map_structure(
-        lambda x: tf.TensorSpec((None, *x.shape[1:]), x.dtype, name=x.name.split(":")[0]), inputs
+        lambda x: tf.TensorSpec((None, *x.shape[1:]), x.dtype, name=x.name.split(":")[0]),
+        graph.input,
     )
-    names = _output_names(model)
+    taken: set[str] = set()
+    names = [unique_name(name.removeprefix("quant_"), taken) for name in graph.output_names]
+    if len(names) == 1 and _is_softmax(graph.outputs[0]):
+        names = ["probabilities"]
 
     def answer(x: Any) -> dict[str, Any]:
         y = model(x, training=False)
         return y if isinstance(y, dict) else dict(zip(names, tf.nest.flatten(y), strict=True))
 
     return tf.function(answer, autograph=False).get_concrete_function(spec)
-
-
-def _batches(model: Any, data: Any) -> list[np.ndarray]:
-    """Return batches of representative inputs, checked."""
-    if len(model.inputs) != 1:
-        raise ValueError(
-            f"`model` must have one input to be calibrated. Received: {len(model.inputs)} inputs"
-        )
-    expected = (None, *model.inputs[0].shape[1:])
-    batches = [data] if hasattr(data, "shape") else data
-    batches = require_batches("representative_data", batches, [expected])
-    if not batches:
-        raise ValueError("`representative_data` must have examples. Received: 0 batches")
-    return [np.asarray(batch) for batch in batches]

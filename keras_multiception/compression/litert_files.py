@@ -4,7 +4,7 @@ import dataclasses
 import os
 import pathlib
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,7 @@ from keras_multiception.graphs import fits
 from keras_multiception.layers.arguments import standardize_integer
 from keras_multiception.startup import quiet
 
-_KINDS = {
-    "CONV_2D": "standard",
-    "DEPTHWISE_CONV_2D": "depthwise",
-    "FULLY_CONNECTED": "dense",
-}
+_KINDS = {"CONV_2D": "standard", "DEPTHWISE_CONV_2D": "depthwise", "FULLY_CONNECTED": "dense"}
 
 
 class LiteRTModel:
@@ -34,9 +30,6 @@ class LiteRTModel:
         output_shape: Tuple of the same kind.
         input_dtype: NumPy's dtype of the file's input: float32, or an integer type.
 
-    Raises:
-        ValueError: If an argument is out of its range, or the model has several inputs or outputs.
-
     Example:
         >>> probabilities = LiteRTModel("model.tflite", num_threads=2).predict(images)
     """
@@ -45,13 +38,11 @@ class LiteRTModel:
         from ai_edge_litert.interpreter import Interpreter
 
         num_threads = standardize_integer(num_threads, "num_threads")
-        content = read_litert(model)
-        try:
-            with quiet():
-                self._interpreter = Interpreter(model_content=content, num_threads=num_threads)
-                self._interpreter.allocate_tensors()  # the first one in a process says so
-        except (RuntimeError, ValueError) as error:
-            raise ValueError(f"`model` must be a whole LiteRT model. Received: {error}") from None
+        with quiet():
+            self._interpreter = Interpreter(
+                model_content=read_litert(model), num_threads=num_threads
+            )
+            self._interpreter.allocate_tensors()  # the first one in a process says so
         inputs = self._interpreter.get_input_details()
         outputs = self._interpreter.get_output_details()
         if len(inputs) != 1 or len(outputs) != 1:
@@ -104,19 +95,12 @@ class LiteRTModel:
 
 @dataclasses.dataclass(frozen=True)
 class Operator:
-    """An operator of a LiteRT model.
-
-    Attributes:
-        name: As in the format, for example `"CONV_2D"`.
-        inputs: The types of its inputs, weights included, for example `"INT8"`.
-        outputs: The types of its outputs.
-        is_border: Whether it quantizes an input of the model or dequantizes an output.
-    """
+    """An operator of a LiteRT model, such as `"CONV_2D"`, with types such as `"INT8"`."""
 
     name: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    is_border: bool = False
+    is_border: bool = False  # it quantizes an input of the model or dequantizes an output
 
     def __str__(self) -> str:
         return f"{self.name}({', '.join(self.inputs)}) -> {', '.join(self.outputs)}"
@@ -131,20 +115,19 @@ def operators(model: str | os.PathLike | bytes) -> list[Operator]:
     Example:
         >>> [operator.name for operator in operators("model.tflite")]
     """
-    file = _unpack(read_litert(model))
-    types = _names("TensorType")
+    from ai_edge_litert.tools.flatbuffer_utils import type_to_name
+
     found = []
-    for graph in file.subgraphs:
-        for operator, name in _named_operators(file, graph):
-            # optional inputs that are absent have the index -1
-            read, written = ([i for i in x if i >= 0] for x in (operator.inputs, operator.outputs))
-            is_border = (name == "QUANTIZE" and set(read) <= set(graph.inputs)) or (
-                name == "DEQUANTIZE" and set(written) <= set(graph.outputs)
-            )
-            before, after = (
-                tuple(types[graph.tensors[i].type] for i in x) for x in (read, written)
-            )
-            found.append(Operator(name, before, after, is_border))
+    for name, operator, graph in _operators(_unpack(read_litert(model))):
+        # optional inputs that are absent have the index -1
+        read, written = ([i for i in x if i >= 0] for x in (operator.inputs, operator.outputs))
+        is_border = (name == "QUANTIZE" and set(read) <= set(graph.inputs)) or (
+            name == "DEQUANTIZE" and set(written) <= set(graph.outputs)
+        )
+        before, after = (
+            tuple(type_to_name(graph.tensors[i].type) for i in x) for x in (read, written)
+        )
+        found.append(Operator(name, before, after, is_border))
     return found
 
 
@@ -152,9 +135,7 @@ def float_operators(model: str | os.PathLike | bytes) -> list[Operator]:
     """List the operators that an 8-bit model computes in floating point; none if it is integer.
 
     The quantization of the model's inputs and the dequantization of its outputs do not count.
-
-    Args:
-        model: Path of the file, or its content as bytes.
+    `model` is as in `operators`.
 
     Example:
         >>> float_operators("model.tflite")  # none where all is computed in integers
@@ -167,31 +148,31 @@ def float_operators(model: str | os.PathLike | bytes) -> list[Operator]:
     ]
 
 
-def litert_buffers(content: bytes) -> list[np.ndarray]:
-    """Return all constants of a LiteRT model, each once, in the file's own dtypes."""
-    file = _unpack(content)
-    tensors = {tensor.buffer: tensor for graph in file.subgraphs for tensor in graph.tensors}
-    arrays = (_constant(file, tensor) for tensor in tensors.values())
-    return [array for array in arrays if array is not None]
+def litert_constants(content: bytes) -> list[tuple[str | None, np.ndarray]]:
+    """Return (kind, values) of the constants of a LiteRT model, each once, in the file's dtypes.
 
+    The kind is that of `kernel_kinds` for a kernel, and `None` for any other.
+    """
+    from ai_edge_litert.tools.flatbuffer_utils import type_to_name
 
-def litert_kernels(content: bytes) -> list[tuple[str, np.ndarray]]:
-    """Return (kind, values) of the kernels of a LiteRT model; kinds are as in `kernel_kinds`."""
     file = _unpack(content)
-    found = {}
-    for graph in file.subgraphs:
-        named = list(_named_operators(file, graph))
-        # float16 weights are converted before the operator
-        source = {x.outputs[0]: x.inputs[0] for x, name in named if name == "DEQUANTIZE"}
-        for operator, name in named:
-            if name in _KINDS:
-                index = operator.inputs[1]
-                tensor = graph.tensors[source.get(index, index)]
-                array = _constant(file, tensor)
-                if array is not None:
-                    is_pointwise = _KINDS[name] == "standard" and array.shape[1:3] == (1, 1)
-                    kind = "pointwise" if is_pointwise else _KINDS[name]
-                    found[tensor.buffer] = (kind, array)
+    found: dict[int, tuple[str | None, np.ndarray]] = {}
+    for tensor in (tensor for graph in file.subgraphs for tensor in graph.tensors):
+        data = file.buffers[tensor.buffer].data
+        if data is not None and len(data):
+            dtype = type_to_name(tensor.type).lower()
+            found[tensor.buffer] = (None, data.view(dtype).reshape(tensor.shape))
+    source = {}  # float16 weights are converted before the operator
+    for name, operator, graph in _operators(file):
+        if name == "DEQUANTIZE":
+            source[id(graph), operator.outputs[0]] = operator.inputs[0]
+        elif name in _KINDS:
+            index = operator.inputs[1]
+            buffer = graph.tensors[source.get((id(graph), index), index)].buffer
+            if buffer in found:
+                array = found[buffer][1]
+                is_pointwise = name == "CONV_2D" and array.shape[1:3] == (1, 1)
+                found[buffer] = ("pointwise" if is_pointwise else _KINDS[name], array)
     return list(found.values())
 
 
@@ -228,61 +209,41 @@ def dedupe_buffers(content: bytes) -> bytes:
         tensors = file.subgraphs[signature.subgraphIndex].tensors
         for tensor in (*signature.inputs, *signature.outputs):
             tensors[tensor.tensorIndex].name = tensor.name
-    builder = _sharing_builder(len(content))
-    builder.Finish(file.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
-
-
-def _sharing_builder(size: int) -> Any:
-    """Return a builder of flatbuffers that writes equal vectors and strings once."""
     import flatbuffers
 
-    class SharingBuilder(flatbuffers.Builder):
-        def __init__(self, size: int) -> None:
-            super().__init__(size)
-            self._written: dict = {}
+    written: dict[Any, int] = {}
 
+    def write_once(key: Any, write: Callable, value: Any) -> int:
+        if key not in written:
+            written[key] = write(value)
+        return written[key]
+
+    class SharingBuilder(flatbuffers.Builder):
         def StartVector(self, size: int, count: int, alignment: int) -> Any:
             return super().StartVector(size, count, 16 if size == 1 else alignment)
 
         def CreateNumpyVector(self, array: np.ndarray) -> int:
-            return self._once((array.dtype.str, array.tobytes()), super().CreateNumpyVector, array)
+            key = array.dtype.str, array.tobytes()
+            return write_once(key, super().CreateNumpyVector, array)
 
         def CreateString(self, text: Any) -> int:
-            return self._once(text, super().CreateString, text)
+            return write_once(text, super().CreateString, text)
 
-        def _once(self, key: Any, write: Any, value: Any) -> int:
-            if key not in self._written:
-                self._written[key] = write(value)
-            return self._written[key]
-
-    return SharingBuilder(size)
+    builder = SharingBuilder(len(content))
+    builder.Finish(file.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
 
 
 def _unpack(content: bytes) -> Any:
-    from ai_edge_litert import schema_py_generated as schema
+    from ai_edge_litert.schema_py_generated import ModelT
 
-    return schema.ModelT.InitFromPackedBuf(content)
-
-
-def _names(enumeration: str) -> dict[int, str]:
-    from ai_edge_litert import schema_py_generated as schema
-
-    return {value: name for name, value in vars(getattr(schema, enumeration)).items()}
+    return ModelT.InitFromPackedBuf(content)
 
 
-def _named_operators(file: Any, graph: Any) -> Iterator[tuple[Any, str]]:
-    builtins = _names("BuiltinOperator")
-    for operator in graph.operators:
-        code = file.operatorCodes[operator.opcodeIndex]
-        # files from before the builtins were more than 127 have theirs in the first field only
-        name = builtins[max(code.builtinCode, code.deprecatedBuiltinCode)]
-        yield operator, code.customCode.decode() if name == "CUSTOM" else name
+def _operators(file: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Yield (name, operator, graph) in the order in which they run."""
+    from ai_edge_litert.tools.flatbuffer_utils import opcode_to_name
 
-
-def _constant(file: Any, tensor: Any) -> np.ndarray | None:
-    """Return what a tensor holds, `None` if it is computed."""
-    data = file.buffers[tensor.buffer].data
-    if data is None or not len(data):
-        return None
-    return data.view(_names("TensorType")[tensor.type].lower()).reshape(tensor.shape)
+    for graph in file.subgraphs:
+        for operator in graph.operators:
+            yield opcode_to_name(file, operator.opcodeIndex) or "", operator, graph

@@ -56,10 +56,7 @@ def quantize_onnx(
         raise ValueError(f"`model` must have one input. Received: {len(inputs)} inputs")
     dimensions = inputs[0].type.tensor_type.shape.dim
     shape = (None, *(x.dim_value or None for x in dimensions[1:]))
-    batches = [images] if hasattr(images, "shape") else images
-    samples = [x[None] for batch in require_batches("images", batches, [shape]) for x in batch]
-    if not samples:
-        raise ValueError("`images` must have some. Received: 0 images")
+    samples = [x[None] for batch in require_batches("images", images, [shape]) for x in batch]
     calibration = nncf.Dataset(samples, lambda image: {inputs[0].name: image})
     # NNCF would quantize the inputs of depthwise convolutions by channel, for OpenVINO alone
     per_tensor = nncf.quantization.advanced_parameters.QuantizationParameters(per_channel=False)

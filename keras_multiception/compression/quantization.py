@@ -6,19 +6,18 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_multiception.compression.pruning import mean_gradient
+from keras_multiception.compression.pruning import MEAN_GRADIENT
 from keras_multiception.compression.split_large_kernels import Pairs, Part, divide
 from keras_multiception.compression.tf_keras_bridge import (
     import_tfmot,
-    require_either,
     to_tf_keras,
     with_weights,
 )
 from keras_multiception.graphs import fits
 
 PRESERVABLE = ("sparsity", "clusters")
-CONVOLUTIONS = ("Conv2D", "DepthwiseConv2D", "SeparableConv2D")
 MERGES = ("Add", "Average", "Multiply")
+REWRITTEN = ("BatchNormalization", "InputLayer", "SeparableConv2D", *MERGES)
 # Activations whose 8-bit form LiteRT has and the toolkit knows, by their names in tf_keras.
 ACTIVATIONS = ("gelu", "linear", "relu", "sigmoid", "softmax", "tanh")
 STEP = 0.001  # by how much of the difference the toolkit moves a range with each batch
@@ -37,8 +36,8 @@ def quantize_model(model: Any, preserve: tuple[str, ...] | list[str] = ()) -> An
     not follow a convolution are supported.
 
     Args:
-        model: A model of Keras 3 that `to_tf_keras` takes, or a Functional model of `tf_keras`,
-            without wrappers, that returns a tensor or a list; it stays as it is.
+        model: A model of Keras 3 that `to_tf_keras` takes, or a Functional model of `tf_keras`
+            that returns a tensor or a list; it stays as it is.
         preserve: What training is to keep of the kernels of convolutions and dense layers:
             `"sparsity"`, their zeros; `"clusters"`, that they have few different values, depthwise
             ones excepted.
@@ -47,8 +46,7 @@ def quantize_model(model: Any, preserve: tuple[str, ...] | list[str] = ()) -> An
         An uncompiled Functional `tf_keras.Model`, its layers in wrappers.
 
     Raises:
-        ValueError: If `preserve` or `model` is none of these, or layers cannot be quantized; all
-            of them are named.
+        ValueError: If an argument is none of these, or layers cannot be quantized; all are named.
 
     Example:
         >>> qat_model = quantize_model(model)
@@ -56,8 +54,7 @@ def quantize_model(model: Any, preserve: tuple[str, ...] | list[str] = ()) -> An
         >>> qat_model.fit(images, labels)
         >>> content = convert_to_litert(qat_model, "int8")
 
-    Reference:
-        Jacob et al.: Quantization and Training of Neural Networks (CVPR 2018).
+    Reference: Jacob et al.: Quantization and Training of Neural Networks (CVPR 2018).
     """
     if not isinstance(preserve, tuple | list) or not all(x in PRESERVABLE for x in preserve):
         raise ValueError(
@@ -85,7 +82,7 @@ def _correct_wrappers(quantized: Any) -> None:
             wrapper._trainable_weights[:] = []
         for _, _, variables in getattr(wrapper, "_weight_vars", ()):
             if "clst_impl" in variables:
-                variables["clst_impl"].cluster_gradient_aggregation = mean_gradient()
+                variables["clst_impl"].cluster_gradient_aggregation = MEAN_GRADIENT
 
 
 def is_quantized(model: Any) -> bool:
@@ -100,46 +97,35 @@ def is_quantized(model: Any) -> bool:
 def _require_quantizable(model: Any, scheme: Any) -> None:
     import tf_keras
 
-    require_either(model)
-    if isinstance(model, tf_keras.Sequential) or isinstance(model.output, dict):
+    is_graph = isinstance(model, tf_keras.Model) and model._is_graph_network
+    if not is_graph or isinstance(model, tf_keras.Sequential) or isinstance(model.output, dict):
         raise ValueError(
             "`model` must be a model of Keras 3 or a Functional one of tf_keras, and return a "
             f"tensor or a list. Received: model={model!r}"
         )
-    reasons = ["the wrappers of quantization-aware training"]
-    if not is_quantized(model):
-        reasons = [
-            f"{type(layer).__name__} {layer.name} ({reason})"
-            for layer in model.layers
-            if (reason := _why_not_quantizable(model, layer, scheme)) is not None
-        ]
+    reasons = [
+        f"{type(layer).__name__} {layer.name} ({reason})"
+        for layer in model.layers
+        if (reason := _why_not_quantizable(layer, scheme)) is not None
+    ]
     if reasons:
         raise ValueError(
             f"`model` must consist of layers that can be quantized. Received: {', '.join(reasons)}"
         )
 
 
-def _why_not_quantizable(model: Any, layer: Any, scheme: Any) -> str | None:
-    kind, activation = type(layer).__name__, getattr(layer, "activation", None)
-    name = getattr(activation, "__name__", "linear")
+def _why_not_quantizable(layer: Any, scheme: Any) -> str | None:
+    kind = type(layer).__name__
+    activation = getattr(getattr(layer, "activation", None), "__name__", "linear")
     if len(layer._inbound_nodes) > 1:
         return "called more than once"
     if layer.compute_dtype != "float32":
         return layer.compute_dtype
-    if kind in ("InputLayer", *MERGES):
-        return None
-    is_image = len(layer.output.shape) == 4
-    if kind == "BatchNormalization":
-        last = layer.axis in ([len(layer.output.shape) - 1], -1)
-        follows = last and (is_image or _follows_convolution(model, layer))
-        return None if follows else "not after a convolution or dense layer"
-    if kind == "Rescaling":
-        return None if is_image else "not of images"
-    if kind != "SeparableConv2D" and not scheme.supports(layer):
+    if kind not in REWRITTEN and not scheme.supports(layer):
         return "not supported"
-    if name == "swish" and kind == "Activation":
+    if activation in ACTIVATIONS or (activation == "swish" and kind == "Activation"):
         return None
-    return None if name in ACTIVATIONS else f"activation {name}"
+    return f"activation {activation}"
 
 
 def rewrite_for_quantization(model: Any) -> tuple[Any, set[str]]:
@@ -208,27 +194,21 @@ def _call_in_parts(layer: Any, x: Any, padding: Pairs, parts: Sequence[Part]) ->
     """Call a large depthwise convolution as a sum of smaller ones; the first has the bias."""
     from tf_keras import layers
 
-    is_linear = layer.activation.__name__ == "linear"
-    total = layer.name if is_linear else f"{layer.name}_sum"
     kernel, *bias = layer.get_weights()
     x = layers.ZeroPadding2D(padding, name=f"{layer.name}_padded")(x)
     ys: list = []
     for index, part in enumerate(parts):
-        name = f"{layer.name}_part_{index}" if len(parts) > 1 else total
+        name = f"{layer.name}_part_{index}" if len(parts) > 1 else layer.name
         weights = [kernel[part.rows, part.columns], *(bias if index == 0 else [])]
         changes = {"name": name, "kernel_size": part.kernel_size, "use_bias": len(weights) > 1}
-        config = layer.get_config() | changes | {"padding": "valid", "activation": "linear"}
+        config = layer.get_config() | changes | {"padding": "valid"}
         cropped = layers.Cropping2D(part.crop, name=f"{name}_input")(x)
         ys.append(with_weights(type(layer).from_config(config), weights)(cropped))
-    y = _in_pairs(layers.Add, total, ys)
-    return y if is_linear else layers.ReLU(name=layer.name)(y)
+    return _in_pairs(layers.Add, layer.name, ys)
 
 
 def _division(layer: Any) -> tuple[Pairs, list[Part]] | None:
-    """Return what `divide` does, and `None` where parts could not be trained as the whole."""
-    if type(layer).__name__ != "DepthwiseConv2D" or layer.depthwise_constraint is not None:
-        return None
-    if layer.activation.__name__ not in ("linear", "relu"):
+    if type(layer).__name__ != "DepthwiseConv2D" or layer.activation.__name__ != "linear":
         return None
     return divide(layer, tuple(layer.input.shape[1:3]))
 
@@ -241,7 +221,7 @@ def _follows_convolution(model: Any, norm: Any) -> bool:
     read = [x.input for x in model.layers] + [model.outputs]
     readers = [x for x in read if layer in [t._keras_history.layer for t in tf.nest.flatten(x)]]
     return (
-        type(layer).__name__ in (*CONVOLUTIONS, "Dense")
+        type(layer).__name__ in ("Conv2D", "Dense", "DepthwiseConv2D", "SeparableConv2D")
         and layer.activation.__name__ == "linear"
         and _division(layer) is None
         and len(readers) == 1
@@ -257,23 +237,23 @@ def calibrate_ranges(model: Any, batches: Iterable) -> None:
 
     Args:
         model: A `tf_keras.Model` of `quantize_model`, which is changed in place.
-        batches: Iterable of inputs, float32, of the model's shape; some twenty are enough.
-
-    Raises:
-        ValueError: If `model` has no ranges to set, there are fewer than two batches, or one of
-            them does not fit the model or has NaN or infinite values. The model is then unchanged.
+        batches: Inputs, float32 and finite: two batches at least, some twenty are enough.
 
     Example:
         >>> aware = quantize_model(model)
         >>> calibrate_ranges(aware, np.split(images[:640], 20))
     """
-    averaged, extreme = _ranges(model)
+    # Moving averages, and the extremes of the inputs; ranges of kernels are always up to date.
+    averaged: list = []
+    extreme: list = []
+    for layer in getattr(model, "layers", ()):
+        for variable in filter(_is_range, layer.non_trainable_variables):
+            if "kernel" not in variable.name.rsplit("/", 1)[-1]:
+                of_input = type(layer).__name__ == "QuantizeLayer"
+                (extreme if of_input else averaged).append(variable)
     if not averaged:
         raise ValueError(f"`model` must be one of `quantize_model`. Received: model={model!r}")
-    shapes = [tuple(x.shape) for x in model.inputs]
-    batches = require_batches("batches", batches, shapes, model.input_names)
-    if len(batches) < 2:
-        raise ValueError(f"`batches` must be at least two. Received: {len(batches)} batches")
+    batches = require_batches("batches", batches, [tuple(x.shape) for x in model.inputs], least=2)
     others = [(x, x.numpy()) for x in model.variables if not _is_range(x)]
     found = []
     for variable in extreme:
@@ -289,34 +269,16 @@ def calibrate_ranges(model: Any, batches: Iterable) -> None:
         variable.assign(np.mean(values, axis=0))
 
 
-def _ranges(model: Any) -> tuple[list, list]:
-    """Return the variables of ranges: moving averages, and the extremes of the inputs.
-
-    The ranges of kernels are always up to date.
-    """
-    averaged: list = []
-    extreme: list = []
-    for layer in getattr(model, "layers", ()):
-        for variable in layer.non_trainable_variables:
-            if _is_range(variable) and "kernel" not in variable.name.rsplit("/", 1)[-1]:
-                of_input = type(layer).__name__ == "QuantizeLayer"
-                (extreme if of_input else averaged).append(variable)
-    return averaged, extreme
-
-
 def _is_range(variable: Any) -> bool:
     return variable.name.split(":")[0].endswith(("_min", "_max"))
 
 
-def require_batches(
-    name: str, batches: Any, shapes: Sequence[tuple], names: Sequence[str] = ()
-) -> list:
+def require_batches(name: str, batches: Any, shapes: Sequence[tuple], least: int = 1) -> list:
     """Return batches of a model's inputs as a list; they must be float32, finite and fit it."""
-    batches = list(batches) if isinstance(batches, Iterable) else [batches]
+    is_one = hasattr(batches, "shape") or not isinstance(batches, Iterable)
+    batches = [batches] if is_one else list(batches)
     for batch in batches:
-        by_name = isinstance(batch, dict) and set(batch) == set(names)
-        tensors = [batch[x] for x in names] if by_name else keras.tree.flatten(batch)
-        arrays = [np.asarray(x) for x in tensors]
+        arrays = [np.asarray(x) for x in keras.tree.flatten(batch)]
         if len(arrays) != len(shapes) or not all(
             x.dtype == "float32" and fits(x.shape, shape) and len(x) and np.isfinite(x).all()
             for x, shape in zip(arrays, shapes, strict=True)
@@ -326,4 +288,8 @@ def require_batches(
                 f"{', '.join(map(str, shapes))}. Received: {len(arrays)} arrays, "
                 f"{', '.join(f'{x.dtype} of shape {x.shape}' for x in arrays)}"
             )
+    if len(batches) < least:
+        raise ValueError(
+            f"`{name}` must be at least {least} batches. Received: {len(batches)} batches"
+        )
     return batches

@@ -8,11 +8,13 @@ The convolutions with parts of the kernel add up to the same.
 import contextlib
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
+
+from keras_multiception.layers.arguments import strided_length
 
 LIMIT = 25  # weights of a channel
 Pairs = tuple[tuple[int, int], tuple[int, int]]  # of the starts and ends of height and width
@@ -31,47 +33,27 @@ class Part(NamedTuple):
         return tuple(x.stop - x.start for x in (self.rows, self.columns))
 
 
-def parts_of(kernel_size: tuple[int, int], dilation: tuple[int, int] = (1, 1)) -> list[Part]:
-    """Divide a kernel into as few rectangles as possible that LiteRT is fast with."""
-    height, width = kernel_size
-    sizes = [(rows, LIMIT // rows) for rows in range(1, LIMIT + 1)]
-    step = min(sizes, key=lambda size: -(-height // size[0]) * -(-width // size[1]))
-    if height * width <= LIMIT:
-        step = kernel_size
+def divide(layer: Any, size: Sequence) -> tuple[Pairs, list[Part]] | None:
+    """Divide a large depthwise convolution of either Keras, for an input of a height and width.
 
-    def crop(part: slice, axis: int) -> tuple[int, int]:
-        before, after = part.start, kernel_size[axis] - part.stop
-        return before * dilation[axis], after * dilation[axis]
-
-    return [
-        Part(rows, columns, (crop(rows, 0), crop(columns, 1)))
-        for rows in _slices(height, step[0])
-        for columns in _slices(width, step[1])
-    ]
-
-
-def divide(layer: Any, size: tuple[int | None, ...]) -> tuple[Pairs, list[Part]] | None:
-    """Divide a depthwise convolution of either Keras, for an input of a height and width.
-
-    Returned are the zeros around the input and the parts that meet more than these, as XNNPACK
-    demands; `None` if the layer is no large depthwise convolution, or the zeros depend on a size
-    that is unknown.
+    Returned are the zeros around the input and as few parts as possible, those that meet zeros
+    alone left out, as XNNPACK demands; `None` for any other layer, and for an unknown size.
     """
-    if type(layer).__name__ != "DepthwiseConv2D" or layer.data_format != "channels_last":
+    if (
+        type(layer).__name__ != "DepthwiseConv2D"
+        or layer.data_format != "channels_last"
+        or max(layer.dilation_rate) > 1
+        or math.prod(layer.kernel_size) <= LIMIT
+        or None in size
+    ):
         return None
-    if math.prod(layer.kernel_size) <= LIMIT:
-        return None
+    steps = [(rows, LIMIT // rows) for rows in range(1, LIMIT + 1)]
+    step = min(steps, key=lambda x: math.prod(map(strided_length, layer.kernel_size, x)))
     margins: Any = ((0, 0), (0, 0))
     if layer.padding == "same":
-        margins = tuple(map(_margin, size, layer.kernel_size, layer.strides, layer.dilation_rate))
-    if None in margins:
-        return None
-
-    def meets(crop: tuple[int, int], margin: tuple[int, int], size: int | None) -> bool:
-        return size is None or max(np.subtract(crop, margin)) < size
-
-    parts = parts_of(layer.kernel_size, layer.dilation_rate)
-    return margins, [part for part in parts if all(map(meets, part.crop, margins, size))]
+        margins = tuple(map(_margin, size, layer.kernel_size, layer.strides))
+    rows, columns = map(_cut, layer.kernel_size, step, margins, size)
+    return margins, [Part(x[0], y[0], (x[1], y[1])) for x in rows for y in columns]
 
 
 @contextlib.contextmanager
@@ -105,7 +87,6 @@ def _call(layer: Any, whole: Any, x: Any) -> Any:
             kernel[part.rows, part.columns],
             (1, *layer.strides, 1),
             "VALID",
-            dilations=layer.dilation_rate,
         )
 
     first, *others = map(convolve, parts)
@@ -115,17 +96,16 @@ def _call(layer: Any, whole: Any, x: Any) -> Any:
     return y if layer.activation is None else layer.activation(y)
 
 
-def _slices(size: int, step: int) -> list[slice]:
-    return [slice(start, min(start + step, size)) for start in range(0, size, step)]
+def _cut(
+    length: int, step: int, margin: tuple[int, int], size: int
+) -> list[tuple[slice, tuple[int, int]]]:
+    """Cut an axis of a kernel into parts and their crops, but for those that meet zeros alone."""
+    starts = range(0, length, step)
+    parts = [(slice(i, min(i + step, length)), (i, max(length - step - i, 0))) for i in starts]
+    return [(part, crop) for part, crop in parts if max(np.subtract(crop, margin)) < size]
 
 
-def _margin(
-    size: int | None, kernel_size: int, stride: int, dilation: int
-) -> tuple[int, int] | None:
+def _margin(size: int, kernel_size: int, stride: int) -> tuple[int, int]:
     """Return the zeros that `padding="same"` puts at both ends of an axis."""
-    margin = reach = (kernel_size - 1) * dilation
-    if stride > 1:
-        if size is None:
-            return None
-        margin = max(0, (-(-size // stride) - 1) * stride + reach + 1 - size)
+    margin = max(0, (strided_length(size, stride) - 1) * stride + kernel_size - size)
     return margin // 2, margin - margin // 2

@@ -22,30 +22,30 @@ from keras_multiception.layers.shake_shake import ShakeShake
 
 _CONVOLUTION = ("kernel_size", "strides", "padding", "dilation_rate", "use_bias", "data_format")
 _POOLING = ("pool_size", "strides", "padding", "data_format")
-# By class, the arguments that mean the same in both.
-_ARGUMENTS: dict[type, tuple[str, ...]] = {
-    layers.Activation: (),
-    layers.Add: (),
-    layers.Average: (),
-    layers.AveragePooling2D: _POOLING,
-    layers.BatchNormalization: ("axis", "momentum", "epsilon", "center", "scale"),
-    layers.Concatenate: ("axis",),
-    layers.Conv2D: ("filters", "groups", *_CONVOLUTION),
-    layers.Cropping2D: ("cropping", "data_format"),
-    layers.Dense: ("units", "use_bias"),
-    layers.DepthwiseConv2D: ("depth_multiplier", *_CONVOLUTION),
-    layers.Dropout: ("rate",),
-    layers.Flatten: ("data_format",),
-    layers.GlobalAveragePooling2D: ("keepdims", "data_format"),
-    layers.GlobalMaxPooling2D: ("keepdims", "data_format"),
-    layers.MaxPooling2D: _POOLING,
-    layers.Multiply: (),
-    layers.ReLU: ("max_value", "negative_slope", "threshold"),
-    layers.Rescaling: ("scale", "offset"),
-    layers.Reshape: ("target_shape",),
-    layers.SeparableConv2D: ("filters", "depth_multiplier", *_CONVOLUTION),
-    layers.Softmax: ("axis",),
-    layers.ZeroPadding2D: ("padding", "data_format"),
+# By the name of a class of Keras, the arguments that mean the same in both.
+_ARGUMENTS: dict[str, tuple[str, ...]] = {
+    "Activation": (),
+    "Add": (),
+    "Average": (),
+    "AveragePooling2D": _POOLING,
+    "BatchNormalization": ("axis", "momentum", "epsilon", "center", "scale"),
+    "Concatenate": ("axis",),
+    "Conv2D": ("filters", "groups", *_CONVOLUTION),
+    "Cropping2D": ("cropping", "data_format"),
+    "Dense": ("units", "use_bias"),
+    "DepthwiseConv2D": ("depth_multiplier", *_CONVOLUTION),
+    "Dropout": ("rate",),
+    "Flatten": ("data_format",),
+    "GlobalAveragePooling2D": ("keepdims", "data_format"),
+    "GlobalMaxPooling2D": ("keepdims", "data_format"),
+    "MaxPooling2D": _POOLING,
+    "Multiply": (),
+    "ReLU": ("max_value", "negative_slope", "threshold"),
+    "Rescaling": ("scale", "offset"),
+    "Reshape": ("target_shape",),
+    "SeparableConv2D": ("filters", "depth_multiplier", *_CONVOLUTION),
+    "Softmax": ("axis",),
+    "ZeroPadding2D": ("padding", "data_format"),
 }
 _ACTIVATIONS = ("elu", "gelu", "linear", "relu", "sigmoid", "silu", "softmax", "tanh")
 _SATURATING = ("sigmoid", "softmax", "tanh")
@@ -95,23 +95,18 @@ def to_tf_keras(model: keras.Model, inputs: Any = None) -> Any:
 
 
 def import_tfmot() -> Any:
-    """Import the toolkit, which sets the variable by which `tf.keras`, at its first use, chooses.
-
-    So that first use comes before, and the variable is put back.
-    """
+    """Import the toolkit; `tf.keras` stays what its first use, which comes before, made it."""
     import tensorflow as tf
     import tf_keras  # noqa: F401 (it makes `tf.compat.v2.keras` anew)
 
     for lazy in (tf.keras, tf.compat.v2.keras):
         lazy.layers  # noqa: B018
-    variable = "TF_USE_LEGACY_KERAS"
-    before = os.environ.get(variable)
-    try:
-        import tensorflow_model_optimization as tfmot
-    finally:
-        os.environ.pop(variable, None)
-        if before is not None:
-            os.environ[variable] = before
+    before = os.environ.get("TF_USE_LEGACY_KERAS")
+    import tensorflow_model_optimization as tfmot
+
+    os.environ.pop("TF_USE_LEGACY_KERAS", None)
+    if before is not None:
+        os.environ["TF_USE_LEGACY_KERAS"] = before
     return tfmot
 
 
@@ -147,11 +142,10 @@ def _caller() -> Callable:
     names: set[str] = set()
 
     def call(path: tuple[str, ...], operation: Any, *args: Any, **kwargs: Any) -> Any:
-        if kwargs.get("training") or not _is_known(operation):
-            name = f"{type(operation).__name__} {operation.name}"
+        if kwargs.get("training"):
             raise ValueError(
-                "`model` must consist of layers that can be rebuilt in tf_keras, none called with "
-                f"training=True. Received: {name}{_unknown_activation(operation)}"
+                "`model` must have no layers that are called with training=True. "
+                f"Received: {type(operation).__name__} {operation.name}"
             )
         if id(operation) not in built:
             name = operation.name
@@ -162,31 +156,20 @@ def _caller() -> Callable:
     return call
 
 
-def _is_known(layer: Any) -> bool:
-    known = _standard_class(layer) is not None or type(layer) in _WRITTEN_OUT
-    return known and not _unknown_activation(layer)
-
-
-def _unknown_activation(layer: Any) -> str:
-    activation = getattr(layer, "activation", keras.activations.linear)
-    if keras.activations.serialize(activation) in _ACTIVATIONS:
-        return ""
-    return f" with activation={getattr(activation, '__name__', type(activation).__name__)}"
-
-
-def _standard_class(layer: keras.Layer) -> type | None:
-    """Return the class of Keras that a layer is of; our faster batch norm is Keras' own."""
-    if isinstance(layer, layers.BatchNormalization):
-        known = type(layer).__module__.split(".")[0] in ("keras", "keras_multiception")
-        return layers.BatchNormalization if known and not layer.renorm else None
-    return type(layer) if type(layer) in _ARGUMENTS else None
-
-
 def _build(layer: Any, name: str) -> Callable:
     """Return a function of tensors of Keras 2 that does what a layer does."""
-    if type(layer) in _WRITTEN_OUT:
-        return _WRITTEN_OUT[type(layer)](layer, name)
-    return with_weights(_standard(layer, name), layer.get_weights())
+    kind, activation = type(layer), getattr(layer, "activation", keras.activations.linear)
+    is_known = keras.activations.serialize(activation) in _ACTIVATIONS
+    if is_known and kind in _WRITTEN_OUT:
+        return _WRITTEN_OUT[kind](layer, name)
+    is_standard = isinstance(layer, layers.Layer) and kind.__name__ in _ARGUMENTS
+    if is_known and is_standard and kind.__module__.startswith(("keras.", "keras_multiception.")):
+        return with_weights(_standard(layer, name), layer.get_weights())
+    with_activation = getattr(activation, "__name__", type(activation).__name__)
+    raise ValueError(
+        "`model` must consist of layers that can be rebuilt in tf_keras. Received: "
+        f"{kind.__name__} {layer.name}{'' if is_known else f' with activation={with_activation}'}"
+    )
 
 
 def _make(kind: str, name: str, **arguments: Any) -> Any:
@@ -196,12 +179,12 @@ def _make(kind: str, name: str, **arguments: Any) -> Any:
 
 
 def _standard(layer: Any, name: str) -> Any:
-    kind: Any = _standard_class(layer)
+    kind = type(layer).__name__
     arguments = {argument: getattr(layer, argument) for argument in _ARGUMENTS[kind]}
     if hasattr(layer, "activation"):
         arguments["activation"] = keras.activations.serialize(layer.activation)
     arguments |= {"dtype": layer.dtype_policy.name, "trainable": layer.trainable}
-    return _make(kind.__name__, name, **arguments)
+    return _make(kind, name, **arguments)
 
 
 def _multiception(layer: Any, name: str) -> Callable:

@@ -1,30 +1,23 @@
 """A Keras model as a SavedModel that takes images as they are and names its answers."""
 
-import contextlib
 import dataclasses
-import json
-import math
-import operator
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_multiception import atomic
+from keras_multiception.atomic import replacing, write_json
 from keras_multiception.fusion import fuse
-from keras_multiception.fusion.operations import FORMS
-from keras_multiception.graphs import WITH_ACTIVATION, graph_of, require_graph
-from keras_multiception.layers.arguments import is_positive_integer, standardize_integer
+from keras_multiception.graphs import WITH_ACTIVATION, fits, graph_of, require_graph
+from keras_multiception.layers.arguments import standardize_integer
 from keras_multiception.preprocessing import Dataset, get_dataset, preprocess_input
 
 # How far the written SavedModel's answers may be from the model's; relative, if those exceed 1.
 TOLERANCE = 1e-4
 LABELS_FILE = "assets.extra/labels.txt"
 FUSION_FILE = "assets.extra/fusion.json"
-BATCH_SIZES = (1, 32)  # that the forms of an exported network are chosen for
 # The softmax of a log softmax is right, too.
 _LINEAR = (None, keras.activations.linear, keras.activations.log_softmax)
 # Names of layers and of operations of `keras.ops` that make logits of logits,
@@ -42,7 +35,7 @@ def export_saved_model(
     dataset: str | Dataset = "cifar10",
     top_k: int = 5,
     form: str = "plain",
-    form_batch_size: int | Sequence[int] = BATCH_SIZES,
+    form_batch_size: int = 32,
     logits: bool | None = None,
 ) -> None:
     """Write a classifier as a SavedModel with its preprocessing inside.
@@ -70,8 +63,7 @@ def export_saved_model(
         top_k: How many classes `classify` gives, or all if there are fewer.
         form: The network to write: `"plain"`, the model as it is, or a form of `km.fuse`:
             `"separate"`, `"merged"`, `"dense"` or `"auto"`.
-        form_batch_size: Numbers of images that `form="auto"` measures with. Where they lead to
-            several networks, the one whose number is nearest, by ratio, answers a request.
+        form_batch_size: Integer, the number of images that `form="auto"` measures with.
         logits: Boolean, whether to serve the softmax of the outputs, or these as they are. The
             default is whether the model ends in a dense layer or convolution without an
             activation, and its answers are no probabilities.
@@ -86,14 +78,16 @@ def export_saved_model(
     """
     require_tensorflow("a SavedModel")
     top_k = standardize_integer(top_k, "top_k")
-    sizes = _standardize_form(form, form_batch_size)
+    size = standardize_integer(form_batch_size, "form_batch_size")
     if logits not in (None, True, False):
         raise ValueError(f"`logits` must be None or a boolean. Received: logits={logits!r}")
     spec = fit_image_shape(model, get_dataset(dataset))
     _require_class_names(spec)
-    with atomic.replacing(path := _free_path(path)) as temporary:
-        networks = {0: model} if form == "plain" else _fused(model, form, sizes)
-        _write(model, networks, temporary, spec, min(top_k, len(spec.class_names)), logits)
+    if (path := pathlib.Path(path)).exists():
+        raise ValueError(f"`path` must not exist yet. Received: path={path}")
+    with replacing(path) as temporary:
+        network = model if form == "plain" else fuse(model, form, size, verbose=form == "auto")
+        _write(model, network, temporary, spec, min(top_k, len(spec.class_names)), logits)
         if path.exists():
             raise ValueError(f"`path` appeared while it was being written. Received: path={path}")
 
@@ -108,33 +102,6 @@ def require_tensorflow(what: str) -> None:
         )
 
 
-def _free_path(path: str | os.PathLike) -> pathlib.Path:
-    path = pathlib.Path(path)
-    if path.exists():
-        raise ValueError(f"`path` must not exist yet. Received: path={path}")
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ValueError(f"`path` must be in a folder that can be written. Received: path={path}")
-    return path
-
-
-def _standardize_form(form: str, form_batch_size: int | Sequence[int]) -> list[int]:
-    """Check the form, and return its batch sizes as a list."""
-    if form not in ("plain", *FORMS, "auto"):
-        raise ValueError(
-            f"`form` must be one of plain, {', '.join(FORMS)}, auto. Received: form={form!r}"
-        )
-    several = isinstance(form_batch_size, Sequence)
-    sizes: Any = form_batch_size if several else [form_batch_size]
-    if not sizes or not all(map(is_positive_integer, sizes)):
-        raise ValueError(
-            "`form_batch_size` must be a positive integer or several. "
-            f"Received: form_batch_size={form_batch_size!r}"
-        )
-    return [operator.index(size) for size in sizes]
-
-
 def _require_class_names(spec: Dataset) -> None:
     for name in spec.class_names:
         if not isinstance(name, str) or "".join(name.splitlines()) != name:
@@ -144,36 +111,22 @@ def _require_class_names(spec: Dataset) -> None:
             )
 
 
-def _fused(model: keras.Model, form: str, sizes: list[int]) -> dict[int, keras.Model]:
-    """Return fused networks by the smallest number of images that each is the one for."""
-    if form != "auto":
-        return {0: fuse(model, form, sizes[0], verbose=False)}
-    networks: dict = {}
-    forms = before = None
-    for size in sorted(set(sizes)):
-        network = fuse(model, form, size)
-        if network.fusion_report.forms != forms:
-            networks[math.isqrt(before * size) + 1 if before else 0] = network
-        forms, before = network.fusion_report.forms, size
-    return networks
-
-
 def _write(
     model: keras.Model,
-    networks: Mapping[int, keras.Model],
+    network: keras.Model,
     path: pathlib.Path,
     spec: Dataset,
     top_k: int,
     logits: bool | None,
 ) -> None:
-    """Write a SavedModel of the networks, which answers like the model, and its assets."""
+    """Write a SavedModel of the network, which answers like the model, and its assets."""
     import tensorflow as tf
 
     from keras_multiception.export import signatures
 
     if logits is None:
         logits = gives_logits(model, spec)
-    made = signatures.make_signatures(networks, spec, top_k, logits)
+    made = signatures.make_signatures(network, spec, top_k, logits)
     functions = {name: function for name, (function, _, _) in made.items()}
     # of the variables and functions alone: `keras.export.ExportArchive` would trace them again
     root = tf.Module()
@@ -186,17 +139,12 @@ def _write(
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
     tf.saved_model.save(root, str(path), functions, options)
     _edit(path / "saved_model.pb", signatures.CLASSIFY_METHOD)
-    _require_equal_answers(model, path, spec, logits, sorted({2, *networks} - {0}))
+    _require_equal_answers(model, path, spec, logits)
     labels = path / LABELS_FILE
     labels.parent.mkdir()
     labels.write_text("".join(f"{name}\n" for name in spec.class_names), encoding="utf-8")
-    reports = [
-        {"smallest_batch": max(smallest, 1), **network.fusion_report.to_dict()}
-        for smallest, network in networks.items()
-        if hasattr(network, "fusion_report")
-    ]
-    if reports:
-        (path / FUSION_FILE).write_text(json.dumps(reports, indent=2) + "\n", encoding="utf-8")
+    if hasattr(network, "fusion_report"):
+        write_json(path / FUSION_FILE, network.fusion_report.to_dict())
 
 
 def _edit(path: pathlib.Path, classify_method: str) -> None:
@@ -223,77 +171,44 @@ def fit_image_shape(model: keras.Model, spec: Dataset) -> Dataset:
             "`model` must be a Functional model or a built Sequential one. "
             f"Received: model={model!r}"
         )
-    input_shape, output_shape = model.input_shape, model.output_shape
-    classes = len(spec.class_names)
-    if not isinstance(input_shape, tuple) or len(input_shape) != 4 or input_shape[-1] != 3:
+    output, classes = getattr(graph_of(model) or model, "output", None), len(spec.class_names)
+    dtypes = [keras.backend.standardize_dtype(x.dtype) for x in model.inputs]
+    is_image = len(dtypes) == 1 and fits(model.inputs[0].shape, (None, None, None, 3))
+    if not is_image or not keras.backend.is_float_dtype(dtypes[0]):
         raise ValueError(
-            "`model` must take one batch of RGB images, (batch, height, width, 3). "
-            f"Received: model.input_shape={input_shape}"
+            "`model` must take one batch of normalized RGB images, (batch, height, width, 3). "
+            f"Received: inputs of the shape {model.input_shape} and dtype={', '.join(dtypes)}"
         )
-    dtype = keras.backend.standardize_dtype(model.inputs[0].dtype)
-    if not keras.backend.is_float_dtype(dtype):
-        raise ValueError(
-            "`model` must take normalized floats. "
-            f"Received: an input of dtype={dtype}, which would cut them off"
-        )
-    output = getattr(graph_of(model), "output", None)
-    is_one = isinstance(output_shape, tuple) and not isinstance(output, dict)
-    if not is_one or output_shape[1:] != (classes,):
+    if isinstance(output, (dict, list, tuple)) or model.output_shape[1:] != (classes,):
         raise ValueError(
             f"`model` must give {classes} values for each image, one for each class of the data "
             f"set, in one tensor. Received: model.output={output}"
         )
     height, width = (
-        own or usual for own, usual in zip(input_shape[1:3], spec.image_shape[:2], strict=True)
+        own or usual
+        for own, usual in zip(model.input_shape[1:3], spec.image_shape[:2], strict=True)
     )
     return dataclasses.replace(spec, image_shape=(height, width, 3))
 
 
 def _require_equal_answers(
-    model: keras.Model, path: pathlib.Path, spec: Dataset, logits: bool, counts: Sequence[int]
+    model: keras.Model, path: pathlib.Path, spec: Dataset, logits: bool
 ) -> None:
-    """Compare every signature of a SavedModel with the model, on each number of random images."""
+    """Compare a signature of a SavedModel with the model; all call the same network."""
     import tensorflow as tf
 
     loaded = tf.saved_model.load(path)
-    for count in counts:
-        images, expected = _answers(model, spec, count)
-        if logits:
-            expected = keras.ops.convert_to_numpy(keras.ops.softmax(expected))
-        best = np.sort(expected)[:, ::-1]
-        files = tf.stack([tf.io.encode_png(image) for image in images])
-        inputs = {
-            "serving_default": {"image": tf.constant(images, tf.float32)},
-            "serving_uint8": {"image": tf.constant(images)},
-            "serving_bytes": {"image_bytes": files},
-            "classify": {"inputs": tf.constant([_example(file) for file in files.numpy()])},
-        }
-        for name, taken in inputs.items():
-            # one signature as a server runs it: to optimize each takes longest of all
-            with contextlib.nullcontext() if name == "serving_default" else _unoptimized():
-                outputs = loaded.signatures[name](**taken)
-            received = outputs["scores" if name == "classify" else "probabilities"].numpy()
-            wanted = best[:, : received.shape[1]] if name == "classify" else expected
-            difference = np.abs(received - wanted).max() / max(np.abs(expected).max(), 1.0)
-            if not difference <= TOLERANCE:
-                raise RuntimeError(
-                    f"The signature {name} of the written SavedModel must answer like the model. "
-                    f"Received: answers that differ by {difference}; nothing was kept"
-                )
-
-
-@contextlib.contextmanager
-def _unoptimized() -> Iterator[None]:
-    """Let TensorFlow run functions as they are."""
-    import tensorflow as tf
-
-    option = "disable_meta_optimizer"
-    before = tf.config.optimizer.get_experimental_options().get(option, False)
-    tf.config.optimizer.set_experimental_options({option: True})
-    try:
-        yield
-    finally:
-        tf.config.optimizer.set_experimental_options({option: before})
+    images, expected = _answers(model, spec)
+    if logits:
+        expected = keras.ops.convert_to_numpy(keras.ops.softmax(expected))
+    outputs = loaded.signatures["serving_default"](image=tf.constant(images, tf.float32))
+    difference = np.abs(outputs["probabilities"].numpy() - expected).max()
+    difference /= max(np.abs(expected).max(), 1.0)
+    if not difference <= TOLERANCE:
+        raise RuntimeError(
+            "The written SavedModel must answer like the model. "
+            f"Received: answers that differ by {difference}; nothing was kept"
+        )
 
 
 def gives_logits(model: keras.Model, spec: Dataset) -> bool:
@@ -302,7 +217,7 @@ def gives_logits(model: keras.Model, spec: Dataset) -> bool:
     What follows an activation, or a layer that may do anything, is taken to be no logits, and so
     are answers that are probabilities: not negative and 1 in sum.
     """
-    _, answers = _answers(model, spec, 2)
+    _, answers = _answers(model, spec)
     if answers.shape[1] == 1 or (
         (answers >= 0).all() and np.allclose(answers.sum(1), 1, atol=1e-2)
     ):
@@ -333,18 +248,8 @@ def _are_logits(x: keras.KerasTensor, given: dict) -> bool:
     return passes_on and bool(inputs) and all(_are_logits(y, given) for y in inputs)
 
 
-def _answers(model: keras.Model, spec: Dataset, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return random images and what `model.predict` says to them."""
-    images = np.random.default_rng(0).integers(0, 256, (count, *spec.image_shape), dtype="uint8")
+def _answers(model: keras.Model, spec: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Return two random images and what `model.predict` says to them."""
+    images = np.random.default_rng(0).integers(0, 256, (2, *spec.image_shape), dtype="uint8")
     answers = model.predict_step(preprocess_input(images, spec))  # without tracing it
     return images, keras.ops.convert_to_numpy(answers).astype("float32")
-
-
-def _example(file: bytes) -> bytes:
-    import tensorflow as tf
-
-    from keras_multiception.export.signatures import ENCODED_IMAGE
-
-    feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[file]))
-    features = tf.train.Features(feature={ENCODED_IMAGE: feature})
-    return tf.train.Example(features=features).SerializeToString()

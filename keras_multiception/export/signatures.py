@@ -5,7 +5,7 @@ gigabytes of pixels. The pixels equal what `keras_multiception.images` decodes.
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -29,14 +29,12 @@ _MAX_SEGMENTS = 64  # of a JPEG to look at for EXIF data; cameras write them fir
 
 
 def make_signatures(
-    networks: Mapping[int, keras.Model], spec: Dataset, top_k: int, logits: bool
+    model: keras.Model, spec: Dataset, top_k: int, logits: bool
 ) -> dict[str, tuple[Any, Any, Any]]:
     """Make the signatures of a classifier, each with what it does before and after the network.
 
-    Of the networks, which answer alike, each is for the number of images that is its key, or more,
-    up to the next key. `logits` tells that they leave out the softmax.
+    `logits` tells that the network leaves out the softmax.
     """
-    (model, *_), (_, *further) = networks.values(), networks
     class_names = np.array(spec.class_names)
     images = [None, *model.input_shape[1:3], 3]
     scores_of_classes = tf.TensorSpec([None, len(class_names)], tf.float32)
@@ -44,11 +42,7 @@ def make_signatures(
     # Each is traced once, and its graph shared by the signatures.
     @_traced(tf.TensorSpec(images, tf.float32))
     def network(image: tf.Tensor) -> tf.Tensor:
-        x = preprocess_input(image, spec)
-        calls = [functools.partial(model, x, training=False) for model in networks.values()]
-        index = tf.math.count_nonzero(tf.shape(x)[0] >= tf.constant(further, tf.int32))
-        scores = tf.switch_case(tf.cast(index, tf.int32), calls) if further else calls[0]()
-        scores = tf.cast(scores, tf.float32)
+        scores = tf.cast(model(preprocess_input(image, spec), training=False), tf.float32)
         return tf.nn.softmax(scores) if logits else scores
 
     @_traced(tf.TensorSpec([None], tf.string))
@@ -152,24 +146,17 @@ def read_orientation(file: tf.Tensor) -> tf.Tensor:
     Exif 2.3 (CIPA DC-008-2012), sections 4.5 to 4.7: the data are a segment of the file and begin
     like a TIFF file, in whose first directory the field 0x0112 is the orientation.
     """
-    data = tf.io.decode_raw(file, tf.uint8)
+    data = tf.cast(tf.io.decode_raw(file, tf.uint8), tf.int32)
     size = tf.size(data)
 
     def number(position: tf.Tensor, count: int = 2, little_endian: bool = False) -> tf.Tensor:
         places = range(count) if little_endian else reversed(range(count))
-        found = tf.zeros_like(position)
-        for index, place in enumerate(places):
-            byte = tf.gather(data, tf.clip_by_value(position + index, 0, size - 1))
-            found += tf.cast(byte, tf.int32) * 256**place
-        return found
+        index = tf.clip_by_value(position[..., None] + tf.range(count), 0, size - 1)
+        return tf.reduce_sum(tf.gather(data, index) * [256**place for place in places], -1)
 
     def is_exif(position: tf.Tensor) -> tf.Tensor:
-        return (
-            (number(position) == 0xFFE1)
-            & (number(position + 4) == 0x4578)  # "Exif", two zeros
-            & (number(position + 6) == 0x6966)
-            & (number(position + 8) == 0)
-        )
+        name = tf.strings.substr(file, tf.minimum(position + 4, size), 6)
+        return (number(position) == 0xFFE1) & (name == b"Exif\0\0")
 
     def is_before_exif(position: tf.Tensor) -> tf.Tensor:
         marker = number(position)

@@ -57,7 +57,7 @@ def _inference(form: str, model: keras.Model, plan: Plan) -> Callable[[int], Cal
     if form in ("plain", "keras"):  # on JAX our layers are faster than what fusion makes of them
         run = km.inference_function(model)
     elif form == "saved_model":
-        run = _saved_model(model, plan.inference_batch_sizes)
+        run = _saved_model(model)
     elif form == "litert":
         run = _litert(km.fuse(model, verbose=False), plan.threads)
     elif form.endswith("_int8"):
@@ -87,16 +87,14 @@ def _give_moments(model: keras.Model) -> None:
             weight.assign(rng.uniform(0.5, 1.5, weight.shape))
 
 
-def _saved_model(model: keras.Model, batch_sizes: tuple[int, ...]) -> Callable:
-    """Return the function of a SavedModel in the forms that are the fastest for each batch size."""
+def _saved_model(model: keras.Model) -> Callable:
+    """Return the function of a SavedModel in the forms that are the fastest."""
     import tensorflow as tf
 
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "1"
         with contextlib.redirect_stdout(io.StringIO()):
-            km.export_saved_model(
-                model, path, _DATASET, form="auto", form_batch_size=list(batch_sizes)
-            )
+            km.export_saved_model(model, path, _DATASET, form="auto")
         loaded = tf.saved_model.load(str(path))
     signature = loaded.signatures["serving_default"]
 
