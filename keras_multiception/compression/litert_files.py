@@ -199,6 +199,8 @@ def dedupe_buffers(content: bytes) -> bytes:
     - A constant keeps one of the names of the operations folded into it; what flows has none.
     - Constants begin at multiples of 16 bytes, as the format (`schema.fbs`) asks.
     """
+    import flatbuffers
+
     file = _unpack(content)
     for graph in file.subgraphs:
         for tensor in graph.tensors:
@@ -209,8 +211,6 @@ def dedupe_buffers(content: bytes) -> bytes:
         tensors = file.subgraphs[signature.subgraphIndex].tensors
         for tensor in (*signature.inputs, *signature.outputs):
             tensors[tensor.tensorIndex].name = tensor.name
-    import flatbuffers
-
     written: dict[Any, int] = {}
 
     def write_once(key: Any, write: Callable, value: Any) -> int:

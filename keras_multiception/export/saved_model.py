@@ -172,12 +172,12 @@ def fit_image_shape(model: keras.Model, spec: Dataset) -> Dataset:
             f"Received: model={model!r}"
         )
     output, classes = getattr(graph_of(model) or model, "output", None), len(spec.class_names)
-    dtypes = [keras.backend.standardize_dtype(x.dtype) for x in model.inputs]
-    is_image = len(dtypes) == 1 and fits(model.inputs[0].shape, (None, None, None, 3))
-    if not is_image or not keras.backend.is_float_dtype(dtypes[0]):
+    shape, dtype = model.input_shape, keras.backend.standardize_dtype(model.inputs[0].dtype)
+    is_image = isinstance(shape, tuple) and fits(shape, (None, None, None, 3))
+    if not is_image or not keras.backend.is_float_dtype(dtype):
         raise ValueError(
             "`model` must take one batch of normalized RGB images, (batch, height, width, 3). "
-            f"Received: inputs of the shape {model.input_shape} and dtype={', '.join(dtypes)}"
+            f"Received: model.input_shape={shape}, dtype={dtype}"
         )
     if isinstance(output, (dict, list, tuple)) or model.output_shape[1:] != (classes,):
         raise ValueError(
@@ -185,8 +185,7 @@ def fit_image_shape(model: keras.Model, spec: Dataset) -> Dataset:
             f"set, in one tensor. Received: model.output={output}"
         )
     height, width = (
-        own or usual
-        for own, usual in zip(model.input_shape[1:3], spec.image_shape[:2], strict=True)
+        own or usual for own, usual in zip(shape[1:3], spec.image_shape[:2], strict=True)
     )
     return dataclasses.replace(spec, image_shape=(height, width, 3))
 
