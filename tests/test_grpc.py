@@ -268,7 +268,6 @@ def x(values, *sizes):
         ("Predict", HALF + "model_spec { version { value: 9 } }", "NOT_FOUND", "9"),
         ("Predict", 'model_spec { version_label: "a" name: "no" }', INVALID, "label"),
         ("Predict", HALF + 'model_spec { signature_name: "a" }', "FAILED_PRECONDITION", "a"),
-        ("Predict", HALF, INVALID, "inputs"),
         ("Predict", x('tensor_content: "odd"', 2), INVALID, "TensorProto"),
         ("Predict", x("float_val: 1", 2**40), INVALID, "268435456"),
         ("Predict", x("", 0) + ' output_filter: ["y", "y"]', INVALID, "duplicate"),
@@ -281,7 +280,6 @@ def x(values, *sizes):
         ("MultiInference", TASK + OTHER_TASK + INPUT, INVALID, "same model"),
         ("GetModelMetadata", HALF, INVALID, "metadata_field"),
         ("GetModelStatus", "", INVALID, "name"),
-        ("GetModelStatus", 'model_spec { name: "no" }', "NOT_FOUND", "no"),
         ("HandleReloadConfigRequest", "", INVALID, "model_config_list"),
     ],
 )

@@ -122,18 +122,11 @@ def test_a_broken_version_leaves_the_old_one_serving_until_it_is_repaired(tmp_pa
         assert answer(model.servable()) == 2
 
 
-@pytest.mark.parametrize(
-    ("folder", "words"),
-    [
-        ("none", "`model_base_path`"),
-        (".", "`model_base_path`"),
-        ("damaged", "^Version 1 of model half does not load: "),
-    ],
-)
-def test_a_base_path_with_nothing_to_serve(tmp_path, folder, words):
+@pytest.mark.parametrize("folder", ["none", ".", "damaged"])
+def test_a_base_path_with_nothing_to_serve(tmp_path, folder):
     (tmp_path / "damaged" / "1").mkdir(parents=True)
     (tmp_path / "damaged" / "1" / "saved_model.pb").write_bytes(b"not a protobuf message")
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match="model_base_path="):
         ServedModel("half", tmp_path / folder, ONCE).__enter__()
 
 
