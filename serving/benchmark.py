@@ -196,7 +196,7 @@ def _machine(results: dict) -> str:
 
 
 def draw(results: dict, path: Path) -> None:
-    """Draws throughput and each API's latencies over the number of clients, as a PNG file."""
+    """Draws throughput and each API's latencies over the number of clients."""
     from matplotlib.figure import Figure
 
     rows = results["rows"]
@@ -226,7 +226,7 @@ def draw(results: dict, path: Path) -> None:
         ax.grid(axis="y", alpha=0.3)
         ax.spines[["top", "right"]].set_visible(False)
         ax.legend(fontsize=8)
-    figure.savefig(path, format="png")
+    figure.savefig(path)
 
 
 def _draw_lines(
@@ -311,7 +311,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--batch_timeout_micros", type=whole_number(), default=2000, help="the server's")
     add("--num_batch_threads", type=count, default=2, help="the server's")
     add("--json", type=Path, metavar="FILE", help="a file for the figures")
-    add("--plot", type=Path, metavar="FILE.png", help="a file for a plot")
+    add("--plot", type=Path, metavar="FILE", help="a file for a plot")
     flags = parser.parse_args(arguments)
     flags.clients = sorted(set(flags.clients))
     return flags

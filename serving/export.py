@@ -13,6 +13,7 @@ and go whole, under a running server.
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import sys
 import time
@@ -31,11 +32,6 @@ if TYPE_CHECKING:
     from keras_multiception.preprocessing import Dataset
 
 _MODULE = "serving.export"
-# Flags that are arguments of `publish`.
-_PUBLISH_FLAGS = (
-    *("version", "run", "top_k", "form", "form_batch_size"),
-    *("batching_file", "litert", "onnx"),
-)
 FORMS = ("plain", "separate", "merged", "dense", "auto")
 
 
@@ -193,8 +189,9 @@ def _act(flags: argparse.Namespace) -> int:
         model, spec, card = (
             load_pretrained(trained) if flags.pretrained else (*load_run(trained), None)
         )
-        options = {name: getattr(flags, name) for name in _PUBLISH_FLAGS}
-        path = publish(model, flags.base_path, spec, weights_card=card, **options)
+        own = inspect.signature(publish).parameters
+        options = {name: value for name, value in vars(flags).items() if name in own}
+        path = publish(model, dataset=spec, weights_card=card, **options)
         print(f"Exported {trained} to {path}")
     if flags.rollback is not None:
         latest, gone = versions.roll_back(flags.base_path, flags.rollback or None)

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from serving.version_folder import verify_manifest
 
-_STAGING, _WITHDRAWN, _REMOVED = ".staging-", ".withdrawn-", ".removed-"
+_STAGING, _WITHDRAWN, _REMOVED, _LOCK = ".staging-", ".withdrawn-", ".removed-", ".lock"
 
 
 def list_versions(base_path: str | Path, withdrawn: bool = False) -> dict[int, Path]:
@@ -50,7 +50,7 @@ def publishing(
         _require_new(base_path, version)
     with contextlib.ExitStack() as stack:
         base_path.mkdir(parents=True, exist_ok=True)
-        with _locked(base_path):
+        with _flock(base_path / _LOCK):
             _clean(base_path)
             staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=base_path))
             stack.callback(shutil.rmtree, staging, ignore_errors=True)
@@ -60,7 +60,7 @@ def publishing(
         def publish() -> Path:
             for path in [*written.rglob("*"), written]:
                 _flush(path)
-            with _locked(base_path):
+            with _flock(base_path / _LOCK):
                 taken = [*list_versions(base_path), *list_versions(base_path, withdrawn=True)]
                 number = max(taken, default=0) + 1 if version is None else version
                 _require_new(base_path, number)
@@ -77,7 +77,7 @@ def roll_back(base_path: str | Path, version: int | None = None) -> tuple[int, l
     They go oldest first, so that no server sees one between. Returns its number and those gone.
     """
     base_path = Path(base_path)
-    with _locked(base_path):
+    with _flock(base_path / _LOCK):
         served = list_versions(base_path)
         if version is None and len(served) < 2:
             raise ValueError(
@@ -100,7 +100,7 @@ def roll_back(base_path: str | Path, version: int | None = None) -> tuple[int, l
 def restore(base_path: str | Path, version: int) -> Path:
     """Brings a withdrawn version back; returns its path."""
     base_path = Path(base_path)
-    with _locked(base_path):
+    with _flock(base_path / _LOCK):
         withdrawn = list_versions(base_path, withdrawn=True)
         if version not in withdrawn:
             raise ValueError(
@@ -117,7 +117,7 @@ def restore(base_path: str | Path, version: int) -> Path:
 def prune(base_path: str | Path, keep: int) -> list[int]:
     """Deletes all versions but the `keep` newest, and withdrawn ones that are older than those."""
     base_path = Path(base_path)
-    with _locked(base_path):
+    with _flock(base_path / _LOCK):
         served = list_versions(base_path)
         old = dict(list(served.items())[:-keep])
         oldest_kept = min(served.keys() - old.keys(), default=0)
@@ -148,11 +148,6 @@ def _clean(base_path: Path) -> None:
             _flock(path / "lock", fcntl.LOCK_NB),
         ):
             shutil.rmtree(path, ignore_errors=True)
-
-
-def _locked(base_path: Path) -> contextlib.AbstractContextManager[None]:
-    """Holds the base path while versions come and go."""
-    return _flock(base_path / ".lock")
 
 
 @contextlib.contextmanager
