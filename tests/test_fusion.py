@@ -14,7 +14,7 @@ from layer_checks import forward
 import keras_multiception as km
 from keras_multiception.graphs import TOLERANCE
 
-FORMS = ("separate", "merged", "dense")
+FORMS = ("separate", "summed", "merged", "dense")
 CLASSES_LEFT = {"Add", "Concatenate", "Conv2D", "DepthwiseConv2D", "InputLayer", "ZeroPadding2D"}
 
 
@@ -82,10 +82,9 @@ def test_multiception(kernel_sizes, strides, dilation, size, channels, filters, 
     strided = strides != 1
     assert report.moved_strides == ["conv"] * (strided and movable)
     assert report.kept_strides == ["conv"] * (strided and not movable)
-    assert report.forms["conv"] == (
-        form if form != "dense" or not report.kept_strides else "separate"
-    )
-    assert classes(fused) <= CLASSES_LEFT
+    kept = report.kept_strides if form == "dense" else form == "summed" and len(kernel_sizes) == 1
+    assert report.forms["conv"] == ("separate" if kept else form)
+    assert classes(fused) <= CLASSES_LEFT | {"Activation"}
     assert fused.get_layer("conv").output.shape[-1] == filters
 
 
@@ -95,6 +94,7 @@ def test_forms():
     found = {form: fuse(model, form=form) for form in FORMS}
     parts = [f"conv_depthwise_{index}" for index in range(3)]
     assert names(found["separate"])[-5:] == [*parts, "conv_depthwise", "conv"]
+    assert names(found["summed"])[-4:] == ["conv_0", "conv_1", "conv_2", "conv"]
     assert names(found["merged"]) == ["conv_depthwise_pad", "conv_depthwise", "conv"]
     merged = found["merged"].get_layer("conv_depthwise")
     assert (merged.kernel_size, merged.depth_multiplier, merged.strides) == ((5, 5), 3, (2, 2))

@@ -54,7 +54,7 @@ def test_both_engines_answer_as_the_network_within_8_bits(network, images, tmp_p
     assert max(scales) >= 32  # one for each channel
     assert sys.modules.get("openvino_telemetry") is None
 
-    km.export_onnx(network, tmp_path / "float.onnx", dataset=spec)
+    km.export_onnx(network, tmp_path / "float.onnx", dataset=spec, form="separate")
     quantize_onnx(str(tmp_path / "float.onnx"), images, again)
     (same,) = load_onnx(again, "onnxruntime", 1)([images])
     np.testing.assert_allclose(same, load_onnx(quantized, "onnxruntime", 1)([images])[0], atol=1e-6)

@@ -33,11 +33,11 @@ def export_onnx(
     path: str | os.PathLike,
     dataset: str | Dataset | None = None,
     logits: bool | None = None,
+    form: str = "summed",
 ) -> None:
     """Write a network for inference as an ONNX file.
 
-    It is the `"separate"` form of `km.fuse` in float32, the fastest one for ONNX Runtime and
-    OpenVINO, written by Keras' own exporter with the batch size left open. The file is compared
+    It is what `km.fuse` makes of it, in float32, written by Keras' own exporter with the batch size left open. The file is compared
     with the network on random inputs, and replaces another one when it is complete.
 
     Args:
@@ -50,6 +50,7 @@ def export_onnx(
             `(batch, classes)`. The default is none: the inputs have the names of the model's, and
             the outputs are `output_0`, `output_1` and so on.
         logits: Boolean, whether a classifier gives logits, as in `km.export_saved_model`.
+        form: String, the `form` of `km.fuse`; in the default one both engines are fastest.
 
     Raises:
         ValueError: If the model cannot be fused, or ONNX does not have what it consists of, or it
@@ -67,7 +68,7 @@ def export_onnx(
         raise ValueError(f"`path` must be a file. Received: path={path}, a folder")
     for package in ("tf2onnx", "onnxruntime"):
         import_extra(package, "onnx")
-    network = _in_float32(fuse(model, verbose=False))
+    network = _in_float32(fuse(model, form, verbose=False))
     network = _renamed(network) if dataset is None else _classifier(model, network, dataset, logits)
     with atomic.replacing(path) as temporary:
         _write(network, temporary, pixels=dataset is not None)

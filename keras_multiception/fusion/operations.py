@@ -9,7 +9,7 @@ import numpy as np
 
 LINEAR = keras.activations.linear
 NO_PADDING = ((0, 0), (0, 0))
-FORMS = ("separate", "merged", "dense")
+FORMS = ("separate", "summed", "merged", "dense")
 
 Padding = tuple[tuple[int, int], tuple[int, int]]  # ((top, bottom), (left, right))
 
@@ -116,6 +116,8 @@ class Convolution:
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
     activation: Any = LINEAR
+    # one before it, with no concatenation between: 1x1 convolutions of its branches are added
+    depthwise: "Convolution | None" = None
 
     @property
     def is_pointwise(self) -> bool:
@@ -182,10 +184,12 @@ def join_biases(depthwise: Convolution, pointwise: Convolution) -> tuple[Convolu
     return dataclasses.replace(depthwise, bias=np.zeros_like(bias)), pointwise
 
 
-def why_not_form(form: str, pointwise: Convolution) -> str | None:
-    """Return why a 1x1 convolution and the depthwise one before it cannot take a form."""
+def why_not_form(form: str, depthwise: Convolution, pointwise: Convolution) -> str | None:
+    """Return why a depthwise convolution and the 1x1 one after it cannot take a form, or `None`."""
     if form == "dense" and max(pointwise.strides) > 1:
         return "Keras has no full convolution with both dilation and stride, or with two strides"
+    if form == "summed" and len(depthwise.branches) == 1:
+        return "it reads one branch"
     return None
 
 
@@ -196,6 +200,8 @@ def to_form(form: str, depthwise: Convolution, pointwise: Convolution) -> list[C
     """
     if form == "separate":
         return [depthwise, pointwise]
+    if form == "summed":
+        return [dataclasses.replace(pointwise, depthwise=depthwise)]
     kernel, padding, order = _merge(depthwise)
     (mixing,) = pointwise.branches
     rows = mixing.kernel[:, :, order]
