@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from keras_multiception.preprocessing import Dataset
 
 _MODULE = "serving.export"
-FORMS = ("plain", "separate", "merged", "dense", "auto")
+FORMS = ("plain", "separate", "summed", "merged", "dense", "auto")
 
 
 def publish(

@@ -37,8 +37,9 @@ def export_onnx(
 ) -> None:
     """Write a network for inference as an ONNX file.
 
-    It is what `km.fuse` makes of it, in float32, written by Keras' own exporter with the batch size left open. The file is compared
-    with the network on random inputs, and replaces another one when it is complete.
+    It is what `km.fuse` makes of it, in float32, written by Keras' own exporter with the batch size
+    left open. The file is compared with the network on random inputs, and replaces another one when
+    it is complete.
 
     Args:
         model: A Functional or built Sequential `keras.Model`. With `dataset`, a classifier as

@@ -62,7 +62,7 @@ def export_saved_model(
             statistics, class names and image size to use.
         top_k: How many classes `classify` gives, or all if there are fewer.
         form: The network to write: `"plain"`, the model as it is, or a form of `km.fuse`:
-            `"separate"`, `"merged"`, `"dense"` or `"auto"`.
+            `"separate"`, `"summed"`, `"merged"`, `"dense"` or `"auto"`.
         form_batch_size: Integer, the number of images that `form="auto"` measures with.
         logits: Boolean, whether to serve the softmax of the outputs, or these as they are. The
             default is whether the model ends in a dense layer or convolution without an
