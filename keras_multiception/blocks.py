@@ -140,8 +140,7 @@ def conv_bn(
         A tensor of shape (batch, ceil(height / strides), ceil(width / strides), filters).
 
     Raises:
-        ValueError: If `conv` is unknown, `kernel_sizes` does not fit it, or a callable returns
-            another shape.
+        ValueError: If `conv` is unknown or returns another shape, or `kernel_sizes` do not fit.
 
     Example:
         >>> x = keras.Input((32, 32, 16))

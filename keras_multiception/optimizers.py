@@ -21,10 +21,8 @@ class SGDL2(keras.optimizers.SGD):
         w = w - lr * v                       # otherwise
 
     which is what PyTorch's `SGD(weight_decay=l2)` does, and so what the paper's experiments used.
-    `keras.optimizers.SGD(weight_decay=...)` decays the weights apart from the momentum, which at
-    momentum 0.9 is about nine times weaker.
-
-    The penalty covers every trainable variable, batch normalization scales and offsets included;
+    That of `keras.optimizers.SGD` is decoupled, and about nine times weaker at momentum 0.9.
+    The penalty covers every trainable variable, those of batch norms too;
     `exclude_from_weight_decay`, called before the first step, takes some out.
 
     Args:
@@ -117,9 +115,6 @@ class ConvMuon(keras.optimizers.Muon):
         adam_weight_decay: Float, at least 0, the same for what AdamW trains; `None` is 0.
         rms_rate: `None` for the step above, or what Keras' Muon scales it by.
         **kwargs: The other arguments of `keras.optimizers.Muon`.
-
-    Raises:
-        ValueError: If an argument is out of its range.
 
     Example:
         >>> model.compile(km.optimizers.ConvMuon(0.05), loss="sparse_categorical_crossentropy")

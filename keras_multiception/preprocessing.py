@@ -32,9 +32,6 @@ class Dataset:
         std: Standard deviation of each channel, above 0, for pixels scaled to 0..1.
         image_shape: (height, width, channels) of its images.
         class_names: Name of each class, in the order of the labels.
-
-    Raises:
-        ValueError: If an attribute is anything else.
     """
 
     mean: tuple[float, ...]
@@ -152,20 +149,15 @@ def preprocess_input(x: Any, dataset: str | Dataset = "cifar10") -> Any:
     """Normalize images the way the networks were trained: `(x / 255 - mean) / std`.
 
     Args:
-        x: Images with pixel values 0 to 255, uint8 or float: a NumPy array or what makes one, a
-            tensor of the Keras backend, or a float32 tensor of TensorFlow inside a `tf.data`
-            pipeline.
+        x: Images with pixel values 0 to 255, of shape (..., channels): a NumPy array or what makes
+            one, a tensor of the Keras backend, or a float32 tensor of a `tf.data` pipeline.
         dataset: String, a key of `DATASETS`, or a `Dataset`, whose statistics to use.
-
-    Input shape:
-        `(..., channels)`, channels last.
 
     Returns:
         The normalized images, float32, same shape and kind as `x`.
 
     Raises:
-        ValueError: If the data set is unknown, or `x` is no array of numbers or has another
-            number of channels.
+        ValueError: If `x` is no array of numbers or has another number of channels.
     """
     spec = get_dataset(dataset)
     offset = np.multiply(spec.mean, 255).astype("float32")
@@ -200,8 +192,7 @@ def decode_predictions(
         A list with, for each image, a list of `(class_id, class_name, score)`, best first.
 
     Raises:
-        ValueError: If `preds` does not fit the data set's number of classes or is NaN somewhere,
-            or `top` is no positive integer.
+        ValueError: If `preds` does not fit the number of classes or is NaN somewhere.
     """
     spec = get_dataset(dataset)
     preds = np.asarray(keras.ops.convert_to_numpy(preds))

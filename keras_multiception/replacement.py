@@ -92,8 +92,7 @@ def replace_convolutions(
             `keras_multiception.replacement.plan_replacements` returns the same as data.
 
     Raises:
-        ValueError: If the model has no graph, a layer cannot be rebuilt from its config, or an
-            argument is out of its range.
+        ValueError: If the model has no graph, or a layer cannot be rebuilt from its config.
 
     Example:
         >>> vgg = keras.applications.VGG16(weights=None)

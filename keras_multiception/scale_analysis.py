@@ -126,11 +126,7 @@ def weight_shares(model: keras.Model) -> list[ScaleShares]:
 
     A share is the strength of a branch, summed over its channels, by the sum of all.
 
-    Args:
-        model: A trained model that has `MulticeptionConv2D` layers, as in `multiception_layers`.
-
-    Returns:
-        A list with a `ScaleShares` for each of the layers.
+    Returns a list with a `ScaleShares` for each layer of `multiception_layers`.
     """
     found = []
     for name, layer in multiception_layers(model).items():
@@ -150,11 +146,11 @@ def energy_shares(model: keras.Model, images: Any) -> list[ScaleShares]:
     with the square of the strengths of `weight_shares`.
 
     Args:
-        model: A trained model that has `MulticeptionConv2D` layers, as in `multiception_layers`.
+        model: A trained model that has `MulticeptionConv2D` layers.
         images: Array of shape (batch, height, width, channels), preprocessed.
 
     Returns:
-        A list with a `ScaleShares` for each of the layers.
+        A list with a `ScaleShares` for each layer of `multiception_layers`.
     """
     layers = multiception_layers(model)
     energies: dict = dict.fromkeys(layers.values(), (0.0, 0.0))

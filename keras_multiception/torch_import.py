@@ -107,8 +107,7 @@ def load_torch_state_dict(
         The model, for chaining.
 
     Raises:
-        ValueError: If the model is not one of ours, or an entry is missing, unexpected or of
-            another shape. The model is then unchanged.
+        ValueError: If an entry is missing, unexpected or of another shape, or the model not ours.
 
     Example:
         >>> state = torch.load("resnet20_multiception.pth", map_location="cpu")

@@ -70,7 +70,6 @@ def create_model(name: str, /, **kwargs: Any) -> keras.Model:
 
     Raises:
         ValueError: If the name is unknown, or an argument out of its range.
-        TypeError: If the factory has no argument of such a name.
 
     Example:
         >>> model = km.create_model("resnet20", classes=100, conv="dsconv")
@@ -99,8 +98,7 @@ def feature_extractor(
     classifier and everything else after the last of the stages.
 
     The stages of the ResNets are `"stem"`, `"stage1"`, `"stage2"` and `"stage3"`; Shake-Shake
-    also has a `"head"` (its last ReLU: its blocks end without one), and MobileNetV2 `"stage1"` to
-    `"stage7"`, the rows of its table, and a `"head"` (the last 1x1 convolution).
+    also has a `"head"`, its last ReLU; MobileNetV2 has `"stage1"` to `"stage7"` and a `"head"`.
 
     Args:
         model: A `keras.Model` made by `km.create_model` or its factories, such as one with

@@ -62,9 +62,6 @@ def MobileNetV2(
         `include_top=False`, `(batch, height / s, width / s, 1280)`, rounded up, with s = 16 times
         the stride of the stem; 1280 grows with an `alpha` above 1.
 
-    Raises:
-        ValueError: If an argument is out of its range, or `conv` is a type that does not fit.
-
     Example:
         >>> model = km.MobileNetV2(input_shape=(224, 224, 3), classes=1000, alpha=0.5)
 

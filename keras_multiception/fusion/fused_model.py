@@ -282,14 +282,16 @@ def _write_branch(
         layer, pad = layers.Dense(kernel.shape[3], **shared), None
         kernel = kernel[0, 0]
     else:
-        padding, pad = _write_padding(convolution, branch, unique(f"{name}_pad"))
-        shared.update(
-            strides=convolution.strides,
-            dilation_rate=convolution.dilation,
-            padding=padding,
-            **CHANNELS_LAST,
-        )
-        size = kernel.shape[:2]
+        size, strides, dilation = kernel.shape[:2], convolution.strides, convolution.dilation
+        at_stride_1 = same_padding(size, dilation) if strides == (1, 1) else None
+        is_same = branch.is_padded and branch.padding in ("same", at_stride_1)
+        pad = None
+        if branch.is_padded and not is_same:
+            pad = layers.ZeroPadding2D(
+                branch.padding, name=unique(f"{name}_pad"), dtype=convolution.dtype, **CHANNELS_LAST
+            )
+        padding = "same" if is_same else "valid"
+        shared.update(strides=strides, dilation_rate=dilation, padding=padding, **CHANNELS_LAST)
         if convolution.kind == "depthwise":
             layer = layers.DepthwiseConv2D(size, depth_multiplier=kernel.shape[3], **shared)
         else:
@@ -302,21 +304,6 @@ def _write_branch(
         return _call_with(layer, x if pad is None else pad(x), weights)
 
     return call
-
-
-def _write_padding(
-    convolution: Convolution, branch: Branch, name: str
-) -> tuple[str, keras.Layer | None]:
-    """Return the `padding` argument of a branch and the layer that pads, or `None`."""
-    if not branch.is_padded:
-        return "valid", None
-    size = branch.kernel.shape[:2]
-    if branch.padding == "same" or (
-        convolution.strides == (1, 1) and branch.padding == same_padding(size, convolution.dilation)
-    ):
-        return "same", None
-    pad = layers.ZeroPadding2D(branch.padding, name=name, dtype=convolution.dtype, **CHANNELS_LAST)
-    return "valid", pad
 
 
 def _write_scale(scale: Scale) -> _Function:

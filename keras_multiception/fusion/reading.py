@@ -136,17 +136,31 @@ class _Reader:
         key = id(operation), training
         if key not in self.chains:
             name = self._name(path, operation)
-            if training or not isinstance(operation, layers.Layer):
-                chain = None
-                if training and isinstance(operation, layers.BatchNormalization):
-                    self.report.left[name] = "it is called with training=True"
-            elif isinstance(operation, ShakeShake):
-                chain = self._mean(operation, name, x[0].shape[-1])
-            else:
-                chain = operations_of(operation, name, x, self.report)
+            chain = None if training else self._operations(operation, name, x)
+            if training and isinstance(operation, layers.BatchNormalization):
+                self.report.left[name] = "it is called with training=True"
             self.chains[key] = chain
             self.parts += [part for part in chain or () if part.name != name]
         return self.chains[key]
+
+    def _operations(self, layer: Any, name: str, x: Any) -> list | None:
+        """Return what a layer or operation, here called `name`, is in inference for `x`.
+
+        They are empty for the identity, and `None` for one that stays as it is.
+        """
+        if isinstance(layer, ShakeShake):
+            return self._mean(layer, name, x[0].shape[-1])
+        if isinstance(layer, layers.BatchNormalization):
+            return _batch_norm(layer, name, len(x.shape), self.report)
+        is_linear = type(layer) is layers.Activation and layer.activation is LINEAR
+        if (type(layer) in _IDENTITIES or is_linear) and layer.compute_dtype == x.dtype:
+            self.report.removed.append(name)
+            return []
+        rule = _RULES.get(type(layer))
+        quantized = getattr(layer, "quantization_mode", None) is not None
+        if rule is None or quantized or getattr(layer, "data_format", None) == "channels_first":
+            return None
+        return rule(layer, name, self.report)
 
     def _mean(self, shake: ShakeShake, name: str, channels: int) -> list:
         """Return the operations of Shake-Shake in inference: a sum, and half of it."""
@@ -172,27 +186,6 @@ class _Reader:
             for step in self.steps:
                 if step.operation is part:
                     step.operation = new
-
-
-def operations_of(layer: Any, name: str, x: Any, report: FusionReport) -> list | None:
-    """Return the operations that a built layer, here called `name`, is in inference for `x`.
-
-    They are empty for the identity, and `None` for a layer that stays as it is.
-    """
-    if isinstance(layer, layers.BatchNormalization):
-        return _batch_norm(layer, name, len(x.shape), report)
-    is_linear = type(layer) is layers.Activation and layer.activation is LINEAR
-    if type(layer) in _IDENTITIES or is_linear:
-        if layer.compute_dtype != x.dtype:  # it casts
-            return None
-        report.removed.append(name)
-        return []
-    rule = _RULES.get(type(layer))
-    if rule is None or getattr(layer, "quantization_mode", None) is not None:
-        return None
-    if getattr(layer, "data_format", "channels_last") != "channels_last":
-        return None
-    return rule(layer, name, report)
 
 
 def _batch_norm(layer: Any, name: str, rank: int, report: FusionReport) -> list[Scale] | None:
@@ -287,10 +280,12 @@ def _convolution(
         _numbers(conv.bias) if conv is not None and conv.use_bias else np.zeros(outputs)
         for conv, outputs in zip(convs, count_outputs(kind, branches), strict=True)
     ]
-    arguments = {"activation": layer.activation}
-    if kind != "dense":
-        arguments |= {"strides": tuple(layer.strides), "dilation": tuple(layer.dilation_rate)}
-    arguments |= changes
+    arguments = {
+        "strides": tuple(getattr(layer, "strides", (1, 1))),
+        "dilation": tuple(getattr(layer, "dilation_rate", (1, 1))),
+        "activation": layer.activation,
+        **changes,
+    }
     return Convolution(
         name, kind, tuple(branches), np.concatenate(biases), layer.dtype_policy, **arguments
     )

@@ -1,15 +1,10 @@
 """Depthwise branches on a GPU as kernels of our own, in Pallas, for JAX.
 
-The image is read from memory once for all branches. A program works on some rows of one image; the
-entries of the kernels reach it as shifted views of the image, which the caches hold.
-
-There are three of them, which are each other's derivatives:
-
-    outputs(x, kernels)       y_k = x * kernel_k, the correlations, for each branch k
-    input(y, kernels)         the sum over k of y_k correlated with kernel_k turned round
-    products(x, y)            for every entry of kernel_k, the sum of y_k times x, shifted
-
-On a CPU, Pallas interprets them. That shows what they compute, not how fast.
+The image is read from memory once for all branches: the entries of the kernels reach it as shifted
+views, which the caches hold. Three kernels are each other's derivatives: `_outputs`, the
+correlations of an image with every kernel; `_input`, the sum of outputs correlated with the kernels
+turned round; `_products`, for every entry of a kernel the sum of its outputs times the image,
+shifted. On a CPU, Pallas interprets them, which shows what they compute, not how fast.
 """
 
 import functools

@@ -53,8 +53,7 @@ class MixConv2D(BaseConv2D):
         `(batch, ceil(height / strides[0]), ceil(width / strides[1]), filters)`.
 
     Raises:
-        ValueError: If an argument is out of its range, or there are fewer input channels or
-            filters than groups.
+        ValueError: If an argument is out of its range, or there are fewer channels than groups.
 
     Example:
         >>> x = keras.Input((32, 32, 16))

@@ -66,8 +66,7 @@ class MulticeptionConv2D(BaseConv2D):
         `(batch, ceil(height / strides[0]), ceil(width / strides[1]), filters)`.
 
     Raises:
-        ValueError: If an argument is out of its range or the input is not of rank 4 with a known
-            number of channels.
+        ValueError: If an argument is out of its range, or the number of channels is unknown.
 
     Example:
         >>> x = keras.Input((32, 32, 16))

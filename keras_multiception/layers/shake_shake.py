@@ -29,9 +29,6 @@ class ShakeShake(keras.layers.Layer):
     Output shape:
         The shape of one of them.
 
-    Raises:
-        ValueError: If the input is anything else.
-
     Example:
         >>> a, b = keras.Input((32, 32, 16)), keras.Input((32, 32, 16))
         >>> km.layers.ShakeShake()([a, b]).shape
