@@ -203,10 +203,7 @@ def basic_block(
 def squeeze_excite(x: Tensor, ratio: float, name: str) -> Tensor:
     """Scale each channel by a factor in 0..1 that two dense layers find from all channels' means.
 
-    `ratio` is the number of hidden units for each channel.
-
-    Reference:
-        Hu et al., Squeeze-and-Excitation Networks (CVPR 2018); without biases.
+    `ratio` is the number of hidden units for each channel (Hu et al., CVPR 2018; without biases).
     """
     channels = x.shape[-1]
     hidden = max(1, int(channels * ratio))

@@ -123,10 +123,9 @@ class Cost:
 
     @property
     def stages(self) -> dict[str, "Cost"]:
-        """From a stage's name to its cost; empty for a model without stages.
+        """From the `stem` or `stage1` and so on that names of layers begin with to its cost.
 
-        A layer belongs to the stage that its name begins with, `stem` or `stage1`, `stage2` and
-        so on, and to `top` if it has none.
+        Other layers are the `top`; a model without stages has none.
         """
         stages: dict[str, list] = {}
         for layer in self.layers:
@@ -177,9 +176,8 @@ def cost(model: keras.Model, input_shape: Sequence | None = None) -> Cost:
     - *Parameters*: every weight once, at the first layer that uses it.
     - *Multiply-adds*: of `Conv2D`, `DepthwiseConv2D`, `SeparableConv2D` and `Dense`: every entry
       of a kernel once for each position of the output, padding included. One is two FLOPs.
-    - *Unknown layers*: other layers that own a weight of two or more axes (custom, recurrent,
-      transposed), products of two tensors (attention, matrix products), and layers with the
-      channels first: their multiply-adds and receptive fields are `None`, the former in no sum.
+    - *Unknown layers*: others with a weight of two or more axes, products of two tensors, and
+      layers with the channels first: their counts and receptive fields are `None`, and in no sum.
     - *Peak memory*: each layer writes its output into new memory, which is freed after the last
       layer that reads it. Weights, workspace and strings are not counted.
     - *Receptive field*: how far a position of the output sees along each axis of the image; where

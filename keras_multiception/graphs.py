@@ -274,8 +274,8 @@ def require_equal_answers(
 ) -> float:
     """Return how far another model's `linear_outputs` are from a model's, relative to the largest.
 
-    A `RuntimeError` if that is more than `tolerance`, or the model's own are not finite. The
-    default is `TOLERANCE`, or `ROUNDING` times what rounding alone does, where that is more.
+    More than `tolerance` is a `RuntimeError`: by default the larger of `TOLERANCE` and `ROUNDING`
+    times what rounding alone does.
     """
     expected = linear_outputs(model, inputs)
     difference = max(map(relative_difference, answers, expected))
@@ -298,9 +298,8 @@ def require_equal_answers(
 def rounding_difference(model: keras.Model, inputs: Any) -> float:
     """Measure how far rounding alone moves the outputs of a model, as a `relative_difference`.
 
-    The output of each layer is moved at random, by up to twice what rounding can change it by in
-    its dtype, as in Monte Carlo arithmetic. In a network that amplifies this, one such draw may
-    come out ten times as far as another, so it is the farthest of several.
+    As in Monte Carlo arithmetic, the output of each layer is moved at random, by up to twice what
+    rounding can change it by; it is the farthest of several draws, which may differ tenfold.
     """
     rng = np.random.default_rng(0)
 

@@ -1,12 +1,12 @@
 """Optimizers: that of the paper's experiments, and one that gets further in few epochs."""
 
-import math
-import numbers
 import re
 from typing import Any
 
 import keras
 from keras import ops
+
+from keras_multiception.layers.arguments import require_number
 
 
 @keras.saving.register_keras_serializable(package="keras_multiception")
@@ -32,9 +32,6 @@ class SGDL2(keras.optimizers.SGD):
         l2: Float, at least 0: the coefficient of the coupled penalty `l2 / 2 * w ** 2`.
         **kwargs: The other arguments of `keras.optimizers.Optimizer`, but not `weight_decay`.
 
-    Raises:
-        ValueError: If an argument is out of its range, or `weight_decay` is given.
-
     Example:
         >>> model.compile(km.optimizers.SGDL2(0.1), loss="sparse_categorical_crossentropy")
 
@@ -56,8 +53,8 @@ class SGDL2(keras.optimizers.SGD):
                 "`weight_decay` is the decoupled decay of other optimizers; "
                 "SGDL2 takes the coupled coefficient as `l2`."
             )
-        _require_not_negative(l2, "l2")
-        _require_momentum(momentum)
+        require_number(l2, "l2")
+        require_number(momentum, "momentum", below=1)
         super().__init__(
             learning_rate=learning_rate,
             momentum=float(momentum),
@@ -95,9 +92,8 @@ class SGDL2(keras.optimizers.SGD):
 class ConvMuon(keras.optimizers.Muon):
     """Muon for convolutional networks: `keras.optimizers.Muon` with kernels taken as matrices.
 
-    Keras' own gives kernels of convolutions to AdamW. Here a kernel of shape
-    (height, width, channels, filters) is a matrix of shape (height * width * channels, filters),
-    and a depthwise one, (height, width, channels, 1), of shape (height * width, channels). With
+    Here a kernel of shape (height, width, channels, filters) is a matrix of shape
+    (height * width * channels, filters), a depthwise one of shape (height * width, channels). With
     such a matrix `w`, gradient `g` and learning rate `lr`, one step is
 
         m = momentum * m + g
@@ -136,10 +132,10 @@ class ConvMuon(keras.optimizers.Muon):
         **kwargs: Any,
     ) -> None:
         weight_decay, adam_weight_decay = weight_decay or 0.0, adam_weight_decay or 0.0
-        _require_not_negative(weight_decay, "weight_decay")
-        _require_not_negative(adam_weight_decay, "adam_weight_decay")
-        _require_not_negative(adam_lr_ratio, "adam_lr_ratio")
-        _require_momentum(momentum)
+        require_number(weight_decay, "weight_decay")
+        require_number(adam_weight_decay, "adam_weight_decay")
+        require_number(adam_lr_ratio, "adam_lr_ratio")
+        require_number(momentum, "momentum", below=1)
         super().__init__(
             learning_rate=learning_rate,
             momentum=momentum,
@@ -165,17 +161,3 @@ class ConvMuon(keras.optimizers.Muon):
         matrix = self.zeropower_via_newtonschulz5(ops.reshape(step, (-1, columns)), self.ns_steps)
         matrix = self.lr_adjust(ops.multiply(matrix, ops.cast(lr, variable.dtype)))
         self.assign_sub(variable, ops.reshape(matrix, variable.shape))
-
-
-def _require_not_negative(value: Any, name: str) -> None:
-    if not isinstance(value, numbers.Real) or not 0 <= float(value) < math.inf:
-        raise ValueError(
-            f"`{name}` must be a finite number of at least 0. Received: {name}={value!r}"
-        )
-
-
-def _require_momentum(momentum: Any) -> None:
-    if not isinstance(momentum, numbers.Real) or not 0 <= float(momentum) < 1:
-        raise ValueError(
-            f"`momentum` must be at least 0 and less than 1. Received: momentum={momentum!r}"
-        )

@@ -47,12 +47,8 @@ class Dataset:
             # training normalizes whole rows of pixels, with the channels' values many times over
             fits = _are_numbers(getattr(self, name)) and len(getattr(self, name)) % shape[-1] == 0
             self._require(name, fits, f"{shape[-1]} finite numbers, one for each channel")
-        self._require("std", min(self.std) > 0, "above 0 in each channel")
-        if len(self.mean) != len(self.std):
-            raise ValueError(
-                "`mean` and `std` must be of one length. "
-                f"Received: mean={self.mean!r}, std={self.std!r}"
-            )
+        fits = len(self.std) == len(self.mean) and min(self.std) > 0
+        self._require("std", fits, "above 0 in each channel, as many as `mean` has")
         are_names = isinstance(self.class_names, list | tuple | np.ndarray)
         self._require("class_names", are_names, "a sequence of names")
 

@@ -205,7 +205,7 @@ def _why_not_replaced(layer: Any, conv: Any) -> str | None:
 
 
 def _path_to_pointwise(depthwise: Any, calls: Calls) -> list:
-    """Follow the layers after a depthwise convolution up to its 1x1 convolution, if it has one."""
+    """Follow a depthwise convolution up to its 1x1 convolution, if it has one."""
     path = [depthwise]
     while not _is_pointwise(path[-1]):
         layer = calls.next(path[-1])

@@ -20,9 +20,8 @@ _ONE_AT_A_TIME = threading.RLock()
 def quiet() -> Iterator[None]:
     """Keep what TensorFlow's libraries tell of themselves off the standard error.
 
-    Only where `TF_CPP_MIN_LOG_LEVEL` asks for it, which they do not heed while they load, nor
-    LiteRT later. Warnings and errors come through, even the last words of a process that dies
-    here: the filter is another process.
+    Only where `TF_CPP_MIN_LOG_LEVEL` asks for it, which they do not heed while they load. Errors
+    come through, even the last words of a process that dies here: the filter is another one.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(_ONE_AT_A_TIME)
@@ -45,7 +44,6 @@ def load_keras() -> None:
 
     By itself TensorFlow takes oneDNN's kernels only on CPUs with AVX512_VNNI or the like; on one
     with AVX2 our networks are about twice as fast with them. A setting of the user's stays.
-    Where the log of TensorFlow's libraries has errors only, so has that of its Python code.
     """
     tensorflow = sys.modules.get("tensorflow")
     if tensorflow is None:

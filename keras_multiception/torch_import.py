@@ -122,7 +122,10 @@ def load_torch_state_dict(
     targets = dict(_torch_entries(model))
     _require_unwrapped(state, targets)
     state = {_bare(name): value for name, value in state.items()}
-    state = {name: x for name, x in state.items() if name in targets or not _unused(name, targets)}
+    # batch counters, and Shake-Shake's shortcuts of blocks that keep the shape, which it never uses
+    shortcut = r"layer[123]\.[0-3]\.shortcut\..*" if "c_in.weight" in targets else "$"
+    unused = re.compile(rf".*\.num_batches_tracked|{shortcut}")
+    state = {name: x for name, x in state.items() if name in targets or not unused.fullmatch(name)}
     arrays, misshapen = _fitting(state, targets)
     problems = {
         "Missing": [name for name in targets if name not in state],
@@ -187,15 +190,6 @@ def _fitting(
     return arrays, misshapen
 
 
-def _unused(name: str, targets: dict[str, Any]) -> bool:
-    """Return whether an entry is a batch counter of PyTorch's or a shortcut of Shake-Shake's.
-
-    In blocks that keep the shape, the released code adds the input in place of the latter.
-    """
-    shortcut = r"layer[123]\.[0-3]\.shortcut\..*" if "c_in.weight" in targets else "$"
-    return re.fullmatch(rf".*\.num_batches_tracked|{shortcut}", name) is not None
-
-
 def _torch_entries(model: keras.Model) -> collections.abc.Iterator[Entry]:
     modules = _modules(model)
     for layer in model.layers:
@@ -238,18 +232,16 @@ def _layer_entries(layer: Any, module: str) -> collections.abc.Iterator[Entry]:
         for index, conv in enumerate(layer.convs):
             yield from _layer_entries(conv, f"{module}.{index}")
     elif isinstance(layer, layers.BatchNormalization):
-        yield f"{module}.weight", (layer.gamma, _transpose(0))
-        yield f"{module}.bias", (layer.beta, _transpose(0))
-        yield f"{module}.running_mean", (layer.moving_mean, _transpose(0))
-        yield f"{module}.running_var", (layer.moving_variance, _transpose(0))
+        weights = layer.gamma, layer.beta, layer.moving_mean, layer.moving_variance
+        names = "weight", "bias", "running_mean", "running_var"
+        for name, weight in zip(names, weights, strict=True):
+            yield f"{module}.{name}", (weight, _transpose(0))
     else:
-        axes: tuple[int, ...]
+        axes: tuple[int, ...] = (1, 0)  # of a dense layer: (out, in) -> (in, out)
         if isinstance(layer, layers.DepthwiseConv2D):
             axes = (2, 3, 0, 1)  # (channels, 1, height, width) -> (height, width, channels, 1)
         elif isinstance(layer, layers.Conv2D):
             axes = (2, 3, 1, 0)  # (out, in, height, width) -> (height, width, in, out)
-        else:
-            axes = (1, 0)  # a dense layer: (out, in) -> (in, out)
         yield f"{module}.weight", (layer.kernel, _transpose(*axes))
         if layer.use_bias:
             yield f"{module}.bias", (layer.bias, _transpose(0))

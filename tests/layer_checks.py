@@ -16,6 +16,8 @@ def forward(layer, x, training=False):
     """Return the outputs of a built layer or model as arrays; JAX compiles it as one, sooner."""
     if keras.backend.backend() != "jax":
         outputs = layer(x, training=training)
+    elif isinstance(layer, keras.Model) and not training:
+        outputs = layer.predict_on_batch(x)
     else:
         import jax
 

@@ -214,16 +214,6 @@ def test_features_by_stage_for_any_size(name, conv, shallow):
         assert features[stage].shape == (2, *size, channels), stage
 
 
-@pytest.mark.parametrize("name", ["resnet20", "mobilenetv2"])
-def test_weights_from_a_file_and_another_size(name, tmp_path):
-    x = images(2, 17, 9, 3)
-    model = build(name, input_shape=(None, None, 3))
-    model.save_weights(tmp_path / "model.weights.h5")
-    fixed = build(name, input_shape=(17, 9, 3), weights=tmp_path / "model.weights.h5")
-    expected = keras.ops.convert_to_numpy(model(x))
-    assert_close(keras.ops.convert_to_numpy(fixed(x)), expected, 1e-5)
-
-
 def test_feature_extractor_takes_stages():
     model = build("resnet20")
     extractor = km.feature_extractor(model, ["stage2", "stem"])

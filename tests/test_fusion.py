@@ -193,11 +193,6 @@ def test_layers_that_augment_images_rest_in_inference():
     np.testing.assert_allclose(forward(fused, x), forward(model, x), rtol=1e-4, atol=1e-5)
 
 
-def test_bias_of_a_depthwise_convolution_joins_that_of_the_next():
-    fused = fuse(chain(layers.DepthwiseConv2D(3), layers.Conv2D(4, 1)))
-    assert [layer.use_bias for layer in fused.layers[1:]] == [False, True]
-
-
 @pytest.mark.backend
 def test_shared_layers_and_nested_models():
     conv = layers.Conv2D(4, 3, padding="same", name="conv")

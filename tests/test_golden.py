@@ -122,12 +122,10 @@ def float64():
     """Make weights and computations float64 for one test."""
     if keras.backend.backend() == "jax":
         pytest.skip("JAX computes in float64 only where the whole process does")
-    policy = keras.config.dtype_policy()
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")
     yield
     keras.config.set_floatx("float32")
-    keras.config.set_dtype_policy(policy)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -139,16 +139,6 @@ def test_the_model_stays_as_it_is(function):
 
 
 @pytest.mark.backend
-@pytest.mark.parametrize("function", [fuse, copy])
-def test_training_the_new_model_leaves_the_old_one_alone(function):
-    body = layers.Conv2D(2, 1), layers.BatchNormalization(), layers.PReLU()
-    model = chain(*body, layers.LayerNormalization(), shape=(4, 4, 2))
-    weights = model.get_weights()
-    train(function(model), np.ones((2, 4, 4, 2)))
-    assert_unchanged(model, weights)
-
-
-@pytest.mark.backend
 @pytest.mark.parametrize("function", [fuse, replace])
 @pytest.mark.parametrize("is_built", [False, True])
 def test_activations_that_are_layers_are_copied(is_built, function):

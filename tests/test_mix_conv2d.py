@@ -74,9 +74,3 @@ def test_bad_inputs():
         MixConv2D(6)(np.zeros((1, 8, 8, 4), "float32"))
     with pytest.raises(ValueError, match="expected ndim=4"):
         MixConv2D()(np.zeros((8, 8, 4), "float32"))
-
-
-def test_mixed_precision():
-    layer = MixConv2D(dtype="mixed_bfloat16")
-    y = layer(np.ones((1, 4, 4, 3), "float32"))
-    assert keras.backend.standardize_dtype(y.dtype) == "bfloat16"

@@ -151,8 +151,3 @@ SGDL2, ConvMuon = km.optimizers.SGDL2, km.optimizers.ConvMuon
 def test_bad_arguments(optimizer, name, value):
     with pytest.raises(ValueError, match=f"`{name}`"):
         optimizer(**{name: value})
-
-
-@pytest.mark.parametrize("name", ["weight_decay", "adam_weight_decay"])
-def test_no_decay_of_muon_may_be_none(name):
-    assert ConvMuon(**{name: None}).get_config()[name] == 0

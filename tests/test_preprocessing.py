@@ -100,7 +100,7 @@ def test_attributes_are_checked(name, value):
 def test_attributes_of_several_kinds():
     km.preprocessing.Dataset(**{**ATTRIBUTES, "mean": np.full(3, 0.5), "std": [1, 1, 1]})
     km.preprocessing.Dataset(**{**ATTRIBUTES, "image_shape": [4, np.int64(4), 3]})
-    with pytest.raises(ValueError, match="`mean` and `std` must be of one length"):
+    with pytest.raises(ValueError, match="`std` must be"):
         km.preprocessing.Dataset(**{**ATTRIBUTES, "mean": (0.5,) * 6})
 
 

@@ -43,9 +43,8 @@ def MobileNetV2(
 ) -> keras.Model:
     """MobileNetV2 with a replaceable convolution in its first two stages.
 
-    The stages are the seven rows of the published table. In the first two, each block's
-    depthwise and 1x1 convolution make way for `km.conv_bn`, followed by ReLU and another batch
-    norm; the other five are as published.
+    In the first two rows of the published table, each block's depthwise and 1x1 convolution make
+    way for `km.conv_bn`, ReLU and another batch norm; the other five are as published.
 
     Args:
         include_top, weights, input_tensor, input_shape, pooling, classes,
@@ -54,8 +53,7 @@ def MobileNetV2(
         alpha: Float, the width multiplier: the channels of every stage times `alpha`, rounded to
             a multiple of 8.
         stem_strides: 1 or 2, the stride of the first convolution. The default is 2 for images
-            larger than 96x96, and 1, as in the paper's experiments, for smaller ones and where
-            `input_shape` leaves the size open.
+            larger than 96x96, and otherwise 1, as in the paper's experiments.
 
     Returns:
         A Functional `keras.Model` with output shape `(batch, classes)`; with

@@ -55,9 +55,8 @@ def fuse(
     """Return a network for inference that answers like the model and has no batch norms.
 
     - *Folded*: batch norms, into the convolution or dense layer before, through additions,
-      concatenations, crops and average pooling too, or else into all that read them, where these
-      do not pad. One that no neighbor can take in exactly becomes a scale and shift of each channel
-      and is listed with the reason.
+      concatenations, crops and average pooling too, or else into all that read them. One that no
+      neighbor can take in becomes a scale and shift of each channel, listed with the reason.
     - *Moved*: the stride of a Multiception into its depthwise convolutions; the bias of a depthwise
       convolution into the 1x1 convolution after it.
     - *Opened*: nested models, `MulticeptionConv2D`, `MixConv2D` and `SeparableConv2D`; the
@@ -67,12 +66,11 @@ def fuse(
 
     Args:
         model: A Functional `keras.Model` or a built `keras.Sequential`; it stays as it is.
-        form: How a depthwise convolution and the 1x1 convolution after it, such as a Multiception,
-            are computed, all exact: `"separate"`, a depthwise convolution for each kernel size;
-            `"summed"`, the same, but the 1x1 convolution in parts that are added, instead of a
-            concatenation, which is fastest in ONNX Runtime and OpenVINO; `"merged"`, one for all
-            sizes, the smaller kernels padded with zeros; `"dense"`, both composed into one full
-            convolution; `"auto"`, for each layer the fastest measured here.
+        form: How a Multiception, or a depthwise and the 1x1 convolution after it, is computed:
+            `"separate"`, a depthwise convolution for each kernel size; `"summed"`, the same, but
+            the 1x1 convolution in parts that are added, the fastest in ONNX Runtime and OpenVINO;
+            `"merged"`, one depthwise convolution for all sizes; `"dense"`, one full convolution;
+            `"auto"`, for each the fastest measured here.
         batch_size: Integer, the number of images that `form="auto"` measures with.
         inputs: Inputs of the model, for the comparison and the sizes of `form="auto"`. The default
             is two random ones; 64 along each open axis.

@@ -21,10 +21,9 @@ class FusionReport:
     Attributes:
         folded: Names of the batch norms that became part of a convolution.
         removed: Names of the layers that are not needed in inference.
-        moved_strides: Names of the Multiceptions whose stride the depthwise convolutions have now.
-        kept_strides: Names of those whose stride no depthwise convolution can have.
-        left: Dictionary from the names of the batch norms that are left, mostly as a scale and
-            shift of each channel, to the reasons.
+        moved_strides, kept_strides: Names of the Multiceptions whose stride the depthwise
+            convolutions have now, and of those where they cannot.
+        left: Dictionary from the names of the batch norms that are left to the reasons.
         forms: Dictionary from the names of 1x1 convolutions after a depthwise one to the form.
         kept_forms: Dictionary from the names of those that cannot have the form to the reasons.
         measurements: List of what `form="auto"` measured: dictionaries of `layers`,

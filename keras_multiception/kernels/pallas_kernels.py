@@ -89,7 +89,9 @@ def _products(x: jax.Array, ys: list[jax.Array], sizes: tuple) -> list[jax.Array
         interpret=not runs_here(),
         compiler_params=triton.CompilerParams(num_warps=4),
     )(x, *ys)
-    return [_middle(part.sum(0), size[0]) for part, size in zip(parts, sizes, strict=True)]
+    sums = [part.sum(0) for part in parts]  # of as many rows as the largest kernel has
+    rows = [slice((height - size[0]) // 2, (height + size[0]) // 2) for size in sizes]
+    return [total[middle] for total, middle in zip(sums, rows, strict=True)]
 
 
 def _products_backward(sizes: tuple, saved: tuple, gradients: list[jax.Array]) -> tuple:
@@ -99,11 +101,6 @@ def _products_backward(sizes: tuple, saved: tuple, gradients: list[jax.Array]) -
 
 
 _products.defvjp(lambda x, ys, sizes: (_products(x, ys, sizes), (x, ys)), _products_backward)
-
-
-def _middle(rows: jax.Array, count: int) -> jax.Array:
-    first = (len(rows) - count) // 2
-    return rows[first : first + count]
 
 
 def _like(x: jax.Array) -> jax.ShapeDtypeStruct:

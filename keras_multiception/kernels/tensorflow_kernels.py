@@ -49,38 +49,24 @@ def batch_norm(
     `statistics` are mean and variance of each channel; the default is the batch's own. Returns
     the output, and the mean and the (biased) variance it used.
     """
-    gamma, beta = _tensors(gamma, beta)
-    if statistics is not None:
-        return _normalize(x, gamma, beta, epsilon, *_tensors(*statistics))
+    gamma, beta, *given = _tensors(gamma, beta, *(statistics or ()))
+    if given and x.dtype == tf.float32 and not _has_gpu():  # slow in one, for a single image
+        scale, shift = _affine(gamma, beta, epsilon, *given)
+        return x * scale + shift, *given
+    mean, variance = given or ([], [])
     y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
-        x=x, scale=gamma, offset=beta, mean=[], variance=[], epsilon=epsilon, is_training=True
-    )
-    positions = tf.cast(tf.size(x) // tf.shape(x)[-1], tf.float32)
-    return y, mean, variance * ((positions - 1) / positions)  # it comes unbiased
-
-
-def _normalize(
-    x: tf.Tensor,
-    gamma: tf.Tensor,
-    beta: tf.Tensor,
-    epsilon: float,
-    mean: tf.Tensor,
-    variance: tf.Tensor,
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Normalize by given statistics; for a single image on a CPU, the fused operation is slow."""
-    if x.dtype == tf.float32 and not _has_gpu():
-        scale, shift = _affine(gamma, beta, epsilon, mean, variance)
-        return x * scale + shift, mean, variance
-    y, *_ = tf.raw_ops.FusedBatchNormV3(
         x=x,
         scale=gamma,
         offset=beta,
         mean=mean,
         variance=variance,
         epsilon=epsilon,
-        is_training=False,
+        is_training=not given,
     )
-    return y, mean, variance
+    if given:
+        return y, *given
+    positions = tf.cast(tf.size(x) // tf.shape(x)[-1], tf.float32)
+    return y, mean, variance * ((positions - 1) / positions)  # it comes unbiased
 
 
 def _affine(
@@ -107,8 +93,7 @@ def multiception(
     convolution of a concatenation is the sum of those of its parts. With given statistics the
     batch norm is an affine map, and goes into the 1x1 convolution.
 
-    Depthwise kernels have the shape (height, width, channels, 1), `pointwise` has
-    (1, 1, branches * channels, filters), and `strides` are those of the 1x1 convolution.
+    `strides` are those of the 1x1 convolution.
     """
     count = len(kernels)
     *kernels, gamma, beta, pointwise = _tensors(*kernels, gamma, beta, pointwise)
@@ -191,8 +176,7 @@ def _filter_gradients(
     """Return the gradient of each kernel, the wide ones put together of narrow ones.
 
     For these, the rows of all images are laid one after the other with `gap` columns of zeros
-    between them, as many as the widest kernel reaches over the edge. An input shifted by some
-    columns is then a slice of that one tensor.
+    between them: an input shifted by some columns is then a slice of that one tensor.
     """
     batch, height, width, _ = tf.unstack(tf.shape(x))
     channels = x.shape[-1]

@@ -1,6 +1,8 @@
 """Types and checks of the arguments that layers and networks share."""
 
 import collections.abc
+import math
+import numbers
 import operator
 from typing import Any, TypeAlias
 
@@ -11,11 +13,7 @@ Pairs: TypeAlias = tuple[tuple[int, int], ...]
 
 
 def standardize_kernel_sizes(kernel_sizes: Any) -> Pairs:
-    """Bring `kernel_sizes` into one form: a tuple of (height, width) pairs.
-
-    It is an odd integer, or a list of one or more entries, each an odd integer or a pair of odd
-    integers. The same size may appear more than once.
-    """
+    """Return an odd integer, or a list of them or of pairs, as a tuple of (height, width) pairs."""
     error = ValueError(
         "`kernel_sizes` must list one or more kernel sizes, each an odd positive integer or a "
         f"pair of them, such as (3, 5, 7). Received: kernel_sizes={kernel_sizes!r}"
@@ -47,6 +45,15 @@ def standardize_integer(value: Any, name: str) -> int:
     if not is_positive_integer(value):
         raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
     return operator.index(value)
+
+
+def require_number(value: Any, name: str, below: float = math.inf) -> None:
+    """Refuse what is no number of at least 0 and less than `below`."""
+    if not isinstance(value, numbers.Real) or not 0 <= float(value) < below:
+        raise ValueError(
+            f"`{name}` must be a number of at least 0 and less than {below}. "
+            f"Received: {name}={value!r}"
+        )
 
 
 def strided_length(length: Any, stride: int) -> Any:

@@ -93,9 +93,8 @@ class BaseConv2D(TrainableParts):
         return config
 
 
-# The initializers of the paper's experiments. PyTorch's `kaiming_normal_` takes the fans of a
-# depthwise kernel from one channel, where Keras counts all of them: on a `(k, k, channels, 1)`
-# kernel, PyTorch's fan-in `k * k` is what Keras calls fan-out, and the other way round.
+# The initializers of the paper's experiments. PyTorch takes the fans of a depthwise kernel from one
+# channel: its fan-in, `k * k`, is what Keras calls fan-out of a `(k, k, channels, 1)` kernel.
 
 
 def he_normal(mode: str = "fan_in") -> keras.initializers.Initializer:
@@ -122,12 +121,8 @@ def uniform_bias(fan_in: int) -> keras.initializers.Initializer:
 def branch_initializer(initializer: Any, index: int) -> Any:
     """Copy an initializer so that it draws other values in each branch of a layer.
 
-    A Keras initializer object repeats its draws: two branches of one kernel size would start
-    equal, and by symmetry stay equal in training.
-
-    The branch's index is added to an integer seed. Returned as they are: other callables,
-    initializers without a seed in their config, and those that draw from a
-    `keras.random.SeedGenerator`, which repeats nothing.
+    A Keras initializer object repeats its draws, and branches that start equal stay equal. One
+    without a seed in its config, or with a `keras.random.SeedGenerator`, is returned as it is.
     """
     if not isinstance(initializer, keras.initializers.Initializer) or isinstance(
         getattr(initializer, "seed", None), keras.random.SeedGenerator

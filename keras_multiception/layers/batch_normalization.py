@@ -11,10 +11,9 @@ from keras_multiception.layers.trainable_parts import TrainableParts
 class BatchNormalization(TrainableParts, keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization`, faster on TensorFlow for images with channels last.
 
-    Arguments, weights, shapes and results are those of Keras, results but for rounding: the
-    moving variance is an average of biased variances. Where the backend has no fused op, or it
-    does not fit (a mask, other axes, synchronized or renormalized statistics, weights in
-    another type than float32), this is Keras' own layer.
+    Arguments, weights, shapes and results are those of Keras, results but for rounding. Where the
+    backend has no fused op, or it does not fit (a mask, other axes, synchronized statistics,
+    weights in another type than float32), this is Keras' own layer.
 
     Example:
         >>> keras.Sequential([keras.layers.Conv2D(16, 3), km.layers.BatchNormalization()])

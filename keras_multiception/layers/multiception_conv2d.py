@@ -8,7 +8,13 @@ import keras
 from keras import constraints, initializers, ops, regularizers
 
 from keras_multiception import kernels
-from keras_multiception.layers.arguments import KernelSizes, Shape, Tensor, standardize_integer
+from keras_multiception.layers.arguments import (
+    KernelSizes,
+    Shape,
+    Tensor,
+    require_number,
+    standardize_integer,
+)
 from keras_multiception.layers.base_conv2d import (
     BaseConv2D,
     branch_initializer,
@@ -119,8 +125,7 @@ class MulticeptionConv2D(BaseConv2D):
         self.depthwise_constraint = constraints.get(depthwise_constraint)
         self.pointwise_constraint = constraints.get(pointwise_constraint)
         self.bias_constraint = constraints.get(bias_constraint)
-        if not isinstance(momentum, numbers.Real) or not 0 <= float(momentum) < 1:
-            raise ValueError(f"`momentum` must be in [0, 1). Received: momentum={momentum!r}")
+        require_number(momentum, "momentum", below=1)
         if not isinstance(epsilon, numbers.Real) or not float(epsilon) > 0:
             raise ValueError(f"`epsilon` must be greater than 0. Received: epsilon={epsilon!r}")
         self.momentum: float = momentum
@@ -202,12 +207,8 @@ class MulticeptionConv2D(BaseConv2D):
         return [conv(x) for conv in self.depthwise_convs]
 
     def _pointwise(self, x: Tensor) -> Tensor:
-        """Apply the 1x1 convolution.
-
-        Unequal strides are left to a slice: for them, the gradient of the kernel that TensorFlow
-        gets from oneDNN is wrong.
-        """
-        rows, columns = self.strides
+        """Apply the 1x1 convolution."""
+        rows, columns = self.strides  # if unequal, oneDNN's gradient of a strided kernel is wrong
         if rows == columns:
             return self.pointwise_conv(x)
         x = ops.conv(
