@@ -179,11 +179,7 @@ def _make_schedule(
 
 def _in_blocks(found: dict[Any, list[str]], verbose: bool) -> dict[Any, list[str]]:
     """Return the layers whose input channels come in blocks of 4, and tell of the others."""
-    fit = {
-        layer: names
-        for layer, names in found.items()
-        if all(getattr(layer, name).shape[-2] % 4 == 0 for name in names)
-    }
+    fit = {x: names for x, names in found.items() if getattr(x, names[-1]).shape[-2] % 4 == 0}
     dense = [layer.name for layer in found if layer not in fit]
     if not fit:
         raise ValueError(

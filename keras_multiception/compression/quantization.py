@@ -87,11 +87,8 @@ def _correct_wrappers(quantized: Any) -> None:
 
 def is_quantized(model: Any) -> bool:
     """Tell whether a model has the wrappers of quantization-aware training."""
-    return any(
-        base.__name__ in ("QuantizeWrapper", "QuantizeLayer")
-        for layer in model.layers
-        for base in type(layer).__mro__
-    )
+    wrappers = ("QuantizeWrapper", "QuantizeLayer")
+    return any(type(layer).__name__.startswith(wrappers) for layer in model.layers)
 
 
 def _require_quantizable(model: Any, scheme: Any) -> None:

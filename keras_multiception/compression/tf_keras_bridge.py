@@ -1,5 +1,6 @@
 """Keras 3 models as models of `tf_keras`, which is Keras 2: the toolkit takes no others."""
 
+import functools
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -239,12 +240,7 @@ def _end(layer: Any, name: str, suffix: str) -> tuple[str, list]:
 
 
 def _chain(*functions: Callable) -> Callable:
-    def call(x: Any) -> Any:
-        for function in functions:
-            x = function(x)
-        return x
-
-    return call
+    return lambda x: functools.reduce(lambda y, function: function(y), functions, x)
 
 
 _WRITTEN_OUT: dict[type, Callable] = {
