@@ -3,7 +3,7 @@
 import collections
 import itertools
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 _PART = re.compile(r"([\w-]+)(?:\[([^:\]]*):([^:\]]*)\])?")
 
@@ -13,7 +13,11 @@ def select(split: str, sizes: Mapping[str, int]) -> list[tuple[str, slice]]:
     try:
         return [_select_part(part.strip(), sizes) for part in split.split("+")]
     except (ValueError, KeyError):
-        raise error(split, sizes) from None
+        first, *_, last = *sizes, *sizes
+        raise ValueError(
+            f"`split` must be one of {', '.join(sizes)} or a slice such as {first}[:10%] (a "
+            f"recipe's: `--set test_split={last}`). Received: split={split}"
+        ) from None
 
 
 def overlap(first: str, second: str) -> bool:
@@ -31,15 +35,6 @@ def overlap(first: str, second: str) -> bool:
         if name == other_name and max(a.start, b.start) < min(a.stop, b.stop):
             return True
     return False
-
-
-def error(split: str, names: Collection[str]) -> ValueError:
-    """Return the error for a split that is none of these names or their slices."""
-    first, *_, last = *names, *names
-    return ValueError(
-        f"`split` must be one of {', '.join(names)} or a slice such as {first}[:10%] (a recipe's: "
-        f"`--set test_split={last}`). Received: split={split}"
-    )
 
 
 def _select_part(part: str, sizes: Mapping[str, int]) -> tuple[str, slice]:
