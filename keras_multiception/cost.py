@@ -1,5 +1,6 @@
 """What a network costs, counted from its graph: `km.cost`."""
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -213,14 +214,10 @@ def cost(model: keras.Model, input_shape: Sequence | None = None) -> Cost:
 
 def report_costs(old: keras.Model, new: keras.Model) -> None:
     """Print what a model costs and what its new form does."""
-    counts: list[dict[str, int]]
-    try:
-        costs = cost(old), cost(new)
-        counts = [{"parameters": x.parameters, "multiply-adds": x.multiply_adds} for x in costs]
-    except ValueError:  # the size of the input is open, and so are the multiply-adds
-        counts = [{"parameters": model.count_params()} for model in (old, new)]
-    for label, before in counts[0].items():
-        after = counts[1][label]
+    counts = {"parameters": (old.count_params(), new.count_params())}
+    with contextlib.suppress(ValueError):  # the size of the input is open
+        counts["multiply-adds"] = cost(old).multiply_adds, cost(new).multiply_adds
+    for label, (before, after) in counts.items():
         change = f"  ({after / before - 1:+.1%})" if before else ""
         print(f"  {label:<13} {before:>15,} -> {after:>15,}{change}")
 

@@ -97,8 +97,7 @@ def multiception_multiply_adds(
 ) -> int:
     """Multiply-adds of a Multiception convolution; ours, by analogy, as the paper has none.
 
-    The depthwise convolutions run at stride 1 on the whole input, `strides` times the output, and
-    only the 1x1 convolution carries the stride:
+    The depthwise convolutions run at stride 1 on the whole input, `strides` times the output:
     `S_h * H * S_w * W * C * sum(K_j**2) + H * W * M * C * N`.
     """
     areas = _areas(kernel_sizes)

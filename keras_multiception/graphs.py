@@ -145,8 +145,8 @@ class Calls:
 def rebuild(model: keras.Model, successors: Mapping[Any, list]) -> keras.Model:
     """Return an uncompiled copy of a model, everything kept, with other layers in place of some.
 
-    `successors` maps a layer, also of a nested model, to the list of layers, one after the other,
-    that take its place and its `trainable`. An empty list leaves it out.
+    `successors` maps a layer, also of a nested model, to those that take its place and `trainable`,
+    one after the other; an empty list leaves it out.
     """
     return _Rebuilding(successors).run(model)
 
@@ -326,8 +326,7 @@ def linear_outputs(
 ) -> list:
     """Return a model's outputs in inference, before a softmax, sigmoid or tanh at the end.
 
-    A network that is sure of its answer gives the same probabilities for other numbers. `change`
-    is applied to what each layer returns; the model's state stays as it is.
+    Probabilities of 0 and 1 hide differences. `change` is applied to what each layer returns.
     """
     saturated = {}  # by the id of a tensor: what made it, from what, and itself, to keep the id
 

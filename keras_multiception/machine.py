@@ -71,8 +71,7 @@ def gpu_names() -> list[str]:
 def import_tensorflow() -> Any:
     """Return the module `tensorflow`, or `None` where it is not installed.
 
-    Where Keras runs on another backend, the GPUs are hidden from TensorFlow, which would take all
-    of their memory.
+    On another backend of Keras, the GPUs are hidden from it: it would take all of their memory.
     """
     try:
         with quiet():

@@ -42,10 +42,8 @@ def fused_op(name: str, *arguments: Any) -> collections.abc.Callable | None:
 def plain_operations() -> collections.abc.Iterator[None]:
     """Use the plain operations of Keras while the `with` block runs, in its thread.
 
-    So do the replicas of a `tf.distribute.MirroredStrategy`, of any thread.
-
-    A function or model that was compiled before keeps the operations that it has, and one that is
-    compiled inside keeps the plain ones.
+    So do the replicas of a `tf.distribute.MirroredStrategy`, of any thread. What was compiled
+    before keeps the operations that it has, and what is compiled inside keeps the plain ones.
 
     Example:
         >>> with km.kernels.plain_operations():
