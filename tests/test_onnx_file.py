@@ -16,8 +16,8 @@ def run(path, *inputs):
 
 def network(size=32, conv="multiception", activation="softmax"):
     image = keras.Input((size, size, 3))
-    x = keras.layers.ReLU()(km.conv_bn(image, 8, strides=2, conv=conv))
-    x = keras.layers.GlobalAveragePooling2D()(km.conv_bn(x, 8, conv=conv))
+    x = keras.layers.ReLU()(km.conv_bn(image, 8, conv=conv))
+    x = keras.layers.GlobalAveragePooling2D()(km.conv_bn(x, 8, strides=2, conv=conv))
     return keras.Model(image, keras.layers.Dense(10, activation=activation)(x))
 
 
@@ -40,7 +40,7 @@ def test_pixels_become_probabilities(tmp_path, size, activation):
     graph = onnx.load(tmp_path / "new" / "model.onnx").graph
     assert [x.name for x in graph.input] == ["image"]
     assert [x.name for x in graph.output] == ["probabilities"]
-    assert not {"BatchNormalization"} & {node.op_type for node in graph.node}
+    assert not {"BatchNormalization", "Concat", "Pad"} & {node.op_type for node in graph.node}
     check_classifier(network(size), tmp_path / "new" / "model.onnx")  # in place of the other
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["model.onnx"]
 
@@ -48,6 +48,21 @@ def test_pixels_become_probabilities(tmp_path, size, activation):
 @pytest.mark.parametrize("conv", ["standard", "dsconv", "mixconv", "mixconv_depthwise"])
 def test_every_convolution(tmp_path, conv):
     check_classifier(network(conv=conv), tmp_path / "model.onnx")
+
+
+def test_padding(tmp_path):
+    image = keras.Input((9, 8, 3))
+    padded = keras.layers.ZeroPadding2D(((1, 2), (0, 3)))(image)
+    mirrored = keras.ops.pad(image, ((0, 0), (1, 1), (2, 2), (0, 0)), mode="reflect")
+    wider = keras.ops.pad(image, ((0, 0), (0, 0), (0, 0), (1, 2)))
+    ones = keras.ops.pad(image, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=1)
+    convs = [keras.layers.Conv2D(2, 3)(x) for x in (padded, mirrored, wider, ones)]
+    same = keras.layers.Conv2D(2, 3, strides=2, padding="same")(padded)
+    model = keras.Model(image, [padded, same, *convs])
+    km.export_onnx(model, tmp_path / "model.onnx")
+    x = RNG.normal(size=(2, 9, 8, 3)).astype("float32")
+    for answer, expected in zip(run(tmp_path / "model.onnx", x), model(x), strict=True):
+        np.testing.assert_allclose(answer, expected, atol=1e-5)
 
 
 def test_outputs_are_as_they_are_unless_they_are_logits(tmp_path):

@@ -122,6 +122,7 @@ def _write(network: keras.Model, path: pathlib.Path, pixels: bool) -> None:
     try:
         with quiet(), warnings.catch_warnings(action="ignore"):
             network.export(path, "onnx", verbose=False, input_signature=signature)
+        _fold_padding(path)
         answers = load_onnx(path, "onnxruntime")(inputs)
     except Exception as error:  # both packages fail in many ways
         reason = str(error).partition("\n")[0].rpartition("failed:")[2]
@@ -136,3 +137,31 @@ def _write(network: keras.Model, path: pathlib.Path, pixels: bool) -> None:
             "The written ONNX file must answer like the model. "
             f"Received: answers that differ by {difference:.1e}; nothing was kept"
         )
+
+
+def _fold_padding(path: pathlib.Path) -> None:
+    """Give the convolutions of a file the zeros before them that are padded apart, which copies."""
+    onnx = import_extra("onnx", "onnx")
+    content = onnx.load(path)
+    nodes, initializers = content.graph.node, content.graph.initializer
+    constants = {x.name: onnx.numpy_helper.to_array(x) for x in initializers}
+    pads = {node.output[0]: node for node in nodes if node.op_type == "Pad"}
+    for node in nodes:
+        pad = pads.get(node.input[0]) if node.op_type == "Conv" else None
+        pads_itself = any(x.name in ("pads", "auto_pad") for x in node.attribute)
+        # with a mode it may reflect, and a third input is another value than zero
+        if pad is None or pads_itself or pad.attribute or any(pad.input[2:]):
+            continue
+        sides = constants[pad.input[1]].reshape(2, -1)  # those before and after, by axis
+        batch_and_channels, space = np.split(sides, [2], axis=1)
+        if not batch_and_channels.any() and space.min() >= 0:
+            node.attribute.append(onnx.helper.make_attribute("pads", space.ravel().tolist()))
+            node.input[0] = pad.input[0]
+    read = {name for node in nodes for name in node.input} | {x.name for x in content.graph.output}
+    for name, pad in pads.items():
+        if name not in read:
+            nodes.remove(pad)
+    read = {name for node in nodes for name in node.input}
+    for unread in [x for x in initializers if x.name not in read]:
+        initializers.remove(unread)
+    onnx.save(content, path)
