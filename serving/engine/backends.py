@@ -113,7 +113,7 @@ def _with_engine(
     model: Any, path: Path, engine: str, threads: int | None
 ) -> dict[str, Callable[..., dict[str, tf.Tensor]]]:
     """Puts an engine in the place of the network into the signatures of a SavedModel."""
-    run = load_onnx(path, engine, threads)
+    run = load_onnx(path, engine, threads, alone=False)
 
     def compose(name: str, before: Any) -> Callable[..., dict[str, tf.Tensor]]:
         after = model.after_network[name]
