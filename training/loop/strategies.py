@@ -102,7 +102,7 @@ def reporting_lost_workers(strategy: Any) -> Iterator[None]:
 
     try:
         yield
-    except tf.errors.UnavailableError as error:
+    except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
         reason = error.message.splitlines()[0]
         raise ConnectionError(
             f"another worker is lost, so start all of them again ({reason})"
