@@ -32,6 +32,7 @@ from tabulate import tabulate
 
 from serving.command_line import Parser, number, run_command, whole_number
 from serving.server import ENGINES, running_server
+from serving.version_folder import ONNX_FILE
 
 if TYPE_CHECKING:
     from serving.engine.servable import Servable
@@ -256,7 +257,12 @@ def _run(flags: argparse.Namespace) -> list[dict]:
     versions = find_versions(Path(flags.model_base_path))
     if not versions:
         raise ValueError(f"no version in {flags.model_base_path}")
-    servable = SavedModelServable(versions[max(versions)])
+    newest = versions[max(versions)]
+    if flags.engine != ENGINES[0] and not (newest / ONNX_FILE).is_file():
+        raise ValueError(
+            f"--engine {flags.engine} needs {ONNX_FILE} in {newest}: export with --onnx"
+        )
+    servable = SavedModelServable(newest)
     specs = list(servable.signature(name).inputs.values())
     if len(specs) != 1 or specs[0].dtype.name not in ("uint8", "float32"):
         raise ValueError(f"--signature_name {name} does not take a batch of pixels")

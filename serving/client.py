@@ -205,8 +205,8 @@ class Client:
                     answer = file if isinstance(file, Exception) else next(answers)
                     if isinstance(answer, Exception) and name not in str(answer):
                         answer.args = (f"{name}: {answer}",)
+                    bar.update()
                     yield answer
-                bar.update(len(batch))
 
 
 def _read(index: int, image: str | Path | bytes) -> tuple[str, bytes | ImageError]:

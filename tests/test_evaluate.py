@@ -107,7 +107,10 @@ def test_files(saved, tmp_path, capsys, classes):
     folder = tmp_path / "new"
     assert (folder / "mine.v1.md").read_text() == capsys.readouterr().out
     assert json.loads((folder / "mine.v1.json").read_text())["examples"] == classes
-    assert PIL.Image.open(folder / "mine.v1.png").width > 1000
+    picture = np.asarray(PIL.Image.open(folder / "mine.v1.png").convert("HSV"))
+    assert picture.shape[1] > 1000
+    mistakes = picture[-len(picture) // 4 :]
+    assert (mistakes[..., 1] > 100).mean() > 0.05  # colors of the images, of which most are wrong
     assert len(list(folder.iterdir())) == 3
 
 

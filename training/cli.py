@@ -53,7 +53,10 @@ class Parser(argparse.ArgumentParser):
         except ValueError as error:
             self.error(error)
         except (OSError, RuntimeError, ArithmeticError, ImportError) as error:
-            print(f"{self.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
+            text = " ".join(str(error).split())
+            if isinstance(error, ImportError) and "pip install" not in text:
+                text += "; pip install -e '.[training,compression]' brings it"
+            print(f"{self.prog}: error: {text}", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
             print("Interrupted. The same command goes on from here.", file=sys.stderr)

@@ -134,7 +134,7 @@ class Answers:
         surest = wrong[np.argsort(-confidence[wrong], kind="stable")][:_MISTAKES]
         if len(wrong):
             bottom.suptitle(f"{len(wrong):,} mistakes; the {len(surest)} surest")
-        for ax in (panels := bottom.subplots(2, _MISTAKES // 2).flat):
+        for ax in (panels := bottom.subplots(2, _MISTAKES // 2).ravel()):
             ax.set_axis_off()
         for ax, row in zip(panels, surest, strict=False):
             true, taken = (names[x[row]][:16] for x in (self.labels, predicted))

@@ -96,6 +96,7 @@ def measure(plan: Plan) -> Iterator[dict[str, Any]]:
                 except Exception as error:  # whatever a framework may raise
                     reason = " ".join(str(error).split()) or repr(error)
                     results["left_out"].append(f"{form} of {model} with {conv}: {reason}")
+                    _tell(f"left out {results['left_out'][-1]}")
                     continue
                 for case in cases:
                     races.setdefault(case, {})[form] = call

@@ -192,8 +192,8 @@ def _download_tfds(builder: Any, dataset: str) -> None:
         reason = textwrap.shorten(f"{type(error).__name__}: {error}", 120)
         raise ValueError(
             f"`dataset` {dataset} is neither prepared in `data_dir` nor can it be downloaded: run "
-            f"`tfds build {dataset} --data_dir DIR` where there is a network and pass DIR, or "
-            f"pass its archives as `archive_dir` ({reason}). "
+            f"`tfds build {dataset} --data_dir DIR` where there is a network and pass "
+            f"--data_dir DIR, or --archive_dir with its archives ({reason}). "
             f"Received: data_dir={builder.data_dir_root}"
         ) from error
 
