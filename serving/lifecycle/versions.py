@@ -175,9 +175,10 @@ class ServedModel:
             check_links(folder, self.base_path)
             servable = load(folder, version, self._loading)
         except Exception as exception:  # damaged files fail in many ways
-            if not isinstance(exception, ServingError):
-                _LOGGER.exception("Version %d of the model %s does not load", version, self.name)
             error = exception if isinstance(exception, ServingError) else from_exception(exception)
+            if self._poller.is_alive() or error is not exception:  # or the server says it itself
+                text = "Version %d of the model %s does not load: %s"
+                _LOGGER.error(text, version, self.name, error, exc_info=error is not exception)
             before = self._failures.get(version)
             tries = before.tries + 1 if before and before.files == files else 1
             wait = self._loading.load_retry_interval_micros / 1e6
