@@ -202,10 +202,14 @@ def test_layers_that_cannot_be_quantized_are_named_in_one_error(trained):
         tf_keras_model(tf_keras.layers.ReLU()),
         tf_keras.layers.Conv2D(3, 1, dtype="mixed_bfloat16", name="half"),
         tf_keras.layers.Dense(2, "swish", name="swish"),
+        tf_keras.layers.GlobalAveragePooling2D(),
+        tf_keras.layers.Rescaling(2.0, name="scale"),
+        tf_keras.layers.BatchNormalization(name="flat"),
     )
     with pytest.raises(ValueError, match=r"`model` must consist of layers that can") as error:
         quantize_model(model)
-    for part in ("shared", "norm", "elu (activation", "Functional", "half (bfloat16", "swish"):
+    parts = ("shared", "norm", "elu (activation", "Functional", "half (bfloat16", "swish")
+    for part in (*parts, "scale (not of images", "flat (not after"):
         assert part in str(error.value)
     with pytest.raises(ValueError, match=r"`model` must consist of layers that can"):
         quantize_model(trained)

@@ -103,7 +103,7 @@ def _require_quantizable(model: Any, scheme: Any) -> None:
     reasons = [
         f"{type(layer).__name__} {layer.name} ({reason})"
         for layer in model.layers
-        if (reason := _why_not_quantizable(layer, scheme)) is not None
+        if (reason := _why_not_quantizable(model, layer, scheme)) is not None
     ]
     if reasons:
         raise ValueError(
@@ -111,7 +111,7 @@ def _require_quantizable(model: Any, scheme: Any) -> None:
         )
 
 
-def _why_not_quantizable(layer: Any, scheme: Any) -> str | None:
+def _why_not_quantizable(model: Any, layer: Any, scheme: Any) -> str | None:
     kind = type(layer).__name__
     activation = getattr(getattr(layer, "activation", None), "__name__", "linear")
     if len(layer._inbound_nodes) > 1:
@@ -120,6 +120,13 @@ def _why_not_quantizable(layer: Any, scheme: Any) -> str | None:
         return layer.compute_dtype
     if kind not in REWRITTEN and not scheme.supports(layer):
         return "not supported"
+    is_image = len(layer.output.shape) == 4
+    if kind == "BatchNormalization":
+        is_last = layer.axis in ([len(layer.output.shape) - 1], -1)
+        if not is_last or not (is_image or _follows_convolution(model, layer)):
+            return "not after a convolution or dense layer"
+    if kind == "Rescaling" and not is_image:
+        return "not of images"
     if activation in ACTIVATIONS or (activation == "swish" and kind == "Activation"):
         return None
     return f"activation {activation}"
