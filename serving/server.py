@@ -208,6 +208,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(flags: argparse.Namespace) -> NoReturn:
+    logging.basicConfig()  # before TensorFlow, which adds a handler where there is none
+    logging.getLogger("serving").setLevel(logging.INFO)
     with listen(flags.rest_api_host, flags.rest_api_port) as listener:
         import keras_multiception  # noqa: F401 # isort: skip (then TensorFlow loads quietly)
         import tensorflow as tf

@@ -104,6 +104,7 @@ def test_a_broken_image_fails_only_its_own_call(servable):
 def test_versions_with_and_without_the_file_follow_each_other(
     base_path, by_tensorflow, engine, tmp_path, caplog
 ):
+    caplog.set_level(logging.WARNING, "serving")
     shutil.copytree(base_path / "1", tmp_path / "1")
     loading = Loading(0.05, engine=engine)
     wanted = by_tensorflow.predict("serving_bytes", {"image_bytes": FILES})["probabilities"]
@@ -114,7 +115,7 @@ def test_versions_with_and_without_the_file_follow_each_other(
                 probabilities = [answer.probabilities for answer in answers]
                 np.testing.assert_allclose(probabilities, wanted, atol=1e-4)
         assert "serving" not in {record.name for record in caplog.records}
-        with caplog.at_level(logging.WARNING, "serving"), Client(url, model_name="m") as client:
+        with Client(url, model_name="m") as client:
             shutil.copytree(saved(export_light), tmp_path / ".new")
             (tmp_path / ".new").rename(tmp_path / "2")
             while client.predict([png(np.full((4, 6, 3), 255, "uint8"))])[0].label != "bright":

@@ -3,6 +3,7 @@
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
+import flatbuffers
 import keras
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from test_rest import fetch
 
 pytest.importorskip("tf_keras")
 pytest.importorskip("ai_edge_litert")
+from ai_edge_litert import schema_py_generated as schema
 from keras_multiception.compression import convert_to_litert
 from serving.client import Client, ServerError
 from serving.config_files import single_model
@@ -56,6 +58,14 @@ def running(base_path):
 @pytest.fixture(params=["http", "grpc"])
 def url(running, request):
     return running.url if request.param == "http" else f"grpc://{running.grpc_address}"
+
+
+def without_signatures(content):
+    file = schema.ModelT.InitFromPackedBuf(content)
+    file.signatureDefs = []
+    builder = flatbuffers.Builder()
+    builder.Finish(file.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
 
 
 def expected(network, images=IMAGES):
@@ -127,7 +137,7 @@ def test_without_the_file_or_the_flag_the_saved_model_is_served(base_path, tmp_p
             assert client.predict(white)[0].label == "bright"
 
 
-@pytest.mark.parametrize("damage", ["cut", "manifest"])
+@pytest.mark.parametrize("damage", ["cut", "manifest", "no signature"])
 def test_a_damaged_file_leaves_the_old_version_serving(base_path, tmp_path, damage):
     content = (base_path / "3" / "model.tflite").read_bytes()
     shutil.copytree(base_path / "3", tmp_path / "3")
@@ -135,7 +145,8 @@ def test_a_damaged_file_leaves_the_old_version_serving(base_path, tmp_path, dama
         folder = shutil.copytree(base_path / "3", tmp_path / "4")
         if damage == "manifest":
             write_manifest(folder)
-        (folder / "model.tflite").write_bytes(content[:999] if damage == "cut" else content + b"?")
+        damaged = {"cut": content[:999], "manifest": content + b"?"}
+        (folder / "model.tflite").write_bytes(damaged.get(damage) or without_signatures(content))
         model.poll()
         assert model.servable().version == 3
         [failed, kept] = model.status()

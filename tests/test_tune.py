@@ -119,6 +119,13 @@ def test_bad_usage_is_one_line(arguments, message, capsys, tmp_path):
     assert not (tmp_path / "tune.json").exists()
 
 
+@pytest.mark.parametrize("content", ["[]", "{", '{"recipe": 3}'])
+def test_another_file_in_the_place_of_a_search_is_one_line(content, capsys, tmp_path):
+    (tmp_path / "tune.json").write_text(content)
+    arguments = ["--recipe", DIGITS, "--workdir", tmp_path]
+    assert "tune.json is not that of a search" in usage_error(capsys, main, arguments)
+
+
 @pytest.mark.slow
 def test_all_over_budget_is_an_error_and_other_searches_are_kept_apart(tmp_path, capsys):
     arguments = ["--recipe", DIGITS, "--set", *TINY, "--algorithm", "random", "--trials", "2"]

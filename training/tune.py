@@ -138,8 +138,11 @@ def _require_same(path: pathlib.Path, search: dict[str, Any]) -> None:
         return {**RECIPE_DEFAULTS, **search.get("recipe", {}), **others}
 
     if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        require_same(settings(before), settings(search), path.parent)
+        try:
+            before = settings(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ValueError(f"tune.json is not that of a search. Received: {path}") from error
+        require_same(before, settings(search), path.parent)
 
 
 def trial_recipe(own: Recipe, hp: keras_tuner.HyperParameters) -> Recipe:

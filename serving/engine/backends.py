@@ -185,6 +185,8 @@ def _runners(content: bytes) -> dict[str, Any]:
         interpreter = Interpreter(model_content=content, num_threads=1)
         interpreter.allocate_tensors()  # the first one in a process says so
     names = interpreter.get_signature_list()
+    if not names:
+        raise ValueError(f"{LITERT_FILE} has no signature to call it by.")
     return {name: interpreter.get_signature_runner(name) for name in names}
 
 

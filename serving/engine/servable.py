@@ -52,7 +52,8 @@ def from_exception(error: Exception) -> ServingError:
     if isinstance(error, tf.errors.OpError):
         code, message = error_codes_pb2.Code.Name(error.error_code), str(error.message)
     elif isinstance(error, UnicodeDecodeError):  # TensorFlow's message quotes the request's bytes
-        code, message = "INVALID_ARGUMENT", error.object.decode(errors="replace")[:_MAX_QUOTED]
+        message = error.object.partition(b", value: ")[0].decode(errors="replace")[:_MAX_QUOTED]
+        code = "INVALID_ARGUMENT"
     elif isinstance(error, FileNotFoundError):
         code = "NOT_FOUND"
     text = _GRAPH_NOISE.sub("", message).strip().partition("\n")[0]

@@ -188,6 +188,7 @@ class ServedModel:
         self._failures.pop(version, None)
         self._loaded = {**self._loaded, version: servable}
         self._statuses[version] = VersionStatus(version, "AVAILABLE")
+        _LOGGER.info("Version %d of the model %s is served", version, self.name)
 
     def _is_due(self, version: int, folder: Path) -> bool:
         failure = self._failures.get(version)
@@ -205,6 +206,7 @@ class ServedModel:
         self._loaded = successors
         for version, servable in retired.items():
             self._statuses[version] = VersionStatus(version, "UNLOADING")
+            _LOGGER.info("Version %d of the model %s is unloaded", version, self.name)
             weakref.finalize(servable, self._ended, version)  # after the last call in flight
 
     def _ended(self, version: int) -> None:

@@ -202,9 +202,10 @@ def _setting(network: Results) -> str:
     settings = network["settings"]
     tuning = settings["fine_tuning"]
     examples = max(each["test_examples"] for each in network["artifacts"])
+    epochs = "1 epoch" if tuning["epochs"] == 1 else f"{tuning['epochs']} epochs"
     return (
         f"{figures.network_label(network['recipe'])}: measured on {examples:,} images "
-        f"({settings['test_split']}). Every step that trains: {tuning['epochs']} epochs over "
+        f"({settings['test_split']}). Every step that trains: {epochs} over "
         f"{settings['train_split']}, learning rate {tuning['learning_rate']} falling to zero by a "
         f"cosine, batch size {tuning['batch_size']}."
     )
