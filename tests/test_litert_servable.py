@@ -13,6 +13,7 @@ from test_rest import fetch
 pytest.importorskip("tf_keras")
 pytest.importorskip("ai_edge_litert")
 from ai_edge_litert import schema_py_generated as schema
+
 from keras_multiception.compression import convert_to_litert
 from serving.client import Client, ServerError
 from serving.config_files import single_model
