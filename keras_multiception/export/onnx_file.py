@@ -152,16 +152,20 @@ def _fold_padding(path: pathlib.Path) -> None:
         # with a mode it may reflect, and a third input is another value than zero
         if pad is None or pads_itself or pad.attribute or any(pad.input[2:]):
             continue
+        if pad.input[1] not in constants:
+            continue
         sides = constants[pad.input[1]].reshape(2, -1)  # those before and after, by axis
         batch_and_channels, space = np.split(sides, [2], axis=1)
         if not batch_and_channels.any() and space.min() >= 0:
             node.attribute.append(onnx.helper.make_attribute("pads", space.ravel().tolist()))
             node.input[0] = pad.input[0]
-    read = {name for node in nodes for name in node.input} | {x.name for x in content.graph.output}
-    for name, pad in pads.items():
-        if name not in read:
-            nodes.remove(pad)
-    read = {name for node in nodes for name in node.input}
-    for unread in [x for x in initializers if x.name not in read]:
+
+    def read() -> set[str]:
+        outputs = {x.name for x in content.graph.output}
+        return outputs | {name for node in nodes for name in node.input}
+
+    for unread in [pad for name, pad in pads.items() if name not in read()]:
+        nodes.remove(unread)
+    for unread in [x for x in initializers if x.name not in read()]:
         initializers.remove(unread)
     onnx.save(content, path)
