@@ -25,7 +25,7 @@ from tabulate import tabulate
 
 from serving import client
 from serving.command_line import Parser, run_command
-from serving.export import load_pretrained, load_run, publish
+from serving.export import load_run, publish
 from serving.server import listen
 
 if TYPE_CHECKING:
@@ -97,7 +97,9 @@ def _serving(*folders: Path) -> Iterator[str]:
 
 def _export(run: Path, photo: Path) -> list[Subject]:
     """Exports the trained network, and one whose weights come with the package."""
-    trained, (cifar10, photos, card) = load_run(run), load_pretrained(_PRETRAINED)
+    from keras_multiception.applications import pretrained
+
+    trained, (cifar10, photos, card) = load_run(run), pretrained.create(_PRETRAINED)
     subjects = [
         Subject(*trained, write_digit(run / "digit.png"), run / "served" / "digits"),
         Subject(cifar10, photos, photo, run / "served" / "cifar10"),

@@ -105,22 +105,6 @@ def load_run(run: str | Path) -> tuple[keras.Model, Dataset]:
     return model, spec
 
 
-def load_pretrained(name: str) -> tuple[keras.Model, Dataset, Path]:
-    """Builds a network with weights of the package; returns it, its data and the weights' card."""
-    import keras_multiception as km
-    from keras_multiception.applications import pretrained
-
-    if name not in pretrained.names():
-        raise ValueError(
-            f"`pretrained` must be one of {', '.join(pretrained.names())}. "
-            f"Received: pretrained={name}"
-        )
-    dataset, _, network = name.partition("/")
-    architecture, _, conv = network.partition("_")
-    model = km.create_model(architecture, conv=conv, weights=dataset)
-    return model, km.preprocessing.get_dataset(dataset), pretrained.FOLDER / f"{name}.md"
-
-
 def format_versions(base_path: Path) -> str:
     """Returns a table of the versions under a base path, the newest first."""
     served = versions.list_versions(base_path)
@@ -186,8 +170,10 @@ def _act(flags: argparse.Namespace) -> int:
     if not (trained or flags.base_path.is_dir()):
         raise ValueError(f"`base_path` must be a folder. Received: base_path={flags.base_path}")
     if trained:
+        from keras_multiception.applications import pretrained
+
         model, spec, card = (
-            load_pretrained(trained) if flags.pretrained else (*load_run(trained), None)
+            pretrained.create(trained) if flags.pretrained else (*load_run(trained), None)
         )
         own = inspect.signature(publish).parameters
         options = {name: value for name, value in vars(flags).items() if name in own}

@@ -67,6 +67,19 @@ def test_released_weights_are_those_of_the_best_run(run, released):
     assert record["top1"] == pytest.approx(RunFolder(best).metrics()["test"]["top1"], abs=0.0005)
 
 
+def test_evaluate_measures_them_by_name(released, tmp_path, capsys):
+    from training import evaluate
+
+    name, result = "digits/resnet20_dsconv", tmp_path / "result.json"
+    arguments = ["--pretrained", name, "--split", "test[:50]", "--json", str(result)]
+    assert evaluate.main(arguments) == 0
+    measured = json.loads(result.read_text())
+    assert measured["top1"] == pytest.approx(pretrained.describe(released)["top1"])
+    with pytest.raises(SystemExit):
+        evaluate.main(["--pretrained", "digits/resnet20_standard"])
+    assert f"`pretrained` must be one of {name}. Received: " in capsys.readouterr().err
+
+
 def change_recipe(run):
     config = json.loads((run / "config.json").read_text())
     config["recipe"].update(momentum=0.8, seed=0)

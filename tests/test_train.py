@@ -113,7 +113,7 @@ class TestFolder:
 
     def test_images_of_another_size_than_the_runs(self, workdir, capsys):
         message = usage_error(capsys, evaluate.main, ["--run", workdir, "--image_size", 16])
-        assert "`image_size` must be that of the run's images, 32. Received" in message
+        assert "`image_size` must be that of the network's images, 32. Received" in message
 
 
 class TestFinishedRun:

@@ -1,6 +1,7 @@
 """Measure a trained network on a split of a data set.
 
     python -m training.evaluate --run runs/digits
+    python -m training.evaluate --pretrained cifar10/resnet20_multiception
     python -m training.evaluate --model model.keras --dataset cifar10 --split "test[:10%]"
 
 `--output results/mine` writes results/mine.json, a table as results/mine.md, and a figure as
@@ -50,8 +51,9 @@ def _make_parser() -> Parser:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--run", help="folder of a finished training run")
     source.add_argument("--model", help="a .keras file or the version folder of a SavedModel")
+    source.add_argument("--pretrained", help="weights of the package: cifar10/resnet20_dsconv, ...")
     add = parser.add_argument
-    add("--dataset", help="data set; of a run, by default its own")
+    add("--dataset", help="data set; by default that of the run or the weights")
     add("--split", help="split; of a run, by default its own, else test")
     parser.add_data_options("data_dir", "archive_dir", "image_size")
     add("--batch_size", type=positive, default=256, help="images at once")
@@ -147,21 +149,25 @@ class Answers:
 def _evaluate(args: argparse.Namespace) -> Answers:
     if args.model and args.dataset is None:
         raise ValueError("`dataset` must be given with `model`. Received: dataset=None")
-    from keras_multiception.preprocessing import Dataset  # imports Keras, which takes seconds
+    from keras_multiception.applications import pretrained  # imports Keras, which takes seconds
+    from keras_multiception.preprocessing import Dataset
     from training import data, metrics
     from training.run_folder import RunFolder
 
-    path, trained_on = args.model, None
+    model, path, trained_on = None, args.model or args.pretrained, None
     recipe = {"dataset": args.dataset, "test_split": "test", "image_size": 0}
     if args.run:
         folder = RunFolder(args.run)
         config, path = folder.finished(), folder.model
         recipe, trained_on = config["recipe"], Dataset.from_dict(config["data"])
+    if args.pretrained:
+        model, trained_on, _ = pretrained.create(path)
+        recipe["dataset"] = path.partition("/")[0]
     dataset, split = args.dataset or recipe["dataset"], args.split or recipe["test_split"]
     size = args.image_size or recipe["image_size"]
     if trained_on and size and (size, size, 3) != trained_on.image_shape:
         raise ValueError(
-            f"`image_size` must be that of the run's images, {trained_on.image_shape[0]}. "
+            f"`image_size` must be that of the network's images, {trained_on.image_shape[0]}. "
             f"Received: image_size={size}"
         )
     if trained_on and dataset == recipe["dataset"]:
@@ -170,7 +176,7 @@ def _evaluate(args: argparse.Namespace) -> Answers:
             data.require_classes(spec.class_names, args.data_dir)
     else:
         spec = data.spec(dataset, args.data_dir, size)
-    model = metrics.load_model(path)
+    model = model or metrics.load_model(path)
     images, labels = data.load(dataset, split, args.data_dir, size, args.archive_dir)
     predictions = metrics.log_probabilities(
         model, images, dataset=spec, trained_on=trained_on, batch_size=args.batch_size

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from keras_multiception import atomic
+from keras_multiception.preprocessing import Dataset, get_dataset
 
 FOLDER = pathlib.Path(__file__).parents[1] / "weights"
 TOP = "predictions/"
@@ -26,6 +27,20 @@ def datasets() -> list[str]:
 def names() -> list[str]:
     """Return all names as a data set and a network, such as `"cifar10/resnet20_dsconv"`."""
     return sorted(f"{file.parent.name}/{file.stem}" for file in FOLDER.glob("*/*.npz"))
+
+
+def create(name: str) -> tuple[keras.Model, Dataset, pathlib.Path]:
+    """Return a network with its weights by one of the `names`, its data, and its model card."""
+    from keras_multiception.applications import create_model  # imports this module
+
+    if name not in names():
+        raise ValueError(
+            f"`pretrained` must be one of {', '.join(names())}. Received: pretrained={name}"
+        )
+    dataset, _, network = name.partition("/")
+    architecture, _, conv = network.partition("_")
+    model = create_model(architecture, conv=conv, weights=dataset)
+    return model, get_dataset(dataset), FOLDER / f"{name}.md"
 
 
 def load(model: keras.Model, dataset: str, include_top: bool) -> None:
