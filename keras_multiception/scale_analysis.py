@@ -5,7 +5,7 @@ Example:
     >>> shares = km.scale_analysis.weight_shares(model)  # a list of `ScaleShares`
     >>> stages = km.scale_analysis.stage_shares(shares)
     >>> {km.scale_analysis.size_name(size): f"{x:.0%}" for size, x in stages["stage1"].items()}
-    {'3x3': '55%', '5x5': '27%', '7x7': '18%'}
+    {'3x3': '63%', '5x5': '20%', '7x7': '17%'}
     >>> without = km.scale_analysis.without_kernel_size(model, 7)  # to evaluate beside the model
     Left out 7x7 in 3 layers: ...
 
