@@ -164,8 +164,10 @@ def _fold_padding(path: pathlib.Path) -> None:
         outputs = {x.name for x in content.graph.output}
         return outputs | {name for node in nodes for name in node.input}
 
-    for unread in [pad for name, pad in pads.items() if name not in read()]:
+    used = read()
+    for unread in [pad for name, pad in pads.items() if name not in used]:
         nodes.remove(unread)
-    for unread in [x for x in initializers if x.name not in read()]:
+    used = read()
+    for unread in [x for x in initializers if x.name not in used]:
         initializers.remove(unread)
     onnx.save(content, path)
