@@ -1,5 +1,6 @@
 import json
 import pathlib
+import shlex
 
 import pytest
 from commands import finish, kill_when, start, usage_error
@@ -12,6 +13,7 @@ DIGITS = ["resnet20_dsconv_digits", "resnet20_multiception_digits"]
 DSCONV = "resnet20_dsconv_cifar10"
 STANDARD = "resnet20_standard_digits"
 WORKDIR = pathlib.Path("work")
+RESULTS = pathlib.Path(__file__).parents[1] / "training" / "results"
 TINY = ["epochs=2", "train_split=train[:64]", "test_split=test[:32]"]
 
 
@@ -69,6 +71,15 @@ def test_summary_of_what_is_there(tmp_path, capsys):
     assert f"`python -m training.study --recipe {' '.join(DIGITS)} --seeds 2`" in page
     assert str(tmp_path) not in page
     assert "a few digits" in page
+
+
+@pytest.mark.parametrize("study", ["study_15_epochs", "study_60_epochs"])
+def test_pages_of_this_repository_come_from_its_records(study, tmp_path):
+    page = (RESULTS / f"{study}.md").read_text()
+    _, _, _, *arguments = shlex.split(page.split("`")[1])
+    folders = ["--workdir", str(RESULTS / study), "--output", str(tmp_path / study)]
+    main([*arguments, "--summary_only", *folders])
+    assert (tmp_path / f"{study}.md").read_text() == page
 
 
 def test_a_summary_of_other_runs_is_not_lost(tmp_path, capsys):
