@@ -50,7 +50,5 @@ def _write_run(run, error):
             "parameters": {"trainable": 189434, "total": 190000},
             "multiply_adds": 32408192,
             "epochs": run.recipe.epochs,
-            "wall_seconds": 600.0,
-            "images_per_second": 350.0,
         },
     )

@@ -25,7 +25,6 @@ Results = dict[str, Any]
 _CELL_KEYS = ("dataset", "model", "conv", "kernel_sizes")
 # Only errors of one network on the same images are compared.
 _GROUP_KEYS = ("dataset", "model", "test_split")
-_METRICS = {"error": "%", "train_error": "%", "images_per_second": "images/s", "seconds": "s"}
 TEST = (
     "paired t-test, two-sided, on the differences between runs of the same seed; "
     "95 % confidence interval of the mean difference by the same t distribution; "
@@ -103,8 +102,6 @@ def _run(run: Run, metrics: Results) -> Results:
         "seed": run.seed,
         "error": _error(metrics["test"]["top1"]),
         "train_error": _error(metrics["train"]["top1"]),
-        "images_per_second": round(metrics["images_per_second"], 1),
-        "seconds": round(metrics["wall_seconds"], 1),
         "environment": {key: config[key] for key in ("versions", "hardware")},
         "error_by_epoch": curve,
     }
@@ -177,8 +174,8 @@ def _to_rows(results: Results) -> Iterator[Row]:
                 yield Row("study", cell, None, metric, value)
         for run in each["runs"]:
             machine = tables.machine_label(run["environment"]["hardware"])
-            for metric, unit in _METRICS.items():
-                yield Row("study", cell, run["seed"], metric, run[metric], unit, machine)
+            for metric in ("error", "train_error"):
+                yield Row("study", cell, run["seed"], metric, run[metric], "%", machine)
 
 
 def _to_markdown(results: Results, figure: str) -> str:
